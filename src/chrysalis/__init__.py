@@ -1,0 +1,1 @@
+"""Chrysalis: fine-tune a pretrained diffusion UNet on pictures, then draw with it."""

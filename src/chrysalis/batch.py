@@ -1,0 +1,39 @@
+"""The one batch that travels from the loader to the loss."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures of one micro-batch.
+
+    image:  uint8 [B, 3, H, W].
+    row:    int64 [B], the row of each picture in its set.
+    key:    int64 [B], the noise seed of each picture: a pure function of (seed, pass, row).
+    u:      float32 [B] in [0, 1), where each picture's timestep lies in [0, T).
+    window: how many pictures, over all processes, the optimizer step that this micro-batch belongs to sees.
+    label:  int64 [B] or None; caption: B strings or None; mask: uint8 [B, 1, H, W] (0 or 255) or None.
+    """
+
+    image: torch.Tensor
+    row: torch.Tensor
+    key: torch.Tensor
+    u: torch.Tensor
+    window: int
+    label: torch.Tensor | None = None
+    caption: tuple[str, ...] | None = None
+    mask: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The image, label, mask and u on `device`; `row` and `key` stay on the host, where they are read."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor) and f.name not in ("row", "key")
+        }
+        return replace(self, **moved)

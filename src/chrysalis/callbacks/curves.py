@@ -1,0 +1,66 @@
+"""Training loss, learning rate, gradient norm and images/s, once every optimizer step or so."""
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from chrysalis.callbacks.clock import Clock, of
+
+
+class Curves(Callback):
+    """Logs the mean loss of each optimizer step's whole window and its moving average, every log_every_n_steps.
+
+    Nothing is read back from the device between two such steps.
+    """
+
+    def __init__(self, smoothing: float = 0.98):
+        self.smoothing = smoothing
+        self.history: list[list[float]] = []  # [step, loss, moving average]
+        self._window: torch.Tensor | None = None
+        self._pending: list[torch.Tensor] = []
+        self._average: float | None = None
+        self._seen_step = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._seen_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        share = outputs["share"]
+        self._window = share if self._window is None else self._window + share
+        if trainer.global_step == self._seen_step:
+            return
+        self._seen_step = step = trainer.global_step
+        self._pending.append(self._window)
+        self._window = None
+        if step % trainer.log_every_n_steps == 0 or step == 1 or step == trainer.max_steps:
+            self._read(trainer, module, step)
+
+    def _read(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        losses = torch.stack(self._pending).tolist()
+        self._pending = []
+        for loss in losses:
+            self._average = loss if self._average is None else self._average + (1 - self._keep(step)) * (loss - self._average)
+        self.history.append([step, losses[-1], self._average])
+        values = {
+            "train/loss": losses[-1],
+            "train/loss_average": self._average,
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": module.grad_norm.item() if module.grad_norm is not None else float("nan"),
+        }
+        if speed := of(trainer, Clock).images_per_second():
+            values["train/images_per_second"] = speed
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, step=step)
+
+    def _keep(self, step: int) -> float:
+        return min(self.smoothing, (1 + step) / (10 + step))
+
+    @property
+    def latest(self) -> float | None:
+        """The moving average of the loss."""
+        return self._average
+
+    def state_dict(self) -> dict:
+        return {"history": self.history, "average": self._average}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.history, self._average = list(state["history"]), state["average"]

@@ -1,0 +1,101 @@
+"""What a run leaves behind: the pipeline with its card, results.json, the curve and the before/after strip."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from chrysalis import card, folder, hardware, pixels
+from chrysalis.callbacks.clock import Clock, of
+from chrysalis.callbacks.curves import Curves
+from chrysalis.callbacks.ema import EMA
+from chrysalis.callbacks.held_out import HeldOut
+from chrysalis.callbacks.pictures import Pictures
+from chrysalis.files import write_text
+from chrysalis.plots import loss_curve
+
+
+class Outcome(Callback):
+    """At the end, with the averaged weights of the best step: export, draw, and write down.
+
+    half: store the exported weights as float16. settings: the flat configuration, for hparams.
+    started: time.time() when the command began.
+    """
+
+    def __init__(self, run_dir: str, command: str, settings: dict, started: float, origin: str | None, half: bool = False):
+        self.run_dir, self.command, self.settings = Path(run_dir), command, settings
+        self.started, self.origin, self.half = started, origin, half
+        self.results: dict = {}
+        self._seconds_before = 0.0
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == 0 or not trainer.is_global_zero:
+            return
+        ema, held_out = of(trainer, EMA), of(trainer, HeldOut)
+        pictures = of(trainer, Pictures)
+        with ema.applied(module, self._best_averages(trainer, held_out.best_step)):
+            after = pictures.draw(trainer, module)
+            strip = pixels.strip([pictures.base[:8], after[:8]])
+            self.results = self._results(trainer, held_out)
+            text = card.text(self.results, self.origin, trainer.datamodule.source.name, trainer.datamodule.size)
+            folder.save(self.run_dir / "pipeline", module.denoiser.unet, module.denoiser.scheduler, text, strip, self.half)
+        pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
+        loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
+        write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
+        self._log(trainer, strip)
+
+    def summary(self) -> str:
+        """What to tell the user when the command is done."""
+        if not self.results:
+            return "Nothing was left to train."
+        r = self.results
+        gain = 1 - r["held_out_loss"] / r["base_held_out_loss"]
+        return (
+            f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, base model "
+            f"{r['base_held_out_loss']:.5f} ({gain:+.1%} better)\n"
+            f"the run        {self.run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
+            f"draw from it   python sample.py model.pretrained={self.run_dir}/pipeline n=8\n"
+            f"watch it       tensorboard --logdir runs"
+        )
+
+    def _best_averages(self, trainer: Trainer, best_step: int) -> dict[str, torch.Tensor] | None:
+        best = self.run_dir / "checkpoints" / "best.ckpt"
+        if best_step == trainer.global_step or not best.is_file():
+            return None
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+        return checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
+
+    def _results(self, trainer: Trainer, held_out: HeldOut) -> dict:
+        on = trainer.strategy.root_device.type
+        speed = of(trainer, Clock).images_per_second()
+        return {
+            "images_per_second": speed and round(speed, 2),
+            "held_out_loss": held_out.best,
+            "base_held_out_loss": held_out.history[0][1],
+            "final_held_out_loss": held_out.history[-1][2],
+            "final_training_loss": of(trainer, Curves).latest,
+            "best_step": held_out.best_step,
+            "steps": trainer.global_step,
+            "seconds": round(self._seconds_before + time.time() - self.started, 1),
+            "command": self.command,
+            "precision": str(trainer.precision),
+            "hardware": hardware.description(on),
+            "versions": hardware.versions(),
+        }
+
+    def _log(self, trainer: Trainer, strip: torch.Tensor) -> None:
+        if trainer.logger is None:
+            return
+        trainer.logger.experiment.add_image("before_after", strip, trainer.global_step)
+        names = ("held_out_loss", "base_held_out_loss", "final_training_loss", "images_per_second")
+        metrics = {f"result/{name}": self.results[name] for name in names if self.results[name] is not None}
+        trainer.logger.log_hyperparams(self.settings, metrics)
+        trainer.logger.save()
+
+    def state_dict(self) -> dict:
+        return {"seconds": self._seconds_before + time.time() - self.started}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._seconds_before = state["seconds"]

@@ -1,0 +1,91 @@
+"""Pictures while it learns: the first batch, then sample grids from fixed seeds, the base model's first."""
+
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from chrysalis import pixels, seeds
+from chrysalis.callbacks.clock import of, paused
+from chrysalis.callbacks.ema import EMA
+from chrysalis.errors import UserError
+from chrysalis.evaluating import evaluating
+from chrysalis.sampling import schedulers
+from chrysalis.sampling.loop import sample
+
+
+class Pictures(Callback):
+    """Draws `n` pictures (picture i from seed + i) with the averaged weights into samples/ and TensorBoard.
+
+    At step 0 they come from the untouched base model, so that the change can be watched.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        every_n_steps: int = 100,
+        n: int = 16,
+        seed: int = 0,
+        scheduler: str = "ddim",
+        steps: int = 40,
+        preview: int = 16,
+    ):
+        if n < 1 or every_n_steps < 1 or steps < 1:
+            raise UserError(f"callbacks.pictures: n={n}, every_n_steps={every_n_steps}, steps={steps} must be at least 1.")
+        if scheduler not in schedulers.SCHEDULERS:
+            names = ", ".join(schedulers.SCHEDULERS)
+            raise UserError(f"callbacks.pictures.scheduler={scheduler} is unknown: choose one of {names}.")
+        self.run_dir, self.every_n_steps, self.n, self.seed = Path(run_dir), every_n_steps, n, seed
+        self.scheduler, self.steps, self.preview = scheduler, steps, preview
+        self.base: torch.Tensor | None = None
+        self._drawn_at = -1
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._show_first_batch(trainer)
+        if self.base is None:
+            self.base = self.draw(trainer, module)
+            self._show(trainer, self.base, 0)
+        self._drawn_at = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step > self._drawn_at:
+            self._drawn_at = step
+            with of(trainer, EMA).applied(module):
+                self._show(trainer, self.draw(trainer, module), step)
+
+    def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
+        """uint8 [n, 3, H, W] with the weights that the module holds now."""
+        scheduler = schedulers.build(self.scheduler, module.denoiser.scheduler)
+        with paused(trainer), evaluating(trainer, module):
+            generators = seeds.generators(self.seed, self.n)
+            return pixels.to_uint8(
+                sample(module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size)
+            ).cpu()
+
+    def _show(self, trainer: Trainer, images: torch.Tensor, step: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        sheet = pixels.grid(images)
+        pixels.save_png(sheet, self.run_dir / "samples" / f"step_{step:06d}.png")
+        if trainer.logger is not None:
+            trainer.logger.experiment.add_image("samples", sheet, step)
+
+    def _show_first_batch(self, trainer: Trainer) -> None:
+        """The first pictures that training will see, flipped and cropped as it sees them."""
+        data = trainer.datamodule
+        batches, seen = iter(data.train_dataloader()), []
+        while sum(map(len, seen)) < min(self.preview, len(data.train_rows)):
+            seen.append(next(batches).image)
+        sheet = pixels.grid(torch.cat(seen)[: self.preview])
+        if trainer.is_global_zero:
+            pixels.save_png(sheet, self.run_dir / "first_pictures.png")
+            if trainer.logger is not None:
+                trainer.logger.experiment.add_image("first_pictures", sheet, 0)
+
+    def state_dict(self) -> dict:
+        return {"base": self.base}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.base = state["base"]

@@ -1,0 +1,42 @@
+"""The model card that travels with an exported pipeline."""
+
+
+def text(results: dict, origin: str | None, data: str, size: tuple[int, int]) -> str:
+    """Markdown with the before/after strip, what it was made of and with, and how to draw from it."""
+    height, width = size
+    was = f"fine-tuned from `{origin}`" if origin else "trained from scratch"
+    above = "Above: the same seeds drawn by the untouched base model, and by this one.\n\n" if origin else ""
+    return f"""---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+---
+# {data}, {width} x {height} px
+
+![before and after](before_after.png)
+
+{above}A diffusion UNet {was} on {data} by Chrysalis, with the averaged (EMA) weights of
+step {results["best_step"]} of {results["steps"]}.
+
+| | |
+|---|---|
+| held-out loss | {results["held_out_loss"]:.5f} (before training: {results["base_held_out_loss"]:.5f}) |
+| training speed | {results["images_per_second"]} images/s, {results["precision"]} |
+| time | {results["seconds"]:.0f} s, {results["steps"]} optimizer steps |
+| hardware | {results["hardware"]} |
+| versions | {", ".join(f"{k} {v}" for k, v in results["versions"].items())} |
+
+Made by
+
+```
+{results["command"]}
+```
+
+Drawn from with stock diffusers:
+
+```python
+from diffusers import DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained("path/to/this/folder")
+pipeline(batch_size=4).images[0].save("drawn.png")
+```
+"""

@@ -1,0 +1,74 @@
+"""What train.py and sample.py need of Hydra: composing, mistakes in one sentence, resuming, sweeps."""
+
+import functools
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from chrysalis.command.mistakes import sentence
+from chrysalis.terminal import console
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def command(config_name: str) -> Callable:
+    """Turn task(cfg) into a program: `python train.py key=value ...`, -m for sweeps, --help.
+
+    A mistake of the user ends in one or two sentences and exit code 2; debug=true shows the traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def in_its_folder(cfg: DictConfig) -> None:
+            try:
+                task(cfg)
+            finally:
+                _remove_if_empty(Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))
+
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
+            for name, resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
+                OmegaConf.register_new_resolver(name, resolver, replace=True)
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(in_its_folder)()
+            except Exception as error:
+                text = sentence(error, config_name, CONF)
+                if text is None or "debug=true" in sys.argv:
+                    raise
+                console.print(text, style="red", soft_wrap=True, markup=False)
+                sys.exit(2)
+
+        return main
+
+    return decorate
+
+
+def command_line() -> str:
+    """The command as it was typed, quoted so that it can be typed again."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _run_folder(name: str, resume: str | None) -> str:
+    return str(resume) if resume else f"runs/{name}"
+
+
+def _job_slug(number: int, overrides: str) -> str:
+    """'0_lr-1e-05_accumulate_grad_batches-2': no '=', which a path in an override could not hold."""
+    parts = [part.split("=", 1) for part in str(overrides).split(",") if "=" in part]
+    slug = "_".join(f"{key.split('.')[-1]}-{value}" for key, value in parts)
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", f"{number}_{slug}")[:120]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """After a mistake nothing was written, and no empty run folder stays."""
+    for path in (folder, folder.parent):
+        try:
+            path.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,99 @@
+"""From an exception to the one or two sentences that help."""
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from chrysalis.errors import UserError
+
+
+def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
+    """What to tell the user, or None if the error is not theirs."""
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    for link in chain:
+        if isinstance(link, MissingConfigException):
+            return _unknown_option(link)
+        if isinstance(link, OverrideParseException):
+            return f"{link.override!r} is not of the form key=value: {str(link).splitlines()[0].rstrip('.')}."
+        if isinstance(link, MissingMandatoryValue):
+            return f"{link.full_key or str(link).split()[-1]} is missing: give it as {link.full_key or 'key'}=VALUE."
+    if isinstance(error, ConfigCompositionException):
+        return _unknown_key(error, config_name, conf)
+    if isinstance(error, InstantiationException):
+        where = re.search(r"full_key: (\S+)", str(error))
+        return f"{where.group(1) if where else 'The configuration'} cannot be used: {_first_line(error.__cause__ or error)}"
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
+    if type(error).__name__ == "MisconfigurationException":
+        return f"trainer: {_first_line(error)}"
+    return None
+
+
+def _chain(error: BaseException | None):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    """data=foldr: the group has no such leaf."""
+    group, _, asked = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not group or not options:
+        return _first_line(error)
+    near = difflib.get_close_matches(asked, options, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{group}={asked} is unknown: {hint}Choose one of {', '.join(options)}."
+
+
+def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path) -> str:
+    found = re.search(r"Could not (?:override|append) '?([^'\s]+?)'?[.\s]", str(error)) or re.search(r"'([^']+)'", str(error))
+    key = (found.group(1) if found else "").split("=")[0]
+    if "is not in struct" not in str(error.__cause__ or "") and "No match" not in str(error):
+        return f"{key}: {_first_line(error.__cause__ or error)}"
+    hint = "" if (near := _nearest(key, _known_keys(config_name, conf))) is None else f" Did you mean {near}?"
+    return f"{key} is not a known key.{hint} `--help` shows the keys, `--cfg job` all of them."
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+    last = key.split(".")[-1]
+    same_name = [k for k in known if k.split(".")[-1] == last]
+    if same_name:
+        return max(same_name, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio())
+    close = difflib.get_close_matches(key, known, 1, 0.75)
+    if close:
+        return close[0]
+    by_last = {k.split(".")[-1]: k for k in known}
+    close = difflib.get_close_matches(last, list(by_last), 1, 0.7)
+    return by_last[close[0]] if close else None
+
+
+def _known_keys(config_name: str, conf: Path) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose(config_name)
+    groups = [p.name for p in conf.iterdir() if p.is_dir()]
+    return groups + [key for key in _flat(cfg) if "_target_" not in key and "_partial_" not in key]
+
+
+def _flat(cfg: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for key in cfg:
+        full = f"{prefix}{key}"
+        keys.append(full)
+        if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(cfg._get_node(key)):
+            keys += _flat(cfg._get_node(key), f"{full}.")
+    return keys

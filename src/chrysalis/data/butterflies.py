@@ -1,0 +1,47 @@
+"""The drawn world: butterflies, moths and flowers, each picture a pure function of (domain, index, seed)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chrysalis.data.drawing.backgrounds import PHRASES
+from chrysalis.data.drawing.butterfly_species import BUTTERFLIES
+from chrysalis.data.drawing.flowers import FLOWERS, draw_flower
+from chrysalis.data.drawing.insects import draw_insect
+from chrysalis.data.drawing.moth_species import MOTHS
+from chrysalis.data.drawing.plane import Plane
+
+DOMAINS = {"butterflies": BUTTERFLIES, "moths": MOTHS, "flowers": FLOWERS}
+NOUNS = {"butterflies": " butterfly", "moths": "", "flowers": ""}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture: `image` uint8 [H, W, 3], `mask` uint8 [H, W] (255 where the subject is), what it shows."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    label: int
+    caption: str
+
+
+def species_names(domain: str) -> list[str]:
+    return [species.name for species in DOMAINS[domain]]
+
+
+def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
+    """Draw picture `index` of a domain; the same scene at every `size` (32 to 256 pixels)."""
+    if domain not in DOMAINS:
+        raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
+    rng = np.random.default_rng([seed, index, *domain.encode()])
+    plane = Plane.of_size(size)
+    label = int(rng.integers(len(DOMAINS[domain])))
+    species = DOMAINS[domain][label]
+    paint = draw_flower if domain == "flowers" else draw_insect
+    rgb, silhouette, word, background = paint(species, plane, rng)
+    traits = f" {species.traits}" if domain != "flowers" else ""
+    article = "an" if word[0] in "aeiou" else "a"
+    caption = f"{article} {word} {species.name}{NOUNS[domain]}{traits}, {PHRASES[background]}"
+    image = np.clip(plane.settle(rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
+    mask = (plane.settle(silhouette) > 0.5).astype(np.uint8) * 255
+    return Drawn(image, mask, label, caption)

@@ -1,0 +1,171 @@
+"""Diffusers folders in and out: both hub layouts, safetensors only, the training scheduler and a model card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from chrysalis import pixels
+from chrysalis.errors import UserError
+from chrysalis.files import write_text, written_folder
+from chrysalis.objective import Objective
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUNDLED = "assets/moths-64"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass
+class Model:
+    """A UNet with its training scheduler. origin: the folder or hub id it came from, None for a new one."""
+
+    unet: UNet2DModel
+    scheduler: DDPMScheduler
+    origin: str | None
+
+    @property
+    def prediction(self) -> str | None:
+        """What a pretrained UNet predicts; None for a new one, which can learn to predict anything."""
+        return self.scheduler.config.prediction_type if self.origin else None
+
+    def trained_for(self, objective: Objective) -> DDPMScheduler:
+        """The training scheduler, with the objective written into the config that is exported."""
+        self.scheduler.register_to_config(prediction_type=objective.prediction)
+        return self.scheduler
+
+    def description(self) -> str:
+        millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
+        return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {self.scheduler.config.prediction_type}"
+
+
+def load(pretrained: str) -> Model:
+    """From a folder or hub id, with unet/ and scheduler/ below it or both at its root."""
+    where = locate(pretrained)
+    if isinstance(where, Path):
+        return _load_folder(where, pretrained)
+    return _load_hub(pretrained)
+
+
+def locate(pretrained: str) -> Path | str:
+    """A path as the user wrote it, or below this repository (the bundled models), or else a hub id."""
+    given = Path(pretrained).expanduser()
+    for path in (given, REPOSITORY / given):
+        if path.is_dir():
+            return path
+    if given.exists():
+        raise UserError(f"model.pretrained={pretrained} is a file: give the diffusers folder that holds it.")
+    if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
+        raise UserError(
+            f"model.pretrained={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
+            f"The bundled model is {BUNDLED}."
+        )
+    return pretrained
+
+
+def _load_folder(folder: Path, asked: str) -> Model:
+    nested = (folder / "unet" / "config.json").is_file()
+    unet_at = folder / "unet" if nested else folder
+    scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    try:
+        config = json.loads((unet_at / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"model.pretrained={asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor "
+            "at its root."
+        ) from None
+    if config.get("_class_name") != "UNet2DModel":
+        raise UserError(f"model.pretrained={asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
+    if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
+        pickled = "only pickled weights, which are never loaded" if list(unet_at.glob("*.bin")) else "no weights"
+        raise UserError(f"model.pretrained={asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
+    if not (scheduler_at / "scheduler_config.json").is_file():
+        raise UserError(f"model.pretrained={asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
+    try:
+        unet = UNet2DModel.from_pretrained(unet_at, use_safetensors=True, local_files_only=True)
+        return Model(unet, DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True), str(folder))
+    except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
+        raise UserError(f"model.pretrained={asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def _load_hub(hub_id: str) -> Model:
+    """The same two layouts, asked of the hub (or of the local hub cache when there is no network)."""
+    last: Exception | None = None
+    for unet_in, scheduler_in in (("unet", "scheduler"), (None, None)):
+        try:
+            unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, use_safetensors=True)
+            return Model(unet, DDPMScheduler.from_pretrained(hub_id, subfolder=scheduler_in), hub_id)
+        except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
+            last = error
+    raise UserError(
+        f"model.pretrained={hub_id} could not be fetched from the hub: no network, no such model, or no safetensors in "
+        f"it. The offline default is model.pretrained={BUNDLED}; debug=true shows the hub's own message."
+    ) from last
+
+
+def scratch(
+    image_size: int | tuple[int, int],
+    block_out_channels: tuple[int, ...] = (32, 64, 96, 128),
+    layers_per_block: int = 1,
+    attention_levels: tuple[int, ...] = (),
+    num_train_timesteps: int = 1000,
+    beta_schedule: str = "linear",
+) -> Model:
+    """A new UNet2DModel. attention_levels: the resolution levels (0 is the full one) whose blocks attend."""
+    if any(channels % 8 for channels in block_out_channels):
+        raise UserError(f"model.block_out_channels={list(block_out_channels)} must be multiples of 8.")
+    levels = range(len(block_out_channels))
+    if any(level not in levels for level in attention_levels):
+        raise UserError(f"model.attention_levels={list(attention_levels)} must lie in 0..{len(levels) - 1}.")
+    down = tuple("AttnDownBlock2D" if level in attention_levels else "DownBlock2D" for level in levels)
+    unet = UNet2DModel(
+        sample_size=image_size if isinstance(image_size, int) else tuple(image_size),
+        block_out_channels=tuple(block_out_channels),
+        layers_per_block=layers_per_block,
+        down_block_types=down,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
+    )
+    return Model(unet, DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule), None)
+
+
+def fit_to_size(model: Model, size: tuple[int, int]) -> str | None:
+    """Check that the UNet can halve (height, width) and write it into the config; a sentence if the size is new."""
+    native = model.unet.config.sample_size
+    native = (native, native) if isinstance(native, int) else native and tuple(native)
+    step = 2 ** (len(model.unet.config.block_out_channels) - 1)
+    if any(side % step for side in size):
+        near = " or ".join(str(s) for s in sorted({max(step, side // step * step) for side in size} |
+                                                  {-(-side // step) * step for side in size}))
+        raise UserError(
+            f"data.image_size={size[0] if size[0] == size[1] else list(size)} cannot be halved {step.bit_length() - 1} "
+            f"times, as this UNet does: use a multiple of {step}, such as {near}."
+        )
+    if native == tuple(size):
+        return None
+    model.unet.register_to_config(sample_size=size[0] if size[0] == size[1] else tuple(size))
+    if native is None or model.origin is None:
+        return None
+    return f"The model was trained at {native[1]} x {native[0]} px and now learns {size[1]} x {size[0]} px."
+
+
+def save(
+    folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, card: str, strip: torch.Tensor, half: bool = False
+) -> None:
+    """A folder that stock DDPMPipeline.from_pretrained loads; complete or absent.
+
+    card: README.md. strip: uint8 [3, h, w], its picture before_after.png. half: store float16, half the size; diffusers loads it back as float32.
+    """
+    with written_folder(folder) as partial:
+        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(partial, safe_serialization=True)
+        if half:
+            _halve(partial / "unet" / WEIGHTS)
+        write_text(partial / "README.md", card)
+        pixels.save_png(strip, partial / "before_after.png")
+
+
+def _halve(weights: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: w.half() for name, w in load_file(weights).items()}, weights, metadata={"format": "pt"})

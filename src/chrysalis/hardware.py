@@ -1,0 +1,76 @@
+"""What this machine is and which arithmetic it does well."""
+
+import os
+import platform
+
+import torch
+
+from chrysalis.errors import UserError
+
+
+def accelerator(asked: str = "auto") -> str:
+    """'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto would choose."""
+    if asked not in ("auto", "gpu"):
+        return asked
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision(asked: str, on: str) -> tuple[str, str]:
+    """(Lightning's name, why). `auto` takes bf16-mixed where the hardware multiplies bf16 faster than fp32."""
+    if str(asked) != "auto":
+        return str(asked), "as asked"
+    if on == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", "this GPU multiplies bf16 in hardware"
+        return "16-mixed", "this GPU multiplies fp16 in hardware, not bf16"
+    if on == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions():
+        return "bf16-mixed", "this CPU has bf16 instructions"
+    return "32-true", f"plain float32 is the safe choice on this {on}"
+
+
+def _has_bf16_instructions() -> bool:
+    """oneDNN also runs bf16 by emulation on older CPUs, slower than fp32; only the instructions pay."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            flags = f.read()
+    except OSError:
+        return False
+    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16 "))
+
+
+def device(asked: str = "auto") -> torch.device:
+    """The device to draw on."""
+    if asked not in ("auto", "gpu", "cuda", "mps", "cpu"):
+        raise UserError(f"device={asked} is unknown: choose auto, cuda, mps or cpu.")
+    name = accelerator(asked)
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UserError(f"device={asked} is not on this machine: leave it auto or take cpu.")
+    return torch.device(name)
+
+
+def description(on: str) -> str:
+    """One line for records: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
+    if on == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

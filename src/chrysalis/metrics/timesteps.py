@@ -1,0 +1,33 @@
+"""Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
+
+import torch
+
+from chrysalis import pixels, seeds
+from chrysalis.denoiser import Denoiser
+
+
+def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
+    """int64 [bins]: t_j = (j + 1/2) T / J, the middle of each bin."""
+    return ((torch.arange(bins, dtype=torch.float64) + 0.5) * total / bins).long()
+
+
+@torch.no_grad()
+def held_out_loss(
+    denoiser: Denoiser, images: torch.Tensor, contents: list[int], bins: int = 8, seed: int = 0, batch_size: int = 32
+) -> torch.Tensor:
+    """Unweighted MSE float32 [N, bins] of uint8 images [N, 3, H, W], each with the same timesteps and noise always.
+
+    contents: a hash a picture; with `seed` and the bin it fixes the noise, whatever the order of the pictures.
+    """
+    timesteps = fixed_timesteps(len(denoiser.noise), bins)
+    device = denoiser.noise.alphas.device
+    losses = []
+    pairs = [(i, j) for i in range(len(images)) for j in range(bins)]
+    for start in range(0, len(pairs), batch_size):
+        chunk = pairs[start : start + batch_size]
+        x0 = pixels.to_signed(images[[i for i, _ in chunk]].to(device))
+        keys = [seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk]
+        eps = seeds.normal(keys, x0.shape[1:], device)
+        t = timesteps[[j for _, j in chunk]].to(device)
+        losses.append(denoiser.loss_at(x0, t, eps).per_sample)
+    return torch.cat(losses).view(len(images), bins).cpu()

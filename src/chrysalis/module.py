@@ -1,0 +1,46 @@
+"""The LightningModule: steps and optimizers, no mathematics."""
+
+from collections.abc import Callable
+
+import torch
+from lightning import LightningModule
+
+from chrysalis.batch import Batch
+from chrysalis.denoiser import Denoiser
+
+
+class FineTuning(LightningModule):
+    """optimizer: params -> Optimizer. lr_schedule: (optimizer, total_steps) -> LRScheduler."""
+
+    def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable):
+        super().__init__()
+        self.denoiser = denoiser
+        self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
+        self.grad_norm: torch.Tensor | None = None
+
+    def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
+
+    def on_fit_start(self) -> None:
+        self.train()  # from_pretrained returns eval mode, and Lightning leaves modes as they are
+
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
+        """The batch's share of its window's mean, so that a short last window is averaged over what it holds.
+
+        Lightning divides by accumulate_grad_batches and averages over processes; both are undone here.
+        """
+        loss = self.denoiser.loss(batch)
+        share = loss.weighted.sum() / batch.window
+        undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip by the total norm, and keep the norm from before for the log."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        self.grad_norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.trainable()], limit)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = self.make_optimizer([p for _, p in self.trainable()])
+        schedule = self.make_lr_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
+        # frequency 1: Lightning counts it in batches, and skips those that do not step
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}

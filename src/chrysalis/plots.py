@@ -1,0 +1,33 @@
+"""Figures for people, drawn by matplotlib."""
+
+from pathlib import Path
+
+from chrysalis.files import written
+
+
+def loss_curve(path: Path, training: list[list[float]], held_out: list[list[float]]) -> None:
+    """training: [step, loss, moving average] rows. held_out: [step, raw, ema] rows, the base model's at step 0."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    if training:
+        steps, losses, averages = zip(*training, strict=True)
+        left.plot(steps, losses, color="#c9c2b4", linewidth=0.8, label="each logged step")
+        left.plot(steps, averages, color="#b5432a", linewidth=1.8, label="moving average")
+        left.legend(frameon=False)
+    left.set(title="training loss", xlabel="optimizer step", yscale="log")
+    steps, raw, averaged = zip(*held_out, strict=True)
+    right.axhline(raw[0], color="#8a8275", linestyle="--", linewidth=1, label="base model")
+    right.plot(steps, raw, color="#c9c2b4", marker="o", markersize=3, label="raw weights")
+    right.plot(steps, averaged, color="#1f5fd0", marker="o", markersize=3, label="averaged weights (EMA)")
+    right.set(title="held-out loss, fixed images, noise and timesteps", xlabel="optimizer step", yscale="log")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#eee9df")
+    with written(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+    plt.close(figure)

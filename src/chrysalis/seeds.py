@@ -1,0 +1,50 @@
+"""One seed, one noise, whatever batch it travels in.
+
+Nothing here keeps a state: order, timesteps, flips and noise are pure functions of (seed, pass, row), so a
+resumed run, another number of workers or another number of devices sees the same numbers.
+"""
+
+import hashlib
+
+import torch
+
+GOLDEN = 0.6180339887498949
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on nothing else."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def permutation(n: int, *parts: int | str) -> torch.Tensor:
+    """int64 [n]: the order of one pass."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(key(*parts)))
+
+
+def low_discrepancy(n: int, *parts: int | str) -> torch.Tensor:
+    """float32 [n] in [0, 1): uniform each, and any run of neighbours is spread evenly.
+
+    A Kronecker sequence with a random start; evenly spread timesteps lower the variance of the loss
+    (Kingma et al. 2021, Variational Diffusion Models, appendix I.1, who stratify within a batch).
+    """
+    start = key(*parts) / 2**63
+    u = (start + GOLDEN * torch.arange(n, dtype=torch.float64)) % 1.0
+    return u.to(torch.float32).clamp(max=1 - 2**-24)
+
+
+def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
+    """float32 [len(seeds), *shape]: row i is drawn from a generator seeded with seeds[i] alone.
+
+    The numbers depend on the kind of `device` (torch's CPU and CUDA generators differ).
+    """
+    generator = torch.Generator(device)
+    out = torch.empty(len(seeds), *shape, device=device)
+    for row, seed in zip(out, seeds, strict=True):
+        row.normal_(generator=generator.manual_seed(seed))
+    return out
+
+
+def generators(seed: int, n: int) -> list[torch.Generator]:
+    """One CPU generator a picture: picture i is drawn from seed + i, as stock diffusers pipelines take them."""
+    return [torch.Generator("cpu").manual_seed(seed + i) for i in range(n)]

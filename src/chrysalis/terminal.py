@@ -1,0 +1,26 @@
+"""What a person sees in the terminal: plain sentences and progress bars, on standard error through rich."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def warn(text: str) -> None:
+    console.print(text, style="yellow", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that goes away when done; yields the function that advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)

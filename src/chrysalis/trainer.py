@@ -1,0 +1,30 @@
+"""Lightning's Trainer with this project's defaults: resolved precision, complete checkpoints, own progress bar."""
+
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from chrysalis import hardware
+from chrysalis.callbacks.checkpoint import CompleteCheckpoints
+from chrysalis.terminal import say
+
+
+def make_trainer(
+    callbacks: list[Callback], logger: Logger | bool, precision: str = "auto", accelerator: str = "auto", **lightning
+) -> Trainer:
+    """`lightning`: any other argument of lightning.Trainer, under its own name."""
+    on = hardware.accelerator(accelerator)
+    chosen, why = hardware.precision(precision, on)
+    say(f"on {hardware.description(on)}, precision {chosen} ({why})")
+    return Trainer(
+        callbacks=callbacks,
+        logger=logger,
+        precision=chosen,
+        accelerator=accelerator,
+        plugins=[CompleteCheckpoints()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        **lightning,
+    )

@@ -1,0 +1,51 @@
+"""Fine-tune a diffusion UNet on pictures: config -> objects -> Trainer.fit. `python train.py --help`."""
+
+import time
+
+from chrysalis.command import command, command_line
+
+STARTED = time.time()
+
+
+@command("train")
+def train(cfg) -> None:
+    from hydra.utils import instantiate
+    from lightning import seed_everything
+
+    from chrysalis import folder
+    from chrysalis.command import runs
+    from chrysalis.denoiser import Denoiser
+    from chrysalis.module import FineTuning
+    from chrysalis.terminal import say
+
+    cfg, run_dir, checkpoint = runs.begin(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+
+    data = instantiate(cfg.data)
+    model = instantiate(cfg.model)
+    if note := folder.fit_to_size(model, data.size):
+        say(note)
+    objective = instantiate(cfg.objective)(model.prediction)
+    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
+    data.prepare_data()
+    data.setup()
+    say(model.description())
+    say(data.description())
+
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    callbacks.append(
+        instantiate(cfg.outcome)(
+            command=command_line(), settings=runs.flat(cfg), started=STARTED, origin=model.origin
+        )
+    )
+    trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
+    runs.record(cfg, run_dir)
+    if cfg.compile:
+        denoiser.unet.compile()
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    say(callbacks[-1].summary())
+
+
+if __name__ == "__main__":
+    train()
