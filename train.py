@@ -35,9 +35,7 @@ def train(cfg) -> None:
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     callbacks.append(
-        instantiate(cfg.outcome)(
-            command=command_line(), settings=runs.flat(cfg), started=STARTED, origin=model.origin
-        )
+        instantiate(cfg.outcome)(command=command_line(), settings=runs.flat(cfg), started=STARTED, origin=model.origin)
     )
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     runs.record(cfg, run_dir)

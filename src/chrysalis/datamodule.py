@@ -47,7 +47,9 @@ class Pictures(LightningDataModule):
             return
         self.pictures = open_set(self.source, self.size, self.resize)
         if len(self.pictures) < 2:
-            raise UserError(f"{self.source.name} has one usable picture: at least two are needed, one of them held out.")
+            raise UserError(
+                f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
+            )
         self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
         if self.batch_size > len(self.train_rows):
             raise UserError(
@@ -64,8 +66,15 @@ class Pictures(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
+        return loader(self.pictures, self._order(), self.flip, self.num_workers)
+
+    def micro_batches(self) -> int:
+        """How many of them one pass over the training rows has."""
+        return len(self._order())
+
+    def _order(self) -> Order:
         trainer = self.trainer
-        order = Order(
+        return Order(
             self.train_rows,
             self.batch_size,
             self.seed,
@@ -74,7 +83,6 @@ class Pictures(LightningDataModule):
             trainer.world_size,
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
-        return loader(self.pictures, order, self.flip, self.num_workers)
 
     def held_out(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to n held-out pictures uint8 [m, 3, H, W] and their content hashes int64 [m], always the same ones."""

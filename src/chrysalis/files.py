@@ -57,6 +57,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def shown(path: Path) -> str:
+    """A path as a person here would type it."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from chrysalis import pixels
+from chrysalis import hub, pixels
 from chrysalis.errors import UserError
 from chrysalis.files import write_text, written_folder
 from chrysalis.objective import Objective
@@ -35,9 +35,17 @@ class Model:
         self.scheduler.register_to_config(prediction_type=objective.prediction)
         return self.scheduler
 
+    def size(self) -> tuple[int, int]:
+        """The (height, width) it was trained at."""
+        native = self.unet.config.sample_size
+        if native is None:
+            raise UserError(f"{self.origin} does not say its image size: give image_size=PIXELS.")
+        return (native, native) if isinstance(native, int) else tuple(native)
+
     def description(self) -> str:
         millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
-        return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {self.scheduler.config.prediction_type}"
+        predicts = self.scheduler.config.prediction_type
+        return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {predicts}"
 
 
 def load(pretrained: str) -> Model:
@@ -49,11 +57,11 @@ def load(pretrained: str) -> Model:
 
 
 def locate(pretrained: str) -> Path | str:
-    """A path as the user wrote it, or below this repository (the bundled models), or else a hub id."""
+    """A path as the user wrote it (of a run: its pipeline), or below this repository (bundled models), or a hub id."""
     given = Path(pretrained).expanduser()
     for path in (given, REPOSITORY / given):
         if path.is_dir():
-            return path
+            return path / "pipeline" if (path / "pipeline" / "model_index.json").is_file() else path
     if given.exists():
         raise UserError(f"model.pretrained={pretrained} is a file: give the diffusers folder that holds it.")
     if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
@@ -62,6 +70,12 @@ def locate(pretrained: str) -> Path | str:
             f"The bundled model is {BUNDLED}."
         )
     return pretrained
+
+
+def newest_pipeline() -> str:
+    """The newest run's pipeline below ./runs, else the bundled model."""
+    found = sorted(Path("runs").glob("**/pipeline/model_index.json"), key=lambda p: p.stat().st_mtime)
+    return str(found[-1].parent) if found else BUNDLED
 
 
 def _load_folder(folder: Path, asked: str) -> Model:
@@ -76,31 +90,41 @@ def _load_folder(folder: Path, asked: str) -> Model:
             "at its root."
         ) from None
     if config.get("_class_name") != "UNet2DModel":
-        raise UserError(f"model.pretrained={asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
+        raise UserError(
+            f"model.pretrained={asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used."
+        )
     if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
         pickled = "only pickled weights, which are never loaded" if list(unet_at.glob("*.bin")) else "no weights"
         raise UserError(f"model.pretrained={asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
     if not (scheduler_at / "scheduler_config.json").is_file():
-        raise UserError(f"model.pretrained={asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
+        raise UserError(
+            f"model.pretrained={asked} has no scheduler_config.json, neither in scheduler/ nor at its root."
+        )
     try:
-        unet = UNet2DModel.from_pretrained(unet_at, use_safetensors=True, local_files_only=True)
+        unet = UNet2DModel.from_pretrained(
+            unet_at, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
+        )
         return Model(unet, DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True), str(folder))
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
         raise UserError(f"model.pretrained={asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
 
 
 def _load_hub(hub_id: str) -> Model:
-    """The same two layouts, asked of the hub (or of the local hub cache when there is no network)."""
+    """The same two layouts, asked of the hub, or of the local hub cache when there is no network."""
+    only_cached = hub.unreachable()
     last: Exception | None = None
     for unet_in, scheduler_in in (("unet", "scheduler"), (None, None)):
         try:
-            unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, use_safetensors=True)
-            return Model(unet, DDPMScheduler.from_pretrained(hub_id, subfolder=scheduler_in), hub_id)
+            settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": only_cached}
+            unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, **settings)
+            scheduler = DDPMScheduler.from_pretrained(hub_id, subfolder=scheduler_in, local_files_only=only_cached)
+            return Model(unet, scheduler, hub_id)
         except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
             last = error
+    why = "there is no network" if only_cached else "no such UNet2DModel with safetensors is there, or it is private"
     raise UserError(
-        f"model.pretrained={hub_id} could not be fetched from the hub: no network, no such model, or no safetensors in "
-        f"it. The offline default is model.pretrained={BUNDLED}; debug=true shows the hub's own message."
+        f"model.pretrained={hub_id} could not be fetched from the hub: {why}. The offline default is "
+        f"model.pretrained={BUNDLED}."
     ) from last
 
 
@@ -136,8 +160,12 @@ def fit_to_size(model: Model, size: tuple[int, int]) -> str | None:
     native = (native, native) if isinstance(native, int) else native and tuple(native)
     step = 2 ** (len(model.unet.config.block_out_channels) - 1)
     if any(side % step for side in size):
-        near = " or ".join(str(s) for s in sorted({max(step, side // step * step) for side in size} |
-                                                  {-(-side // step) * step for side in size}))
+        near = " or ".join(
+            str(s)
+            for s in sorted(
+                {max(step, side // step * step) for side in size} | {-(-side // step) * step for side in size}
+            )
+        )
         raise UserError(
             f"data.image_size={size[0] if size[0] == size[1] else list(size)} cannot be halved {step.bit_length() - 1} "
             f"times, as this UNet does: use a multiple of {step}, such as {near}."
@@ -155,7 +183,8 @@ def save(
 ) -> None:
     """A folder that stock DDPMPipeline.from_pretrained loads; complete or absent.
 
-    card: README.md. strip: uint8 [3, h, w], its picture before_after.png. half: store float16, half the size; diffusers loads it back as float32.
+    card: README.md. strip: uint8 [3, h, w], its picture before_after.png.
+    half: store float16, half the size; diffusers loads it back as float32.
     """
     with written_folder(folder) as partial:
         DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(partial, safe_serialization=True)

@@ -1,5 +1,8 @@
 """Lightning's Trainer with this project's defaults: resolved precision, complete checkpoints, own progress bar."""
 
+import logging
+import warnings
+
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -12,6 +15,10 @@ def make_trainer(
     callbacks: list[Callback], logger: Logger | bool, precision: str = "auto", accelerator: str = "auto", **lightning
 ) -> Trainer:
     """`lightning`: any other argument of lightning.Trainer, under its own name."""
+    # Lightning's notices (which devices it did not use, tips) would bury the few lines that matter here
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     on = hardware.accelerator(accelerator)
     chosen, why = hardware.precision(precision, on)
     say(f"on {hardware.description(on)}, precision {chosen} ({why})")

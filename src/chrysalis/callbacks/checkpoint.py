@@ -33,6 +33,9 @@ class Checkpoint(Callback):
         self.folder, self.every_n_steps = Path(run_dir) / "checkpoints", every_n_steps
         self._saved = {"last": 0, "best": 0}
 
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict) -> None:
+        count_passes(checkpoint["loops"]["fit_loop"], trainer.datamodule.micro_batches())
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._saved = {"last": trainer.global_step, "best": of(trainer, HeldOut).best_step}
 
@@ -51,3 +54,20 @@ class Checkpoint(Callback):
             with paused(trainer):
                 trainer.save_checkpoint(self.folder / f"{name}.ckpt")
             self._saved[name] = step
+
+
+def count_passes(fit_loop: dict, per_pass: int) -> None:
+    """Set Lightning's counters, in place, to what the number of micro-batches so far means.
+
+    Lightning counts a pass as done when a run stops inside it, and continues one that had just ended; both
+    would repeat or leave out pictures.
+    """
+    batches = fit_loop["epoch_loop.batch_progress"]
+    total = batches["total"]["ready"]
+    passes, inside = divmod(total, per_pass)
+    for key in batches["total"]:
+        batches["total"][key], batches["current"][key] = total, inside
+    batches["is_last_batch"] = False
+    begun = passes + (inside > 0)
+    for counters in (fit_loop["epoch_progress"]["total"], fit_loop["epoch_progress"]["current"]):
+        counters.update(ready=begun, started=begun, processed=passes, completed=passes)

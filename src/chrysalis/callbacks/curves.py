@@ -38,7 +38,9 @@ class Curves(Callback):
         losses = torch.stack(self._pending).tolist()
         self._pending = []
         for loss in losses:
-            self._average = loss if self._average is None else self._average + (1 - self._keep(step)) * (loss - self._average)
+            self._average = (
+                loss if self._average is None else self._average + (1 - self._keep(step)) * (loss - self._average)
+            )
         self.history.append([step, losses[-1], self._average])
         values = {
             "train/loss": losses[-1],

@@ -13,7 +13,7 @@ from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
-from chrysalis.files import write_text
+from chrysalis.files import shown, write_text
 from chrysalis.plots import loss_curve
 
 
@@ -24,7 +24,9 @@ class Outcome(Callback):
     started: time.time() when the command began.
     """
 
-    def __init__(self, run_dir: str, command: str, settings: dict, started: float, origin: str | None, half: bool = False):
+    def __init__(
+        self, run_dir: str, command: str, settings: dict, started: float, origin: str | None, half: bool = False
+    ):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half = started, origin, half
         self.results: dict = {}
@@ -40,7 +42,9 @@ class Outcome(Callback):
             strip = pixels.strip([pictures.base[:8], after[:8]])
             self.results = self._results(trainer, held_out)
             text = card.text(self.results, self.origin, trainer.datamodule.source.name, trainer.datamodule.size)
-            folder.save(self.run_dir / "pipeline", module.denoiser.unet, module.denoiser.scheduler, text, strip, self.half)
+            folder.save(
+                self.run_dir / "pipeline", module.denoiser.unet, module.denoiser.scheduler, text, strip, self.half
+            )
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
         loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
@@ -50,13 +54,13 @@ class Outcome(Callback):
         """What to tell the user when the command is done."""
         if not self.results:
             return "Nothing was left to train."
-        r = self.results
+        r, run_dir = self.results, shown(self.run_dir)
         gain = 1 - r["held_out_loss"] / r["base_held_out_loss"]
         return (
             f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, base model "
             f"{r['base_held_out_loss']:.5f} ({gain:+.1%} better)\n"
-            f"the run        {self.run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
-            f"draw from it   python sample.py model.pretrained={self.run_dir}/pipeline n=8\n"
+            f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
+            f"draw from it   python sample.py model.pretrained={run_dir}/pipeline n=8\n"
             f"watch it       tensorboard --logdir runs"
         )
 

@@ -31,7 +31,9 @@ class Pictures(Callback):
         preview: int = 16,
     ):
         if n < 1 or every_n_steps < 1 or steps < 1:
-            raise UserError(f"callbacks.pictures: n={n}, every_n_steps={every_n_steps}, steps={steps} must be at least 1.")
+            raise UserError(
+                f"callbacks.pictures: n={n}, every_n_steps={every_n_steps}, steps={steps} must be at least 1."
+            )
         if scheduler not in schedulers.SCHEDULERS:
             names = ", ".join(schedulers.SCHEDULERS)
             raise UserError(f"callbacks.pictures.scheduler={scheduler} is unknown: choose one of {names}.")
@@ -57,7 +59,7 @@ class Pictures(Callback):
 
     def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
         """uint8 [n, 3, H, W] with the weights that the module holds now."""
-        scheduler = schedulers.build(self.scheduler, module.denoiser.scheduler)
+        scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
         with paused(trainer), evaluating(trainer, module):
             generators = seeds.generators(self.seed, self.n)
             return pixels.to_uint8(

@@ -5,10 +5,12 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.command.mistakes import sentence
@@ -24,29 +26,43 @@ def command(config_name: str) -> Callable:
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        errors: list[Exception] = []
+
         @functools.wraps(task)
-        def in_its_folder(cfg: DictConfig) -> None:
+        def job(cfg: DictConfig) -> None:
+            """One job of perhaps many: its error is kept for the end, so that the other jobs of a sweep run."""
             try:
                 task(cfg)
+            except Exception as error:
+                errors.append(error)
+                _show(error, config_name)
             finally:
-                _remove_if_empty(Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))
+                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
             for name, resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
                 OmegaConf.register_new_resolver(name, resolver, replace=True)
+            errors.clear()
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(in_its_folder)()
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
-                text = sentence(error, config_name, CONF)
-                if text is None or "debug=true" in sys.argv:
-                    raise
-                console.print(text, style="red", soft_wrap=True, markup=False)
-                sys.exit(2)
+                errors.append(error)
+                _show(error, config_name)
+            if errors:
+                sys.exit(2 if all(sentence(error, config_name, CONF) for error in errors) else 1)
 
         return main
 
     return decorate
+
+
+def _show(error: Exception, config_name: str) -> None:
+    text = sentence(error, config_name, CONF)
+    if text is None or "debug=true" in sys.argv:
+        traceback.print_exception(error)
+    else:
+        console.print(text, style="red", soft_wrap=True, markup=False)
 
 
 def command_line() -> str:

@@ -2,11 +2,17 @@
 
 import difflib
 import re
+import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -30,7 +36,8 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         return _unknown_key(error, config_name, conf)
     if isinstance(error, InstantiationException):
         where = re.search(r"full_key: (\S+)", str(error))
-        return f"{where.group(1) if where else 'The configuration'} cannot be used: {_first_line(error.__cause__ or error)}"
+        key = where.group(1) if where else "The configuration"
+        return f"{key} cannot be used: {_first_line(error.__cause__ or error)}"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
     if type(error).__name__ == "MisconfigurationException":
@@ -55,17 +62,20 @@ def _unknown_option(error: MissingConfigException) -> str:
     if not group or not options:
         return _first_line(error)
     near = difflib.get_close_matches(asked, options, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{group}={asked} is unknown: {hint}Choose one of {', '.join(options)}."
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{group}={asked} is unknown.{hint} Choose one of {', '.join(options)}."
 
 
 def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path) -> str:
-    found = re.search(r"Could not (?:override|append) '?([^'\s]+?)'?[.\s]", str(error)) or re.search(r"'([^']+)'", str(error))
-    key = (found.group(1) if found else "").split("=")[0]
-    if "is not in struct" not in str(error.__cause__ or "") and "No match" not in str(error):
-        return f"{key}: {_first_line(error.__cause__ or error)}"
-    hint = "" if (near := _nearest(key, _known_keys(config_name, conf))) is None else f" Did you mean {near}?"
-    return f"{key} is not a known key.{hint} `--help` shows the keys, `--cfg job` all of them."
+    """data.imge_size=64, scheduler=ddim: the configuration has no such key or group, or not with such a value."""
+    found = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", str(error))
+    key = found.group(1) if found else ""
+    why = _first_line(error.__cause__ or error).rstrip(".")
+    if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
+        near = _nearest(key, _known_keys(config_name, conf))
+        hint = f" Did you mean {near}?" if near else ""
+        return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."
+    return f"{key or 'The command line'} cannot be used: {why}."
 
 
 def _nearest(key: str, known: list[str]) -> str | None:
@@ -82,11 +92,13 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 
 def _known_keys(config_name: str, conf: Path) -> list[str]:
+    """The keys of the configuration with the groups that were chosen on the command line."""
+    pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
+    chosen = [f"{group}={leaf}" for group, leaf in pairs if group and (conf / group / f"{leaf}.yaml").is_file()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose(config_name)
-    groups = [p.name for p in conf.iterdir() if p.is_dir()]
-    return groups + [key for key in _flat(cfg) if "_target_" not in key and "_partial_" not in key]
+        cfg = compose(config_name, chosen)
+    return [key for key in _flat(cfg) if "_target_" not in key and "_partial_" not in key]
 
 
 def _flat(cfg: DictConfig, prefix: str = "") -> list[str]:

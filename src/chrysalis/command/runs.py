@@ -6,9 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.errors import UserError
-from chrysalis.files import write_text
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from chrysalis.files import shown, write_text
 
 
 def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
@@ -19,7 +17,10 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     if not cfg.resume:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if (folder / "config.yaml").exists():
-            raise UserError(f"{folder} already holds a run: choose another name=..., or continue it with resume={folder}.")
+            where = shown(folder)
+            raise UserError(
+                f"{where} already holds a run: choose another name=..., or continue it with resume={where}."
+            )
         return cfg, folder, None
     folder = Path(cfg.resume)
     recorded, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
@@ -29,7 +30,9 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
         raise UserError(f"resume={cfg.resume} has no checkpoints/last.ckpt yet: start it again without resume.")
     changes = [o for o in HydraConfig.get().overrides.task if o.split("=")[0].lstrip("+~") not in ("resume", "name")]
     if groups := [o for o in changes if "." not in o.split("=")[0] and o.split("=")[0] in _groups(cfg)]:
-        raise UserError(f"{groups[0]} cannot be given with resume: only single keys such as trainer.max_steps=1000 can.")
+        raise UserError(
+            f"{groups[0]} cannot be given with resume: only single keys such as trainer.max_steps=1000 can."
+        )
     merged = OmegaConf.merge(OmegaConf.load(recorded), OmegaConf.from_dotlist(changes))
     merged.resume, merged.run_dir = str(folder), str(folder)
     return merged, folder, checkpoint

@@ -26,7 +26,12 @@ class Summary(Callback):
         except OSError:
             self.rows.append((folder.name, overrides, "failed", "", "", ""))
             return
-        figures = (f"{r['final_held_out_loss']:.5f}", f"{r['held_out_loss']:.5f}", str(r["best_step"]), f"{r['seconds']:.0f}")
+        figures = (
+            f"{r['final_held_out_loss']:.5f}",
+            f"{r['held_out_loss']:.5f}",
+            str(r["best_step"]),
+            f"{r['seconds']:.0f}",
+        )
         self.rows.append((folder.name, overrides, *figures))
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:

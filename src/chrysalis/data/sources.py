@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from chrysalis import hub
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.errors import UserError
 
@@ -220,28 +221,28 @@ class Hub:
 
 
 def _load(path: str, split: str):
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     folder = Path(path).expanduser()
     local = folder.is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-        raise UserError(f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset.")
+        raise UserError(
+            f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
+        )
+    only_cached = not local and hub.unreachable()
+    import datasets
+
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or only_cached
     try:
         if local and (folder / "state.json").is_file():
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(str(folder) if local else path, split=split)
-    except datasets.exceptions.DatasetNotFoundError as error:
+    except Exception as error:  # the hub's client and the readers raise dozens of kinds
+        first = (str(error) or type(error).__name__).splitlines()[0]
         if local:
-            raise UserError(f"data.path={path} holds no parquet, arrow or picture files that can be loaded.") from error
-        raise UserError(f"data.path={path} could not be found on the hub: it does not exist, or is private, or there "
-                        f"is no network. {OFFLINE_HINT}") from error
-    except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
-        if local:
-            raise UserError(f"data.path={path} could not be loaded as a dataset: {error}") from error
-        raise UserError(f"data.path={path} could not be fetched from the hub (no network?). {OFFLINE_HINT}") from error
-    except ValueError as error:
-        raise UserError(f"data.path={path}, data.split={split} could not be loaded: {error}") from error
+            raise UserError(
+                f"data.path={path}, data.split={split} could not be loaded as a dataset: {first}"
+            ) from error
+        why = "there is no network" if only_cached else first
+        raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {OFFLINE_HINT}") from error
 
 
 def _walk(root: Path) -> Sequence[Path]:

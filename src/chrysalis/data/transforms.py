@@ -1,5 +1,6 @@
 """Any picture file -> RGB at the training size."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ Resize = Literal["crop", "stretch", "pad"]
 
 def checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """`data.image_size` as (height, width)."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(pair) != 2 or any(not isinstance(s, int) or isinstance(s, bool) or not 8 <= s <= 4096 for s in pair):
         raise UserError(f"data.image_size={image_size} must be a number of pixels from 8 to 4096, or [height,width].")
     return pair

@@ -1,5 +1,7 @@
 """Samplers by the names people use, each built from the training scheduler's config."""
 
+import inspect
+
 import diffusers
 
 from chrysalis.errors import UserError
@@ -12,9 +14,19 @@ SCHEDULERS = {
     "euler": ("EulerDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
 }
+# What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
+NOISE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
 
 
-def build(name: str, training_scheduler, **settings):
+def build(training_scheduler, name: str, **settings):
     """A fresh scheduler for drawing. settings: overrides of its config, such as timestep_spacing.
 
     The training scheduler's learned variance is left out: the second half of such a UNet's output is dropped.
@@ -22,7 +34,11 @@ def build(name: str, training_scheduler, **settings):
     if name not in SCHEDULERS:
         raise UserError(f"scheduler={name} is unknown: choose one of {', '.join(SCHEDULERS)}.")
     kind, defaults = SCHEDULERS[name]
+    scheduler_class = getattr(diffusers, kind)
     config = dict(training_scheduler.config)
     if str(config.get("variance_type", "")).startswith("learned"):
         config["variance_type"] = "fixed_small"
-    return getattr(diffusers, kind).from_config(config, **{**defaults, **settings})
+    # from_config drops what the training scheduler left at its default, and Heun's default betas are others
+    taken = inspect.signature(scheduler_class).parameters
+    noise = {key: config[key] for key in NOISE if key in config and key in taken}
+    return scheduler_class.from_config(config, **{**noise, **defaults, **settings})

@@ -72,8 +72,12 @@ MORPHO = Species(
         margin_dots("white", 8, 0.95, 0.01),
     ),
     (
-        Form("blue", {"ground": "#1f5fd0", "light": "#58b2ff", "deep": "#123a92", "ink": "#0e0d14", "white": "#e8eefc"}),
-        Form("violet", {"ground": "#5a3fc0", "light": "#a48cff", "deep": "#34207e", "ink": "#100c16", "white": "#efe8fc"}),
+        Form(
+            "blue", {"ground": "#1f5fd0", "light": "#58b2ff", "deep": "#123a92", "ink": "#0e0d14", "white": "#e8eefc"}
+        ),
+        Form(
+            "violet", {"ground": "#5a3fc0", "light": "#a48cff", "deep": "#34207e", "ink": "#100c16", "white": "#efe8fc"}
+        ),
     ),
     body="#1b1a20",
     backgrounds=OPEN_AIR,
@@ -83,7 +87,9 @@ SWALLOWTAIL = Species(
     "swallowtail",
     "with black bands, blue crescents, a red eyespot and long tails",
     Outline(50, -16, (0.84, 1.0, 0.9, 0.8, 0.73, 0.68, 0.56), (0.04, -0.1), arch=0.1),
-    Outline(20, -88, (0.5, 0.64, 0.68, 0.7, 0.7, 0.66, 0.5), (0.03, -0.07), scallops=(5, 0.06), tail=(0.72, 0.3, 0.045)),
+    Outline(
+        20, -88, (0.5, 0.64, 0.68, 0.7, 0.7, 0.66, 0.5), (0.03, -0.07), scallops=(5, 0.06), tail=(0.72, 0.3, 0.045)
+    ),
     (
         fill("ground"),
         glow("ink", 0.32, 0.1),

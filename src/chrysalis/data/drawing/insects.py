@@ -141,7 +141,9 @@ def _soft_shadow(silhouette: Array, plane: Plane) -> Array:
     shift, reach = round(0.035 * size / 2), max(1, round(0.03 * size / 2))
     shadow = np.roll(silhouette, (shift, shift), axis=(0, 1))
     for axis in (0, 1, 0, 1):
-        summed = np.cumsum(np.pad(shadow, [(reach + 1, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge"), axis)
+        summed = np.cumsum(
+            np.pad(shadow, [(reach + 1, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge"), axis
+        )
         low = np.take(summed, np.arange(size), axis)
         high = np.take(summed, np.arange(size) + 2 * reach + 1, axis)
         shadow = (high - low) / (2 * reach + 1)

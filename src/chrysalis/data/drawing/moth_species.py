@@ -41,8 +41,14 @@ LUNA = Species(
         eye(0.6, 0.36, 0.05, ("rim", "cream", "shade"), None),
     ),
     (
-        Form("pale green", {"ground": "#b5d8a0", "light": "#dcecc8", "shade": "#94b884", "rim": "#8a4a5c", "cream": "#f2e6c0"}),
-        Form("pale yellow", {"ground": "#e3d98a", "light": "#f3eec4", "shade": "#c4b868", "rim": "#96603e", "cream": "#f8f0d2"}),
+        Form(
+            "pale green",
+            {"ground": "#b5d8a0", "light": "#dcecc8", "shade": "#94b884", "rim": "#8a4a5c", "cream": "#f2e6c0"},
+        ),
+        Form(
+            "pale yellow",
+            {"ground": "#e3d98a", "light": "#f3eec4", "shade": "#c4b868", "rim": "#96603e", "cream": "#f8f0d2"},
+        ),
     ),
     body="#e8e2d0",
     girth=0.06,
@@ -71,8 +77,28 @@ EMPEROR = Species(
         eye(0.52, 0.42, 0.1, ("pale", "dark", "gold", "ink")),
     ),
     (
-        Form("grey", {"ground": "#9c938c", "second": "#b0a698", "dark": "#4d4440", "pale": "#ded6c8", "gold": "#c98f3c", "ink": "#17130f"}),
-        Form("tawny", {"ground": "#b58a58", "second": "#cd9550", "dark": "#5e3d24", "pale": "#ead7b0", "gold": "#d5a53f", "ink": "#1a120c"}),
+        Form(
+            "grey",
+            {
+                "ground": "#9c938c",
+                "second": "#b0a698",
+                "dark": "#4d4440",
+                "pale": "#ded6c8",
+                "gold": "#c98f3c",
+                "ink": "#17130f",
+            },
+        ),
+        Form(
+            "tawny",
+            {
+                "ground": "#b58a58",
+                "second": "#cd9550",
+                "dark": "#5e3d24",
+                "pale": "#ead7b0",
+                "gold": "#d5a53f",
+                "ink": "#1a120c",
+            },
+        ),
     ),
     body="#7d7267",
     girth=0.07,
@@ -111,12 +137,24 @@ TIGER = Species(
     Outline(12, -84, (0.52, 0.64, 0.66, 0.64, 0.6, 0.52), (0.03, -0.07)),
     (
         fill("cream"),
-        blotches("dark", [(0.22, 0.5, 0.1), (0.46, 0.22, 0.1), (0.5, 0.68, 0.11), (0.74, 0.3, 0.1), (0.8, 0.62, 0.11), (0.88, 0.06, 0.1)]),
+        blotches(
+            "dark",
+            [
+                (0.22, 0.5, 0.1),
+                (0.46, 0.22, 0.1),
+                (0.5, 0.68, 0.11),
+                (0.74, 0.3, 0.1),
+                (0.8, 0.62, 0.11),
+                (0.88, 0.06, 0.1),
+            ],
+        ),
         veins("cream", 0.01, 4),
     ),
     (
         fill("bright"),
-        blotches("dark", [(0.5, 0.25, 0.07), (0.8, 0.3, 0.075), (0.8, 0.6, 0.075), (0.5, 0.62, 0.06), (0.82, 0.84, 0.06)]),
+        blotches(
+            "dark", [(0.5, 0.25, 0.07), (0.8, 0.3, 0.075), (0.8, 0.6, 0.075), (0.5, 0.62, 0.06), (0.82, 0.84, 0.06)]
+        ),
     ),
     (
         Form("red", {"cream": "#f0e4c8", "dark": "#3f2a20", "bright": "#d5502c"}),
@@ -133,8 +171,18 @@ GEOMETER = Species(
     "with wavy lines across thin wings",
     Outline(44, -20, (0.82, 0.98, 0.88, 0.8, 0.76, 0.72, 0.6), (0.03, -0.08), arch=0.06),
     Outline(20, -88, (0.56, 0.72, 0.74, 0.72, 0.72, 0.66, 0.52), (0.03, -0.07), scallops=(5, 0.05)),
-    (fill("ground"), mottle("dust", 0.5), waves("line", (0.28, 0.5, 0.58, 0.8, 0.88), 0.02, 0.025, 5), margin_dots("line", 7, 0.96, 0.012)),
-    (fill("ground"), mottle("dust", 0.5), waves("line", (0.32, 0.54, 0.62, 0.84), 0.02, 0.025, 5), margin_dots("line", 7, 0.96, 0.012)),
+    (
+        fill("ground"),
+        mottle("dust", 0.5),
+        waves("line", (0.28, 0.5, 0.58, 0.8, 0.88), 0.02, 0.025, 5),
+        margin_dots("line", 7, 0.96, 0.012),
+    ),
+    (
+        fill("ground"),
+        mottle("dust", 0.5),
+        waves("line", (0.32, 0.54, 0.62, 0.84), 0.02, 0.025, 5),
+        margin_dots("line", 7, 0.96, 0.012),
+    ),
     (
         Form("white", {"ground": "#eae6da", "dust": "#cbc5b4", "line": "#6d675c"}),
         Form("sandy", {"ground": "#dcc59c", "dust": "#c2a679", "line": "#7c5d3a"}),

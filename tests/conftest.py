@@ -1,0 +1,110 @@
+"""Tiny real objects: a UNet of a few thousand weights, a folder of drawn pictures, a run."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from chrysalis.data.butterflies import draw, species_names
+from chrysalis.denoiser import Denoiser
+from chrysalis.objective import Objective
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # train.py and sample.py, as the tests call them
+
+# Overrides that make any recipe a matter of seconds
+TINY_MODEL = ["model=scratch", "model.block_out_channels=[8,16]", "data.image_size=16"]
+TINY_RUN = [
+    "data.batch_size=4",
+    "trainer.max_steps=4",
+    "trainer.log_every_n_steps=1",
+    "callbacks.held_out.n_images=2",
+    "callbacks.held_out.bins=2",
+    "callbacks.held_out.every_n_steps=2",
+    "callbacks.pictures.n=2",
+    "callbacks.pictures.steps=2",
+    "callbacks.pictures.every_n_steps=2",
+    "callbacks.checkpoint.every_n_steps=2",
+]
+
+
+def real_data() -> Path:
+    """The optional folder of photographs, named by CHRYSALIS_PHOTOGRAPHS or beside the repository."""
+    return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_and_own_cache(tmp_path_factory):
+    torch.set_num_threads(1)
+    os.environ["CHRYSALIS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def tiny_unet(seed: int = 0, **config) -> UNet2DModel:
+    torch.manual_seed(seed)
+    settings = {
+        "sample_size": 16,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+    }
+    return UNet2DModel(**{**settings, **config})
+
+
+@pytest.fixture
+def denoiser() -> Denoiser:
+    return Denoiser(tiny_unet().eval(), DDPMScheduler(), Objective("epsilon"))
+
+
+@pytest.fixture
+def model_folder(tmp_path) -> Path:
+    from diffusers import DDPMPipeline
+
+    DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def picture_folder(tmp_path) -> Path:
+    """24 drawn butterflies as PNG files in a folder per species."""
+    names = species_names("butterflies")
+    for i in range(24):
+        drawn = draw("butterflies", i, size=32)
+        folder = tmp_path / "pictures" / names[drawn.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.image).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(program, *overrides) calls train.py or sample.py in an empty folder; returns (exit code, folder)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(program: str, *overrides: str) -> int:
+        import importlib
+
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"{program}.py", *overrides])
+        module = importlib.import_module(program)
+        try:
+            getattr(module, program)()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return call
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())

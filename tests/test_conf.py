@@ -1,0 +1,128 @@
+"""Every leaf of conf/ composes, and every target in it can be built from its keys."""
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TINY_MODEL, real_data
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from chrysalis import folder
+from chrysalis.denoiser import Denoiser
+
+CONF = REPOSITORY / "conf"
+LEAVES = sorted(
+    (p.parent.name, p.stem) for p in CONF.rglob("*.yaml") if p.parent.parent == CONF and p.parent.name != "hydra"
+)
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture
+def composed(tmp_path):
+    def compose_(program, *overrides):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(program, overrides=[*overrides])
+        OmegaConf.set_struct(cfg, False)
+        if "run_dir" in cfg:
+            cfg.run_dir = str(tmp_path)
+        return cfg
+
+    return compose_
+
+
+def needs(group, leaf, picture_folder, tmp_path):
+    if (group, leaf) == ("data", "folder"):
+        return [f"data.path={picture_folder}"]
+    if (group, leaf) == ("data", "hub"):
+        from datasets import Dataset, Features, Image
+
+        images = [str(p) for p in sorted(Path(picture_folder).rglob("*.png"))]
+        Dataset.from_dict({"image": images}, features=Features(image=Image())).save_to_disk(tmp_path / "hub")
+        return [f"data.path={tmp_path / 'hub'}"]
+    return []
+
+
+@pytest.mark.parametrize(("group", "leaf"), LEAVES)
+def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folder, picture_folder, tmp_path):
+    program = "sample" if group == "scheduler" else "train"
+    extra = needs(group, leaf, picture_folder, tmp_path)
+    if group == "callbacks" and leaf != "default":
+        extra = []
+        cfg = composed(program, f"callbacks=[{leaf}]")
+    else:
+        cfg = composed(program, *([f"{group}={leaf}"]), *extra)
+    node = cfg if group == "experiment" else cfg[group]
+    if group == "model" and leaf == "pretrained":
+        node.pretrained = str(model_folder)
+    OmegaConf.resolve(node)
+    if group == "callbacks":
+        assert all(instantiate(callback) is not None for callback in node.values())
+    elif group == "experiment":
+        assert instantiate(cfg.trainer)(callbacks=[], logger=False) is not None
+    elif group == "trainer":
+        assert instantiate(node)(callbacks=[], logger=False).max_steps == cfg.trainer.max_steps
+    elif group == "outcome":
+        assert instantiate(node)(command="", settings={}, started=0.0, origin=None).half == node.half
+    else:
+        assert instantiate(node) is not None
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
+def test_lr_schedules_count_optimizer_steps(composed, name):
+    """Warm-up, plateau or decay, against the closed forms."""
+    import math
+
+    import torch
+
+    cfg = composed("train", f"lr_schedule={name}", "lr_schedule.warmup_steps=4", "optimizer.lr=1.0")
+    optimizer = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    schedule = instantiate(cfg.lr_schedule)(optimizer, total_steps=20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    after = {
+        "constant": lambda s: 1.0,
+        "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * (s - 4) / 16)),
+        "linear": lambda s: 1 - (s - 4) / 16,
+    }[name]
+    assert rates == pytest.approx([s / 4 if s < 4 else after(s) for s in range(20)])
+
+
+def test_smithsonian_is_the_tutorials_recipe(composed):
+    cfg = composed("train", "experiment=smithsonian")
+    assert cfg.model.pretrained == "google/ddpm-celebahq-256"
+    assert cfg.data.path == "huggan/smithsonian_butterflies_subset"
+    assert (cfg.data.image_size, cfg.data.batch_size, cfg.trainer.accumulate_grad_batches) == (256, 4, 2)
+    assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.trainer.max_steps) == (1e-5, 2, -1)
+    assert (cfg.callbacks.pictures.scheduler, cfg.callbacks.pictures.steps) == ("ddim", 40)
+
+
+@pytest.mark.skipif(not (real_data() / "hub_like").is_dir(), reason="the optional photographs are not here")
+def test_the_smithsonian_recipe_runs_on_a_dataset_of_its_form(run, tmp_path):
+    """The same recipe, small: a flat celebahq-like folder, and 200 photographs with the hub dataset's columns."""
+    from conftest import TINY_RUN, results, tiny_unet
+    from test_folder import CELEBAHQ
+
+    folder_ = tmp_path / "flat"
+    tiny_unet(**CELEBAHQ).save_pretrained(folder_)
+    folder.scratch(32, (8, 8)).scheduler.save_pretrained(folder_)
+    small = [o for o in TINY_RUN if "max_steps" not in o]
+    places = [f"data.path={real_data() / 'hub_like'}", f"model.pretrained={folder_}", "data.image_size=32"]
+    limits = ["data.batch_size=16", "trainer.max_epochs=2", "name=small"]
+    assert run("train", "experiment=smithsonian", *small, *places, *limits) == 0
+    assert (
+        results(tmp_path / "runs" / "small")["steps"] == 2 * 6
+    )  # 182 pictures / 16 = 12 micro-batches, accumulated by 2
+
+
+def test_scratch_learns_the_objective_that_is_asked_for(composed):
+    cfg = composed("train", *TINY_MODEL, "objective=v")
+    model = instantiate(cfg.model)
+    objective = instantiate(cfg.objective)(model.prediction)
+    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    assert denoiser.scheduler.config.prediction_type == "v_prediction"

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+
+from chrysalis.data.loaders import Order, loader
+from chrysalis.data.sources import Drawn
+from chrysalis.data.store import open_set
+
+
+def requests(**settings):
+    return list(Order(np.arange(10, 31), seed=5, **settings))
+
+
+def test_one_pass_has_every_row_once():
+    rows = np.concatenate([r.rows for r in requests(batch_size=4)])
+    assert sorted(rows) == list(range(10, 31))
+
+
+def test_a_picture_has_the_same_noise_whatever_the_batch_size():
+    def by_row(batch_size):
+        return {
+            int(row): int(key) for r in requests(batch_size=batch_size) for row, key in zip(r.rows, r.keys, strict=True)
+        }
+
+    assert by_row(4) == by_row(7) == by_row(21)
+
+
+def test_order_and_noise_change_with_the_pass():
+    first = requests(batch_size=21)[0]
+    second = requests(batch_size=21, done=lambda: 1)[0]
+    assert first.rows.tolist() != second.rows.tolist()
+    assert set(first.keys).isdisjoint(second.keys)
+
+
+def test_continuing_gives_what_would_have_come():
+    whole = requests(batch_size=4)
+    rest = requests(batch_size=4, done=lambda: 3)
+    assert len(whole) == 6
+    for a, b in zip(whole[3:], rest, strict=True):
+        assert a.rows.tolist() == b.rows.tolist()
+        assert a.keys.tolist() == b.keys.tolist()
+        assert a.u.tolist() == b.u.tolist()
+        assert a.window == b.window
+
+
+def test_windows_count_what_they_hold():
+    """21 pictures in micro-batches of 4, accumulated by 2: windows of 8, 8 and, at the end, 4 + 1."""
+    assert [r.window for r in requests(batch_size=4, accumulate=2)] == [8, 8, 8, 8, 5, 5]
+    assert [len(r.rows) for r in requests(batch_size=4, accumulate=2)] == [4, 4, 4, 4, 4, 1]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_each_joint_batch(world):
+    ranks = [requests(batch_size=2, accumulate=2, rank=r, world=world) for r in range(world)]
+    single = requests(batch_size=2 * world, accumulate=2)
+    assert len({len(r) for r in ranks}) == 1
+    for i, parts in enumerate(zip(*ranks, strict=True)):
+        joint = sorted(int(row) for part in parts for row in part.rows)
+        assert joint == sorted(single[i].rows.tolist())
+        seen = sum(len(r[j].rows) for r in ranks for j in (i // 2 * 2, i // 2 * 2 + 1) if j < len(r))
+        assert {part.window for part in parts} == {seen}
+
+
+def test_workers_change_nothing():
+    pictures = open_set(Drawn("butterflies", 12), (16, 16), "crop")
+    order = Order(np.arange(12), 4, seed=0)
+    alone = list(loader(pictures, order, flip=True))
+    with_workers = list(loader(pictures, order, flip=True, num_workers=2))
+    assert all(
+        torch.equal(a.image, b.image) and torch.equal(a.key, b.key) for a, b in zip(alone, with_workers, strict=True)
+    )
+
+
+def test_flips_mirror_about_half_and_the_mask_too():
+    pictures = open_set(Drawn("butterflies", 40), (16, 16), "crop")
+    batch = next(iter(loader(pictures, Order(np.arange(40), 40, seed=0), flip=True)))
+    flipped = 0
+    for image, mask, row in zip(batch.image, batch.mask, batch.row, strict=True):
+        original, original_mask = torch.from_numpy(pictures.images[row]), torch.from_numpy(pictures.masks[row])
+        mirrored = not torch.equal(image, original)
+        flipped += mirrored
+        assert torch.equal(image, original.flip(-1) if mirrored else original)
+        assert torch.equal(mask, original_mask.flip(-1) if mirrored else original_mask)
+    assert 10 < flipped < 30
