@@ -63,6 +63,15 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """After a mistake nothing was written, and no empty folder stays, nor an empty one around it."""
+    for path in (folder, folder.parent):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

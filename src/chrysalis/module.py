@@ -16,6 +16,8 @@ class FineTuning(LightningModule):
         super().__init__()
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
+        # a trial, so that a bad value is refused before a run folder is begun
+        lr_schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]), total_steps=1)
         self.grad_norm: torch.Tensor | None = None
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:

@@ -5,9 +5,11 @@ import warnings
 
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis import hardware
 from chrysalis.callbacks.checkpoint import CompleteCheckpoints
+from chrysalis.errors import UserError
 from chrysalis.terminal import say
 
 
@@ -22,16 +24,19 @@ def make_trainer(
     on = hardware.accelerator(accelerator)
     chosen, why = hardware.precision(precision, on)
     say(f"on {hardware.description(on)}, precision {chosen} ({why})")
-    return Trainer(
-        callbacks=callbacks,
-        logger=logger,
-        precision=chosen,
-        accelerator=accelerator,
-        plugins=[CompleteCheckpoints()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        **lightning,
-    )
+    try:
+        return Trainer(
+            callbacks=callbacks,
+            logger=logger,
+            precision=chosen,
+            accelerator=accelerator,
+            plugins=[CompleteCheckpoints()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            **lightning,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"trainer.* cannot be used: {str(error).strip().splitlines()[0]}") from error

@@ -14,6 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.command.mistakes import sentence
+from chrysalis.command.sweep import forget
+from chrysalis.files import remove_if_empty
 from chrysalis.terminal import console
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -37,7 +39,7 @@ def command(config_name: str) -> Callable:
                 errors.append(error)
                 _show(error, config_name)
             finally:
-                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+                remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
@@ -48,6 +50,7 @@ def command(config_name: str) -> Callable:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
                 errors.append(error)
+                forget()
                 _show(error, config_name)
             if errors:
                 sys.exit(2 if all(sentence(error, config_name, CONF) for error in errors) else 1)
@@ -79,12 +82,3 @@ def _job_slug(number: int, overrides: str) -> str:
     parts = [part.split("=", 1) for part in str(overrides).split(",") if "=" in part]
     slug = "_".join(f"{key.split('.')[-1]}-{value}" for key, value in parts)
     return re.sub(r"[^A-Za-z0-9._+-]", "-", f"{number}_{slug}")[:120]
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """After a mistake nothing was written, and no empty run folder stays."""
-    for path in (folder, folder.parent):
-        try:
-            path.rmdir()
-        except OSError:
-            return

@@ -40,8 +40,6 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         return f"{key} cannot be used: {_first_line(error.__cause__ or error)}"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
-    if type(error).__name__ == "MisconfigurationException":
-        return f"trainer: {_first_line(error)}"
     return None
 
 

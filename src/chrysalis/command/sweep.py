@@ -8,17 +8,33 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from chrysalis.files import written
+from chrysalis.files import remove_if_empty, written
 from chrysalis.terminal import console
 
 COLUMNS = ("job", "overrides", "final held-out loss", "best held-out loss", "best step", "seconds")
+
+
+_begun: Path | None = None  # the folder of a sweep of which no job has ended yet
+
+
+def forget() -> None:
+    """After a mistake in the sweep's own command: take away what Hydra wrote before the first job."""
+    if _begun is not None:
+        (_begun / "multirun.yaml").unlink(missing_ok=True)
+        remove_if_empty(_begun)
 
 
 class Summary(Callback):
     def __init__(self) -> None:
         self.rows: list[tuple[str, ...]] = []
 
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        global _begun
+        _begun = Path(config.hydra.sweep.dir)
+
     def on_job_end(self, config: DictConfig, job_return, **kwargs) -> None:
+        global _begun
+        _begun = None
         folder = Path(config.hydra.runtime.output_dir)
         overrides = " ".join(job_return.overrides or [])
         try:

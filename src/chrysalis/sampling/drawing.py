@@ -10,7 +10,7 @@ import torch
 from chrysalis import hardware, pixels, seeds
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
-from chrysalis.files import write_text
+from chrysalis.files import shown, write_text
 from chrysalis.sampling.loop import trajectory
 from chrysalis.terminal import progress
 
@@ -42,7 +42,7 @@ class Settings:
         words += [f"scheduler.{key}={value}" for key, value in self.scheduler_settings]
         if self.image_size:
             words.append(f"image_size=[{self.image_size[0]},{self.image_size[1]}]")
-        return shlex.join([*words, f"out={out}"])
+        return shlex.join([*words, f"out={shown(out)}"])
 
 
 def refuse_other_pictures(out: Path, settings: Settings) -> None:
@@ -54,7 +54,7 @@ def refuse_other_pictures(out: Path, settings: Settings) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         drawn = None
     if drawn != json.loads(json.dumps(asdict(settings))):
-        raise UserError(f"out={out} already holds other files: choose another folder.")
+        raise UserError(f"out={shown(out)} already holds other files: choose another folder.")
 
 
 def draw(

@@ -1,0 +1,111 @@
+"""A mistake ends in one or two sentences that name the key, exit code 2, no traceback, nothing half written."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY, TINY_MODEL, TINY_RUN
+from PIL import Image
+
+SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
+
+TRAIN = {
+    "unknown key": (["data.imge_size=64"], ["data.imge_size", "data.image_size"]),
+    "key without its group": (["batch_size=4"], ["batch_size", "data.batch_size"]),
+    "unknown trainer key": (["trainer.precison=16"], ["trainer.precison", "trainer.precision"]),
+    "unknown option": (["data=foldr"], ["data=foldr", "folder", "butterflies"]),
+    "unknown experiment": (["experiment=smithsonain"], ["smithsonian"]),
+    "missing path": (["data=folder"], ["data.path"]),
+    "path that is not there": (["data=folder", "data.path=not/there"], ["data.path=not/there"]),
+    "no pictures": (["data=folder", "data.path=empty"], ["data.path=empty", "no pictures"]),
+    "one picture": ([*TINY_MODEL, "data=folder", "data.path=one"], ["one usable picture"]),
+    "size it cannot halve": ([*SMALL, "data.image_size=17"], ["data.image_size=17", "16 or 18"]),
+    "size that is none": (["data.image_size=big"], ["data.image_size=big"]),
+    "batch larger than the set": ([*SMALL, "data.batch_size=500"], ["data.batch_size=500", "23 pictures"]),
+    "batch of none": ([*SMALL, "data.batch_size=0"], ["data.batch_size=0"]),
+    "no model folder": (["model.pretrained=empty"], ["model.pretrained=empty", "config.json"]),
+    "neither folder nor hub id": (["model.pretrained=somewhere"], ["model.pretrained=somewhere", "assets/moths-64"]),
+    "hub without network": (["model.pretrained=google/ddpm-celebahq-256"], ["no network", "assets/moths-64"]),
+    "dataset without network": (["data=hub", "data.path=some/thing"], ["data.path=some/thing", "no network"]),
+    "misspelt scheduler": (
+        [*SMALL, "callbacks.pictures.scheduler=ddmi"],
+        ["callbacks.pictures.scheduler=ddmi", "ddim"],
+    ),
+    "other objective": (["model.pretrained=eps-model", "objective=v"], ["objective=v", "predicts eps"]),
+    "misspelt precision": ([*SMALL, "trainer.precision=bf17"], ["trainer", "bf17"]),
+    "no learning rate": ([*SMALL, "optimizer.lr=0"], ["optimizer.lr=0"]),
+    "wrong type": ([*SMALL, "trainer.max_steps=many"], ["trainer"]),
+    "not key=value": (["data.path"], ["data.path", "key=value"]),
+    "no run to resume": (["resume=runs/nothing"], ["resume=runs/nothing"]),
+    "bad split": ([*SMALL, "data.val_fraction=2"], ["data.val_fraction=2"]),
+    "bad resize": ([*SMALL, "data.resize=squash"], ["data.resize=squash", "crop"]),
+    "bad EMA": ([*SMALL, "callbacks.ema.decay=1.5"], ["callbacks.ema.decay=1.5"]),
+    "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
+}
+SAMPLE = {
+    "misspelt scheduler": (["scheduler=ddmi"], ["scheduler=ddmi", "Did you mean dd", "ddim, ddpm"]),
+    "unknown key": (["step=20"], ["step", "steps"]),
+    "no pictures": (["n=0"], ["n=0"]),
+    "no model folder": (["model.pretrained=empty"], ["model.pretrained=empty"]),
+    "folder in use": (["model.pretrained=eps-model", "out=one"], ["out=one"]),
+    "size it cannot halve": (["model.pretrained=eps-model", "image_size=17"], ["17", "16 or 18"]),
+    "unknown device": (["model.pretrained=eps-model", "device=tpu"], ["device=tpu"]),
+}
+
+
+@pytest.fixture
+def places(tmp_path, model_folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
+    model_folder.rename(tmp_path / "eps-model")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("program", "case"), [("train", c) for c in TRAIN] + [("sample", c) for c in SAMPLE], ids=lambda value: value
+)
+def test_mistake(run, places, capfd, program, case):
+    overrides, says = {"train": TRAIN, "sample": SAMPLE}[program][case]
+    before = {p: p.stat().st_mtime_ns for p in places.rglob("*")}
+    assert run(program, *overrides) == 2
+    error = capfd.readouterr().err
+    for words in says:
+        assert words in error
+    assert "Traceback" not in error
+    told = [
+        line for line in error.strip().splitlines() if not line.startswith(("on ", "model: ", "data: ", "The model"))
+    ]
+    assert len(told) == 1, told
+    assert {p: p.stat().st_mtime_ns for p in places.rglob("*")} == before
+
+
+def test_debug_shows_the_traceback(run, places, capfd):
+    assert run("train", "data=folder", "data.path=not/there", "debug=true") == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_one_failing_job_does_not_end_a_sweep(run, places, capfd):
+    assert run("train", "-m", *SMALL, "name=sweep", "data.image_size=17,16") == 2
+    table = (places / "runs" / "sweep" / "summary.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert "failed" in table[1]
+    assert "failed" not in table[2]
+
+
+@pytest.mark.parametrize("program", ["train", "sample"])
+def test_help_is_quick_and_complete(program):
+    """No torch import; the groups, the keys and five examples."""
+    began = time.perf_counter()
+    words = [sys.executable, "-X", "importtime", REPOSITORY / f"{program}.py", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in modules
+    assert modules.isdisjoint({"torch", "diffusers", "lightning", "datasets", "matplotlib"})
+    assert done.stdout.split("Examples")[1].split("All keys")[0].count(f"  python {program}.py") == 5
+    assert "scheduler" in done.stdout
+    assert "model.pretrained" in done.stdout
+    assert "APP_CONFIG_GROUPS" not in done.stdout
+    assert seconds < 5  # far above the 0.7 s that it takes, for a busy machine
