@@ -1,10 +1,6 @@
 """Fine-tune a diffusion UNet on pictures: config -> objects -> Trainer.fit. `python train.py --help`."""
 
-import time
-
-from chrysalis.command import command, command_line
-
-STARTED = time.time()
+from chrysalis.command import command, command_line, runs
 
 
 @command("train")
@@ -13,11 +9,11 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis import folder
-    from chrysalis.command import runs
     from chrysalis.denoiser import Denoiser
     from chrysalis.module import FineTuning
     from chrysalis.terminal import say
 
+    started = runs.began()
     cfg, run_dir, checkpoint = runs.begin(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -35,7 +31,7 @@ def train(cfg) -> None:
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     callbacks.append(
-        instantiate(cfg.outcome)(command=command_line(), settings=runs.flat(cfg), started=STARTED, origin=model.origin)
+        instantiate(cfg.outcome)(command=command_line(), settings=runs.flat(cfg), started=started, origin=model.origin)
     )
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     runs.record(cfg, run_dir)

@@ -11,6 +11,7 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     if training:
@@ -23,11 +24,26 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     right.axhline(raw[0], color="#8a8275", linestyle="--", linewidth=1, label="base model")
     right.plot(steps, raw, color="#c9c2b4", marker="o", markersize=3, label="raw weights")
     right.plot(steps, averaged, color="#1f5fd0", marker="o", markersize=3, label="averaged weights (EMA)")
-    right.set(title="held-out loss, fixed images, noise and timesteps", xlabel="optimizer step", yscale="log")
+    right.set(title="held-out loss (always the same pictures and noise)", xlabel="optimizer step", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
+        axes.title.set_fontsize(11)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(
+            FuncFormatter(lambda value, _, axes=axes: f"{value:g}" if _few_decades(axes) else "")
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eee9df")
     with written(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)
+
+
+def _plain(value: float, _) -> str:
+    return f"{value:g}"
+
+
+def _few_decades(axes) -> bool:
+    """On a short log axis the powers of ten alone would leave it without numbers."""
+    low, high = axes.get_ylim()
+    return high / low < 10

@@ -1,5 +1,6 @@
 """A run is one folder: starting one, recording its configuration, continuing it."""
 
+import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -7,6 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
+
+_process_began: list[float] = [time.time()]
+
+
+def began() -> float:
+    """time.time() when this job began: the first job of a process began with the process."""
+    return _process_began.pop() if _process_began else time.time()
 
 
 def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
