@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test lint format
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -34,6 +34,3 @@ lint: setup  ## check style and formatting
 format: setup  ## mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-clean:  ## remove .venv, runs and drawings
-	rm -rf .venv runs samples

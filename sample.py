@@ -20,14 +20,14 @@ def sample(cfg) -> None:
 
     pretrained = cfg.model.pretrained or folder.newest_pipeline()
     scheduler = HydraConfig.get().runtime.choices.scheduler
-    settings = drawing.Settings(
-        str(pretrained), cfg.n, cfg.seed, scheduler, cfg.steps, cfg.image_size and checked_size(cfg.image_size)
-    )
+    image_size = cfg.image_size and checked_size(cfg.image_size, "image_size")
+    extra = drawing.scheduler_settings(cfg.scheduler)
+    settings = drawing.Settings(str(pretrained), cfg.n, cfg.seed, scheduler, cfg.steps, image_size, extra)
     out = Path(HydraConfig.get().runtime.output_dir)
     drawing.refuse_other_pictures(out, settings)
     model = instantiate(cfg.model, pretrained=pretrained)
     size = settings.image_size or model.size()
-    folder.fit_to_size(model, size)
+    folder.fit_to_size(model, size, "image_size")
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction))
     denoiser.to(hardware.device(cfg.device)).eval()
     drawing.draw(out, denoiser, instantiate(cfg.scheduler)(model.scheduler), settings, size, cfg.batch_size)

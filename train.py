@@ -24,21 +24,20 @@ def train(cfg) -> None:
     objective = instantiate(cfg.objective)(model.prediction)
     denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
-    data.prepare_data()
     data.setup()
     say(model.description())
     say(data.description())
 
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    callbacks.append(
-        instantiate(cfg.outcome)(command=command_line(), settings=runs.flat(cfg), started=started, origin=model.origin)
-    )
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
+    record = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "origin": model.origin}
+    callbacks.append(outcome := instantiate(cfg.outcome)(**record))
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     runs.record(cfg, run_dir)
     if cfg.compile:
         denoiser.unet.compile()
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    say(callbacks[-1].summary())
+    outcome.complete(trainer, module)
+    say(outcome.summary())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import sys
 import time
 
 import pytest
-from conftest import REPOSITORY, TINY_MODEL, TINY_RUN
+from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, tiny_unet
+from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
@@ -41,6 +42,13 @@ TRAIN = {
     "bad split": ([*SMALL, "data.val_fraction=2"], ["data.val_fraction=2"]),
     "bad resize": ([*SMALL, "data.resize=squash"], ["data.resize=squash", "crop"]),
     "bad EMA": ([*SMALL, "callbacks.ema.decay=1.5"], ["callbacks.ema.decay=1.5"]),
+    "accumulate nothing": ([*SMALL, "trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches=0"]),
+    "negative seed": ([*SMALL, "seed=-1"], ["seed=-1"]),
+    "accelerator that is not here": ([*SMALL, "trainer.accelerator=mps"], ["trainer.accelerator=mps"]),
+    "callback taken away": ([*SMALL, "callbacks.pictures=null"], ["callbacks.", "every_n_steps"]),
+    "part of a pass": ([*SMALL, "+trainer.limit_train_batches=2"], ["trainer.limit_train_batches"]),
+    "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["same one"]),
+    "grey model": (["model.pretrained=grey-model"], ["grey-model", "only RGB"]),
     "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
 }
 SAMPLE = {
@@ -50,6 +58,8 @@ SAMPLE = {
     "no model folder": (["model.pretrained=empty"], ["model.pretrained=empty"]),
     "folder in use": (["model.pretrained=eps-model", "out=one"], ["out=one"]),
     "size it cannot halve": (["model.pretrained=eps-model", "image_size=17"], ["17", "16 or 18"]),
+    "too many steps": (["model.pretrained=eps-model", "steps=2000"], ["steps=2000", "1000"]),
+    "out is a file": (["model.pretrained=eps-model", "out=one/a.png"], ["one/a.png"]),
     "unknown device": (["model.pretrained=eps-model", "device=tpu"], ["device=tpu"]),
 }
 
@@ -59,6 +69,11 @@ def places(tmp_path, model_folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
+    for name in "ab":
+        (tmp_path / "same").mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "same" / f"{name}.png")
+    grey = DDPMPipeline(unet=tiny_unet(in_channels=1, out_channels=1), scheduler=DDPMScheduler())
+    grey.save_pretrained(tmp_path / "grey-model")
     model_folder.rename(tmp_path / "eps-model")
     return tmp_path
 

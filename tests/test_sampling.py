@@ -102,6 +102,19 @@ def test_every_name_is_a_scheduler_of_diffusers():
         schedulers.build(DDPMScheduler(), "dddim")
 
 
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_a_sampler_is_the_same_before_and_after_export(tmp_path, name):
+    training = DDPMScheduler()
+    training.save_pretrained(tmp_path)
+    reloaded = schedulers.build(DDPMScheduler.from_pretrained(tmp_path), name)
+    built = schedulers.build(training, name)
+    for scheduler in (built, reloaded):
+        scheduler.set_timesteps(10)
+    assert torch.equal(built.timesteps, reloaded.timesteps)
+    different = {k for k in built.config if not k.startswith("_") and built.config[k] != reloaded.config[k]}
+    assert not different & {"clip_sample", "timestep_spacing", "steps_offset", "thresholding", "beta_start", "beta_end"}
+
+
 def test_drawing_leaves_the_training_scheduler_alone(denoiser):
     before = denoiser.scheduler.timesteps.clone()
     draw(denoiser, "ddpm", 5, seeds.generators(0, 1))

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -187,6 +188,54 @@ def test_passes_are_counted_right_after_a_stop_inside_one(tiny_run, run):
     part = tiny_run("part", "trainer.accumulate_grad_batches=2", "trainer.max_steps=2")
     assert run("train", f"resume={part}", "trainer.max_steps=-1", "trainer.max_epochs=2") == 0
     assert results(part)["steps"] == 2 * 3
+
+
+def test_a_copied_run_continues_in_its_own_folder(tiny_run, run, tmp_path):
+    part = tiny_run("part", "trainer.max_steps=2")
+    shutil.copytree(part, tmp_path / "runs" / "copy")
+    before = {p: p.stat().st_mtime_ns for p in part.rglob("*")}
+    assert run("train", "resume=runs/copy", "trainer.max_steps=4") == 0
+    assert {p: p.stat().st_mtime_ns for p in part.rglob("*")} == before
+    again = results(tmp_path / "runs" / "copy")
+    assert again["steps"] == 4
+    assert again["continued_by"] == ["python train.py resume=runs/copy trainer.max_steps=4"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "objective.snr_gamma=5", "data=moths", "x.y=1"],
+)
+def test_what_would_change_the_past_is_refused(tiny_run, run, capfd, change):
+    part = tiny_run("part", "trainer.max_steps=2")
+    recorded = (part / "config.yaml").read_text()
+    assert run("train", f"resume={part}", change) == 2
+    assert change.split("=")[0] in capfd.readouterr().err
+    assert (part / "config.yaml").read_text() == recorded
+
+
+def test_a_run_killed_after_its_last_step_is_completed(tiny_run, run):
+    folder = tiny_run("a")
+    figures = results(folder)
+    shutil.rmtree(folder / "pipeline")
+    (folder / "results.json").unlink()
+    assert run("train", f"resume={folder}") == 0
+    assert results(folder)["held_out_loss"] == figures["held_out_loss"]
+    assert (folder / "pipeline" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("off", ["null", "0"])
+def test_clipping_can_be_turned_off(tiny_run, off):
+    free = checkpoint(tiny_run("free", f"trainer.gradient_clip_val={off}"))
+    far = checkpoint(tiny_run("far", "trainer.gradient_clip_val=1e9"))
+    assert all(torch.equal(w, far["state_dict"][name]) for name, w in free["state_dict"].items())
+
+
+def test_divergence_is_said_and_nothing_is_exported(run, tmp_path, capfd):
+    wild = ["optimizer.lr=1e6", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "trainer.gradient_clip_val=null"]
+    tiny = [*TINY_MODEL, *DATA, *TINY_RUN, "name=wild", "trainer.max_steps=40"]
+    assert run("train", *tiny, *wild) == 2
+    assert "diverged" in capfd.readouterr().err
+    assert not (tmp_path / "runs" / "wild" / "pipeline").exists()
 
 
 def test_a_frozen_seed_gives_the_same_run_whatever_the_workers(tiny_run):

@@ -28,7 +28,7 @@ step {results["best_step"]} of {results["steps"]}.
 Made by
 
 ```
-{results["command"]}
+{chr(10).join([results["command"], *results["continued_by"]])}
 ```
 
 Drawn from with stock diffusers:

@@ -40,7 +40,7 @@ class Pictures(LightningDataModule):
         self.pictures: PictureSet | None = None
 
     def prepare_data(self) -> None:
-        open_set(self.source, self.size, self.resize)
+        self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         if self.pictures is not None:

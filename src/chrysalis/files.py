@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,11 @@ def written(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path) -> Iterator[Path]:
-    """Yield a partial folder beside `path`; on success it replaces `path`, on an error it is removed."""
+def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
+    """Yield a partial folder beside `path`; on success it replaces `path`, on an error it is removed.
+
+    keep_existing: if `path` has come into being meanwhile, it stays and ours is dropped.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -40,6 +44,8 @@ def written_folder(path: Path) -> Iterator[Path]:
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
         partial.chmod(0o777 & ~_umask())
+        if path.exists() and keep_existing:
+            return
         if path.exists():
             previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
             os.replace(path, previous / path.name)
@@ -61,6 +67,13 @@ def shown(path: Path) -> str:
     """A path as a person here would type it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown_program(name: str) -> str:
+    """A program of this environment as a person here would type it: by name if that finds it, else by path."""
+    here = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    return name if found and Path(found).absolute() == here.absolute() else shown(here)
 
 
 def remove_if_empty(folder: Path) -> None:

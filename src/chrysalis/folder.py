@@ -100,6 +100,7 @@ def _load_folder(folder: Path, asked: str) -> Model:
         raise UserError(
             f"model.pretrained={asked} has no scheduler_config.json, neither in scheduler/ nor at its root."
         )
+    _refuse_other_kinds(config, json.loads((scheduler_at / "scheduler_config.json").read_text(encoding="utf-8")), asked)
     try:
         unet = UNet2DModel.from_pretrained(
             unet_at, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
@@ -107,6 +108,18 @@ def _load_folder(folder: Path, asked: str) -> Model:
         return Model(unet, DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True), str(folder))
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
         raise UserError(f"model.pretrained={asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
+    """Only unconditional RGB models on a discrete variance-preserving schedule can be trained here."""
+    if unet.get("in_channels", 3) != 3 or unet.get("out_channels", 3) not in (3, 6):
+        channels = f"{unet.get('in_channels')} channels in and {unet.get('out_channels')} out"
+        raise UserError(f"model.pretrained={asked} has {channels}: only RGB models (3) can be used.")
+    if unet.get("class_embed_type") or unet.get("num_class_embeds"):
+        raise UserError(f"model.pretrained={asked} needs class labels: only unconditional models can be used.")
+    if "beta_schedule" not in scheduler and "trained_betas" not in scheduler:
+        kind = scheduler.get("_class_name")
+        raise UserError(f"model.pretrained={asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
 
 
 def _load_hub(hub_id: str) -> Model:
@@ -118,14 +131,21 @@ def _load_hub(hub_id: str) -> Model:
             settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": only_cached}
             unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, **settings)
             scheduler = DDPMScheduler.from_pretrained(hub_id, subfolder=scheduler_in, local_files_only=only_cached)
-            return Model(unet, scheduler, hub_id)
+            break
         except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
             last = error
+    else:
+        raise _not_to_be_had(hub_id, only_cached) from last
+    _refuse_other_kinds(dict(unet.config), dict(scheduler.config), hub_id)
+    return Model(unet, scheduler, hub_id)
+
+
+def _not_to_be_had(hub_id: str, only_cached: bool) -> UserError:
     why = "there is no network" if only_cached else "no such UNet2DModel with safetensors is there, or it is private"
-    raise UserError(
+    return UserError(
         f"model.pretrained={hub_id} could not be fetched from the hub: {why}. The offline default is "
         f"model.pretrained={BUNDLED}."
-    ) from last
+    )
 
 
 def scratch(
@@ -154,8 +174,11 @@ def scratch(
     return Model(unet, DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule), None)
 
 
-def fit_to_size(model: Model, size: tuple[int, int]) -> str | None:
-    """Check that the UNet can halve (height, width) and write it into the config; a sentence if the size is new."""
+def fit_to_size(model: Model, size: tuple[int, int], key: str = "data.image_size") -> str | None:
+    """Check that the UNet can halve (height, width) and write it into the config; a sentence if the size is new.
+
+    key: what the user set it by.
+    """
     native = model.unet.config.sample_size
     native = (native, native) if isinstance(native, int) else native and tuple(native)
     step = 2 ** (len(model.unet.config.block_out_channels) - 1)
@@ -167,7 +190,7 @@ def fit_to_size(model: Model, size: tuple[int, int]) -> str | None:
             )
         )
         raise UserError(
-            f"data.image_size={size[0] if size[0] == size[1] else list(size)} cannot be halved {step.bit_length() - 1} "
+            f"{key}={size[0] if size[0] == size[1] else list(size)} cannot be halved {step.bit_length() - 1} "
             f"times, as this UNet does: use a multiple of {step}, such as {near}."
         )
     if native == tuple(size):

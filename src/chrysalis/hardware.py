@@ -1,6 +1,5 @@
 """What this machine is and which arithmetic it does well."""
 
-import os
 import platform
 
 import torch
@@ -8,13 +7,18 @@ import torch
 from chrysalis.errors import UserError
 
 
-def accelerator(asked: str = "auto") -> str:
+def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
     """'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto would choose."""
-    if asked not in ("auto", "gpu"):
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked in available:
+        if not available[asked]:
+            raise UserError(f"{key}={asked} is not on this machine: leave it auto, or take cpu.")
         return asked
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if asked not in ("auto", "gpu"):
+        raise UserError(f"{key}={asked} is unknown: choose auto, cuda, mps or cpu.")
+    if asked == "gpu" and not (available["cuda"] or available["mps"]):
+        raise UserError(f"{key}=gpu: there is none on this machine. Leave it auto, or take cpu.")
+    return next(name for name, here in available.items() if here)
 
 
 def precision(asked: str, on: str) -> tuple[str, str]:
@@ -25,7 +29,7 @@ def precision(asked: str, on: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU multiplies bf16 in hardware"
         return "16-mixed", "this GPU multiplies fp16 in hardware, not bf16"
-    if on == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions():
+    if on == "cpu" and _has_bf16_instructions() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "bf16-mixed", "this CPU has bf16 instructions"
     return "32-true", f"plain float32 is the safe choice on this {on}"
 
@@ -42,12 +46,7 @@ def _has_bf16_instructions() -> bool:
 
 def device(asked: str = "auto") -> torch.device:
     """The device to draw on."""
-    if asked not in ("auto", "gpu", "cuda", "mps", "cpu"):
-        raise UserError(f"device={asked} is unknown: choose auto, cuda, mps or cpu.")
-    name = accelerator(asked)
-    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise UserError(f"device={asked} is not on this machine: leave it auto or take cpu.")
-    return torch.device(name)
+    return torch.device(accelerator(asked, "device"))
 
 
 def description(on: str) -> str:
@@ -70,7 +69,3 @@ def versions() -> dict[str, str]:
 
     names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -37,9 +37,12 @@ class FineTuning(LightningModule):
         return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Clip by the total norm, and keep the norm from before for the log."""
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.trainable()], limit)
+        """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
+        params = [p for _, p in self.trainable()]
+        by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(params, gradient_clip_val if by_norm else float("inf"))
+        if gradient_clip_val and not by_norm:
+            torch.nn.utils.clip_grad_value_(params, gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
         optimizer = self.make_optimizer([p for _, p in self.trainable()])

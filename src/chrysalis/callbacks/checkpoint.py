@@ -40,13 +40,13 @@ class Checkpoint(Callback):
         self._saved = {"last": trainer.global_step, "best": of(trainer, HeldOut).best_step}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        self._save(trainer, "best", of(trainer, HeldOut).best_step)
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer, "last", trainer.global_step)
-        self._save(trainer, "best", of(trainer, HeldOut).best_step)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer, "last", trainer.global_step)
         self._save(trainer, "best", of(trainer, HeldOut).best_step)
+        self._save(trainer, "last", trainer.global_step)
 
     def _save(self, trainer: Trainer, name: str, step: int) -> None:
         """At most once a step, and `best` only while its step is the current one."""

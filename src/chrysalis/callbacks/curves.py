@@ -31,15 +31,19 @@ class Curves(Callback):
         self._seen_step = step = trainer.global_step
         self._pending.append(self._window)
         self._window = None
-        if step % trainer.log_every_n_steps == 0 or step == 1 or step == trainer.max_steps:
+        if step % trainer.log_every_n_steps == 0 or step == 1:
             self._read(trainer, module, step)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._pending:
+            self._read(trainer, module, trainer.global_step)
 
     def _read(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         losses = torch.stack(self._pending).tolist()
         self._pending = []
-        for loss in losses:
+        for at, loss in enumerate(losses, step - len(losses) + 1):
             self._average = (
-                loss if self._average is None else self._average + (1 - self._keep(step)) * (loss - self._average)
+                loss if self._average is None else self._average + (1 - self._keep(at)) * (loss - self._average)
             )
         self.history.append([step, losses[-1], self._average])
         values = {

@@ -1,5 +1,7 @@
 """Held-out loss on fixed triples, for the raw and the averaged weights, against the untouched base model."""
 
+import math
+
 import torch
 from lightning import Callback, LightningModule, Trainer
 
@@ -50,6 +52,11 @@ class HeldOut(Callback):
         with of(trainer, EMA).applied(module):
             averaged = self._measure(trainer, module)
         self.history.append([step, raw.mean().item(), averaged.mean().item()])
+        if not all(math.isfinite(value) for value in self.history[-1]):
+            raise UserError(
+                f"The held-out loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
+                "trainer.gradient_clip_val=1.0."
+            )
         if self.history[-1][2] < self.best:
             self.best_step, self.best = step, self.history[-1][2]
         self._log(trainer, step, raw, averaged)

@@ -13,7 +13,7 @@ from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
-from chrysalis.files import shown, write_text
+from chrysalis.files import shown, shown_program, write_text
 from chrysalis.plots import loss_curve
 
 
@@ -30,17 +30,23 @@ class Outcome(Callback):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half = started, origin, half
         self.results: dict = {}
-        self._seconds_before = 0.0
+        self._seconds_before, self._commands_before = 0.0, []
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.global_step == 0 or not trainer.is_global_zero:
+        self.complete(trainer, module)
+
+    def complete(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write everything, once; a run that was killed after its last step is resumed for this alone."""
+        if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
-        ema, held_out = of(trainer, EMA), of(trainer, HeldOut)
-        pictures = of(trainer, Pictures)
-        with ema.applied(module, self._best_averages(trainer, held_out.best_step)):
-            after = pictures.draw(trainer, module)
+        ema, held_out, pictures = of(trainer, EMA), of(trainer, HeldOut), of(trainer, Pictures)
+        step, averages = self._best(trainer, held_out)
+        with ema.applied(module, averages):
+            drawn_at, after = pictures.latest
+            if drawn_at != step:
+                after = pictures.draw(trainer, module)
             strip = pixels.strip([pictures.base[:8], after[:8]])
-            self.results = self._results(trainer, held_out)
+            self.results = self._results(trainer, held_out, step)
             text = card.text(self.results, self.origin, trainer.datamodule.source.name, trainer.datamodule.size)
             folder.save(
                 self.run_dir / "pipeline", module.denoiser.unet, module.denoiser.scheduler, text, strip, self.half
@@ -60,30 +66,33 @@ class Outcome(Callback):
             f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, base model "
             f"{r['base_held_out_loss']:.5f} ({gain:+.1%} better)\n"
             f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
-            f"draw from it   python sample.py model.pretrained={run_dir}/pipeline n=8\n"
-            f"watch it       tensorboard --logdir runs"
+            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8\n"
+            f"watch it       {shown_program('tensorboard')} --logdir runs"
         )
 
-    def _best_averages(self, trainer: Trainer, best_step: int) -> dict[str, torch.Tensor] | None:
-        best = self.run_dir / "checkpoints" / "best.ckpt"
-        if best_step == trainer.global_step or not best.is_file():
-            return None
-        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-        return checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
+    def _best(self, trainer: Trainer, held_out: HeldOut) -> tuple[int, dict[str, torch.Tensor] | None]:
+        """(step, averages) of the best step, or of the last (None: the current ones) where best.ckpt is another's."""
+        file = self.run_dir / "checkpoints" / "best.ckpt"
+        if held_out.best_step < trainer.global_step and file.is_file():
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            if checkpoint["global_step"] == held_out.best_step:
+                return held_out.best_step, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
+        return trainer.global_step, None
 
-    def _results(self, trainer: Trainer, held_out: HeldOut) -> dict:
+    def _results(self, trainer: Trainer, held_out: HeldOut, step: int) -> dict:
         on = trainer.strategy.root_device.type
         speed = of(trainer, Clock).images_per_second()
         return {
             "images_per_second": speed and round(speed, 2),
-            "held_out_loss": held_out.best,
+            "held_out_loss": next(row[2] for row in held_out.history if row[0] == step),
             "base_held_out_loss": held_out.history[0][1],
             "final_held_out_loss": held_out.history[-1][2],
             "final_training_loss": of(trainer, Curves).latest,
-            "best_step": held_out.best_step,
+            "best_step": step,
             "steps": trainer.global_step,
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
-            "command": self.command,
+            "command": (self._commands_before or [self.command])[0],
+            "continued_by": [*self._commands_before, self.command][1:],
             "precision": str(trainer.precision),
             "hardware": hardware.description(on),
             "versions": hardware.versions(),
@@ -99,7 +108,8 @@ class Outcome(Callback):
         trainer.logger.save()
 
     def state_dict(self) -> dict:
-        return {"seconds": self._seconds_before + time.time() - self.started}
+        seconds = self._seconds_before + time.time() - self.started
+        return {"seconds": seconds, "commands": [*self._commands_before, self.command]}
 
     def load_state_dict(self, state: dict) -> None:
-        self._seconds_before = state["seconds"]
+        self._seconds_before, self._commands_before = state["seconds"], list(state["commands"])

@@ -40,7 +40,7 @@ class Pictures(Callback):
         self.run_dir, self.every_n_steps, self.n, self.seed = Path(run_dir), every_n_steps, n, seed
         self.scheduler, self.steps, self.preview = scheduler, steps, preview
         self.base: torch.Tensor | None = None
-        self._drawn_at = -1
+        self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, pictures with averaged weights)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
@@ -48,14 +48,14 @@ class Pictures(Callback):
         if self.base is None:
             self.base = self.draw(trainer, module)
             self._show(trainer, self.base, 0)
-        self._drawn_at = trainer.global_step
+        self.latest = (trainer.global_step, self.base)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step > self._drawn_at:
-            self._drawn_at = step
+        if step % self.every_n_steps == 0 and step > self.latest[0]:
             with of(trainer, EMA).applied(module):
-                self._show(trainer, self.draw(trainer, module), step)
+                self.latest = (step, self.draw(trainer, module))
+            self._show(trainer, self.latest[1], step)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
         """uint8 [n, 3, H, W] with the weights that the module holds now."""
@@ -77,9 +77,11 @@ class Pictures(Callback):
     def _show_first_batch(self, trainer: Trainer) -> None:
         """The first pictures that training will see, flipped and cropped as it sees them."""
         data = trainer.datamodule
-        batches, seen = iter(data.train_dataloader()), []
-        while sum(map(len, seen)) < min(self.preview, len(data.train_rows)):
-            seen.append(next(batches).image)
+        seen = []
+        for batch in data.train_dataloader():
+            seen.append(batch.image)
+            if sum(map(len, seen)) >= self.preview:
+                break
         sheet = pixels.grid(torch.cat(seen)[: self.preview])
         if trainer.is_global_zero:
             pixels.save_png(sheet, self.run_dir / "first_pictures.png")

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.command.mistakes import sentence
+from chrysalis.command.runs import set_changes_aside
 from chrysalis.command.sweep import forget
 from chrysalis.files import remove_if_empty
 from chrysalis.terminal import console
 
+_typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
@@ -28,7 +31,7 @@ def command(config_name: str) -> Callable:
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        errors: list[Exception] = []
+        codes: list[int] = []  # not the exceptions: their tracebacks would keep a failed job's tensors alive
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> None:
@@ -36,8 +39,7 @@ def command(config_name: str) -> Callable:
             try:
                 task(cfg)
             except Exception as error:
-                errors.append(error)
-                _show(error, config_name)
+                codes.append(_show(error, config_name))
             finally:
                 remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
@@ -45,32 +47,36 @@ def command(config_name: str) -> Callable:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
             for name, resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
                 OmegaConf.register_new_resolver(name, resolver, replace=True)
-            errors.clear()
+            codes.clear()
+            _typed[:] = sys.argv[1:]
+            sys.argv[1:] = set_changes_aside(sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
-                errors.append(error)
                 forget()
-                _show(error, config_name)
-            if errors:
-                sys.exit(2 if all(sentence(error, config_name, CONF) for error in errors) else 1)
+                codes.append(_show(error, config_name))
+            if codes:
+                sys.exit(min(codes))
 
         return main
 
     return decorate
 
 
-def _show(error: Exception, config_name: str) -> None:
+def _show(error: Exception, config_name: str) -> int:
+    """Tell the user; the exit code: 2 for a mistake of theirs, 1 for one of ours."""
     text = sentence(error, config_name, CONF)
-    if text is None or "debug=true" in sys.argv:
+    if text is None or "debug=true" in _typed:
         traceback.print_exception(error)
     else:
         console.print(text, style="red", soft_wrap=True, markup=False)
+    return 1 if text is None else 2
 
 
 def command_line() -> str:
-    """The command as it was typed, quoted so that it can be typed again."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command of this job, quoted so that it can be typed again; of a sweep, the job's own overrides."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.get().mode == RunMode.MULTIRUN else _typed
+    return shlex.join(["python", Path(sys.argv[0]).name, *overrides])
 
 
 def _run_folder(name: str, resume: str | None) -> str:

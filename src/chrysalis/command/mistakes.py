@@ -40,6 +40,8 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         return f"{key} cannot be used: {_first_line(error.__cause__ or error)}"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used: {error.strerror}."
     return None
 
 

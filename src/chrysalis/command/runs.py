@@ -1,15 +1,26 @@
 """A run is one folder: starting one, recording its configuration, continuing it."""
 
+import os
+import re
 import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
 
+# What may change when a run continues; anything else would change what was learned so far.
+CHANGEABLE = re.compile(
+    r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
+    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
+    r"|data\.(path|num_workers)|outcome\.half|compile|debug"
+)
+
 _process_began: list[float] = [time.time()]
+_changes: list[str] = []
 
 
 def began() -> float:
@@ -17,40 +28,74 @@ def began() -> float:
     return _process_began.pop() if _process_began else time.time()
 
 
+def set_changes_aside(arguments: list[str]) -> list[str]:
+    """With resume=... among them, only that: the other overrides are for the recorded configuration, see begin."""
+    _changes.clear()
+    if not any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
+        return arguments
+    kept = [a for a in arguments if a.startswith(("-", "resume=", "name=", "hydra"))]
+    _changes.extend(a for a in arguments if a not in kept)
+    return kept
+
+
 def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     """(configuration, run folder, checkpoint to continue from or None).
 
     With resume=runs/NAME the configuration is the one recorded there, with this command's overrides on top.
     """
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
     if not cfg.resume:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if (folder / "config.yaml").exists():
+        used = any((folder / name).exists() for name in ("results.json", "checkpoints"))
+        if used and is_main_process():
             where = shown(folder)
-            raise UserError(
-                f"{where} already holds a run: choose another name=..., or continue it with resume={where}."
-            )
+            raise UserError(f"{where} already holds a run: choose another name, or continue it with resume={where}.")
         return cfg, folder, None
     folder = Path(cfg.resume)
     recorded, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     if not recorded.is_file():
         raise UserError(f"resume={cfg.resume} is not a run: it has no config.yaml. Runs lie in runs/NAME.")
     if not checkpoint.is_file():
-        raise UserError(f"resume={cfg.resume} has no checkpoints/last.ckpt yet: start it again without resume.")
-    changes = [o for o in HydraConfig.get().overrides.task if o.split("=")[0].lstrip("+~") not in ("resume", "name")]
-    if groups := [o for o in changes if "." not in o.split("=")[0] and o.split("=")[0] in _groups(cfg)]:
-        raise UserError(
-            f"{groups[0]} cannot be given with resume: only single keys such as trainer.max_steps=1000 can."
-        )
-    merged = OmegaConf.merge(OmegaConf.load(recorded), OmegaConf.from_dotlist(changes))
-    merged.resume, merged.run_dir = str(folder), str(folder)
-    return merged, folder, checkpoint
+        again = f"start it again with name={folder.name}"
+        raise UserError(f"resume={cfg.resume} has no checkpoints/last.ckpt to continue from: {again}.")
+    was = OmegaConf.load(recorded)
+    _change(was, folder)
+    _set_everywhere(was, "run_dir", str(folder))
+    return was, folder, checkpoint
+
+
+def _change(cfg: DictConfig, folder: Path) -> None:
+    for override in OverridesParser.create().parse_overrides(_changes):
+        key = override.key_or_group
+        if override.is_delete() or override.is_sweep_override():
+            raise UserError(f"{override.input_line} cannot be given with resume: only key=value can.")
+        if OmegaConf.select(cfg, key, default=cfg) is cfg and not override.is_add():
+            raise UserError(f"{key} is not a key of the run in {shown(folder)}: see its config.yaml.")
+        if not CHANGEABLE.fullmatch(key):
+            raise UserError(f"{key} cannot change when a run continues: start a new run, or leave it out.")
+        OmegaConf.update(cfg, key, override.value())
+
+
+def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
+    """A run folder may have been moved or copied: what is written belongs into this one."""
+    for key in cfg:
+        if key == name:
+            cfg[key] = value
+        elif OmegaConf.is_dict(cfg[key]):
+            _set_everywhere(cfg[key], name, value)
+
+
+def is_main_process() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
     """config.yaml: resolved, enough to run it again."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    plain["resume"] = None
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if is_main_process():
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        plain["resume"] = None
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 
 def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
@@ -67,7 +112,3 @@ def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     chosen = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k not in ("callbacks", "logger")}
     walk(chosen, "")
     return pairs
-
-
-def _groups(cfg: DictConfig) -> set[str]:
-    return {key for key in cfg if OmegaConf.is_dict(cfg._get_node(key))} | {"experiment"}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from chrysalis.files import remove_if_empty, written
 from chrysalis.terminal import console
@@ -54,8 +55,8 @@ class Summary(Callback):
         folder = Path(config.hydra.sweep.dir)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *self.rows])
-        table = Table(*COLUMNS, title=str(folder))
+        table = Table(*(Column(name, overflow="fold") for name in COLUMNS), title=str(folder))
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*(escape(cell) for cell in row))
         console.print(table)
         console.print(f"also in {folder / 'summary.csv'};  tensorboard --logdir {folder}", markup=False, soft_wrap=True)

@@ -95,14 +95,13 @@ class Pictures(Dataset):
         )
 
 
-def loader(pictures: PictureSet, order: Order, flip: bool, num_workers: int = 0, pin: bool = False) -> DataLoader:
+def loader(pictures: PictureSet, order: Order, flip: bool, num_workers: int = 0) -> DataLoader:
     """Batches in `order`. Without workers the main process reads the memory-mapped store, which is rarely slower."""
     return DataLoader(
         Pictures(pictures, flip),
         batch_size=None,
         sampler=order,
         num_workers=num_workers,
-        persistent_workers=False,
-        pin_memory=pin,
+        persistent_workers=num_workers > 0,
         multiprocessing_context="spawn" if num_workers else None,
     )

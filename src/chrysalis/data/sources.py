@@ -111,7 +111,7 @@ class Folder:
 
     def _from_metadata(self) -> list[dict]:
         rows, listing = [], self.path / "metadata.jsonl"
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(listing.read_text(encoding="utf-8").split("\n"), 1):
             if not line.strip():
                 continue
             try:
@@ -124,7 +124,7 @@ class Folder:
                     {
                         "file": file,
                         "label": None if label is None else str(label),
-                        "caption": caption,
+                        "caption": None if caption is None else str(caption),
                         "mask": self._below(mask) if mask else None,
                     }
                 )
@@ -189,7 +189,8 @@ class Hub:
                 raise UserError(f"data.{what}_column={column} is not a column of {path}: it has {have}.")
         from datasets import Image as ImageFeature
 
-        self.rows = self.rows.cast_column(image_column, ImageFeature(decode=False))
+        used = list(dict.fromkeys(column for column in self.columns.values() if column))
+        self.rows = self.rows.select_columns(used).cast_column(image_column, ImageFeature(decode=False))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -232,8 +233,8 @@ def _load(path: str, split: str):
 
     datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or only_cached
     try:
-        if local and (folder / "state.json").is_file():
-            return datasets.load_from_disk(str(folder))
+        if local and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return _of_split(datasets.load_from_disk(str(folder)), split)
         return datasets.load_dataset(str(folder) if local else path, split=split)
     except Exception as error:  # the hub's client and the readers raise dozens of kinds
         first = (str(error) or type(error).__name__).splitlines()[0]
@@ -245,8 +246,19 @@ def _load(path: str, split: str):
         raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {OFFLINE_HINT}") from error
 
 
+def _of_split(rows, split: str):
+    """`split` of what save_to_disk wrote: a set of splits, or one that may know its name."""
+    if hasattr(rows, "keys"):
+        if split not in rows:
+            raise ValueError(f"it has the splits {', '.join(rows)}")
+        return rows[split]
+    if rows.split is not None and str(rows.split) != split:
+        raise ValueError(f"it is the split {rows.split}")
+    return rows
+
+
 def _walk(root: Path) -> Sequence[Path]:
-    """Files below `root` through linked folders too, each folder once, so that a loop of links ends."""
+    """Visible files below `root` through linked folders too, each folder once, so that a loop of links ends."""
     found, seen = [], set()
     for here, folders, names in os.walk(root, followlinks=True):
         status = os.stat(here)
@@ -254,7 +266,8 @@ def _walk(root: Path) -> Sequence[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        found += [Path(here) / name for name in names]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(here) / name for name in names if not name.startswith(".")]
     return found
 
 

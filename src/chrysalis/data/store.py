@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+from PIL import UnidentifiedImageError
 
 from chrysalis.data.sources import Drawn, Picture, Source, content_hash
 from chrysalis.data.transforms import Resize
@@ -35,6 +36,11 @@ class PictureSet:
     contents: np.ndarray  # int64 [N], a hash of each picture's bytes
     names: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # (name, why)
+    folder: Path
+
+    def __reduce__(self):
+        """A worker process opens the store again; the pictures themselves do not travel."""
+        return open_folder, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,6 +48,8 @@ class PictureSet:
     def split(self, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """(train, held-out) rows by a hash of each picture's bytes: order and names do not matter, and equal
         pictures fall on the same side. Both sides have at least one row."""
+        if len(set(self.contents.tolist())) < 2:
+            raise UserError("All pictures are the same one: two different ones are needed, one of them held out.")
         place = np.array([content_hash(int(c).to_bytes(8, "big")) for c in self.contents]) / 2**63
         held_out = place < val_fraction
         if not held_out.any():
@@ -63,23 +71,27 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSe
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
     if not folder.is_dir():
         _decode(source, size, resize, folder)
-    pictures = _read(folder)
+    pictures = open_folder(folder)
     if pictures.rejected:
-        shown = "; ".join(f"{name} ({why})" for name, why in pictures.rejected[:10])
-        more = f"; and {len(pictures.rejected) - 10} more" if len(pictures.rejected) > 10 else ""
-        warn(f"{len(pictures.rejected)} of {len(source)} pictures cannot be read and are left out: {shown}{more}.")
+        listed = _listed(pictures.rejected, 10)
+        warn(f"{len(pictures.rejected)} of {len(source)} pictures cannot be read and are left out: {listed}.")
     return pictures
+
+
+def _listed(rejected: Sequence[tuple[str, str]], most: int) -> str:
+    more = f"; and {len(rejected) - most} more" if len(rejected) > most else ""
+    return "; ".join(f"{name} ({why})" for name, why in rejected[:most]) + more
 
 
 def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
     needed = len(source) * 3 * size[0] * size[1]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder.parent).free) < 1.5 * needed:
+    if (free := shutil.disk_usage(folder.parent).free) < 3 * needed:
         raise UserError(
             f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded pictures need {needed / 2**30:.1f}: "
             "make room there or set CHRYSALIS_CACHE to another folder."
         )
-    with written_folder(folder) as partial_folder:
+    with written_folder(folder, keep_existing=True) as partial_folder:
         rows, rejected = [], []
         images = np.lib.format.open_memmap(partial_folder / "all.npy", "w+", np.uint8, (len(source), 3, *size))
         masks = None
@@ -117,10 +129,8 @@ def _shorten(folder: Path, name: str, final: str, values: np.ndarray, n: int) ->
 def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
     if len(rejected) <= MAX_UNREADABLE * n and len(rejected) < n:
         return
-    shown = "; ".join(f"{name} ({why})" for name, why in rejected[:5])
-    more = f"; and {len(rejected) - 5} more" if len(rejected) > 5 else ""
     raise UserError(
-        f"{len(rejected)} of {n} pictures cannot be read, more than {MAX_UNREADABLE:.0%}: {shown}{more}. "
+        f"{len(rejected)} of {n} pictures cannot be read, more than {MAX_UNREADABLE:.0%}: {_listed(rejected, 5)}. "
         "Mend or remove them, or point data.path at another folder."
     )
 
@@ -128,6 +138,8 @@ def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
 def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Picture | str:
     try:
         return source.read(i, size, resize)
+    except UnidentifiedImageError:
+        return "not a picture"
     except Exception as error:  # a picture from anywhere can fail in any way; it is listed, never fatal alone
         return f"{type(error).__name__}: {error}".split("\n")[0][:160]
 
@@ -150,7 +162,7 @@ def _pool(source: Source, n: int) -> Executor:
     return ThreadPoolExecutor(min(cores, 16))
 
 
-def _read(folder: Path) -> PictureSet:
+def open_folder(folder: Path) -> PictureSet:
     try:
         listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -169,4 +181,5 @@ def _read(folder: Path) -> PictureSet:
         np.array(contents, dtype=np.int64),
         names,
         tuple((name, why) for name, why in listing["rejected"]),
+        folder,
     )

@@ -11,11 +11,11 @@ from chrysalis.errors import UserError
 Resize = Literal["crop", "stretch", "pad"]
 
 
-def checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """`data.image_size` as (height, width)."""
+def checked_size(image_size: int | tuple[int, int], key: str = "data.image_size") -> tuple[int, int]:
+    """An image size, as the user set it by `key`, as (height, width)."""
     pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(pair) != 2 or any(not isinstance(s, int) or isinstance(s, bool) or not 8 <= s <= 4096 for s in pair):
-        raise UserError(f"data.image_size={image_size} must be a number of pixels from 8 to 4096, or [height,width].")
+        raise UserError(f"{key}={image_size} must be a number of pixels from 8 to 4096, or [height,width].")
     return pair
 
 
@@ -60,4 +60,6 @@ def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
     """uint8 [1, H, W], 0 or 255; padding counts as outside."""
     fitted = fit(ImageOps.exif_transpose(mask).convert("L"), size, resize, fill=0, nearest=True)
-    return ((np.asarray(fitted) > 127) * np.uint8(255))[None]
+    values = np.asarray(fitted)
+    inside = values > (127 if values.max(initial=0) > 1 else 0)  # some tools write masks as 0 and 1
+    return (inside * np.uint8(255))[None]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from chrysalis import hardware, pixels, seeds
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
-from chrysalis.sampling.loop import trajectory
+from chrysalis.sampling.loop import evaluations, trajectory
 from chrysalis.terminal import progress
 
 GRID = 64  # a grid of more pictures than this would be unreadable
@@ -39,14 +40,21 @@ class Settings:
     def command(self, out: Path) -> str:
         words = ["python", "sample.py", f"model.pretrained={self.pretrained}", f"n={self.n}", f"seed={self.seed}"]
         words += [f"scheduler={self.scheduler}", f"steps={self.steps}"]
-        words += [f"scheduler.{key}={value}" for key, value in self.scheduler_settings]
+        words += [f"+scheduler.{key}={value}" for key, value in self.scheduler_settings]
         if self.image_size:
             words.append(f"image_size=[{self.image_size[0]},{self.image_size[1]}]")
         return shlex.join([*words, f"out={shown(out)}"])
 
 
+def scheduler_settings(leaf: Mapping) -> tuple[tuple[str, object], ...]:
+    """What a conf/scheduler leaf sets beside the scheduler's name."""
+    return tuple(sorted((key, value) for key, value in leaf.items() if key not in ("_target_", "_partial_", "name")))
+
+
 def refuse_other_pictures(out: Path, settings: Settings) -> None:
     """The folder may be new, empty, or hold these very pictures; nothing else is written over."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={shown(out)} is a file: choose a folder.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
@@ -65,7 +73,8 @@ def draw(
         raise UserError(f"batch_size={batch_size} must be a whole number, at least 1.")
     first = []
     command = settings.command(out)
-    with progress(f"drawing {settings.n} pictures", settings.n * settings.steps) as advance:
+    total = settings.n * evaluations(denoiser, scheduler, settings.steps)
+    with progress(f"drawing {settings.n} pictures", total) as advance:
         for start in range(0, settings.n, batch_size):
             count = min(batch_size, settings.n - start)
             generators = seeds.generators(settings.seed + start, count)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from chrysalis.denoiser import Denoiser
+from chrysalis.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ def initial_noise(shape: tuple[int, ...], generators: list[torch.Generator], dev
     return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
 
 
+def evaluations(denoiser: Denoiser, scheduler, steps: int) -> int:
+    """Set the scheduler's timesteps; how often the UNet will be asked (twice a step for second-order schedulers)."""
+    if not 1 <= steps <= len(denoiser.noise):
+        raise UserError(f"steps={steps} must lie between 1 and the {len(denoiser.noise)} timesteps of the model.")
+    scheduler.set_timesteps(steps, device=denoiser.noise.alphas.device)
+    return len(scheduler.timesteps)
+
+
 @torch.no_grad()
 def trajectory(
     denoiser: Denoiser, scheduler, steps: int, generators: list[torch.Generator], size: tuple[int, int]
@@ -33,7 +42,7 @@ def trajectory(
     generators: one a picture; the start, and the noise of stochastic schedulers, come from them in turn.
     """
     device = denoiser.noise.alphas.device
-    scheduler.set_timesteps(steps, device=device)
+    evaluations(denoiser, scheduler, steps)
     accepts = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if "generator" in accepts else {}
     channels = denoiser.unet.config.in_channels

@@ -6,14 +6,16 @@ import diffusers
 
 from chrysalis.errors import UserError
 
+FULL_NOISE = {"timestep_spacing": "linspace"}  # start at T - 1; "leading" starts where some picture is left
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **FULL_NOISE}),
+    "unipc": ("UniPCMultistepScheduler", FULL_NOISE),
+    "euler": ("EulerDiscreteScheduler", FULL_NOISE),
+    "heun": ("HeunDiscreteScheduler", {"clip_sample": False, **FULL_NOISE}),
 }
+
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
 NOISE = (
     "num_train_timesteps",
@@ -41,4 +43,8 @@ def build(training_scheduler, name: str, **settings):
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
     taken = inspect.signature(scheduler_class).parameters
     noise = {key: config[key] for key in NOISE if key in config and key in taken}
-    return scheduler_class.from_config(config, **{**noise, **defaults, **settings})
+    try:
+        return scheduler_class.from_config(config, **{**noise, **defaults, **settings})
+    except NotImplementedError as error:
+        schedule = config.get("beta_schedule")
+        raise UserError(f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm.") from error
