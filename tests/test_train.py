@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import math
 import shutil
 import subprocess
 import sys
@@ -258,6 +259,16 @@ def test_max_epochs_end_with_their_last_short_window(tiny_run):
     data.setup()
     micro_batches = -(-len(data.train_rows) // 4)
     assert results(folder)["steps"] == 2 * -(-micro_batches // 2)
+
+
+def test_the_schedule_counts_optimizer_steps(tiny_run):
+    """Cosine after two warm-up steps, accumulated by 3: the rate that each step used, against the closed form."""
+    folder = tiny_run("a", "trainer.accumulate_grad_batches=3", "trainer.max_steps=6", "lr_schedule.warmup_steps=2")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    rates = [e.value for e in events.Scalars("train/learning_rate")]
+    closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
+    assert rates == pytest.approx([3e-4 * c for c in closed], rel=1e-5)
 
 
 def test_a_sweep_ends_in_one_table(run, tmp_path, capfd):

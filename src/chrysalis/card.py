@@ -20,6 +20,7 @@ step {results["best_step"]} of {results["steps"]}.
 | | |
 |---|---|
 | held-out loss | {results["held_out_loss"]:.5f} (before training: {results["base_held_out_loss"]:.5f}) |
+| final training loss | {results["final_training_loss"]:.5f} (moving average) |
 | training speed | {results["images_per_second"]} images/s, {results["precision"]} |
 | time | {results["seconds"]:.0f} s, {results["steps"]} optimizer steps |
 | hardware | {results["hardware"]} |

@@ -18,7 +18,8 @@ class FineTuning(LightningModule):
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         # a trial, so that a bad value is refused before a run folder is begun
         lr_schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]), total_steps=1)
-        self.grad_norm: torch.Tensor | None = None
+        self.grad_norm: torch.Tensor | None = None  # of the last optimizer step, before clipping
+        self.learning_rate = 0.0  # of the last optimizer step
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
@@ -39,6 +40,7 @@ class FineTuning(LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
         params = [p for _, p in self.trainable()]
+        self.learning_rate = optimizer.param_groups[0]["lr"]
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         self.grad_norm = torch.nn.utils.clip_grad_norm_(params, gradient_clip_val if by_norm else float("inf"))
         if gradient_clip_val and not by_norm:

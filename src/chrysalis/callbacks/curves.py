@@ -49,7 +49,7 @@ class Curves(Callback):
         values = {
             "train/loss": losses[-1],
             "train/loss_average": self._average,
-            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/learning_rate": module.learning_rate,
             "train/gradient_norm": module.grad_norm.item() if module.grad_norm is not None else float("nan"),
         }
         if speed := of(trainer, Clock).images_per_second():
