@@ -61,10 +61,10 @@ class Outcome(Callback):
         if not self.results:
             return "Nothing was left to train."
         r, run_dir = self.results, shown(self.run_dir)
-        gain = 1 - r["held_out_loss"] / r["base_held_out_loss"]
+        change = r["held_out_loss"] / r["base_held_out_loss"] - 1
         return (
             f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, base model "
-            f"{r['base_held_out_loss']:.5f} ({gain:+.1%} better)\n"
+            f"{r['base_held_out_loss']:.5f} ({abs(change):.0%} {'lower' if change < 0 else 'higher: it did not help'})\n"
             f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
             f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8\n"
             f"watch it       {shown_program('tensorboard')} --logdir runs"

@@ -111,6 +111,8 @@ def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path)
         _shorten(partial_folder, "all.npy", "images.npy", images, len(rows))
         if masks is not None and all(r[4] for r in rows):
             _shorten(partial_folder, "all_masks.npy", "masks.npy", masks, len(rows))
+        else:
+            (partial_folder / "all_masks.npy").unlink(missing_ok=True)  # a set has a mask for every picture or none
         write_text(partial_folder / "rows.json", json.dumps({"rows": rows, "rejected": rejected}))
 
 
