@@ -62,9 +62,10 @@ class Outcome(Callback):
             return "Nothing was left to train."
         r, run_dir = self.results, shown(self.run_dir)
         change = r["held_out_loss"] / r["base_held_out_loss"] - 1
+        verdict = f"{abs(change):.0%} {'lower' if change < 0 else 'higher'}"
         return (
-            f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, base model "
-            f"{r['base_held_out_loss']:.5f} ({abs(change):.0%} {'lower' if change < 0 else 'higher: it did not help'})\n"
+            f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, {verdict} than the base model's "
+            f"{r['base_held_out_loss']:.5f}\n"
             f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
             f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8\n"
             f"watch it       {shown_program('tensorboard')} --logdir runs"
