@@ -268,7 +268,7 @@ def test_the_schedule_counts_optimizer_steps(tiny_run):
     events.Reload()
     rates = [e.value for e in events.Scalars("train/learning_rate")]
     closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
-    assert rates == pytest.approx([3e-4 * c for c in closed], rel=1e-5)
+    assert rates == pytest.approx([5e-4 * c for c in closed], rel=1e-5)
 
 
 def test_a_sweep_ends_in_one_table(run, tmp_path, capfd):
