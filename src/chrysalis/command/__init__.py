@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -85,6 +86,8 @@ def _run_folder(name: str, resume: str | None) -> str:
 
 def _job_slug(number: int, overrides: str) -> str:
     """'0_lr-1e-05_accumulate_grad_batches-2': no '=', which a path in an override could not hold."""
-    parts = [part.split("=", 1) for part in str(overrides).split(",") if "=" in part]
+    typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")])
+    swept = {o.key_or_group for o in typed if o.is_sweep_override()}
+    parts = [part.split("=", 1) for part in str(overrides).split(",") if part.split("=")[0].lstrip("+") in swept]
     slug = "_".join(f"{key.split('.')[-1]}-{value}" for key, value in parts)
     return re.sub(r"[^A-Za-z0-9._+-]", "-", f"{number}_{slug}")[:120]

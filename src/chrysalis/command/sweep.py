@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Column, Table
 
 from chrysalis.files import remove_if_empty, written
-from chrysalis.terminal import console
+from chrysalis.terminal import console, say
 
-COLUMNS = ("job", "overrides", "final held-out loss", "best held-out loss", "best step", "seconds")
+COLUMNS = ("job", "overrides", "final loss", "best loss", "best step", "seconds")  # losses are held-out
 
 
 _begun: Path | None = None  # the folder of a sweep of which no job has ended yet
@@ -32,6 +33,10 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         global _begun
         _begun = Path(config.hydra.sweep.dir)
+
+    def on_job_start(self, config: DictConfig, **kwargs) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            say(f"\njob {config.hydra.job.num}: {' '.join(config.hydra.overrides.task)}")
 
     def on_job_end(self, config: DictConfig, job_return, **kwargs) -> None:
         global _begun
@@ -55,8 +60,15 @@ class Summary(Callback):
         folder = Path(config.hydra.sweep.dir)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *self.rows])
-        table = Table(*(Column(name, overflow="fold") for name in COLUMNS), title=str(folder))
-        for row in self.rows:
-            table.add_row(*(escape(cell) for cell in row))
-        console.print(table)
+        console.print(_table(self.rows, str(folder)))
         console.print(f"also in {folder / 'summary.csv'};  tensorboard --logdir {folder}", markup=False, soft_wrap=True)
+
+
+def _table(rows: list[tuple[str, ...]], title: str) -> Table:
+    """For the screen: each job by its number, with the overrides that not all of them share."""
+    common = set.intersection(*(set(row[1].split(" ")) for row in rows)) if len(rows) > 1 else set()
+    table = Table(*(Column(name, overflow="fold") for name in COLUMNS), title=title)
+    for job, overrides, *figures in rows:
+        own = [o for o in overrides.split(" ") if o not in common]
+        table.add_row(*(escape(cell) for cell in (job.split("_")[0], "\n".join(own), *figures)))
+    return table
