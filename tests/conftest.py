@@ -36,8 +36,8 @@ TINY_RUN = [
 
 
 def real_data() -> Path:
-    """The optional folder of photographs, named by CHRYSALIS_PHOTOGRAPHS or beside the repository."""
-    return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", REPOSITORY.parent / "shared" / "data"))
+    """The optional folder that CHRYSALIS_PHOTOGRAPHS names: butterflies/ (a folder) and hub_like/ (parquet)."""
+    return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", "no such folder")).absolute()
 
 
 @pytest.fixture(scope="session", autouse=True)
