@@ -13,7 +13,8 @@ SCHEDULERS = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **FULL_NOISE}),
     "unipc": ("UniPCMultistepScheduler", FULL_NOISE),
     "euler": ("EulerDiscreteScheduler", FULL_NOISE),
-    "heun": ("HeunDiscreteScheduler", {"clip_sample": False, **FULL_NOISE}),
+    # even steps in t end with one far too long for a second-order correction, which leaves grain
+    "heun": ("HeunDiscreteScheduler", {"clip_sample": False, "use_karras_sigmas": True, **FULL_NOISE}),
 }
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
