@@ -54,9 +54,11 @@ def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Arr
     return {name: np.clip(colour(code) * tint, 0, 1) for name, code in palette.items()}
 
 
-def _painted(species: Species, plane: Plane, rng, x: Array, y: Array, pixel: float) -> list[tuple[Array, Array]]:
-    """(picture, coverage) of the hind wings, then of the fore wings."""
-    form_palette = _shifted(rng.choice(species.forms).palette, rng)
+def _painted(
+    species: Species, form: Form, rng: np.random.Generator, x: Array, y: Array, pixel: float
+) -> list[tuple[Array, Array, Array]]:
+    """(picture, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
+    palette = _shifted(form.palette, rng)
     texture = cloud(x, y, rng, 0.09, 2)
     stretch, open_fore = 1 + 0.04 * rng.standard_normal(), rng.uniform(-9, 7)
     painted = []
@@ -64,9 +66,8 @@ def _painted(species: Species, plane: Plane, rng, x: Array, y: Array, pixel: flo
         (species.hind, species.hind_layers, open_fore * 0.6 + rng.uniform(-3, 3)),
         (species.fore, species.fore_layers, open_fore),
     ):
-        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, form_palette, rng, texture)
+        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, rng, texture)
         rgb = np.zeros((*x.shape, 3), dtype=np.float32)
-        wing.opacity = 1.0
         for layer in layers:
             rgb = layer(wing, rgb)
         relief = 0.92 + 0.1 * np.sin(2.6 * np.clip(wing.v, 0, 1) * np.pi) * 0.5 + 0.06 * texture
@@ -121,13 +122,12 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
 
     pixel = plane.pixel / scale
     x, y = insect_frame(0, 0)
-    one_form = Species(**{**species.__dict__, "forms": (form,)})
-    wings = _painted(one_form, plane, rng, x, y, pixel)
+    wings = _painted(species, form, rng, x, y, pixel)
     body, body_cover = _body(species, x, y, pixel, rng)
     feelers = _antennae(species, x, y, pixel, rng)
 
     silhouette = np.maximum(np.maximum(wings[0][2], wings[1][2]), np.maximum(body_cover, feelers))
-    rgb = over(rgb, colour("#14120f"), 0.34 * _soft_shadow(silhouette, plane))
+    rgb = over(rgb, colour("#14120f"), 0.34 * _soft_shadow(silhouette))
     for paint, cover, _ in wings:
         rgb = over(rgb, np.clip(paint, 0, 1), cover)
     rgb = over(rgb, colour("#1d1714") if not species.feathered else colour(species.body) * 0.8, feelers)
@@ -135,7 +135,7 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
     return rgb, silhouette, form.word, background
 
 
-def _soft_shadow(silhouette: Array, plane: Plane) -> Array:
+def _soft_shadow(silhouette: Array) -> Array:
     """The silhouette moved down-right and blurred by box averages (three of them are nearly a Gaussian)."""
     size = silhouette.shape[0]
     shift, reach = round(0.035 * size / 2), max(1, round(0.03 * size / 2))

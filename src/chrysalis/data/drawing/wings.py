@@ -37,6 +37,7 @@ class Wing:
     palette: dict[str, Array]
     rng: np.random.Generator
     texture: Array
+    opacity: float = 1.0  # below 1 the background shows through
     r: Array = field(init=False)
     u: Array = field(init=False)
     v: Array = field(init=False)
