@@ -1,5 +1,6 @@
 """What a person sees in the terminal: plain sentences and progress bars, on standard error through rich."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False)
 
 
+def is_main_process() -> bool:
+    """Of several on one machine, the one that speaks and writes."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+    if is_main_process():
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
-    console.print(text, style="yellow", soft_wrap=True, markup=False)
+    if is_main_process():
+        console.print(text, style="yellow", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -29,6 +29,9 @@ def make_trainer(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # ours continues by counting micro-batches, see data/loaders.py
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     on = hardware.accelerator(accelerator)
     chosen, why = hardware.precision(precision, on)
     say(f"on {hardware.description(on)}, precision {chosen} ({why})")

@@ -1,6 +1,5 @@
 """A run is one folder: starting one, recording its configuration, continuing it."""
 
-import os
 import re
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
+from chrysalis.terminal import is_main_process
 
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(
@@ -84,10 +84,6 @@ def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
             cfg[key] = value
         elif OmegaConf.is_dict(cfg[key]):
             _set_everywhere(cfg[key], name, value)
-
-
-def is_main_process() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
