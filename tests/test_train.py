@@ -203,6 +203,20 @@ def test_a_copied_run_continues_in_its_own_folder(tiny_run, run, tmp_path):
     assert again["continued_by"] == ["python train.py resume=runs/copy trainer.max_steps=4"]
 
 
+def test_the_strip_shows_the_exported_weights_after_a_resume(tiny_run, run):
+    """The best step is the one resumed from, and nothing was drawn since: its pictures are not the base model's."""
+    quick = ["optimizer.lr=1e-2", "lr_schedule=constant", "lr_schedule.warmup_steps=0"]
+    part = tiny_run("part", *quick, "trainer.max_steps=2", "callbacks.pictures.every_n_steps=100")
+    last = checkpoint(part)
+    held_out = next(state for key, state in last["callbacks"].items() if key.startswith("HeldOut"))
+    held_out["best"] = 0.0  # nothing later can be better
+    torch.save(last, part / "checkpoints" / "last.ckpt")
+    expected = np.asarray(Image.open(part / "pipeline" / "before_after.png"))
+    assert run("train", f"resume={part}", "trainer.max_steps=3") == 0
+    assert results(part)["best_step"] == 2
+    assert (np.asarray(Image.open(part / "pipeline" / "before_after.png")) == expected).all()
+
+
 @pytest.mark.parametrize(
     "change",
     ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "objective.snr_gamma=5", "data=moths", "x.y=1"],

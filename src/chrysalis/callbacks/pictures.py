@@ -48,7 +48,7 @@ class Pictures(Callback):
         if self.base is None:
             self.base = self.draw(trainer, module)
             self._show(trainer, self.base, 0)
-        self.latest = (trainer.global_step, self.base)
+        self.latest = (0, self.base)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         step = trainer.global_step
