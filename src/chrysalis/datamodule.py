@@ -8,7 +8,7 @@ from chrysalis.data.loaders import Order, loader
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
 from chrysalis.data.store import PictureSet, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_whole
 
 
 class Pictures(LightningDataModule):
@@ -29,9 +29,8 @@ class Pictures(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
-            if not isinstance(value, int) or value < (name == "batch_size"):
-                raise UserError(f"data.{name}={value} must be a whole number, at least {int(name == 'batch_size')}.")
+        require_whole("data.batch_size", batch_size)
+        require_whole("data.num_workers", num_workers, least=0)
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
         self.source, self.size, self.resize = source, checked_size(image_size), checked_resize(resize)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis import hardware
 from chrysalis.callbacks.checkpoint import CompleteCheckpoints
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_whole
 from chrysalis.terminal import say
 
 
@@ -20,8 +20,7 @@ def make_trainer(
     if None in callbacks:
         raise UserError("callbacks.NAME=null: each is needed; make one rare with every_n_steps instead.")
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
-        if not isinstance(value := lightning.get(name, 1), int) or value < 1:
-            raise UserError(f"trainer.{name}={value} must be a whole number, at least 1.")
+        require_whole(f"trainer.{name}", lightning.get(name, 1))
     for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):
         if lightning.get(name):
             raise UserError(f"trainer.{name} would cut accumulation windows short: use trainer.max_steps instead.")

@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.held_out import HeldOut
-from chrysalis.errors import UserError
+from chrysalis.errors import require_whole
 from chrysalis.files import written
 
 
@@ -28,8 +28,7 @@ class Checkpoint(Callback):
     """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt when held-out loss is at its lowest."""
 
     def __init__(self, run_dir: str, every_n_steps: int = 100):
-        if every_n_steps < 1:
-            raise UserError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be at least 1.")
+        require_whole("callbacks.checkpoint.every_n_steps", every_n_steps)
         self.folder, self.every_n_steps = Path(run_dir) / "checkpoints", every_n_steps
         self._saved = {"last": 0, "best": 0}
 

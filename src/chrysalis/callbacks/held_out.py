@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.metrics.timesteps import fixed_timesteps, held_out_loss
 from chrysalis.terminal import say
@@ -21,8 +21,7 @@ class HeldOut(Callback):
 
     def __init__(self, every_n_steps: int = 100, n_images: int = 32, bins: int = 8, seed: int = 0):
         for name, value in (("every_n_steps", every_n_steps), ("n_images", n_images), ("bins", bins)):
-            if value < 1:
-                raise UserError(f"callbacks.held_out.{name}={value} must be at least 1.")
+            require_whole(f"callbacks.held_out.{name}", value)
         self.every_n_steps, self.n_images, self.bins, self.seed = every_n_steps, n_images, bins, seed
         self.base: torch.Tensor | None = None  # [N, bins]
         self.history: list[list[float]] = []  # [step, raw, ema]
@@ -70,11 +69,10 @@ class HeldOut(Callback):
     def _log(self, trainer: Trainer, step: int, raw: torch.Tensor, averaged: torch.Tensor) -> None:
         if trainer.logger is None:
             return
-        difference = (averaged - self.base).mean(dim=1)
         values = {
             "held_out/raw": raw.mean().item(),
             "held_out/ema": averaged.mean().item(),
-            "held_out/ema_minus_base": difference.mean().item(),
+            "held_out/ema_minus_base": (averaged - self.base).mean().item(),
             "held_out/ema_relative_to_base": (averaged.mean() / self.base.mean()).item(),
         }
         for t, ours, base in zip(

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from chrysalis import pixels, seeds
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
-from chrysalis.errors import UserError
+from chrysalis.errors import require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.loop import sample
@@ -30,13 +30,9 @@ class Pictures(Callback):
         steps: int = 40,
         preview: int = 16,
     ):
-        if n < 1 or every_n_steps < 1 or steps < 1:
-            raise UserError(
-                f"callbacks.pictures: n={n}, every_n_steps={every_n_steps}, steps={steps} must be at least 1."
-            )
-        if scheduler not in schedulers.SCHEDULERS:
-            names = ", ".join(schedulers.SCHEDULERS)
-            raise UserError(f"callbacks.pictures.scheduler={scheduler} is unknown: choose one of {names}.")
+        for name, value in (("n", n), ("every_n_steps", every_n_steps), ("steps", steps)):
+            require_whole(f"callbacks.pictures.{name}", value)
+        schedulers.require_known(scheduler, "callbacks.pictures.scheduler")
         self.run_dir, self.every_n_steps, self.n, self.seed = Path(run_dir), every_n_steps, n, seed
         self.scheduler, self.steps, self.preview = scheduler, steps, preview
         self.base: torch.Tensor | None = None

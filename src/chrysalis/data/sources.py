@@ -57,7 +57,7 @@ class Drawn:
         from chrysalis.data.butterflies import DOMAINS
 
         if domain not in DOMAINS:
-            raise UserError(f"data.source.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}.")
+            raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}.")
         if n < 2:
             raise UserError(f"data.n={n} must be at least 2: one picture to learn from, one to hold out.")
         self.name, self.domain, self.n, self.seed = f"drawn {domain}", domain, n, seed

@@ -10,7 +10,7 @@ import torch
 
 from chrysalis import hardware, pixels, seeds
 from chrysalis.denoiser import Denoiser
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, write_text
 from chrysalis.sampling.loop import evaluations, trajectory
 from chrysalis.terminal import progress
@@ -32,8 +32,7 @@ class Settings:
 
     def __post_init__(self):
         for name in ("n", "steps"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise UserError(f"{name}={value} must be a whole number, at least 1.")
+            require_whole(name, getattr(self, name))
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**62:
             raise UserError(f"seed={self.seed} must be a whole number, at least 0.")
 
@@ -69,8 +68,7 @@ def draw(
     out: Path, denoiser: Denoiser, scheduler, settings: Settings, size: tuple[int, int], batch_size: int = 16
 ) -> None:
     """Write seed_00000.png ..., grid.png (of the first 64) and settings.json into `out`."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be a whole number, at least 1.")
+    require_whole("batch_size", batch_size)
     first = []
     command = settings.command(out)
     total = settings.n * evaluations(denoiser, scheduler, settings.steps)

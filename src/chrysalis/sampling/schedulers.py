@@ -29,13 +29,18 @@ NOISE = (
 )
 
 
+def require_known(name: str, key: str) -> None:
+    """Refuse a name, as the user set it by `key`, that is not in the table."""
+    if name not in SCHEDULERS:
+        raise UserError(f"{key}={name} is unknown: choose one of {', '.join(SCHEDULERS)}.")
+
+
 def build(training_scheduler, name: str, **settings):
     """A fresh scheduler for drawing. settings: overrides of its config, such as timestep_spacing.
 
     The training scheduler's learned variance is left out: the second half of such a UNet's output is dropped.
     """
-    if name not in SCHEDULERS:
-        raise UserError(f"scheduler={name} is unknown: choose one of {', '.join(SCHEDULERS)}.")
+    require_known(name, "scheduler")
     kind, defaults = SCHEDULERS[name]
     scheduler_class = getattr(diffusers, kind)
     config = dict(training_scheduler.config)
