@@ -1,4 +1,4 @@
-"""Draw with a diffusion model: folder + scheduler -> pictures. `python sample.py --help`."""
+"""Draw with a diffusion model: folder + scheduler + guidance + task -> pictures. `python sample.py --help`."""
 
 from chrysalis.command import command
 
@@ -10,28 +10,40 @@ def sample(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from chrysalis import folder, hardware
+    from chrysalis import folder, sharing
+    from chrysalis.command import recipes
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
     from chrysalis.files import shown
+    from chrysalis.guidance.guided import Guided
     from chrysalis.objective import choose
     from chrysalis.sampling import drawing
+    from chrysalis.sampling.schedulers import Timetable
+    from chrysalis.sampling.tasks import Canvas
+    from chrysalis.sampling.way import Way
     from chrysalis.terminal import say
 
-    pretrained = cfg.model.pretrained or folder.newest_pipeline()
-    scheduler = HydraConfig.get().runtime.choices.scheduler
-    image_size = cfg.image_size and checked_size(cfg.image_size, "image_size")
-    extra = drawing.scheduler_settings(cfg.scheduler)
-    settings = drawing.Settings(str(pretrained), cfg.n, cfg.seed, scheduler, cfg.steps, image_size, extra)
     out = Path(HydraConfig.get().runtime.output_dir)
-    drawing.refuse_other_pictures(out, settings)
+    pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
+    record = recipes.record(cfg, pretrained)
+    recipes.tell_changes(record)
+    drawing.require_counts(record["settings"])
+    drawing.refuse_other_pictures(out, record["settings"])
     model = instantiate(cfg.model, pretrained=pretrained)
-    size = settings.image_size or model.size()
+    size = checked_size(cfg.image_size, "image_size") if cfg.image_size else model.size()
     folder.fit_to_size(model, size, "image_size")
-    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction))
-    denoiser.to(hardware.device(cfg.device)).eval()
-    drawing.draw(out, denoiser, instantiate(cfg.scheduler)(model.scheduler), settings, size, cfg.batch_size)
-    say(f"{settings.n} pictures, grid.png and settings.json are in {shown(out)}")
+    task = recipes.built(cfg.task, model)
+    terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
+    scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
+
+    share, device = sharing.launch(**cfg.trainer)
+    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(device).eval()
+    guided = Guided(denoiser, terms).to(device) if terms else denoiser
+    canvas = Canvas(guided, denoiser, Timetable(scheduler, cfg.steps, device), size, cfg.guidance.recurrence)
+    film = instantiate(cfg.animation)
+    way = Way(film, cfg.moments) if cfg.trajectory else None
+    written = drawing.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
+    say(f"{', '.join(written)} and settings.json are in {shown(out)}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY_MODEL, real_data
+from diffusers import DDPMScheduler
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from test_clip import tiny_clip
 
 from chrysalis import folder
+from chrysalis.command import recipes
 from chrysalis.denoiser import Denoiser
 
 CONF = REPOSITORY / "conf"
@@ -42,12 +45,41 @@ def needs(group, leaf, picture_folder, tmp_path):
         images = [str(p) for p in sorted(Path(picture_folder).rglob("*.png"))]
         Dataset.from_dict({"image": images}, features=Features(image=Image())).save_to_disk(tmp_path / "hub")
         return [f"data.path={tmp_path / 'hub'}"]
+    if group in ("task", "guidance"):
+        return needs_of_drawing(leaf, picture_folder, tmp_path)
     return []
+
+
+def needs_of_drawing(leaf, picture_folder, tmp_path):
+    """The files that a task or a guidance names."""
+    from PIL import Image
+
+    picture = next(Path(picture_folder).rglob("*.png"))
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (4, 4, 12, 12))
+    mask.save(tmp_path / "mask.png")
+    code = tmp_path / "own.py"
+    code.write_text(
+        "def loss(x0, t, cond):\n    return x0.mean((1, 2, 3))\ndef logits(x, t):\n    return x[:, :, 0, 0]\n"
+    )
+    return {
+        "silhouette": [f"guidance.silhouette.mask={tmp_path / 'mask.png'}"],
+        "reference": [f"guidance.reference.picture={picture}"],
+        "custom": [f"guidance.function={code}:loss"],
+        "classifier": [f"guidance.classifier.model={code}:logits", "guidance.classifier.label=1"],
+        "clip": [f"guidance.clip.model={tiny_clip(tmp_path / 'clip')}", "guidance.clip.text=red"],
+        "autoguidance": [f"guidance.autoguidance.checkpoint={tmp_path / 'model'}"],
+        "domain": [f"guidance.domain.base={tmp_path / 'model'}"],
+        "blend": [f"task.base={tmp_path / 'model'}"],
+        "img2img": [f"task.image={picture}"],
+        "invert": [f"task.image={picture}"],
+        "inpaint": [f"task.image={picture}", f"task.mask={tmp_path / 'mask.png'}"],
+    }.get(leaf, [])
 
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES)
 def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folder, picture_folder, tmp_path):
-    program = "sample" if group == "scheduler" else "train"
+    program = "sample" if group in ("scheduler", "task", "guidance") else "train"
     extra = needs(group, leaf, picture_folder, tmp_path)
     if group == "callbacks" and leaf != "default":
         extra = []
@@ -66,6 +98,18 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert instantiate(node)(callbacks=[], logger=False).max_steps == cfg.trainer.max_steps
     elif group == "outcome":
         assert instantiate(node)(command="", settings={}, started=0.0, origin=None).half == node.half
+    elif group == "guidance":
+        (term,) = recipes.terms(node).values()
+        built = recipes.built(term, folder.load(str(model_folder)))
+        assert built.scale == term.scale
+        assert not built.through_unet or term["at"] == "x_t"
+    elif group == "task":
+        assert recipes.built(node, folder.load(str(model_folder))).pictures(0, 2)
+    elif (group, leaf) == ("scheduler", "other"):
+        node.name = "KDPM2AncestralDiscreteScheduler"
+        assert type(instantiate(node)(DDPMScheduler())).__name__ == node.name
+    elif group == "scheduler":
+        assert instantiate(node)(DDPMScheduler()).config.num_train_timesteps == 1000
     else:
         assert instantiate(node) is not None
 

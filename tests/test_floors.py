@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 FLOORS = {
     0: {"errors", "files", "batch", "noise", "objective", "seeds", "weights", "pixels"}
     | {"plots", "card", "hardware", "hub", "terminal"},
-    1: {"data", "denoiser", "folder", "metrics", "optimization", "sampling"},
-    2: {"callbacks", "datamodule", "evaluating", "logger", "module", "trainer"},
+    1: {"data", "denoiser", "folder", "guidance", "metrics", "optimization", "sampling"},
+    2: {"callbacks", "datamodule", "evaluating", "logger", "module", "sharing", "trainer"},
     3: {"command"},
 }
 LIBRARIES = {"torch": 0, "diffusers": 1, "datasets": 1, "transformers": 1, "peft": 1, "lightning": 2}

@@ -60,7 +60,7 @@ SAMPLE = {
     "size it cannot halve": (["model.pretrained=eps-model", "image_size=17"], ["17", "16 or 18"]),
     "too many steps": (["model.pretrained=eps-model", "steps=2000"], ["steps=2000", "1000"]),
     "out is a file": (["model.pretrained=eps-model", "out=one/a.png"], ["one/a.png"]),
-    "unknown device": (["model.pretrained=eps-model", "device=tpu"], ["device=tpu"]),
+    "unknown device": (["model.pretrained=eps-model", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
 }
 
 
@@ -111,7 +111,7 @@ def test_one_failing_job_does_not_end_a_sweep(run, places, capfd):
 
 @pytest.mark.parametrize("program", ["train", "sample"])
 def test_help_is_quick_and_complete(program):
-    """No torch import; the groups, the keys and five examples."""
+    """No torch import; the groups, the keys and examples."""
     began = time.perf_counter()
     words = [sys.executable, "-X", "importtime", REPOSITORY / f"{program}.py", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -119,7 +119,7 @@ def test_help_is_quick_and_complete(program):
     modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "hydra" in modules
     assert modules.isdisjoint({"torch", "diffusers", "lightning", "datasets", "matplotlib"})
-    assert done.stdout.split("Examples")[1].split("All keys")[0].count(f"  python {program}.py") == 5
+    assert done.stdout.split("Examples")[1].split("All keys")[0].count(f"  python {program}.py") >= 5
     assert "scheduler" in done.stdout
     assert "model.pretrained" in done.stdout
     assert "APP_CONFIG_GROUPS" not in done.stdout

@@ -10,7 +10,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.objective import Objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.loop import sample, trajectory
+from chrysalis.sampling.drawing import sample
+from chrysalis.sampling.loop import trajectory
+from chrysalis.sampling.schedulers import Timetable
 
 
 def draw(denoiser, name, steps, generators, **settings):
@@ -69,7 +71,7 @@ class Gaussian(torch.nn.Module):
 def test_a_gaussian_arrives_at_its_mean_and_spread(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
-    steps = 1000 if name == "ddpm" else 100
+    steps = 1000 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 100  # first order in their noise
     x = draw(denoiser, name, steps, seeds.generators(0, 16))
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)
     assert x.std().item() == pytest.approx(0.2, abs=0.02)
@@ -78,11 +80,10 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_first_x0_is_the_tweedie_estimate(denoiser, name):
     """x0 of the first step equals (x_t - sigma eps) / alpha, written out."""
-    scheduler = schedulers.build(denoiser.scheduler, name)
-    step = next(iter(trajectory(denoiser, scheduler, 10, seeds.generators(0, 1), (16, 16))))
-    t = round(float(step.t))
-    abar = denoiser.scheduler.alphas_cumprod[t].double()
+    timetable = Timetable(schedulers.build(denoiser.scheduler, name), 10)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    step = next(iter(trajectory(denoiser, timetable, x, seeds.generators(0, 1))))
+    abar = denoiser.scheduler.alphas_cumprod[round(float(step.t))].double()
     with torch.no_grad():
         eps = denoiser.unet(x, step.t).sample
     expected = (x.double() - (1 - abar).sqrt() * eps.double()) / abar.sqrt()
@@ -119,3 +120,130 @@ def test_drawing_leaves_the_training_scheduler_alone(denoiser):
     before = denoiser.scheduler.timesteps.clone()
     draw(denoiser, "ddpm", 5, seeds.generators(0, 1))
     assert torch.equal(denoiser.scheduler.timesteps, before)
+
+
+DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "deis"]
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A tiny real UNet without clipping, and the picture that 1000 steps of DDIM draw with it."""
+    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
+    denoiser, limit = smooth
+    distances = [
+        (draw(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item() / limit.std().item()
+        for steps in (8, 40, 250)
+    ]
+    assert distances[0] > distances[1] > distances[2]
+    assert distances[2] < 0.05
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeypatch):
+    """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    timetable = Timetable(schedulers.build(training, name), 40)
+    kind, calls = type(timetable.fresh), []
+    real = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 4)))
+    assert len(calls) == len(steps) == timetable.evaluations([(0, len(timetable))])
+    assert [step.i for step in steps] == list(range(len(steps)))
+    middle = steps[len(steps) // 3]
+    after = next(step for step in steps[middle.i :] if float(step.t) < float(middle.t))
+    t = after.t.view(1)
+    expected = (denoiser.noise.alpha(t) ** 2 * 0.2**2 + denoiser.noise.sigma(t) ** 2).sqrt().item()
+    assert steps[after.i - 1].x.std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_a_gaussian_started_halfway_arrives_too(name):
+    """From pictures of the right law, noised to the middle of the way: placed schedulers know where they are."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    timetable = Timetable(schedulers.build(training, name), 200)
+    generators = seeds.generators(0, 16)
+    x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
+    first = len(timetable) // 2
+    x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), timetable.level(first).view(1))
+    for step in trajectory(denoiser, timetable, x, generators, [(first, len(timetable))]):
+        last = step.x
+    assert last.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert last.std().item() == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_going_back_and_forth_keeps_the_law(name):
+    """Time travel adds the noise that the level asks for: the Gaussian still arrives at its mean and spread."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    timetable = Timetable(schedulers.build(training, name), 100)
+    legs = schedulers.repeated([(0, len(timetable))], 2, 10)
+    assert legs[:3] == [(0, 10), (0, 10), (10, 20)]
+    generators = seeds.generators(0, 16)
+    x = seeds.noise(generators, (3, 16, 16), "cpu")
+    steps = list(trajectory(denoiser, timetable, x, generators, legs))
+    assert len(steps) == timetable.evaluations(legs)
+    assert steps[-1].x.mean().item() == pytest.approx(0.3, abs=0.02)
+    assert steps[-1].x.std().item() == pytest.approx(0.2, abs=0.04)
+
+
+def test_ddims_eta_1_is_as_noisy_as_ddpm():
+    """eta=1: the variance of DDPM's posterior (Song et al. 2021); eta=0 repeats to the bit."""
+    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(DDPMScheduler(clip_sample=False).config))
+    ours = pixels.to_uint8(draw(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
+    assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
+    with pytest.raises(UserError, match="only ddim"):
+        schedulers.build(DDPMScheduler(), "heun", eta=0.5)
+    with pytest.raises(UserError, match="between 0"):
+        schedulers.build(DDPMScheduler(), "ddim", eta=3)
+
+
+CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "Scheduler")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_any_scheduler_class_of_diffusers_draws_or_is_refused_in_a_sentence(name):
+    """Those that draw from a DDPM noise schedule arrive at the Gaussian; every other one is told apart by name."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    scheduler, refusal = None, ""
+    try:
+        scheduler = schedulers.build(training, name)
+    except UserError as error:
+        refusal = str(error)
+    if scheduler is None:
+        assert name in refusal
+        assert "\n" not in refusal
+        assert not any(name == kind for kind, _ in schedulers.SCHEDULERS.values())
+        return
+    x = sample(denoiser, scheduler, 50, seeds.generators(0, 4), (16, 16))
+    assert x.mean().item() == pytest.approx(0.3, abs=0.05)
+    if name not in ("LCMScheduler", "TCDScheduler"):  # these are for distilled models
+        assert 0.13 < x.std().item() < 0.25
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "DDIMInverseScheduler"])
+def test_other_processes_are_refused(name):
+    with pytest.raises(UserError, match="another kind of model"):
+        schedulers.build(DDPMScheduler(), name)
+
+
+def test_a_fractional_timestep_has_the_level_between_its_neighbours(denoiser):
+    noise = denoiser.noise
+    whole, between = torch.tensor([500, 501]), torch.tensor([500.0, 500.25, 501.0])
+    assert torch.equal(noise.sigma(between)[[0, 2]], noise.sigma(whole))
+    ratio = lambda t: (noise.sigma(t) / noise.alpha(t)).double().log().flatten()  # noqa: E731
+    low, middle, high = ratio(between)
+    assert middle.item() == pytest.approx(0.75 * low.item() + 0.25 * high.item(), abs=1e-5)
+    total = noise.alpha(between) ** 2 + noise.sigma(between) ** 2
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert noise.snr(between)[1].item() == pytest.approx(float((-2 * middle).exp()), rel=1e-4)

@@ -6,10 +6,11 @@ def text(results: dict, origin: str | None, data: str, size: tuple[int, int]) ->
     height, width = size
     was = f"fine-tuned from `{origin}`" if origin else "trained from scratch"
     above = "Above: the same seeds drawn by the untouched base model, and by this one.\n\n" if origin else ""
+    base = f"base_model: {origin}\n" if origin else ""
     return f"""---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
----
+{base}---
 # {data}, {width} x {height} px
 
 ![before and after](before_after.png)

@@ -1,6 +1,9 @@
 """Diffusers folders in and out: both hub layouts, safetensors only, the training scheduler and a model card."""
 
+import copy
 import json
+import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,25 +51,47 @@ class Model:
         return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {predicts}"
 
 
-def load(pretrained: str) -> Model:
-    """From a folder or hub id, with unet/ and scheduler/ below it or both at its root."""
-    where = locate(pretrained)
+def load(pretrained: str, key: str = "model.pretrained") -> Model:
+    """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by."""
+    where = locate(pretrained, key)
     if isinstance(where, Path):
-        return _load_folder(where, pretrained)
-    return _load_hub(pretrained)
+        return _load_folder(where, f"{key}={pretrained}")
+    return _load_hub(pretrained, f"{key}={pretrained}")
 
 
-def locate(pretrained: str) -> Path | str:
+def base_of(model: Model) -> str | None:
+    """What the model was fine-tuned from, as the card beside it says; None if it does not."""
+    card = Path(model.origin or "") / "README.md"
+    found = re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
+    return found.group(1).strip() if found else None
+
+
+def from_checkpoint(model: Model, file: str, key: str) -> Model:
+    """The model with the averaged weights of a run's checkpoint file (runs/NAME/checkpoints/...)."""
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
+        averages = next(state["averages"] for state in saved.values() if "averages" in state)
+        weights = {name.removeprefix("unet."): weight for name, weight in averages.items()}
+        unet = copy.deepcopy(model.unet)
+        missing, unknown = unet.load_state_dict(weights, strict=False)
+    except (OSError, KeyError, StopIteration, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+    if unknown or not set(missing) <= {name for name, _ in unet.named_buffers()}:
+        raise UserError(f"{key}={file} holds other weights than {model.origin} has.")
+    return Model(unet, model.scheduler, file)
+
+
+def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     """A path as the user wrote it (of a run: its pipeline), or below this repository (bundled models), or a hub id."""
     given = Path(pretrained).expanduser()
     for path in (given, REPOSITORY / given):
         if path.is_dir():
             return path / "pipeline" if (path / "pipeline" / "model_index.json").is_file() else path
     if given.exists():
-        raise UserError(f"model.pretrained={pretrained} is a file: give the diffusers folder that holds it.")
+        raise UserError(f"{key}={pretrained} is a file: give the diffusers folder that holds it.")
     if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
         raise UserError(
-            f"model.pretrained={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
+            f"{key}={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
             f"The bundled model is {BUNDLED}."
         )
     return pretrained
@@ -86,20 +111,15 @@ def _load_folder(folder: Path, asked: str) -> Model:
         config = json.loads((unet_at / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
-            f"model.pretrained={asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor "
-            "at its root."
+            f"{asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its root."
         ) from None
     if config.get("_class_name") != "UNet2DModel":
-        raise UserError(
-            f"model.pretrained={asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used."
-        )
+        raise UserError(f"{asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
     if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
         pickled = "only pickled weights, which are never loaded" if list(unet_at.glob("*.bin")) else "no weights"
-        raise UserError(f"model.pretrained={asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
+        raise UserError(f"{asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
     if not (scheduler_at / "scheduler_config.json").is_file():
-        raise UserError(
-            f"model.pretrained={asked} has no scheduler_config.json, neither in scheduler/ nor at its root."
-        )
+        raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
     _refuse_other_kinds(config, json.loads((scheduler_at / "scheduler_config.json").read_text(encoding="utf-8")), asked)
     try:
         unet = UNet2DModel.from_pretrained(
@@ -107,22 +127,22 @@ def _load_folder(folder: Path, asked: str) -> Model:
         )
         return Model(unet, DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True), str(folder))
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
-        raise UserError(f"model.pretrained={asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
+        raise UserError(f"{asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
 
 
 def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
     """Only unconditional RGB models on a discrete variance-preserving schedule can be trained here."""
     if unet.get("in_channels", 3) != 3 or unet.get("out_channels", 3) not in (3, 6):
         channels = f"{unet.get('in_channels')} channels in and {unet.get('out_channels')} out"
-        raise UserError(f"model.pretrained={asked} has {channels}: only RGB models (3) can be used.")
+        raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
-        raise UserError(f"model.pretrained={asked} needs class labels: only unconditional models can be used.")
+        raise UserError(f"{asked} needs class labels: only unconditional models can be used.")
     if "beta_schedule" not in scheduler and "trained_betas" not in scheduler:
         kind = scheduler.get("_class_name")
-        raise UserError(f"model.pretrained={asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
+        raise UserError(f"{asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
 
 
-def _load_hub(hub_id: str) -> Model:
+def _load_hub(hub_id: str, asked: str) -> Model:
     """The same two layouts, asked of the hub, or of the local hub cache when there is no network."""
     only_cached = hub.unreachable()
     last: Exception | None = None
@@ -135,16 +155,15 @@ def _load_hub(hub_id: str) -> Model:
         except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
             last = error
     else:
-        raise _not_to_be_had(hub_id, only_cached) from last
-    _refuse_other_kinds(dict(unet.config), dict(scheduler.config), hub_id)
+        raise _not_to_be_had(asked, only_cached) from last
+    _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
     return Model(unet, scheduler, hub_id)
 
 
-def _not_to_be_had(hub_id: str, only_cached: bool) -> UserError:
+def _not_to_be_had(asked: str, only_cached: bool) -> UserError:
     why = "there is no network" if only_cached else "no such UNet2DModel with safetensors is there, or it is private"
     return UserError(
-        f"model.pretrained={hub_id} could not be fetched from the hub: {why}. The offline default is "
-        f"model.pretrained={BUNDLED}."
+        f"{asked} could not be fetched from the hub: {why}. The offline default is model.pretrained={BUNDLED}."
     )
 
 

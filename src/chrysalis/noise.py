@@ -1,5 +1,7 @@
 """alpha(t), sigma(t) and SNR(t), read off any diffusers scheduler with a discrete variance-preserving schedule."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -29,16 +31,41 @@ class Noise(nn.Module):
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """[B] timesteps -> [B, 1, 1, 1]."""
-        return self.alphas[t].view(-1, 1, 1, 1)
+        return self._at(self.alphas, t, lambda ratio: (1 + ratio.square()).rsqrt()).view(-1, 1, 1, 1)
 
     def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """[B] timesteps -> [B, 1, 1, 1]."""
-        return self.sigmas[t].view(-1, 1, 1, 1)
+        return self._at(self.sigmas, t, lambda ratio: ratio * (1 + ratio.square()).rsqrt()).view(-1, 1, 1, 1)
 
     def snr(self, t: torch.Tensor) -> torch.Tensor:
         """[B] timesteps -> [B], alpha^2 / sigma^2."""
-        return self.snrs[t]
+        return self._at(self.snrs, t, lambda ratio: ratio.pow(-2))
 
     def add(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t [B, C, H, W] from x_0 and eps of the same shape and t int64 [B]."""
+        """x_t [B, C, H, W] from x_0 and eps of the same shape and t [B]."""
         return self.alpha(t) * x0 + self.sigma(t) * eps
+
+    def add_more(self, x: torch.Tensor, eps: torch.Tensor, at: torch.Tensor | None, t: torch.Tensor) -> torch.Tensor:
+        """x at level `at` (None: clean) noised further to x_t, t > at: sqrt(r) x + sqrt(1 - r) eps.
+
+        r = abar(t) / abar(at), the forward process between the two (Bansal et al. 2023, arXiv 2302.07121, alg. 1).
+        """
+        r = self.alpha(t).square()
+        if at is not None:
+            r = (r / self.alpha(at).square()).clamp(max=1)
+        return r.sqrt() * x + (1 - r).sqrt() * eps
+
+    def _at(self, table: torch.Tensor, t: torch.Tensor, of_ratio: Callable) -> torch.Tensor:
+        """The table's value; between two whole timesteps, where some schedulers step, from their noise levels.
+
+        There log(sigma / alpha) is linear in t (Karras et al. 2022), as diffusers maps such levels to timesteps.
+        """
+        t = torch.as_tensor(t, device=table.device)
+        if not t.is_floating_point():
+            return table[t]
+        t = t.to(torch.float64 if t.device.type != "mps" else torch.float32).clamp(0, len(self) - 1)
+        low = t.floor().long()
+        high = (low + 1).clamp(max=len(self) - 1)
+        log_ratio = -self.snrs.to(t.dtype).log() / 2
+        between = of_ratio(torch.lerp(log_ratio[low], log_ratio[high], t - low).exp()).float()
+        return torch.where(t == low, table[low], between)

@@ -50,6 +50,17 @@ class Objective:
             return (x_t - noise.alpha(t) * out) / noise.sigma(t)
         return noise.alpha(t) * out + noise.sigma(t) * x_t
 
+    def shift(self, out: torch.Tensor, change: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """The output whose x_0 is that of `out` plus `change`, at the same x_t: how guidance speaks to samplers.
+
+        eps and v are linear in x_0 at a given x_t, so nothing is converted there and back.
+        """
+        if self.prediction == "epsilon":
+            return out - noise.alpha(t) / noise.sigma(t) * change
+        if self.prediction == "sample":
+            return out + change
+        return out - change / noise.sigma(t)
+
     def weight(self, t: torch.Tensor, noise: Noise) -> torch.Tensor:
         """float32 [B]: min(SNR, gamma) over the SNR power that the target already carries."""
         if self.snr_gamma is None:

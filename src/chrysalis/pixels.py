@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -40,6 +41,11 @@ def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
 def as_image(picture: torch.Tensor) -> Image.Image:
     """uint8 [3, H, W] -> PIL image."""
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def from_image(image: Image.Image) -> torch.Tensor:
+    """PIL image in RGB -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def save_png(picture: torch.Tensor, path: Path, text: dict[str, str] | None = None, enlarge: int = 1) -> None:

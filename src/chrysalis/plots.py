@@ -4,6 +4,8 @@ from pathlib import Path
 
 from chrysalis.files import written
 
+COLOURS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
+
 
 def loss_curve(path: Path, training: list[list[float]], held_out: list[list[float]]) -> None:
     """training: [step, loss, moving average] rows. held_out: [step, raw, ema] rows, the base model's at step 0."""
@@ -39,8 +41,33 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     plt.close(figure)
 
 
-def _plain(value: float, _) -> str:
-    return f"{value:g}"
+def guidance_curves(path: Path, rows: list[list]) -> None:
+    """rows: [picture, step, t, term, loss, gradient norm, share]. The median over the pictures, and their quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot as plt
+
+    terms = list(dict.fromkeys(row[3] for row in rows))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for colour, term in zip(COLOURS * len(terms), terms, strict=False):
+        steps = sorted({row[1] for row in rows if row[3] == term})
+        for side, column in zip(axes, (4, 6), strict=True):
+            values = [[row[column] for row in rows if row[3] == term and row[1] == step] for step in steps]
+            low, middle, high = np.array([np.percentile(v, (25, 50, 75)) for v in values]).T
+            side.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            side.plot(steps, middle, color=colour, linewidth=1.8, label=term)
+    axes[0].set(title="loss of each term", xlabel="step")
+    axes[1].set(title="its share of the step", xlabel="step", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    for side in axes:
+        side.title.set_fontsize(11)
+        side.spines[["top", "right"]].set_visible(False)
+        side.grid(axis="y", color="#eee9df")
+    with written(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+    plt.close(figure)
 
 
 def _few_decades(axes) -> bool:

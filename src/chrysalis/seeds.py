@@ -5,13 +5,14 @@ resumed run, another number of workers or another number of devices sees the sam
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
 GOLDEN = 0.6180339887498949
 
 
-def key(*parts: int | str) -> int:
+def key(*parts: int | float | str) -> int:
     """A 63-bit seed that depends on every part and on nothing else."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -48,3 +49,8 @@ def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str 
 def generators(seed: int, n: int) -> list[torch.Generator]:
     """One CPU generator a picture: picture i is drawn from seed + i, as stock diffusers pipelines take them."""
     return [torch.Generator("cpu").manual_seed(seed + i) for i in range(n)]
+
+
+def noise(generators: list[torch.Generator], shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
+    """float32 [B, *shape]: picture i's next numbers, drawn where generators[i] lives (as stock pipelines do)."""
+    return torch.stack([torch.randn(*shape, generator=g, device=g.device) for g in generators]).to(device)

@@ -1,6 +1,6 @@
 """Arithmetic on sets of tensors: EMA, and blending two models, share it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -13,3 +13,19 @@ def lerp_(averages: Sequence[torch.Tensor], values: Sequence[torch.Tensor], weig
 def ema_decay(updates: int, decay: float) -> float:
     """Warmed-up decay min(decay, (1 + n) / (10 + n)): a constant one averages noise on short runs."""
     return min(decay, (1 + updates) / (10 + updates))
+
+
+def lerp(base: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], part: float) -> dict[str, torch.Tensor]:
+    """base + part (other - base), name by name; part 0 and 1 give them to the bit. The two must have the same names."""
+    if part in (0, 1):
+        return dict(other if part else base)
+    return {name: torch.lerp(value, other[name].to(value), part) for name, value in base.items()}
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, part: float) -> torch.Tensor:
+    """Between two noises along the arc (Shoemake 1985), so that what lies between is as long as they are."""
+    cosine = torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    if angle.sin() < 1e-6:
+        return torch.lerp(a, b, part)
+    return (((1 - part) * angle).sin() / angle.sin()).float() * a + ((part * angle).sin() / angle.sin()).float() * b

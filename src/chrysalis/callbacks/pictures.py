@@ -11,7 +11,7 @@ from chrysalis.callbacks.ema import EMA
 from chrysalis.errors import require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.loop import sample
+from chrysalis.sampling.drawing import sample
 
 
 class Pictures(Callback):

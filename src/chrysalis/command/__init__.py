@@ -50,8 +50,8 @@ def command(config_name: str) -> Callable:
                 OmegaConf.register_new_resolver(name, resolver, replace=True)
             codes.clear()
             _typed[:] = sys.argv[1:]
-            sys.argv[1:] = set_changes_aside(sys.argv[1:])
             try:
+                sys.argv[1:] = _recalled(sys.argv[1:]) if config_name == "sample" else set_changes_aside(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
                 forget()
@@ -72,6 +72,15 @@ def _show(error: Exception, config_name: str) -> int:
     else:
         console.print(text, style="red", soft_wrap=True, markup=False)
     return 1 if text is None else 2
+
+
+def _recalled(arguments: list[str]) -> list[str]:
+    """sample.py from=picture.png: the arguments with which that picture was drawn, below those typed now."""
+    if not any(a.startswith("from=") for a in arguments):
+        return arguments
+    from chrysalis.command.recipes import expanded  # only here: it imports torch, which --help does not wait for
+
+    return expanded(arguments)
 
 
 def command_line() -> str:

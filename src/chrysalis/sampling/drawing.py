@@ -1,57 +1,48 @@
-"""Pictures into a folder: PNG files, a grid, the settings and the command that draws them again."""
+"""Pictures into a folder: complete PNG files that say how to draw them again, whatever stops or shares the work."""
 
+import csv
 import json
-import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from chrysalis import hardware, pixels, seeds
-from chrysalis.denoiser import Denoiser
+from chrysalis import pixels, plots
 from chrysalis.errors import UserError, require_whole
-from chrysalis.files import shown, write_text
-from chrysalis.sampling.loop import evaluations, trajectory
-from chrysalis.terminal import progress
-
-GRID = 64  # a grid of more pictures than this would be unreadable
+from chrysalis.files import shown, write_text, written
+from chrysalis.guidance.guided import Guided
+from chrysalis.sampling.loop import trajectory
+from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
+from chrysalis.sampling.way import Way
+from chrysalis.terminal import is_main_process, progress
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that the pictures depend on. image_size: (height, width), or None for the model's own."""
+class Share:
+    """Which part of the work is this process's: every `of`-th batch, from the `rank`-th. wait: for all the others."""
 
-    pretrained: str
-    n: int
-    seed: int
-    scheduler: str
-    steps: int
-    image_size: tuple[int, int] | None = None
-    scheduler_settings: tuple[tuple[str, object], ...] = ()
-
-    def __post_init__(self):
-        for name in ("n", "steps"):
-            require_whole(name, getattr(self, name))
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**62:
-            raise UserError(f"seed={self.seed} must be a whole number, at least 0.")
-
-    def command(self, out: Path) -> str:
-        words = ["python", "sample.py", f"model.pretrained={self.pretrained}", f"n={self.n}", f"seed={self.seed}"]
-        words += [f"scheduler={self.scheduler}", f"steps={self.steps}"]
-        words += [f"+scheduler.{key}={value}" for key, value in self.scheduler_settings]
-        if self.image_size:
-            words.append(f"image_size=[{self.image_size[0]},{self.image_size[1]}]")
-        return shlex.join([*words, f"out={shown(out)}"])
+    rank: int = 0
+    of: int = 1
+    wait: Callable[[], None] = lambda: None
 
 
-def scheduler_settings(leaf: Mapping) -> tuple[tuple[str, object], ...]:
-    """What a conf/scheduler leaf sets beside the scheduler's name."""
-    return tuple(sorted((key, value) for key, value in leaf.items() if key not in ("_target_", "_partial_", "name")))
+def sample(denoiser, scheduler, steps: int, generators: list[torch.Generator], size: tuple[int, int]) -> torch.Tensor:
+    """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1]."""
+    timetable = Timetable(scheduler, steps, denoiser.noise.alphas.device)
+    x = Canvas(denoiser, denoiser, timetable, size).noise(generators)
+    for step in trajectory(denoiser, timetable, x, generators):
+        last = step.x
+    return last
 
 
-def refuse_other_pictures(out: Path, settings: Settings) -> None:
-    """The folder may be new, empty, or hold these very pictures; nothing else is written over."""
+def refuse_other_pictures(out: Path, settings: dict) -> None:
+    """The folder may be new, empty, or hold these very pictures, some or all; nothing else is written over."""
+    if not is_main_process():
+        return
     if out.exists() and not out.is_dir():
         raise UserError(f"out={shown(out)} is a file: choose a folder.")
     if not out.is_dir() or not any(out.iterdir()):
@@ -60,30 +51,131 @@ def refuse_other_pictures(out: Path, settings: Settings) -> None:
         drawn = json.loads((out / "settings.json").read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         drawn = None
-    if drawn != json.loads(json.dumps(asdict(settings))):
+    if drawn != settings:
         raise UserError(f"out={shown(out)} already holds other files: choose another folder.")
 
 
+def require_counts(settings: dict) -> None:
+    """Refuse numbers that no pictures can be drawn with, by their keys."""
+    for key in ("n", "steps", "batch_size", "moments"):
+        require_whole(key, settings[key])
+    require_whole("guidance.recurrence", settings["guidance"]["recurrence"])
+    require_whole("seed", settings["seed"], least=0)
+    if settings["seed"] >= 2**62:
+        raise UserError(f"seed={settings['seed']} is too large: choose one below 2^62.")
+
+
+def batches(pictures: Sequence[Picture], batch_size: int) -> list[list[Picture]]:
+    """In order, of one mix of weights each; the same whoever draws them, since a batch's company can round a bit."""
+    return [
+        same[k : k + batch_size]
+        for _, group in groupby(pictures, key=lambda p: p.mix)
+        for same in [list(group)]
+        for k in range(0, len(same), batch_size)
+    ]
+
+
 def draw(
-    out: Path, denoiser: Denoiser, scheduler, settings: Settings, size: tuple[int, int], batch_size: int = 16
-) -> None:
-    """Write seed_00000.png ..., grid.png (of the first 64) and settings.json into `out`."""
-    require_whole("batch_size", batch_size)
-    first = []
-    command = settings.command(out)
-    total = settings.n * evaluations(denoiser, scheduler, settings.steps)
-    with progress(f"drawing {settings.n} pictures", total) as advance:
-        for start in range(0, settings.n, batch_size):
-            count = min(batch_size, settings.n - start)
-            generators = seeds.generators(settings.seed + start, count)
-            for step in trajectory(denoiser, scheduler, settings.steps, generators, size):
-                last = step.x
-                advance(count)
-            images = pixels.to_uint8(last).cpu()
-            first.append(images[: max(0, GRID - start)])
-            for i, image in enumerate(images):
-                seed = settings.seed + start + i
-                pixels.save_png(image, out / f"seed_{seed:05d}.png", {"seed": str(seed), "command": command})
-    pixels.save_png(pixels.grid(torch.cat(first)), out / "grid.png", {"command": command})
-    record = {"settings": asdict(settings), "command": command, "versions": hardware.versions()}
+    out: Path,
+    canvas: Canvas,
+    task: Generate,
+    record: dict,
+    batch_size: int = 16,
+    film: Film | None = None,
+    way: Way | None = None,
+    share: Share | None = None,
+) -> list[str]:
+    """Write the task's pictures, what it makes of them, and settings.json into `out`.
+
+    record: {"settings", "command", "overrides", "only", ...}, kept with every picture; settings gives seed and n.
+    way: draws trajectory.png and an animation of the first batch. Files that are there already are not drawn again.
+    Returns what was written, in words.
+    """
+    film, share = film or Film(), share or Share()
+    settings, only = record["settings"], record.get("only")
+    pictures = task.pictures(settings["seed"], settings["n"])
+    work = batches(pictures, batch_size)
+    if only is not None:
+        work = [batch for batch in work if only in (p.name for p in batch)]
+        if not work:
+            raise UserError(f"only={only} is not one of these pictures: {pictures[0].name} to {pictures[-1].name}.")
+    if share.rank == 0:
+        _write_record(out, record)
+    mine = [b for b in work[share.rank :: share.of] if not _done(b, out, only, way if b is work[0] else None)]
+    total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
+    with progress(f"drawing {sum(map(len, mine))} pictures", total) as advance:
+        for batch in mine:
+            _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
+    share.wait()
+    files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
+    if share.rank == 0:
+        text = {"command": record["command"]}
+        files += way.finish(out, film, text) if way else []
+        if only is None:
+            files += task.finish(out, pictures, film, text) + _tell_guidance(out, pictures[:64])
+        _write_record(out, record | ({"result": task.notes} if task.notes else {}))
+    return files
+
+
+def _write_record(out: Path, record: dict) -> None:
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
+
+
+def _done(batch: list[Picture], out: Path, only: str | None, way: Way | None) -> bool:
+    files = [out / f"{p.name}.png" for p in batch if only in (None, p.name)]
+    return all(file.is_file() for file in files) and (way is None or way.is_there(out))
+
+
+def _draw_batch(out: Path, canvas: Canvas, task: Generate, record: dict, batch, way: Way | None, advance) -> None:
+    start = task.start(canvas, batch)
+    guided = canvas.denoiser if isinstance(canvas.denoiser, Guided) else None
+    if guided:
+        guided.begin()
+    if way:
+        way.begin(start.x, canvas.timetable.evaluations(start.legs))
+    for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste):
+        if not step.x.isfinite().all():
+            raise UserError(
+                f"step {step.i} (t={float(step.t):g}) of scheduler={type(canvas.timetable.fresh).__name__} gave values "
+                "that are not finite: lower the guidance's scale, or choose other steps or another scheduler."
+            )
+        if way:
+            way.keep(step)
+        advance(len(batch))
+    kept = json.dumps({key: value for key, value in record.items() if key != "only"})
+    for k, (picture, image) in enumerate(zip(batch, pixels.to_uint8(step.x).cpu(), strict=True)):
+        if record.get("only") not in (None, picture.name):
+            continue
+        text = {"picture": picture.name, "command": record["command"], "record": kept}
+        if guided and guided.records:
+            text["guidance"] = json.dumps(_own(guided.records, k))
+        pixels.save_png(image, out / f"{picture.name}.png", text)
+
+
+def _tell_guidance(out: Path, pictures: list[Picture]) -> list[str]:
+    """guidance.csv and guidance.png: what each term did to these pictures, as their files say."""
+    rows = []
+    for picture in pictures:
+        with Image.open(out / f"{picture.name}.png") as image:
+            for step in json.loads(image.text.get("guidance", "[]")):
+                for term, figures in step.items():
+                    if isinstance(figures, dict):
+                        rows.append([picture.name, step["step"], step["t"], term, *figures.values()])
+    if not rows:
+        return []
+    with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
+        names = ["picture", "step", "t", "term", "loss", "gradient_norm", "share"]
+        csv.writer(f).writerows([names, *rows])
+    plots.guidance_curves(out / "guidance.png", rows)
+    return ["guidance.csv", "guidance.png"]
+
+
+def _own(records: list[dict], k: int) -> list[dict]:
+    """The k-th picture's part of what the guidance recorded, to four digits."""
+
+    def short(figures: dict) -> dict:
+        return {key: float(f"{values[k]:.4g}") for key, values in figures.items()}
+
+    return [
+        {name: short(value) if isinstance(value, dict) else value for name, value in row.items()} for row in records
+    ]

@@ -1,18 +1,18 @@
 """The one loop: from noise to picture, step by step, with any scheduler."""
 
-import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from chrysalis.denoiser import Denoiser
-from chrysalis.errors import UserError
+from chrysalis import seeds
+from chrysalis.sampling.schedulers import Timetable, step_arguments
 
 
 @dataclass(frozen=True)
 class Step:
-    """i: 0-based step. t: its timestep. x: the pictures after it. x0: what the model expects of them; [B, C, H, W]."""
+    """i: how often the UNet was asked before. t: its timestep. x: the pictures after the step, as alpha x_0 + sigma eps
+    also where the scheduler scales them otherwise. x0: what the (guided) model expects of them; both [B, C, H, W]."""
 
     i: int
     t: torch.Tensor
@@ -20,45 +20,37 @@ class Step:
     x0: torch.Tensor
 
 
-def initial_noise(shape: tuple[int, ...], generators: list[torch.Generator], device: torch.device) -> torch.Tensor:
-    """[B, *shape], picture i from generators[i] alone, drawn where the generator lives (as stock pipelines do)."""
-    return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
-
-
-def evaluations(denoiser: Denoiser, scheduler, steps: int) -> int:
-    """Set the scheduler's timesteps; how often the UNet will be asked (twice a step for second-order schedulers)."""
-    if not 1 <= steps <= len(denoiser.noise):
-        raise UserError(f"steps={steps} must lie between 1 and the {len(denoiser.noise)} timesteps of the model.")
-    scheduler.set_timesteps(steps, device=denoiser.noise.alphas.device)
-    return len(scheduler.timesteps)
-
-
 @torch.no_grad()
 def trajectory(
-    denoiser: Denoiser, scheduler, steps: int, generators: list[torch.Generator], size: tuple[int, int]
+    denoiser,
+    timetable: Timetable,
+    x: torch.Tensor,
+    generators: list[torch.Generator],
+    legs: Sequence[tuple[int, int]] = (),
+    paste: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
 ) -> Iterator[Step]:
-    """Yield every step. scheduler: a diffusers scheduler of its own, not the training one (set_timesteps mutates).
+    """Yield every step from x, float32 [B, C, H, W] at the level of the first leg; a guided denoiser is a denoiser.
 
-    generators: one a picture; the start, and the noise of stochastic schedulers, come from them in turn.
+    generators: one a picture, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
+    once by default; one that starts before the last ended is reached by adding noise, and starts without history.
+    paste: called with x and its timestep (None at the end) after every step, to put known pixels back.
     """
-    device = denoiser.noise.alphas.device
-    evaluations(denoiser, scheduler, steps)
-    accepts = inspect.signature(scheduler.step).parameters
-    extra = {"generator": generators} if "generator" in accepts else {}
-    channels = denoiser.unet.config.in_channels
-    x = initial_noise((channels, *size), generators, device) * scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
-        x_in = scheduler.scale_model_input(x, t)
-        out = denoiser(x_in, t)
-        # Between training timesteps (Heun, Euler) t is fractional; its noise level is the nearest one's.
-        level = t.round().long().clamp(0, len(denoiser.noise) - 1).view(1)
-        x0 = denoiser.objective.to_x0(out, x_in, level, denoiser.noise)
-        x = scheduler.step(out, t, x, **extra).prev_sample
-        yield Step(i, t, x, x0)
-
-
-def sample(denoiser: Denoiser, scheduler, steps: int, generators: list, size: tuple[int, int]) -> torch.Tensor:
-    """The last x: float32 [B, C, H, W], about [-1, 1]."""
-    for step in trajectory(denoiser, scheduler, steps, generators, size):
-        last = step.x
-    return last
+    i, level = 0, None
+    for first, last in legs or [(0, len(timetable))]:
+        scheduler, timesteps = timetable.leg(first, last)
+        extra = step_arguments(scheduler, generators)
+        if i:
+            eps = seeds.noise(generators, x.shape[1:], x.device)
+            x = denoiser.noise.add_more(x, eps, level, timesteps[0].view(1))
+        x = x / scheduler.scale_model_input(x.new_ones(1), timesteps[0])
+        for t, level in zip(timesteps, [*timesteps[1:], timetable.level(last)], strict=True):
+            x_in = scheduler.scale_model_input(x, t)
+            out = denoiser(x_in, t)
+            x0 = denoiser.objective.to_x0(out, x_in, t.view(1), denoiser.noise)
+            x = scheduler.step(out, t, x, **extra).prev_sample
+            scale = x.new_ones(1) if level is None else scheduler.scale_model_input(x.new_ones(1), level)
+            if paste is not None:
+                x = paste(x * scale, level) / scale
+            yield Step(i, t, x * scale, x0)
+            i += 1
+        x = x * scale

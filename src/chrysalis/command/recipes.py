@@ -1,0 +1,112 @@
+"""How pictures were made, kept with them, and made again: `sample.py from=picture.png`."""
+
+import functools
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from chrysalis import folder, hardware
+from chrysalis.errors import UserError
+from chrysalis.terminal import warn
+
+# Where and on what they are drawn; none of these changes a picture
+ELSEWHERE = ("out", "debug", "trainer", "only", "hydra")
+
+_recalled: dict = {}
+
+
+def expanded(arguments: list[str]) -> list[str]:
+    """With from=picture.png among them: the overrides that it was drawn with, under those that were typed now."""
+    _recalled.clear()
+    asked = [a.split("=", 1)[1] for a in arguments if a.startswith("from=")]
+    if not asked or asked[-1] in ("", "null"):
+        return arguments
+    path = asked[-1]
+    try:
+        with Image.open(path) as image:
+            picture, record = image.text["picture"], json.loads(image.text["record"])
+    except (OSError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(f"from={path} is not a picture that sample.py drew: it does not say how.") from error
+    typed = [a for a in arguments if not a.startswith("from=")]
+    keys = {a.lstrip("+~").split("=", 1)[0] for a in typed}
+    _recalled.update(record)
+    kept = [o for o in record["overrides"] if o.lstrip("+~").split("=", 1)[0] not in keys]
+    return [*kept, *typed, *([] if "only" in keys else [f"only={picture}"])]
+
+
+def record(cfg: DictConfig, pretrained: str) -> dict:
+    """settings: all that the pictures depend on. overrides: what composes them again. command: the same, to be typed.
+
+    inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
+    """
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, "from")}
+    settings["model"]["pretrained"] = pretrained
+    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in (*ELSEWHERE, "from")]
+    if not any(o.startswith("model.pretrained=") for o in overrides):
+        overrides.append(f"model.pretrained={pretrained}")
+    return {
+        "settings": settings,
+        "command": shlex.join(["python", "sample.py", *overrides]),
+        "overrides": overrides,
+        "inputs": _inputs(settings, pretrained),
+        "versions": hardware.versions(),
+        **({"only": cfg.only} if cfg.only is not None else {}),
+    }
+
+
+def tell_changes(now: dict) -> None:
+    """After from=...: warn of what is not as it was when the picture was drawn."""
+    for name, digest in now["inputs"].items():
+        if _recalled.get("inputs", {}).get(name, digest) != digest:
+            warn(f"{name} has changed since the picture was drawn: the new one will differ from it.")
+    was, versions = _recalled.get("versions", {}), hardware.versions()
+    others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
+    if others:
+        warn(f"Drawn with other versions ({'; '.join(others)}): the new picture may differ in the last bits.")
+
+
+def built(leaf: DictConfig, model: folder.Model):
+    """The object of a task or guidance leaf; a leaf that needs the model is a partial call."""
+    made = instantiate(leaf)
+    return made(model) if isinstance(made, functools.partial) else made
+
+
+def terms(guidance: DictConfig) -> dict[str, DictConfig]:
+    """The leaves that were composed into `guidance`, by name."""
+    return {name: node for name, node in guidance.items() if OmegaConf.is_dict(node) and "_target_" in node}
+
+
+def _inputs(settings: dict, pretrained: str) -> dict[str, str]:
+    files = {}
+    where = folder.locate(pretrained)
+    if isinstance(where, Path):
+        for weights in sorted(where.rglob("diffusion_pytorch_model*.safetensors")):
+            files[f"{pretrained} ({weights.relative_to(where)})"] = weights
+    for group in ("task", "guidance"):
+        for value in _strings(settings.get(group) or {}):
+            file = Path(value.split(".py:")[0] + ".py" if ".py:" in value else value)
+            if file.is_file():
+                files[value] = file
+    return {name: _digest(file) for name, file in files.items()}
+
+
+def _strings(node):
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _strings(value)
+    elif isinstance(node, str):
+        yield node
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=12)).hexdigest()

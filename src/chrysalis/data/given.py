@@ -1,0 +1,36 @@
+"""A single picture that the user names: to guide by, to start from, to fill in."""
+
+import functools
+
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from chrysalis import pixels
+from chrysalis.data.transforms import fit, mask_to_training_size, to_rgb
+from chrysalis.errors import UserError
+
+
+class Given:
+    """Read at once, so that a mistake is told before anything is drawn. key: what the user set it by."""
+
+    def __init__(self, path: str, key: str):
+        self.path, self.key = str(path), key
+        try:
+            with Image.open(self.path) as image:
+                image.load()
+                self.image = image.copy()
+        except (OSError, ValueError, UnidentifiedImageError) as error:
+            raise UserError(f"{key}={path} is not a picture that can be read.") from error
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 -- one of a few, and it lives as long as the command
+    def at(self, size: tuple[int, int]) -> torch.Tensor:
+        """float32 [1, 3, height, width] in [-1, 1], the centre cropped to that shape."""
+        return pixels.to_signed(pixels.from_image(fit(to_rgb(self.image), size, "crop")))[None]
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def mask_at(self, size: tuple[int, int]) -> torch.Tensor:
+        """float32 [1, 1, height, width], 1 where the picture is light, 0 where it is dark."""
+        mask = torch.from_numpy(mask_to_training_size(self.image, size, "crop").copy())[None].float() / 255
+        if mask.mean() in (0, 1):
+            raise UserError(f"{self.key}={self.path} must have white and black parts.")
+        return mask

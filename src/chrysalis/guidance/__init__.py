@@ -1,0 +1,1 @@
+"""Guidance wraps the denoiser: energies (any function), classifiers, CLIP, pairs of models. Samplers never know."""

@@ -1,0 +1,123 @@
+"""From a picture to a picture: img2img, inpaint, invert are a start, a way and a hook around the one loop."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from chrysalis import pixels
+from chrysalis.data.given import Given
+from chrysalis.errors import UserError, require_whole
+from chrysalis.sampling.schedulers import repeated
+from chrysalis.sampling.sheets import read
+from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
+
+
+class ImageToImage(Generate):
+    """SDEdit (Meng et al. 2022, arXiv 2108.01073): the picture is noised up to `strength` of the way and drawn anew.
+
+    image: a path. strength: 0 would keep the picture, 1 keeps next to nothing of it.
+    """
+
+    def __init__(self, image: str, strength: float = 0.5):
+        super().__init__()
+        if not isinstance(strength, int | float) or not 0 < strength <= 1:
+            raise UserError(f"task.strength={strength} must lie above 0 (keep the picture) and at most 1 (all noise).")
+        self.image, self.strength = Given(image, "task.image"), float(strength)
+
+    def first(self, canvas: Canvas) -> int:
+        """The full step that it starts from."""
+        steps = len(canvas.timetable)
+        return min(steps - 1, steps - round(self.strength * steps))
+
+    def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
+        return repeated([(self.first(canvas), len(canvas.timetable))], canvas.recurrence)
+
+    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        level = canvas.timetable.level(self.first(canvas)).view(1)
+        image = self.image.at(canvas.size).to(canvas.device)
+        return Start(canvas.unguided.noise.add(image, canvas.noise(generators), level), generators, self.legs(canvas))
+
+
+class Inpaint(Generate):
+    """RePaint (Lugmayr et al. 2022, arXiv 2201.09865): what the mask leaves is put back, noised, at every step.
+
+    image, mask: paths; the mask is white where the picture is drawn anew. jump, resamplings: every stretch of `jump`
+    steps is gone through `resamplings` times, which lets the new part grow into the old one.
+    """
+
+    def __init__(self, image: str, mask: str, jump: int = 5, resamplings: int = 3):
+        super().__init__()
+        for name, value in (("jump", jump), ("resamplings", resamplings)):
+            require_whole(f"task.{name}", value)
+        self.image, self.mask = Given(image, "task.image"), Given(mask, "task.mask")
+        self.jump, self.resamplings = jump, resamplings
+
+    def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
+        legs = repeated([(0, len(canvas.timetable))], self.resamplings, self.jump)
+        return repeated(legs, canvas.recurrence)
+
+    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        eps = canvas.noise(generators)
+        image = self.image.at(canvas.size).to(canvas.device)
+        drawn = self.mask.mask_at(canvas.size).to(canvas.device)
+
+        def paste(x: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+            known = image if t is None else canvas.unguided.noise.add(image, eps, t.view(1))
+            return drawn * x + (1 - drawn) * known
+
+        return Start(eps, generators, self.legs(canvas), paste)
+
+
+class Invert(Generate):
+    """DDIM inversion (Song et al. 2021, sec. 5.4): the noise from which DDIM draws this very picture.
+
+    Unguided, the picture is reconstructed; guidance changes in it what it asks for. corrections: how often each step
+    back is corrected, since eps is to be that of the noisier picture, which is only known afterwards (a fixed-point
+    iteration, Pan et al. 2023, arXiv 2309.04907); 0 is the usual approximation.
+    """
+
+    scheduler_settings: ClassVar[dict] = {"clip_sample": False}  # clipping cannot be undone
+
+    def __init__(self, image: str, corrections: int = 3):
+        super().__init__()
+        require_whole("task.corrections", corrections, least=0)
+        self.image, self.corrections = Given(image, "task.image"), corrections
+
+    def pictures(self, seed: int, n: int) -> list[Picture]:
+        return [Picture("reconstruction", seed)]
+
+    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+        if type(canvas.timetable.fresh).__name__ != "DDIMScheduler" or getattr(canvas.timetable.fresh, "eta", 0):
+            raise UserError("task=invert goes DDIM's deterministic way back: use scheduler=ddim, without eta.")
+        image = self.image.at(canvas.size).to(canvas.device)
+        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        return Start(self.noise_of(image, canvas), generators, self.legs(canvas))
+
+    @torch.no_grad()
+    def noise_of(self, image: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+        """x_T [1, 3, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
+        denoiser, x = canvas.unguided, image
+        noise = denoiser.noise
+        alpha_s, sigma_s, level = torch.ones_like(x[:1, :1, :1, :1]), torch.zeros_like(x[:1, :1, :1, :1]), None
+        for step in reversed(range(len(canvas.timetable))):
+            t = canvas.timetable.level(step)
+            alpha, sigma = noise.alpha(t.view(1)), noise.sigma(t.view(1))
+            x_t, at = x, t if level is None else level
+            for _ in range(self.corrections + 1):
+                eps = denoiser.objective.to_eps(denoiser(x_t, at), x_t, at.view(1), noise)
+                x_t, at = alpha * (x - sigma_s * eps) / alpha_s + sigma * eps, t
+            x, alpha_s, sigma_s, level = x_t, alpha, sigma, t
+        return x
+
+    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
+        """grid.png: the picture and its reconstruction. The PSNR of the two goes into settings.json."""
+        drawn = read(out / f"{pictures[0].name}.png")[None]
+        asked = pixels.to_uint8(self.image.at(tuple(drawn.shape[-2:])))
+        psnr = peak_signal_noise_ratio(drawn.float(), asked.float(), data_range=255.0)
+        self.notes["psnr"] = round(float(psnr), 2)
+        pixels.save_png(pixels.grid(torch.cat([asked, drawn])), out / "grid.png", text)
+        return [f"grid.png (the picture and its reconstruction, PSNR {self.notes['psnr']} dB)"]

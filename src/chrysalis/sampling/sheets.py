@@ -1,0 +1,58 @@
+"""Sheets and films of pictures that lie in a folder or were kept on the way."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from PIL import Image
+
+from chrysalis import pixels
+from chrysalis.errors import UserError
+from chrysalis.files import written
+
+FORMATS = ("gif", "webp", "mp4")
+
+
+def require_formats(formats: Sequence[str]) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"animation.formats={list(formats)}: {name} is unknown, choose of {', '.join(FORMATS)}.")
+
+
+def read(path: Path) -> torch.Tensor:
+    """uint8 [3, H, W]."""
+    with Image.open(path) as image:
+        return pixels.from_image(image.convert("RGB"))
+
+
+def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: int | None = None) -> None:
+    """grid.png of the named pictures in `out`."""
+    sheet = pixels.grid(torch.stack([read(out / f"{name}.png") for name in names]), columns)
+    pixels.save_png(sheet, out / "grid.png", text)
+
+
+def enlarged(picture: torch.Tensor, least: int = 128) -> torch.Tensor:
+    """uint8 [3, H, W], each pixel a square, so that the shorter side is at least `least`."""
+    factor = max(1, -(-least // min(picture.shape[-2:])))
+    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str], seconds: float) -> None:
+    """path.gif, path.webp, path.mp4 from frames uint8 [3, h, w]; the last one stays a second longer."""
+    images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    each = seconds / len(images)
+    rest = max(1, round(1 / each))
+    for name in formats:
+        if name == "mp4":
+            # H.264 in 4:2:0, which every player knows, wants even sides
+            even = [image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images]
+            film = np.stack(even + [even[-1]] * rest)
+            rate = round(1 / each, 1)
+            data = iio.imwrite("<bytes>", film, extension=".mp4", plugin="pyav", codec="libx264", fps=rate)
+        else:
+            times = [round(1000 * each)] * (len(images) - 1) + [round(1000 * (each + 1))]
+            data = iio.imwrite("<bytes>", np.stack(images), extension=f".{name}", duration=times, loop=0)
+        with written(path.with_suffix(f".{name}")) as partial:
+            partial.write_bytes(data)

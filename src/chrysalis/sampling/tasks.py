@@ -1,0 +1,89 @@
+"""What to draw: a task says which pictures there are, where each starts, and what is made of them at the end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from chrysalis import seeds
+from chrysalis.sampling.schedulers import Timetable, repeated
+from chrysalis.sampling.sheets import save_grid
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: of its file. seed: of its start and of its stochastic steps.
+
+    toward, part: a second seed, and how far towards it the start lies. mix: how far the weights lie from the base
+    model's (0) to the model's (1); None for the model's own.
+    """
+
+    name: str
+    seed: int
+    toward: int | None = None
+    part: float = 0.0
+    mix: float | None = None
+
+
+@dataclass
+class Canvas:
+    """What is drawn with. unguided: the denoiser below the guidance. size: (height, width)."""
+
+    denoiser: torch.nn.Module
+    unguided: torch.nn.Module
+    timetable: Timetable
+    size: tuple[int, int]
+    recurrence: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.unguided.noise.alphas.device
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        return seeds.noise(generators, (self.unguided.unet.config.in_channels, *self.size), self.device)
+
+
+@dataclass
+class Start:
+    """x: float32 [B, C, H, W] at the level of the first leg. See sampling/loop.py."""
+
+    x: torch.Tensor
+    generators: list[torch.Generator]
+    legs: list[tuple[int, int]]
+    paste: Callable | None = None
+
+
+@dataclass
+class Film:
+    """How animations are written. formats: of gif, webp and mp4. frames: at most so many, over `seconds`."""
+
+    formats: Sequence[str] = ("gif", "mp4")
+    frames: int = 60
+    seconds: float = 4.0
+
+
+class Generate:
+    """Pictures from noise; picture i from seed + i. notes: what the end found worth telling, for settings.json."""
+
+    scheduler_settings: ClassVar[dict] = {}  # what the scheduler must be built with
+
+    def __init__(self):
+        self.notes: dict = {}
+
+    def pictures(self, seed: int, n: int) -> list[Picture]:
+        return [Picture(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
+
+    def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
+        """The full steps, with the recurrence that guidance asks for."""
+        return repeated([(0, len(canvas.timetable))], canvas.recurrence)
+
+    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        return Start(canvas.noise(generators), generators, self.legs(canvas))
+
+    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
+        """grid.png of the first 64 of the pictures, which lie in `out`."""
+        save_grid(out, [p.name for p in pictures[:64]], text)
+        return ["grid.png"]
