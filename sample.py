@@ -28,6 +28,7 @@ def sample(cfg) -> None:
     record = recipes.record(cfg, pretrained)
     recipes.tell_changes(record)
     drawing.require_counts(record["settings"])
+    film = instantiate(cfg.animation)
     drawing.refuse_other_pictures(out, record["settings"])
     model = instantiate(cfg.model, pretrained=pretrained)
     size = checked_size(cfg.image_size, "image_size") if cfg.image_size else model.size()
@@ -40,7 +41,6 @@ def sample(cfg) -> None:
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(device).eval()
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
     canvas = Canvas(guided, denoiser, Timetable(scheduler, cfg.steps, device), size, cfg.guidance.recurrence)
-    film = instantiate(cfg.animation)
     way = Way(film, cfg.moments) if cfg.trajectory else None
     written = drawing.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
     say(f"{', '.join(written)} and settings.json are in {shown(out)}")

@@ -1,5 +1,6 @@
 """Drawing shared out among devices and processes, launched by Lightning Fabric."""
 
+import logging
 import os
 
 import torch
@@ -24,5 +25,9 @@ def launch(accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1
         fabric = Fabric(accelerator=on, devices=devices, num_nodes=num_nodes)
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer.devices={devices} cannot be had: {str(error).strip().splitlines()[0]}") from error
+    for name in ("lightning.fabric", "lightning.pytorch"):  # its banners would bury the one line that matters here
+        logging.getLogger(name).setLevel(logging.WARNING)
+    threads = torch.get_num_threads()
     fabric.launch()
+    torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other pictures
     return Share(fabric.global_rank, fabric.world_size, fabric.barrier), fabric.device

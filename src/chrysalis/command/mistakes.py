@@ -31,7 +31,9 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         if isinstance(link, OverrideParseException):
             return f"{link.override!r} is not of the form key=value: {str(link).splitlines()[0].rstrip('.')}."
         if isinstance(link, MissingMandatoryValue):
-            return f"{link.full_key or str(link).split()[-1]} is missing: give it as {link.full_key or 'key'}=VALUE."
+            named = re.search(r"[Mm]issing mandatory value: (\S+)", str(link))
+            key = link.full_key or (named.group(1) if named else "a key")
+            return f"{key} is missing: give it as {key}=VALUE."
     if isinstance(error, ConfigCompositionException):
         return _unknown_key(error, config_name, conf)
     if isinstance(error, InstantiationException):
@@ -72,6 +74,10 @@ def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path
     key = found.group(1) if found else ""
     why = _first_line(error.__cause__ or error).rstrip(".")
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
+        group, _, rest = key.partition(".")
+        leaf = rest.split(".")[0]
+        if (conf / group / f"{leaf}.yaml").is_file():
+            return f"{key} has no meaning yet: choose {group}={leaf} too."
         near = _nearest(key, _known_keys(config_name, conf))
         hint = f" Did you mean {near}?" if near else ""
         return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."

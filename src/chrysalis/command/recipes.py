@@ -46,7 +46,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
 
     inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
     """
-    settings = OmegaConf.to_container(cfg, resolve=True)
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, "from")}
     settings["model"]["pretrained"] = pretrained
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))

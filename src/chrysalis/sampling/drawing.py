@@ -103,9 +103,14 @@ def draw(
         _write_record(out, record)
     mine = [b for b in work[share.rank :: share.of] if not _done(b, out, only, way if b is work[0] else None)]
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
-    with progress(f"drawing {sum(map(len, mine))} pictures", total) as advance:
-        for batch in mine:
-            _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
+    try:
+        with progress(f"drawing {sum(map(len, mine))} pictures", total) as advance:
+            for batch in mine:
+                _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
+    except UserError:
+        if share.rank == 0 and not any(out.glob("*.png")):
+            (out / "settings.json").unlink()
+        raise
     share.wait()
     files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
     if share.rank == 0:

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from chrysalis import seeds
+from chrysalis.errors import UserError, require_whole
 from chrysalis.sampling.schedulers import Timetable, repeated
-from chrysalis.sampling.sheets import save_grid
+from chrysalis.sampling.sheets import require_formats, save_grid
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Film:
     formats: Sequence[str] = ("gif", "mp4")
     frames: int = 60
     seconds: float = 4.0
+
+    def __post_init__(self):
+        require_formats(self.formats)
+        require_whole("animation.frames", self.frames, least=2)
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or self.seconds <= 0:
+            raise UserError(f"animation.seconds={self.seconds} must be a number above 0.")
 
 
 class Generate:

@@ -1,0 +1,231 @@
+"""sample.py from the command line: files, what they remember, stopping and sharing, mistakes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, tiny_unet
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+
+SMALL = ["steps=3", "batch_size=2"]
+
+
+def image(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A v-prediction model, as a folder that a run might have left: its card names the base model."""
+    training = DDPMScheduler(prediction_type="v_prediction")
+    for name, seed in (("base", 0), ("model", 0)):
+        unet = tiny_unet(seed)
+        if name == "model":
+            with torch.no_grad():
+                unet.conv_out.bias += 0.2
+        DDPMPipeline(unet=unet, scheduler=training).save_pretrained(tmp_path / name)
+    (tmp_path / "model" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'base'}\n---\n")
+    return f"model.pretrained={tmp_path / 'model'}"
+
+
+def test_what_a_drawing_leaves(run, model, tmp_path):
+    assert run("sample", model, "n=5", "seed=3", "out=drawn", *SMALL) == 0
+    names = sorted(p.name for p in (tmp_path / "drawn").iterdir())
+    assert names == ["grid.png", *(f"seed_{k:05d}.png" for k in range(3, 8)), "settings.json"]
+    record = json.loads((tmp_path / "drawn" / "settings.json").read_text())
+    assert record["settings"]["seed"] == 3
+    assert record["command"].startswith("python sample.py model.pretrained=")
+    text = Image.open(tmp_path / "drawn" / "seed_00004.png").text
+    assert text["picture"] == "seed_00004"
+    assert json.loads(text["record"])["overrides"] == record["overrides"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["scheduler=euler_ancestral"],
+        ["scheduler=dpmpp_2m_sde", "guidance=[colour,symmetry]", "guidance.colour.target=crimson"],
+        ["guidance=domain", "guidance.recurrence=2"],
+        ["task=morph", "task.frames=2"],
+        ["task=blend", "task.ratios=[0,0.5]"],
+        ["scheduler=KDPM2AncestralDiscreteScheduler"],
+    ],
+)
+def test_a_picture_is_drawn_again_bit_for_bit_from_its_own_file(run, model, tmp_path, how):
+    assert run("sample", model, "n=3", "out=first", *SMALL, *how) == 0
+    drawn = sorted(p for p in (tmp_path / "first").glob("*_0*.png"))
+    assert len(drawn) >= 3
+    chosen = drawn[-1]
+    assert run("sample", f"from={chosen}", "out=again") == 0
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [chosen.name, "settings.json"]
+    assert (tmp_path / "again" / chosen.name).read_bytes() == chosen.read_bytes()
+
+
+def test_from_a_picture_with_a_change(run, model, tmp_path):
+    assert run("sample", model, "n=3", "out=first", *SMALL) == 0
+    assert run("sample", "from=first/seed_00001.png", "steps=6", "scheduler=heun", "out=changed") == 0
+    assert run("sample", model, "n=3", "out=direct", "steps=6", "batch_size=2", "scheduler=heun") == 0
+    assert (image("changed/seed_00001.png") == image("direct/seed_00001.png")).all()
+    assert not (image("changed/seed_00001.png") == image("first/seed_00001.png")).all()
+
+
+def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, capfd):
+    assert run("sample", model, "n=1", "out=first", *SMALL) == 0
+    tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
+    assert run("sample", "from=first/seed_00000.png", "out=again") == 0
+    assert "has changed since the picture was drawn" in capfd.readouterr().err
+    assert run("sample", "from=first/grid.png") == 2
+    assert "does not say how" in capfd.readouterr().err
+
+
+def test_a_stopped_drawing_continues(run, model, tmp_path):
+    words = [model, "n=7", "out=drawn", "scheduler=ddpm", *SMALL]
+    assert run("sample", *words) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()}
+    for name in ("grid.png", "seed_00003.png", "seed_00006.png"):
+        (tmp_path / "drawn" / name).unlink()
+    untouched = (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns
+    assert run("sample", *words) == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()} == before
+    assert (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns == untouched
+    assert run("sample", *words, "seed=1") == 2  # other pictures are not mixed in
+
+
+def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(model, tmp_path):
+    words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
+    drawing = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while drawing.poll() is None and len(list((tmp_path / "drawn").glob("seed_*.png"))) < 6:
+        pass
+    drawing.kill()
+    drawing.wait()
+    drawn = list((tmp_path / "drawn").glob("seed_*.png"))
+    assert 6 <= len(drawn) < 400
+    for path in drawn:
+        Image.open(path).verify()
+
+
+@pytest.fixture
+def shared_out(model, tmp_path):
+    """The same pictures drawn by one process and by two."""
+    words = [sys.executable, str(REPOSITORY / "sample.py"), model, "n=7", "scheduler=ddpm", *SMALL]
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    # conftest's threads are this process's own; here one is enough, and the same for all
+    environment["OMP_NUM_THREADS"] = "1"
+    for out, devices in (("one", 1), ("two", 2)):
+        more = [f"out={out}", f"trainer.devices={devices}", "trainer.accelerator=cpu", "trajectory=true"]
+        done = subprocess.run([*words, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.strip().startswith("7 pictures"), done.stderr
+    return tmp_path
+
+
+def test_two_processes_draw_the_same_pictures_as_one(shared_out):
+    one, two = ({p.name: p.read_bytes() for p in (shared_out / out).glob("*.png")} for out in ("one", "two"))
+    assert len(one) == 9
+    assert one.keys() == two.keys()
+    for name in one:
+        assert (image(shared_out / "one" / name) == image(shared_out / "two" / name)).all(), name
+
+
+@pytest.mark.parametrize("formats", [["gif"], ["webp", "mp4"]])
+def test_trajectory_is_a_strip_and_an_animation_of_any_number_of_frames(run, model, tmp_path, formats):
+    kinds = f"animation.formats=[{','.join(formats)}]"
+    more = ["trajectory=true", "moments=4", "animation.frames=5", kinds, "scheduler=heun", "steps=9"]
+    assert run("sample", model, "n=3", "out=drawn", "batch_size=2", *more) == 0
+    strip = Image.open(tmp_path / "drawn" / "trajectory.png")
+    assert strip.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)  # two pictures of the first batch, x_t and x_0 of each
+    final = np.asarray(strip)[:16, -16:]
+    assert (final == image(tmp_path / "drawn" / "seed_00000.png")).all()
+    for name in formats:
+        film = iio.imread(tmp_path / "drawn" / f"trajectory.{name}", index=None if name == "mp4" else ...)
+        assert len(film) >= 5
+        if name == "mp4":
+            assert abs(film[0].astype(int).mean() - film[4].astype(int).mean()) < 128
+        else:
+            assert len(film) == 5
+
+
+def test_guidance_is_told_with_the_pictures(run, model, tmp_path):
+    more = ["guidance=[brightness,symmetry]", "guidance.brightness.scale=0.3", "guidance.symmetry.at=x_t"]
+    assert run("sample", model, "n=3", "out=drawn", *more, *SMALL) == 0
+    rows = list(csv.DictReader((tmp_path / "drawn" / "guidance.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 3 * 2
+    assert {row["term"] for row in rows} == {"brightness", "symmetry"}
+    assert all(0 < float(row["share"]) < 1 for row in rows)
+    assert Image.open(tmp_path / "drawn" / "guidance.png").size[0] > 500
+    own = json.loads(Image.open(tmp_path / "drawn" / "seed_00001.png").text["guidance"])
+    assert [step["step"] for step in own] == [0, 1, 2]
+
+
+def test_domain_guidance_takes_the_runs_own_base(run, model, tmp_path):
+    """With w = 1 + scale; scale 0 is the model alone, and the base model can be named."""
+    assert run("sample", model, "n=2", "out=plain", *SMALL) == 0
+    assert run("sample", model, "n=2", "out=zero", "guidance=domain", "guidance.domain.scale=0", *SMALL) == 0
+    assert (image("zero/grid.png") == image("plain/grid.png")).all()
+    assert run("sample", model, "n=2", "out=one", "guidance=domain", *SMALL) == 0
+    named = ["guidance=domain", f"guidance.domain.base={tmp_path / 'base'}"]
+    assert run("sample", model, "n=2", "out=named", *named, *SMALL) == 0
+    assert (image("one/grid.png") == image("named/grid.png")).all()
+    assert not (image("one/grid.png") == image("plain/grid.png")).all()
+
+
+def test_autoguidance_takes_a_checkpoint_of_a_run(run, tmp_path):
+    from conftest import TINY_MODEL, TINY_RUN
+
+    assert run("train", *TINY_MODEL, *TINY_RUN, "data.n=30", "name=first") == 0
+    more = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/first/checkpoints/last.ckpt"]
+    assert run("sample", "model.pretrained=runs/first", "n=1", "out=drawn", *more, *SMALL) == 0
+    assert run("sample", "model.pretrained=runs/first", "n=1", "out=b", more[0], f"{more[1]}x", *SMALL) == 2
+
+
+def test_a_users_loss_outside_the_project(run, model, tmp_path, capfd):
+    (tmp_path / "elsewhere").mkdir()
+    loss = tmp_path / "elsewhere" / "my_loss.py"
+    loss.write_text("def blue(x0, t, cond):\n    return (x0[:, 2] - 0.9).abs().mean(dim=(1, 2))\n")
+    assert run("sample", model, "n=2", "out=plain", *SMALL) == 0
+    own = ["guidance=custom", f"guidance.function={loss}:blue", "guidance.custom.scale=0.5"]
+    assert run("sample", model, "n=2", "out=blue", *own, *SMALL) == 0
+    assert image("blue/grid.png")[..., 2].mean() > image("plain/grid.png")[..., 2].mean() + 10
+    loss.write_text("def blue(x0, t, cond):\n    return x0.mean()\n")
+    assert run("sample", model, "n=2", "out=wrong", *own, *SMALL) == 2
+    told = capfd.readouterr().err.strip().splitlines()[-1]
+    assert f"{loss}:1" in told
+    assert "[2]" in told
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_recurrence_changes_the_way_and_stays_a_pure_function(run, model):
+    for out in ("a", "b"):
+        assert run("sample", model, "n=1", f"out={out}", "guidance.recurrence=2", "scheduler=unipc", *SMALL) == 0
+    assert (image("a/grid.png") == image("b/grid.png")).all()
+
+
+MISTAKES = {
+    "no scheduler name": (["scheduler=other"], "scheduler.name is missing"),
+    "flow matching": (["scheduler=FlowMatchEulerDiscreteScheduler"], "flow matching"),
+    "no loss": (["guidance=custom"], "guidance.function is missing"),
+    "a key of a group that is not chosen": (["guidance.colour.scale=3"], "choose guidance=colour too"),
+    "no image": (["task=img2img"], "task.image is missing"),
+    "recurrence": (["guidance.recurrence=0"], "guidance.recurrence=0"),
+    "format": (["animation.formats=[avi]"], "avi is unknown"),
+    "moments": (["trajectory=true", "moments=1"], "moments=1"),
+    "only": (["only=seed_00099"], "only=seed_00099"),
+    "nan": (["scheduler=DPMSolverMultistepScheduler", "steps=1000", "n=1"], "not finite"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(run, model, tmp_path, capfd, mistake):
+    overrides, message = MISTAKES[mistake]
+    assert run("sample", model, "out=drawn", "image_size=8", *overrides) == 2
+    told = capfd.readouterr().err.strip()
+    assert message in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "drawn").exists()
