@@ -238,7 +238,7 @@ def test_brightness_and_symmetry(at):
 
 
 def test_colour_moves_the_chroma_and_leaves_the_luma():
-    energy = energies.Colour("#ff0000", scale=1.0)
+    energy = energies.Colour("ff0000", scale=1.0)
     x0 = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     exact = energies.Colour("red", scale=1.0)
     assert torch.equal(energy.loss(x0, None, None), exact.loss(x0, None, None))

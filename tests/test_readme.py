@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from conftest import REPOSITORY, TINY_RUN
+from PIL import Image
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -15,18 +16,39 @@ SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "callbacks.pictures.n=1", "callba
 
 def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
     """(program, overrides) of a README command, with placeholders filled in and small settings behind."""
-    words = shlex.split(command.replace("path/to/your/pictures", str(picture_folder)))
+    places = {"path/to/your/pictures": picture_folder, "path/to/your/picture.png": "own.png"}
+    places |= {"path/to/your/mask.png": "mask.png", "n=50000 ": ""}
+    for place, here in places.items():
+        command = command.replace(place, str(here))
+    words = shlex.split(command)
     program, overrides = words[1].removesuffix(".py"), words[2:]
     if "--help" in overrides:
         return program, overrides
     if program == "sample":
-        return program, [*overrides, "n=2", "steps=2"]
+        kept = [o for o in overrides if not o.startswith(("n=", "steps="))]
+        return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "image_size=256" not in command)]
     if not any(o.startswith("data=") for o in overrides):
         small.append("data.n=30")
     if any(o.startswith("resume=") for o in overrides):
         small = ["trainer.max_steps=5"]
     return program, [*overrides, *small]
+
+
+def program_of(command: str) -> str:
+    return shlex.split(command)[1].removesuffix(".py")
+
+
+def prepare_drawing(run, picture_folder, tmp_path, command: str) -> None:
+    """The files that the drawing commands name; my_loss.py is the page's own."""
+    (tmp_path / "my_loss.py").write_text(re.search(r"```python\n(# my_loss.py.*?)```", README, re.DOTALL).group(1))
+    picture = next(picture_folder.rglob("*.png"))
+    (tmp_path / "own.png").write_bytes(picture.read_bytes())
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (20, 20, 40, 40))
+    mask.save(tmp_path / "mask.png")
+    if "from=" in command:
+        assert run("sample", "model.pretrained=assets/moths-64", "seed=100", "n=4", "steps=2", "out=samples/moths") == 0
 
 
 def test_the_readme_has_commands():
@@ -41,6 +63,8 @@ def test_readme_command(run, picture_folder, tmp_path, command):
     if needs_run:
         first = ["name=first", *SMALL_TRAIN, "data.n=30", "trainer.max_steps=2"]
         assert run("train", *first) == 0
+    if program_of(command) == "sample":
+        prepare_drawing(run, picture_folder, tmp_path, command)
     program, overrides = smaller(command, picture_folder)
     assert run(program, *overrides) in (0, None)
 

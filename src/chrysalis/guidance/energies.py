@@ -4,6 +4,7 @@ Sampling from p(x_0) exp(-scale E(x_0)) needs grad_{x_t} log E[exp(-scale E)], f
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -136,19 +137,21 @@ def scale_at(scale: float, interval: Sequence, schedule: str, t: torch.Tensor, n
 class Colour(Energy):
     """A target colour, or the colours of a palette picture; how bright each place is stays the model's own choice.
 
-    target: "#rrggbb", a CSS name, or a picture's path. A colour: half the mean squared distance of all pixels' chroma.
+    target: "rrggbb", a CSS name, or a picture's path. A colour: half the mean squared distance of all pixels' chroma.
     A picture: sliced Wasserstein distance between the two sets of colours (Bonneel et al. 2015).
     """
 
     def __init__(self, target: str, **how):
         super().__init__(**how)
         try:
-            rgb = ImageColor.getrgb(str(target))[:3]
+            # a "#" typed on the command line would have to be quoted for Hydra
+            bare = re.fullmatch(r"[0-9a-fA-F]{6}", str(target))
+            rgb = ImageColor.getrgb(f"#{target}" if bare else str(target))[:3]
             self.colour, self.palette = pixels.to_signed(torch.tensor(rgb)), None
         except ValueError:
             key = "guidance.colour.target"
             if not any(c in str(target) for c in "./\\"):
-                raise UserError(f"{key}={target} is neither a colour (#rrggbb or a CSS name) nor a picture.") from None
+                raise UserError(f"{key}={target} is neither a colour (rrggbb or a CSS name) nor a picture.") from None
             self.colour, self.palette = None, Given(target, key)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:

@@ -118,6 +118,8 @@ class Invert(Generate):
         drawn = read(out / f"{pictures[0].name}.png")[None]
         asked = pixels.to_uint8(self.image.at(tuple(drawn.shape[-2:])))
         psnr = peak_signal_noise_ratio(drawn.float(), asked.float(), data_range=255.0)
-        self.notes["psnr"] = round(float(psnr), 2)
+        same = torch.equal(drawn, asked)  # JSON has no infinity
+        self.notes["psnr"] = None if same else round(float(psnr), 2)
+        how_near = "the same to the last pixel" if same else f"PSNR {psnr:.1f} dB"
         pixels.save_png(pixels.grid(torch.cat([asked, drawn])), out / "grid.png", text)
-        return [f"grid.png (the picture and its reconstruction, PSNR {self.notes['psnr']} dB)"]
+        return [f"grid.png (the picture and its reconstruction, {how_near})"]

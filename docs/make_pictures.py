@@ -1,0 +1,152 @@
+"""The drawn pictures of README.md and docs/: runs the commands that the pages show, and puts results side by side.
+
+python docs/make_pictures.py [schedulers colour symmetry ...]     (from the repository; needs runs/first)
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from chrysalis import pixels
+from chrysalis.data.butterflies import draw as drawn_butterfly
+from chrysalis.sampling.schedulers import SCHEDULERS
+from chrysalis.sampling.sheets import read
+
+HERE = Path(__file__).resolve().parent
+OUT = Path("samples/readme")
+MOTHS = "model.pretrained=assets/moths-64"
+
+
+def sample(out: str, *overrides: str, n: int = 8) -> Path:
+    """Draw into samples/readme/out and return that folder."""
+    words = [sys.executable, "sample.py", f"out={OUT / out}", f"n={n}", *overrides]
+    subprocess.run(words, check=True, cwd=HERE.parent)
+    return HERE.parent / OUT / out
+
+
+def pictures(folder: Path) -> torch.Tensor:
+    return torch.stack([read(path) for path in sorted(folder.glob("seed_*.png"))])
+
+
+def table(rows: dict[str, torch.Tensor], name: str, enlarge: int = 1, gap: int = 3) -> None:
+    """docs/pictures/name.png: a row of pictures, uint8 [B, 3, H, W], beside each label."""
+    font = ImageFont.load_default(15)
+    margin = 14 + max(int(font.getlength(label)) for label in rows)
+    strips = [pixels.as_image(pixels.strip([row], gap)) for row in rows.values()]
+    strips = [s.resize((s.width * enlarge, s.height * enlarge), Image.Resampling.LANCZOS) for s in strips]
+    width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for label, strip in zip(rows, strips, strict=True):
+        ImageDraw.Draw(sheet).text((margin - 10, top + strip.height // 2), label, "#333333", font, anchor="rm")
+        sheet.paste(strip, (margin, top))
+        top += strip.height + gap
+    sheet.save(HERE / "pictures" / f"{name}.png", optimize=True)
+
+
+def schedulers() -> None:
+    names = list(SCHEDULERS)
+    rows = {name: pictures(sample(f"schedulers/{name}", MOTHS, f"scheduler={name}", "steps=10")) for name in names}
+    table(rows, "schedulers")
+
+
+def colour() -> None:
+    rows = {"unguided": pictures(sample("colour/0", MOTHS, "seed=100"))}
+    for scale in (0.2, 0.4, 0.8):
+        how = ["guidance=colour", "guidance.colour.target=royalblue", f"guidance.colour.scale={scale}"]
+        rows[f"scale {scale}"] = pictures(sample(f"colour/{scale}", MOTHS, "seed=100", *how))
+    table(rows, "colour")
+
+
+def symmetry() -> None:
+    first = "model.pretrained=runs/first"
+    rows = {"unguided": pictures(sample("symmetry/0", first, "seed=100"))}
+    for scale in (0.5, 1, 2):
+        how = ["guidance=symmetry", f"guidance.symmetry.scale={scale}"]
+        rows[f"scale {scale}"] = pictures(sample(f"symmetry/{scale}", first, "seed=100", *how))
+    table(rows, "symmetry")
+
+
+def shape() -> None:
+    mask, reference = HERE.parent / OUT / "mask.png", HERE.parent / OUT / "reference.png"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    drawn = drawn_butterfly("moths", 7, size=64)
+    Image.fromarray(drawn.mask.squeeze()).save(mask)
+    Image.fromarray(drawn_butterfly("flowers", 12, size=64).image).save(reference)
+    rows = {"unguided": pictures(sample("shape/0", MOTHS, "seed=100"))}
+    how = {
+        "silhouette": [f"guidance.silhouette.mask={mask}"],
+        "reference": [f"guidance.reference.picture={reference}"],
+        "brightness": ["guidance.brightness.target=0.85"],
+    }
+    for name, more in how.items():
+        rows[name] = pictures(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
+    blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    asked = {"silhouette": read(mask), "reference": read(reference)}
+    rows = {name: torch.cat([asked.get(name, blank)[None], row]) for name, row in rows.items()}
+    table(rows, "shape")
+
+
+def trajectory() -> None:
+    how = ["trajectory=true", "seed=100", "animation.formats=[webp]", "animation.frames=24"]
+    folder = sample("trajectory", MOTHS, *how, n=3)
+    for name in ("trajectory.png", "trajectory.webp"):
+        (HERE / "pictures" / name).write_bytes((folder / name).read_bytes())
+
+
+def img2img() -> None:
+    image = HERE.parent / OUT / "butterfly.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawn_butterfly("butterflies", 11, size=64).image).save(image)
+    rows = {}
+    for strength in (0.3, 0.5, 0.7):
+        how = ["task=img2img", f"task.image={image}", f"task.strength={strength}"]
+        drawn = pictures(sample(f"img2img/{strength}", MOTHS, *how, n=7))
+        rows[f"strength {strength}"] = torch.cat([read(image)[None], drawn])
+    table(rows, "img2img")
+
+
+def inpaint() -> None:
+    image, mask = HERE.parent / OUT / "moth.png", HERE.parent / OUT / "half.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawn_butterfly("moths", 21, size=64).image).save(image)
+    half = Image.new("L", (64, 64), 0)
+    half.paste(255, (32, 0, 64, 64))
+    half.save(mask)
+    rows = {}
+    for times in (1, 4):
+        how = ["task=inpaint", f"task.image={image}", f"task.mask={mask}", f"task.resamplings={times}", "seed=3"]
+        drawn = pictures(sample(f"inpaint/{times}", MOTHS, *how, n=6))
+        holed = read(image)
+        holed[:, :, 32:] = 235
+        rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], drawn])
+    table(rows, "inpaint")
+
+
+def morph() -> None:
+    folder = sample("morph", MOTHS, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
+    for name in ("morph.png", "morph.gif"):
+        (HERE / "pictures" / name).write_bytes((folder / name).read_bytes())
+
+
+def blend() -> None:
+    folder = sample("blend", "model.pretrained=runs/first", "task=blend", "seed=100", n=4)
+    (HERE / "pictures" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
+
+
+def domain() -> None:
+    rows = {}
+    for scale in (0, 0.5, 1, 2):
+        how = ["guidance=domain", f"guidance.domain.scale={scale}", "seed=100"]
+        rows[f"scale {scale}"] = pictures(sample(f"domain/{scale}", "model.pretrained=runs/first", *how))
+    table(rows, "domain")
+
+
+if __name__ == "__main__":
+    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, domain]
+    for make in made:
+        if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
+            make()
