@@ -21,7 +21,7 @@ def sample(cfg) -> None:
     from chrysalis.sampling.schedulers import Timetable
     from chrysalis.sampling.tasks import Canvas
     from chrysalis.sampling.way import Way
-    from chrysalis.terminal import say
+    from chrysalis.terminal import say, warn
 
     out = Path(HydraConfig.get().runtime.output_dir)
     pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
@@ -29,9 +29,9 @@ def sample(cfg) -> None:
     recipes.tell_changes(record)
     drawing.require_counts(record["settings"])
     film = instantiate(cfg.animation)
-    drawing.refuse_other_pictures(out, record["settings"])
+    drawing.refuse_other_pictures(out, record)
     model = instantiate(cfg.model, pretrained=pretrained)
-    size = checked_size(cfg.image_size, "image_size") if cfg.image_size else model.size()
+    size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
     folder.fit_to_size(model, size, "image_size")
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
@@ -40,7 +40,10 @@ def sample(cfg) -> None:
     share, device = sharing.launch(**cfg.trainer)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(device).eval()
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
-    canvas = Canvas(guided, denoiser, Timetable(scheduler, cfg.steps, device), size, cfg.guidance.recurrence)
+    timetable = Timetable(scheduler, cfg.steps, device)
+    if late := timetable.warning():
+        warn(late)
+    canvas = Canvas(guided, denoiser, timetable, size, cfg.guidance.recurrence)
     way = Way(film, cfg.moments) if cfg.trajectory else None
     written = drawing.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
     say(f"{', '.join(written)} and settings.json are in {shown(out)}")

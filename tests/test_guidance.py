@@ -259,6 +259,10 @@ def test_a_palette_is_the_set_of_its_colours(tmp_path):
     shuffled = rng.permutation(palette.reshape(-1, 3)).reshape(16, 16, 3)
     x = pixels.to_signed(torch.from_numpy(shuffled.copy()).permute(2, 0, 1)[None])
     assert energy.loss(x, None, None).item() < 1e-10
+    wide = np.repeat(np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), 100, axis=1).repeat(60, axis=0)
+    Image.fromarray(wide).save(tmp_path / "swatches.png")
+    colours = energies.Colour(str(tmp_path / "swatches.png")).palette.spread_over((16, 16))
+    assert {tuple(c) for c in colours[0].flatten(1).T.tolist()} == {(1, -1, -1), (-1, 1, -1), (-1, -1, 1)}
     after, before = guided_by(energy)
     assert energy.loss(after, None, None).median() < 0.7 * energy.loss(before, None, None).median()
 
@@ -338,8 +342,17 @@ MISTAKES = {
     "nan gradient": ("def loss(x0, t, cond):\n    return (x0 * 0).abs().sqrt().mean((1, 2, 3))\n", "gradient is .*:1"),
     "constant": (
         "def loss(x0, t, cond):\n    return x0.detach().mean((1, 2, 3))\n",
-        ":1 does not depend",
+        ":1: the loss does not depend",
     ),
+    "no gradient": (
+        "def loss(x0, t, cond):\n    y = x0.exp()\n    z = y.sin()\n    y += 1\n    return (y + z).mean((1, 2, 3))\n",
+        ":1: the loss has no gradient",
+    ),
+    "another leaf": (
+        "import torch\ndef loss(x0, t, cond):\n    return torch.ones(len(x0), requires_grad=True) * 2\n",
+        ":2: the loss does not depend",
+    ),
+    "leaving": ("def loss(x0, t, cond):\n    raise SystemExit(3)\n", ":2: SystemExit"),
     "syntax": ("def loss(x0, t, cond)\n    return 0\n", ":1: expected ':'"),
     "import": ("import there_is_no_such_module\n", ":1: ModuleNotFoundError"),
     "name": ("def los(x0, t, cond):\n    return 0\n", "no function loss"),
@@ -353,6 +366,18 @@ def test_a_mistake_in_it_names_file_and_line(tmp_path, mistake):
         draw(Guided(unclipped(), {"custom": own(tmp_path, body)}))
     assert "own.py" in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_loss_may_change_its_argument_and_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "helper_beside.py").write_text("TARGET = 0.5\n")
+    head = "from __future__ import annotations\nimport dataclasses, helper_beside\n"
+    head += "@dataclasses.dataclass\nclass Weight:\n    value: float = 1.0\n"
+    line = "    return (x0{} - helper_beside.TARGET).square().mean((1, 2, 3))\n"
+    drawn = []
+    for clamp in (".clamp(-1, 1)", ".clamp_(-1, 1)"):
+        custom = own(tmp_path, f"{head}def loss(x0, t, cond):\n{line.format(clamp)}", at="x_t", scale=0.3)
+        drawn.append(draw(Guided(unclipped(), {"custom": custom, "mirror": energies.Symmetry(at="x_t")})))
+    assert torch.equal(*drawn)
 
 
 def test_a_function_of_a_package_and_wrong_references(tmp_path, monkeypatch):
@@ -377,7 +402,7 @@ def test_a_classifier_raises_its_class(tmp_path, at):
         "def make():\n"
         "    return Halves()\n"
     )
-    reference = f"{tmp_path / 'classes.py'}:make"
+    reference = f"{tmp_path / 'classes.py'}:{'Halves' if at == 'x0' else 'make'}"
     guide = Classifier(reference, label=1, at=at, gradient="raw", scale=2.0)
     after, before = guided_by(guide)
     assert median_change(before, after, lambda x: float(x[:, 8:].mean() - x[:, :8].mean())) > 0.02

@@ -163,6 +163,53 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
     assert steps[after.i - 1].x.std().item() == pytest.approx(expected, rel=0.05)
 
 
+BY_CLASS = ["PNDMScheduler", "SASolverScheduler", "KDPM2AncestralDiscreteScheduler", "DDIMParallelScheduler"]
+
+
+def spread(name, legs_of, prediction="epsilon"):
+    """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these legs."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    timetable = Timetable(schedulers.build(training, name), 100)
+    generators = seeds.generators(0, 16)
+    x = seeds.noise(generators, (3, 16, 16), "cpu")
+    for step in trajectory(denoiser, timetable, x, generators, legs_of(len(timetable))):
+        last = step.x
+    return last.mean().item(), last.std().item()
+
+
+@pytest.mark.parametrize("length", [1, 10])
+@pytest.mark.parametrize("name", [*schedulers.SCHEDULERS, *BY_CLASS])
+def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
+    """Gone through twice in stretches without history, nothing is worse than DDIM is on its one way."""
+    _, of_ddim = spread("ddim", lambda n: [(0, n)])
+    _, straight = spread(name, lambda n: [(0, n)])
+    mean, std = spread(name, lambda n: schedulers.repeated([(0, n)], 2, length))
+    assert mean == pytest.approx(0.3, abs=0.02)
+    assert abs(std - 0.2) < max(abs(of_ddim - 0.2), abs(straight - 0.2)) + 0.02
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
+    """The same function of x_t told as x_0 and as eps gives the same picture (some schedulers read no x_0)."""
+    by_eps = DDPMScheduler(clip_sample=False)
+    by_x0 = DDPMScheduler(clip_sample=False, prediction_type="sample")
+    gaussian = Gaussian(by_eps.alphas_cumprod, 0.3, 0.2)
+
+    class AsX0(Gaussian):
+        def forward(self, x, t, return_dict=False):
+            (eps,) = gaussian(x, t)
+            t = torch.as_tensor(t).view(1)
+            return ((x - noise.sigma(t) * eps) / noise.alpha(t),)
+
+    ours = Denoiser(gaussian, by_eps, Objective("epsilon"))
+    noise = ours.noise
+    other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, Objective("sample"))
+    torch.testing.assert_close(
+        draw(other, name, 30, seeds.generators(0, 2)), draw(ours, name, 30, seeds.generators(0, 2)), rtol=0, atol=5e-3
+    )
+
+
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_gaussian_started_halfway_arrives_too(name):
     """From pictures of the right law, noised to the middle of the way: placed schedulers know where they are."""
@@ -179,20 +226,14 @@ def test_a_gaussian_started_halfway_arrives_too(name):
     assert last.std().item() == pytest.approx(0.2, abs=0.03)
 
 
-@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_going_back_and_forth_keeps_the_law(name):
-    """Time travel adds the noise that the level asks for: the Gaussian still arrives at its mean and spread."""
-    training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
-    timetable = Timetable(schedulers.build(training, name), 100)
-    legs = schedulers.repeated([(0, len(timetable))], 2, 10)
-    assert legs[:3] == [(0, 10), (0, 10), (10, 20)]
-    generators = seeds.generators(0, 16)
-    x = seeds.noise(generators, (3, 16, 16), "cpu")
-    steps = list(trajectory(denoiser, timetable, x, generators, legs))
-    assert len(steps) == timetable.evaluations(legs)
-    assert steps[-1].x.mean().item() == pytest.approx(0.3, abs=0.02)
-    assert steps[-1].x.std().item() == pytest.approx(0.2, abs=0.04)
+def test_legs_are_stretches_gone_through_again(denoiser):
+    assert schedulers.repeated([(0, 25)], 2, 10) == [(0, 10), (0, 10), (10, 20), (10, 20), (20, 25), (20, 25)]
+    assert schedulers.repeated([(3, 5)], 3) == [(3, 4)] * 3 + [(4, 5)] * 3
+    timetable = Timetable(schedulers.build(denoiser.scheduler, "heun"), 6)
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    legs = [(0, 3), (1, 6)]
+    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 1), legs))
+    assert len(steps) == timetable.evaluations(legs) == 6 + 9
 
 
 def test_ddims_eta_1_is_as_noisy_as_ddpm():
@@ -205,6 +246,19 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
         schedulers.build(DDPMScheduler(), "heun", eta=0.5)
     with pytest.raises(UserError, match="between 0"):
         schedulers.build(DDPMScheduler(), "ddim", eta=3)
+
+
+def test_what_is_the_models_own_cannot_be_set_and_late_starts_are_told():
+    with pytest.raises(UserError, match="the model's own"):
+        schedulers.build(DDPMScheduler(), "ddim", prediction_type="sample")
+    with pytest.raises(UserError, match="skip_prk_steps"):
+        schedulers.build(DDPMScheduler(), "pndm", skip_prk_steps=False)
+    with pytest.raises(UserError, match="zero terminal SNR"):
+        schedulers.build(DDPMScheduler(rescale_betas_zero_snr=True), "heun")
+    ddim = schedulers.build(DDPMScheduler(), "ddim")
+    assert "t=500 of 1000" in Timetable(ddim, 501).warning()
+    assert Timetable(ddim, 500).warning() is None
+    assert Timetable(ddim, 40).warning() is None
 
 
 CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "Scheduler")

@@ -62,7 +62,7 @@ def test_img2img_keeps_more_of_the_picture_the_less_strength(picture, name):
         for strength in (0.1, 0.4, 0.9)
     ]
     assert distances[0] < distances[1] < distances[2]
-    assert distances[0] < 0.05
+    assert distances[0] < 0.4 * distances[2]
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
@@ -75,7 +75,7 @@ def test_img2img_starts_at_the_level_of_its_first_step(picture, name):
     eps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     level = step.t.view(1)
     torch.testing.assert_close(start.x, t.alpha(level) * signed(picture) + t.sigma(level) * eps)
-    assert 300 < float(step.t) < 700 or name not in ("ddim", "ddpm", "pndm", "euler_ancestral")
+    assert 400 < float(step.t) < 600  # half the way, however the scheduler spaces its steps
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
@@ -85,6 +85,12 @@ def test_inpaint_keeps_every_known_pixel_and_draws_the_others(picture, mask, nam
     assert torch.equal(pixels.to_uint8(out)[..., :8], pixels.to_uint8(signed(picture)).expand(2, -1, -1, -1)[..., :8])
     assert (out[..., 8:] - signed(picture)[..., 8:]).abs().mean() > 0.05
     assert (out[0] - out[1])[..., 8:].abs().mean() > 0.01
+
+
+def test_a_mask_of_another_shape_is_refused(picture, tmp_path):
+    Image.new("L", (32, 16), 0).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match="the same shape"):
+        Inpaint(picture, str(tmp_path / "wide.png"))
 
 
 def test_inpaint_goes_through_every_stretch_again(picture, mask):
@@ -211,8 +217,12 @@ def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
     tuned.scheduler.save_pretrained(tmp_path / "other" / "scheduler")
     with pytest.raises(UserError, match="cannot blend"):
         Blend(tuned, str(tmp_path / "other"))
-    with pytest.raises(UserError, match=r"task\.ratios"):
-        Blend(tuned, base.origin, ratios=["half"])
+    for ratios in (["half"], 0.5, None, [0.3333, 0.33334]):
+        with pytest.raises(UserError, match=r"task\.ratios"):
+            Blend(tuned, base.origin, ratios=ratios)
+    DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(tmp_path / "base" / "scheduler")
+    with pytest.raises(UserError, match="other noise levels"):
+        Blend(tuned, base.origin)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +231,7 @@ def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
         (lambda p: ImageToImage(p, 0), "strength=0"),
         (lambda p: ImageToImage(p, 1.5), "strength=1.5"),
         (lambda p: ImageToImage("nowhere.png"), "nowhere.png is not a picture"),
+        (lambda p: ImageToImage(p, True), "strength=True"),
         (lambda p: Inpaint(p, p, jump=0), "task.jump=0"),
         (lambda p: Invert(p, -1), "task.corrections=-1"),
         (lambda p: Morph(frames=1), "task.frames=1"),

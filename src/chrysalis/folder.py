@@ -2,7 +2,6 @@
 
 import copy
 import json
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +58,20 @@ def load(pretrained: str, key: str = "model.pretrained") -> Model:
     return _load_hub(pretrained, f"{key}={pretrained}")
 
 
-def base_of(model: Model) -> str | None:
-    """What the model was fine-tuned from, as the card beside it says; None if it does not."""
-    card = Path(model.origin or "") / "README.md"
+def base_of(origin: str | None) -> str | None:
+    """What a model folder was fine-tuned from, as the card in it says; None if it does not."""
+    card = Path(origin or "") / "README.md"
     found = re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
     return found.group(1).strip() if found else None
+
+
+def load_beside(model: Model, pretrained: str, key: str) -> Model:
+    """Another model on the same noise levels: of others, nothing that compares or mixes the two would be true."""
+    other = load(str(pretrained), key)
+    same = len(other.scheduler.alphas_cumprod) == len(model.scheduler.alphas_cumprod)
+    if not same or not torch.allclose(other.scheduler.alphas_cumprod, model.scheduler.alphas_cumprod, atol=1e-6):
+        raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: they cannot be used together.")
+    return other
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
@@ -74,7 +82,7 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
         weights = {name.removeprefix("unet."): weight for name, weight in averages.items()}
         unet = copy.deepcopy(model.unet)
         missing, unknown = unet.load_state_dict(weights, strict=False)
-    except (OSError, KeyError, StopIteration, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
     if unknown or not set(missing) <= {name for name, _ in unet.named_buffers()}:
         raise UserError(f"{key}={file} holds other weights than {model.origin} has.")

@@ -29,6 +29,6 @@ def warn(text: str) -> None:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar that goes away when done; yields the function that advances it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not is_main_process()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda n: bar.advance(task, n)

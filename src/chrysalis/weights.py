@@ -24,8 +24,10 @@ def lerp(base: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], pa
 
 def slerp(a: torch.Tensor, b: torch.Tensor, part: float) -> torch.Tensor:
     """Between two noises along the arc (Shoemake 1985), so that what lies between is as long as they are."""
+    a, b, to = a.cpu(), b.cpu(), a.device  # Apple GPUs have no float64
     cosine = torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0).clamp(-1, 1)
     angle = torch.acos(cosine)
     if angle.sin() < 1e-6:
-        return torch.lerp(a, b, part)
-    return (((1 - part) * angle).sin() / angle.sin()).float() * a + ((part * angle).sin() / angle.sin()).float() * b
+        return torch.lerp(a, b, part).to(to)
+    of_a, of_b = (((1 - part) * angle).sin() / angle.sin()).float(), ((part * angle).sin() / angle.sin()).float()
+    return (of_a * a + of_b * b).to(to)

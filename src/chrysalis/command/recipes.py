@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import os
+import re
 import shlex
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from chrysalis import folder, hardware
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
 
-# Where and on what they are drawn; none of these changes a picture
-ELSEWHERE = ("out", "debug", "trainer", "only", "hydra")
+# Where, on what and how shown they are drawn; none of these changes a picture
+ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
 
 _recalled: dict = {}
 
@@ -35,10 +37,24 @@ def expanded(arguments: list[str]) -> list[str]:
     except (OSError, AttributeError, KeyError, ValueError) as error:
         raise UserError(f"from={path} is not a picture that sample.py drew: it does not say how.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
-    keys = {a.lstrip("+~").split("=", 1)[0] for a in typed}
-    _recalled.update(record)
-    kept = [o for o in record["overrides"] if o.lstrip("+~").split("=", 1)[0] not in keys]
-    return [*kept, *typed, *([] if "only" in keys else [f"only={picture}"])]
+    values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
+    kept = [o for o in record["overrides"] if not _replaced(o, values)]
+    _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
+    other_set = {"seed", "n", "task", "only"} & set(values)
+    flags = [a for a in typed if a.startswith("-")]
+    return [*flags, *kept, *(a for a in typed if a not in flags), *([] if other_set else [f"only={picture}"])]
+
+
+def _replaced(override: str, values: dict[str, str]) -> bool:
+    """Whether what was typed takes the place of a recorded override: itself, or a group that it belongs to."""
+    key = override.lstrip("+~").split("=", 1)[0]
+    group, _, rest = key.partition(".")
+    if key in values:
+        return True
+    if group == "guidance" and rest and group in values:
+        leaves = re.findall(r"\w+", values[group])
+        return rest.split(".")[0] not in (*leaves, "recurrence", *(["function"] if "custom" in leaves else []))
+    return group in ("scheduler", "task") and group in values
 
 
 def record(cfg: DictConfig, pretrained: str) -> dict:
@@ -47,17 +63,22 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, "from")}
+    settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
     settings["model"]["pretrained"] = pretrained
+    for leaf in (settings["guidance"].get("domain"), settings["task"]):
+        if leaf and "base" in leaf:
+            leaf["base"] = leaf["base"] or folder.base_of(str(folder.locate(pretrained)))
+    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
+        raise UserError("Under torchrun give out=FOLDER, which all processes share: the default is a time stamp.")
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in (*ELSEWHERE, "from")]
+    overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={pretrained}")
     return {
         "settings": settings,
         "command": shlex.join(["python", "sample.py", *overrides]),
         "overrides": overrides,
-        "inputs": _inputs(settings, pretrained),
+        "inputs": _inputs(settings),
         "versions": hardware.versions(),
         **({"only": cfg.only} if cfg.only is not None else {}),
     }
@@ -69,6 +90,10 @@ def tell_changes(now: dict) -> None:
         if _recalled.get("inputs", {}).get(name, digest) != digest:
             warn(f"{name} has changed since the picture was drawn: the new one will differ from it.")
     was, versions = _recalled.get("versions", {}), hardware.versions()
+    if not _recalled.get("changed", True) and _recalled["settings"] != now["settings"]:
+        warn(
+            "The defaults of this version are others than when the picture was drawn: the new one will differ from it."
+        )
     others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
     if others:
         warn(f"Drawn with other versions ({'; '.join(others)}): the new picture may differ in the last bits.")
@@ -85,17 +110,19 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
     return {name: node for name, node in guidance.items() if OmegaConf.is_dict(node) and "_target_" in node}
 
 
-def _inputs(settings: dict, pretrained: str) -> dict[str, str]:
+def _inputs(settings: dict) -> dict[str, str]:
+    """{name: digest} of every file that the settings name, and of the weights in every model folder that they name."""
     files = {}
-    where = folder.locate(pretrained)
-    if isinstance(where, Path):
-        for weights in sorted(where.rglob("diffusion_pytorch_model*.safetensors")):
-            files[f"{pretrained} ({weights.relative_to(where)})"] = weights
-    for group in ("task", "guidance"):
-        for value in _strings(settings.get(group) or {}):
-            file = Path(value.split(".py:")[0] + ".py" if ".py:" in value else value)
-            if file.is_file():
-                files[value] = file
+    for value in _strings({group: settings[group] for group in ("model", "task", "guidance")}):
+        name = value.split(".py:")[0] + ".py" if ".py:" in value else value
+        for place in (Path(name).expanduser(), folder.REPOSITORY / name):
+            try:
+                found = [place] if place.is_file() else sorted(place.rglob("*.safetensors")) if place.is_dir() else []
+            except OSError:  # a long text is no path
+                found = []
+            if found:
+                files |= {name if file == place else f"{name}/{file.relative_to(place)}": file for file in found}
+                break
     return {name: _digest(file) for name, file in files.items()}
 
 

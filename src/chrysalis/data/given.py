@@ -1,6 +1,7 @@
 """A single picture that the user names: to guide by, to start from, to fill in."""
 
 import functools
+from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -16,7 +17,7 @@ class Given:
     def __init__(self, path: str, key: str):
         self.path, self.key = str(path), key
         try:
-            with Image.open(self.path) as image:
+            with Image.open(Path(self.path).expanduser()) as image:
                 image.load()
                 self.image = image.copy()
         except (OSError, ValueError, UnidentifiedImageError) as error:
@@ -26,6 +27,20 @@ class Given:
     def at(self, size: tuple[int, int]) -> torch.Tensor:
         """float32 [1, 3, height, width] in [-1, 1], the centre cropped to that shape."""
         return pixels.to_signed(pixels.from_image(fit(to_rgb(self.image), size, "crop")))[None]
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def spread_over(self, size: tuple[int, int]) -> torch.Tensor:
+        """float32 [1, 3, height, width]: pixels taken evenly from the whole picture, as a set of its colours."""
+        return pixels.to_signed(pixels.from_image(fit(to_rgb(self.image), size, "stretch", nearest=True)))[None]
+
+    def require_shape_of(self, other: "Given") -> None:
+        """Refuse another shape than the other picture's: cropped to one size, the two would not lie on each other."""
+        (w, h), (other_w, other_h) = self.image.size, other.image.size
+        if abs(w * other_h - h * other_w) > 0.02 * w * other_h:
+            raise UserError(
+                f"{self.key}={self.path} is {w} x {h} pixels and {other.key} {other_w} x {other_h}: the two must have "
+                "the same shape."
+            )
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def mask_at(self, size: tuple[int, int]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Energies: losses on the picture that the model expects, whose gradient moves it. Each asks for one thing.
 
-Sampling from p(x_0) exp(-scale E(x_0)) needs grad_{x_t} log E[exp(-scale E)], for which the two ways below stand in.
+Sampling from p(x_0) exp(-E(x_0)) needs grad_{x_t} log E[exp(-E(x_0)) | x_t], for which the ways below stand in.
 """
 
 import math
@@ -35,7 +35,8 @@ class Energy:
         ways. "unit": by sigma^2 (rms) in that direction, however large the loss. "raw": by sigma^2 / alpha grad_{x_t},
         or sigma^2 grad_{x_0}, which is Bayes' rule for an energy that is -log p.
     clip: the largest rms by which x0 (in [-1, 1]) moves at one step; null for no bound.
-    smoothing: how many noisy copies of x0 the loss is averaged over (LGD, Song et al. 2023); 0 for x0 itself.
+    smoothing: over how many noisy copies of x0 the loss is averaged, as -log mean exp(-loss) (LGD, Song et al. 2023);
+        0 for x0 itself.
     """
 
     def __init__(
@@ -94,17 +95,26 @@ class Energy:
             seen = view.x0 if self.through_unet else (view.x_t if self.at == "noisy" else view.x0)
             if not self.through_unet:
                 seen = seen.detach().requires_grad_()
-            loss = self._smoothed(seen, view, sigma)
-            if not loss.requires_grad:
-                raise UserError(f"guidance: the loss of {self.name()} does not depend on the picture.")
-            (at_seen,) = torch.autograd.grad(loss.sum(), seen)
+            loss = self._smoothed(seen.clone(), view, sigma)  # a loss may change its argument in place
+            (at_seen,) = self._differentiated(loss, seen)
+            if at_seen is None:
+                raise UserError(f"{self.name()}: the loss does not depend on the picture.")
             if not self.through_unet:
                 return loss, at_seen, at_seen
             (at_x_t,) = torch.autograd.grad(view.x0, view.x_t, at_seen, retain_graph=True)
             return loss, at_x_t, at_seen
 
+    def _differentiated(self, loss: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor | None]:
+        if not loss.requires_grad:
+            return (None,)
+        try:
+            return torch.autograd.grad(loss.sum(), seen, allow_unused=True)
+        except RuntimeError as error:
+            raise UserError(f"{self.name()}: the loss has no gradient: {str(error).splitlines()[0][:200]}") from error
+
     def name(self) -> str:
-        return type(self).__name__
+        """What a message calls it; of a function of the user's, its file and line."""
+        return f"guidance.{type(self).__name__.lower()}"
 
     def _smoothed(self, x0: torch.Tensor, view: View, sigma: float) -> torch.Tensor:
         if not self.smoothing:
@@ -123,6 +133,11 @@ def require_scale(key: str, scale: float, interval: Sequence, schedule: str) -> 
         raise UserError(f"{key}.schedule={schedule} is unknown: choose constant, early, late.")
     if not isinstance(interval, Sequence) or len(interval) != 2 or isinstance(interval, str):
         raise UserError(f"{key}.interval={interval} must be [lo,hi] in sigma / alpha, with null for no bound.")
+    low, high = interval
+    if any(end is not None and not isinstance(end, int | float) for end in (low, high)) or (
+        None not in (low, high) and low >= high
+    ):
+        raise UserError(f"{key}.interval={list(interval)} must be two numbers in sigma / alpha, the smaller first.")
 
 
 def scale_at(scale: float, interval: Sequence, schedule: str, t: torch.Tensor, noise: Noise) -> float:
@@ -165,7 +180,7 @@ class Colour(Energy):
     def _palette_distance(self, x0: torch.Tensor) -> torch.Tensor:
         directions = F.normalize(seeds.normal([seeds.key("palette", j) for j in range(16)], (3,)), dim=1).to(x0)
         ours = torch.einsum("kc,bcn->bkn", directions, x0.flatten(2)).sort(dim=2).values
-        palette = self.palette.at(tuple(x0.shape[-2:])).to(x0)
+        palette = self.palette.spread_over(tuple(x0.shape[-2:])).to(x0)
         theirs = torch.einsum("kc,bcn->bkn", directions, palette.flatten(2)).sort(dim=2).values
         return (ours - theirs).square().mean(dim=(1, 2)) * 3 / 2
 
@@ -222,6 +237,7 @@ class Reference(Energy):
 
     def __init__(self, picture: str, size: int = 8, **how):
         super().__init__(**how)
+        require_whole("guidance.reference.size", size)
         self.picture, self.size = Given(picture, "guidance.reference.picture"), size
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:

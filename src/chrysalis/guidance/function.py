@@ -33,7 +33,7 @@ class Function:
         if not callable(self.call):
             raise UserError(f"{key}={reference}: there is no function {name} in {place}.")
         self.where = f"{self.file}:{_line(self.call)}"
-        if may_be_made and not inspect.signature(self.call).parameters:
+        if may_be_made and (inspect.isclass(self.call) or not inspect.signature(self.call).parameters):
             self.call = self()
         try:
             inspect.signature(self.call).bind(*arguments.split(", "))
@@ -44,7 +44,7 @@ class Function:
     def __call__(self, *values):
         try:
             return self.call(*values)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self._failed_at(error)}: {_described(error)}") from error
 
     def returned(self, value: object, shape: tuple[int | None, ...], what: str) -> torch.Tensor:
@@ -65,18 +65,27 @@ class Function:
                 self.file = str(file)
                 spec = importlib.util.spec_from_file_location(f"chrysalis_user_{file.stem}", file)
                 module = importlib.util.module_from_spec(spec)
+                sys.modules[spec.name] = module  # dataclasses look their module up
+                self._also_from(file.absolute().parent)
                 spec.loader.exec_module(module)
                 return module
             self.file = place
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+            self._also_from(Path.cwd())
+            spec = importlib.util.find_spec(place)
+            self.file = spec.origin if spec and spec.origin else place
             return importlib.import_module(place)
         except UserError:
             raise
         except SyntaxError as error:
             raise UserError(f"{error.filename}:{error.lineno}: {error.msg}.") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self._failed_at(error)}: {_described(error)}") from error
+
+    @staticmethod
+    def _also_from(folder: Path) -> None:
+        """The user's file may import what lies beside it."""
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
     def _failed_at(self, error: BaseException) -> str:
         """The last line of the user's file that the error went through."""

@@ -29,8 +29,9 @@ class Pair:
         scale: float = 1.0,
         interval: Sequence[float | None] = (None, None),
         schedule: str = "constant",
+        key: str = "guidance.domain",
     ):
-        require_scale("guidance.domain", scale, interval, schedule)
+        require_scale(key, scale, interval, schedule)
         self.other = other.requires_grad_(False).eval()
         self.scale, self.interval, self.schedule = float(scale), tuple(interval), schedule
 
@@ -50,31 +51,20 @@ class Pair:
 
 def domain(model: folder.Model, base: str | None = None, **how) -> Pair:
     """Away from the base model. base: a diffusers folder or hub id; None for the one that the run started from."""
-    base = base or folder.base_of(model)
+    base = base or folder.base_of(model.origin)
     if base is None:
         raise UserError(
             f"guidance.domain.base is not given, and {model.origin} does not say what it was fine-tuned from: "
             "name the base model's folder."
         )
-    return Pair(other_of(model, base, "guidance.domain.base"), **how)
+    return Pair(_denoiser(folder.load_beside(model, base, "guidance.domain.base")), **how)
 
 
-def auto(model: folder.Model, checkpoint: str | None = None, **how) -> Pair:
+def auto(model: folder.Model, checkpoint: str, **how) -> Pair:
     """Away from a worse version of the model: a checkpoint file of its run, or a diffusers folder."""
-    if checkpoint is None:
-        raise UserError("guidance.autoguidance.checkpoint is missing: give an earlier checkpoint or model folder.")
-    if Path(checkpoint).suffix == ".ckpt":
-        worse = folder.from_checkpoint(model, checkpoint, "guidance.autoguidance.checkpoint")
-        return Pair(_denoiser(worse), **how)
-    return Pair(other_of(model, checkpoint, "guidance.autoguidance.checkpoint"), **how)
-
-
-def other_of(model: folder.Model, pretrained: str, key: str) -> Denoiser:
-    """A denoiser of another folder, on the same noise levels as the model."""
-    other = folder.load(pretrained, key)
-    if not torch.allclose(other.scheduler.alphas_cumprod, model.scheduler.alphas_cumprod, atol=1e-6):
-        raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: the two cannot be paired.")
-    return _denoiser(other)
+    key = "guidance.autoguidance"
+    read = folder.from_checkpoint if Path(str(checkpoint)).suffix == ".ckpt" else folder.load_beside
+    return Pair(_denoiser(read(model, checkpoint, f"{key}.checkpoint")), key=key, **how)
 
 
 def _denoiser(other: folder.Model) -> Denoiser:

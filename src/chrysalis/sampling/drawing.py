@@ -23,11 +23,14 @@ from chrysalis.terminal import is_main_process, progress
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the work is this process's: every `of`-th batch, from the `rank`-th. wait: for all the others."""
+    """Which part of the work is this process's: every `of`-th batch, from the `rank`-th.
+
+    gather: waits for all processes and gives what each has handed in.
+    """
 
     rank: int = 0
     of: int = 1
-    wait: Callable[[], None] = lambda: None
+    gather: Callable[[str | None], list[str | None]] = lambda mine: [mine]
 
 
 def sample(denoiser, scheduler, steps: int, generators: list[torch.Generator], size: tuple[int, int]) -> torch.Tensor:
@@ -39,7 +42,10 @@ def sample(denoiser, scheduler, steps: int, generators: list[torch.Generator], s
     return last
 
 
-def refuse_other_pictures(out: Path, settings: dict) -> None:
+HOW = ("batch_size", "moments", "trajectory", "animation")  # may change when a stopped drawing goes on
+
+
+def refuse_other_pictures(out: Path, record: dict) -> None:
     """The folder may be new, empty, or hold these very pictures, some or all; nothing else is written over."""
     if not is_main_process():
         return
@@ -48,11 +54,24 @@ def refuse_other_pictures(out: Path, settings: dict) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        drawn = json.loads((out / "settings.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        drawn = None
-    if drawn != settings:
-        raise UserError(f"out={shown(out)} already holds other files: choose another folder.")
+        drawn = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+        was, now = ({**_flat(r["settings"]), **r["inputs"]} for r in (drawn, json.loads(json.dumps(record))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
+    other = [key for key in {**was, **now} if was.get(key) != now.get(key) and key.split(".")[0] not in HOW]
+    if other:
+        key = other[0]
+        if key in drawn["inputs"] or key in record["inputs"]:
+            raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
+        raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    parts = [
+        _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        for key, value in node.items()
+    ]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def require_counts(settings: dict) -> None:
@@ -60,6 +79,8 @@ def require_counts(settings: dict) -> None:
     for key in ("n", "steps", "batch_size", "moments"):
         require_whole(key, settings[key])
     require_whole("guidance.recurrence", settings["guidance"]["recurrence"])
+    if not isinstance(settings["trajectory"], bool):
+        raise UserError(f"trajectory={settings['trajectory']} must be true or false.")
     require_whole("seed", settings["seed"], least=0)
     if settings["seed"] >= 2**62:
         raise UserError(f"seed={settings['seed']} is too large: choose one below 2^62.")
@@ -99,19 +120,24 @@ def draw(
         work = [batch for batch in work if only in (p.name for p in batch)]
         if not work:
             raise UserError(f"only={only} is not one of these pictures: {pictures[0].name} to {pictures[-1].name}.")
+    left = [batch for batch in work if not _done(batch, out, only, way if batch is work[0] else None)]
+    mine = left[share.rank :: share.of]
+    share.gather(None)  # all have looked what is left before anyone writes
     if share.rank == 0:
         _write_record(out, record)
-    mine = [b for b in work[share.rank :: share.of] if not _done(b, out, only, way if b is work[0] else None)]
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
+    mistake = None
     try:
-        with progress(f"drawing {sum(map(len, mine))} pictures", total) as advance:
+        with progress(f"drawing {sum(map(len, left))} pictures", total) as advance:
             for batch in mine:
                 _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
-    except UserError:
+    except UserError as error:
+        mistake = str(error)
+    mistakes = [told for told in share.gather(mistake) if told]
+    if mistakes:
         if share.rank == 0 and not any(out.glob("*.png")):
             (out / "settings.json").unlink()
-        raise
-    share.wait()
+        raise UserError(mistakes[0])
     files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
     if share.rank == 0:
         text = {"command": record["command"]}

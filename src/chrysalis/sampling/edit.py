@@ -22,14 +22,15 @@ class ImageToImage(Generate):
 
     def __init__(self, image: str, strength: float = 0.5):
         super().__init__()
-        if not isinstance(strength, int | float) or not 0 < strength <= 1:
+        if not isinstance(strength, int | float) or isinstance(strength, bool) or not 0 < strength <= 1:
             raise UserError(f"task.strength={strength} must lie above 0 (keep the picture) and at most 1 (all noise).")
         self.image, self.strength = Given(image, "task.image"), float(strength)
 
     def first(self, canvas: Canvas) -> int:
-        """The full step that it starts from."""
-        steps = len(canvas.timetable)
-        return min(steps - 1, steps - round(self.strength * steps))
+        """The full step that it starts from: the nearest to t = strength T, however the scheduler spaces its steps."""
+        timetable = canvas.timetable
+        asked = self.strength * timetable.fresh.config.num_train_timesteps
+        return min(range(len(timetable)), key=lambda step: abs(float(timetable.level(step)) - asked))
 
     def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
         return repeated([(self.first(canvas), len(canvas.timetable))], canvas.recurrence)
@@ -53,6 +54,7 @@ class Inpaint(Generate):
         for name, value in (("jump", jump), ("resamplings", resamplings)):
             require_whole(f"task.{name}", value)
         self.image, self.mask = Given(image, "task.image"), Given(mask, "task.mask")
+        self.mask.require_shape_of(self.image)
         self.jump, self.resamplings = jump, resamplings
 
     def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
@@ -93,6 +95,10 @@ class Invert(Generate):
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
         if type(canvas.timetable.fresh).__name__ != "DDIMScheduler" or getattr(canvas.timetable.fresh, "eta", 0):
             raise UserError("task=invert goes DDIM's deterministic way back: use scheduler=ddim, without eta.")
+        if canvas.recurrence > 1:
+            raise UserError(
+                "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
+            )
         image = self.image.at(canvas.size).to(canvas.device)
         generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
         return Start(self.noise_of(image, canvas), generators, self.legs(canvas))

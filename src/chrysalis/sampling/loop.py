@@ -47,6 +47,8 @@ def trajectory(
             x_in = scheduler.scale_model_input(x, t)
             out = denoiser(x_in, t)
             x0 = denoiser.objective.to_x0(out, x_in, t.view(1), denoiser.noise)
+            if scheduler.config.prediction_type != denoiser.objective.prediction:  # some read no x_0
+                out = denoiser.objective.to_eps(out, x_in, t.view(1), denoiser.noise)
             x = scheduler.step(out, t, x, **extra).prev_sample
             scale = x.new_ones(1) if level is None else scheduler.scale_model_input(x.new_ones(1), level)
             if paste is not None:

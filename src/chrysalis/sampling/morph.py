@@ -12,6 +12,8 @@ from chrysalis.errors import UserError, require_whole
 from chrysalis.sampling.sheets import enlarged, read, save_film, save_grid
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
 
+MOST = 600  # frames of one animation; of more, every second, third ... is shown
+
 
 class Morph(Generate):
     """From seed to seed + 1 and on to the n-th: the start is turned from one noise to the next (slerp).
@@ -23,6 +25,8 @@ class Morph(Generate):
         super().__init__()
         for name, value in (("frames", frames), ("columns", columns)):
             require_whole(f"task.{name}", value, least=2)
+        if not isinstance(loop, bool):
+            raise UserError(f"task.loop={loop} must be true or false.")
         self.frames, self.loop, self.columns = frames, loop, columns
 
     def pictures(self, seed: int, n: int) -> list[Picture]:
@@ -53,7 +57,8 @@ class Morph(Generate):
             places = torch.linspace(0, len(row) - 1, min(self.columns, len(row))).round().long().tolist()
             picked.append(torch.stack([read(out / f"{row[k]}.png") for k in places]))
         pixels.save_png(pixels.strip(picked), out / "morph.png", text)
-        frames = [enlarged(read(out / f"{name}.png")) for name in names]
+        shown = names[:: -(-len(names) // MOST)]
+        frames = [enlarged(read(out / f"{name}.png")) for name in shown]
         save_film(frames, out / "morph", film.formats, max(film.seconds, len(frames) / 15))
         return ["morph.png", *(f"morph.{name}" for name in film.formats)]
 
@@ -67,13 +72,16 @@ class Blend(Generate):
 
     def __init__(self, model: folder.Model, base: str | None = None, ratios: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()
-        if not ratios or any(not isinstance(r, int | float) or not -1 <= r <= 2 for r in ratios):
-            raise UserError(f"task.ratios={list(ratios)} must be numbers from -1 to 2.")
+        listed = isinstance(ratios, Sequence) and not isinstance(ratios, str) and len(ratios)
+        if not listed or any(not isinstance(r, int | float) or not -1 <= r <= 2 for r in ratios):
+            raise UserError(f"task.ratios={ratios} must be a list of numbers from -1 to 2, such as [0,0.5,1].")
+        if len({f"{r:.3f}" for r in ratios}) < len(ratios):
+            raise UserError(f"task.ratios={list(ratios)} must differ in their first three digits.")
         self.ratios = [float(r) for r in ratios]
-        name = base or folder.base_of(model)
+        name = base or folder.base_of(model.origin)
         if name is None:
             raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
-        other = folder.load(name, "task.base")
+        other = folder.load_beside(model, name, "task.base")
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:

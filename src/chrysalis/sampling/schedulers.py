@@ -31,6 +31,14 @@ SCHEDULERS = {
     "deis": ("DEISMultistepScheduler", KARRAS),
 }
 
+# diffusers' own implementations of these read eps or v only
+NO_X0 = (
+    "PNDMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+)
+
 CHOOSE = f"choose one of {', '.join(SCHEDULERS)}."
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
@@ -62,8 +70,7 @@ def build(training_scheduler, name: str, **settings):
     The training scheduler's learned variance is left out: the second half of such a UNet's output is dropped.
     """
     require_known(name, "scheduler")
-    kind, defaults = SCHEDULERS.get(name, (name, {}))
-    scheduler_class = getattr(diffusers, kind)
+    kind, defaults = SCHEDULERS.get(name, (name, {"skip_prk_steps": True}))
     eta = settings.pop("eta", 0.0)
     config = dict(training_scheduler.config)
     if str(config.get("variance_type", "")).startswith("learned"):
@@ -72,14 +79,18 @@ def build(training_scheduler, name: str, **settings):
     _refuse_settings(kind, taken, settings)
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
     noise = {key: config[key] for key in NOISE if key in config and key in taken}
+    if noise["prediction_type"] == "sample" and kind in NO_X0:
+        noise["prediction_type"] = "epsilon"  # the loop converts
     given = {key: value for key, value in {**noise, **defaults, **settings}.items() if key in taken}
     try:
-        scheduler = scheduler_class.from_config(config, **given)
+        scheduler = (LMS if kind == "LMSDiscreteScheduler" else getattr(diffusers, kind)).from_config(config, **given)
     except NotImplementedError as error:
         schedule = config.get("beta_schedule")
         raise UserError(f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm.") from error
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in taken:
+        raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
     if not torch.allclose(scheduler.alphas_cumprod, training_scheduler.alphas_cumprod, atol=1e-6):
         raise UserError(f"scheduler={name} changes the model's noise levels and cannot serve it: {CHOOSE}")
     if eta:
@@ -110,6 +121,10 @@ def _refuse_settings(kind: str, taken: dict, settings: dict) -> None:
     for key in settings:
         if key not in taken:
             raise UserError(f"scheduler.{key} is not a setting of diffusers' {kind}.")
+        if key in NOISE:
+            raise UserError(f"scheduler.{key} is the model's own and cannot be set.")
+    if kind == "PNDMScheduler" and not settings.get("skip_prk_steps", True):
+        raise UserError("scheduler.skip_prk_steps=false cannot be used: only PNDM's multistep form can start anywhere.")
     if settings.get("use_flow_sigmas"):
         raise UserError(f"scheduler.use_flow_sigmas is for flow matching, not for a DDPM noise schedule: {CHOOSE}")
 
@@ -128,6 +143,13 @@ def step_arguments(scheduler, generators: list[torch.Generator]) -> dict:
     takes = inspect.signature(scheduler.step).parameters
     given = {"generator": generators, "eta": getattr(scheduler, "eta", None)}
     return {name: value for name, value in given.items() if name in takes and value is not None}
+
+
+class LMS(diffusers.LMSDiscreteScheduler):
+    """diffusers' takes its order from the place on the way, which is too high where the history has just begun."""
+
+    def step(self, model_output, timestep, sample, order: int = 4, return_dict: bool = True):
+        return super().step(model_output, timestep, sample, min(order, len(self.derivatives) + 1), return_dict)
 
 
 class Timetable:
@@ -159,6 +181,16 @@ class Timetable:
     def level(self, step: int) -> torch.Tensor | None:
         """The timestep that full step `step` starts from; None at the end, where pictures are clean."""
         return self.timesteps[step * self.order] if step < len(self) else None
+
+    def warning(self) -> str | None:
+        """A sentence if the first level is far from pure noise, as of diffusers' `leading` steps that divide badly."""
+        trained, first = self.fresh.config.num_train_timesteps, float(self.timesteps[0])
+        if len(self) < 20 or first > 0.85 * trained:
+            return None
+        return (
+            f"steps={len(self)}: this scheduler would start at t={first:g} of {trained}, where a picture is half there "
+            f"already. Choose a number that divides {trained}, or another scheduler."
+        )
 
     def leg(self, first: int, last: int) -> tuple[object, list[torch.Tensor]]:
         """A scheduler without history, and the timesteps of full steps first .. last - 1, for one go through them."""

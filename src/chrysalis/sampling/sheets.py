@@ -43,13 +43,13 @@ def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str]
     """path.gif, path.webp, path.mp4 from frames uint8 [3, h, w]; the last one stays a second longer."""
     images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
     each = seconds / len(images)
-    rest = max(1, round(1 / each))
+    rest = min(100, max(1, round(1 / each)))
     for name in formats:
         if name == "mp4":
             # H.264 in 4:2:0, which every player knows, wants even sides
             even = [image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images]
             film = np.stack(even + [even[-1]] * rest)
-            rate = round(1 / each, 1)
+            rate = min(100.0, max(0.1, round(1 / each, 1)))
             data = iio.imwrite("<bytes>", film, extension=".mp4", plugin="pyav", codec="libx264", fps=rate)
         else:
             times = [round(1000 * each)] * (len(images) - 1) + [round(1000 * (each + 1))]

@@ -65,10 +65,11 @@ class Film:
     seconds: float = 4.0
 
     def __post_init__(self):
+        self.formats = [self.formats] if isinstance(self.formats, str) else list(self.formats)
         require_formats(self.formats)
         require_whole("animation.frames", self.frames, least=2)
-        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or self.seconds <= 0:
-            raise UserError(f"animation.seconds={self.seconds} must be a number above 0.")
+        if not isinstance(self.seconds, int | float) or not 0.1 <= self.seconds <= 600:
+            raise UserError(f"animation.seconds={self.seconds} must be a number from 0.1 to 600.")
 
 
 class Generate:

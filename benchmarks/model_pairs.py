@@ -1,0 +1,70 @@
+"""The model-pair table of docs/choosing.md: do these guidances bring drawings nearer to real pictures?
+
+    python benchmarks/model_pairs.py MODEL BASE EARLIER REAL [--n 48] [--steps 12]
+
+MODEL, BASE, EARLIER: model folders (the run's, what it was fine-tuned from, a less trained run's). REAL: `butterflies`
+for drawn ones that no run learns from, or a folder of pictures.
+"""
+
+import argparse
+import statistics
+
+import torch
+from picture_sets import distance
+
+from chrysalis import folder, pixels, seeds
+from chrysalis.data.butterflies import draw as drawn_butterfly
+from chrysalis.denoiser import Denoiser
+from chrysalis.guidance.guided import Guided
+from chrysalis.guidance.pairs import Pair
+from chrysalis.objective import choose
+from chrysalis.sampling import schedulers
+from chrysalis.sampling.drawing import sample
+
+
+def denoiser_of(where: str) -> Denoiser:
+    model = folder.load(where)
+    return Denoiser(model.unet, model.scheduler, choose(model.prediction)).eval()
+
+
+def real_pictures(where: str, n: int, size: int) -> torch.Tensor:
+    """float [n, 3, size, size] in [-1, 1]."""
+    if where == "butterflies":
+        drawn = [torch.from_numpy(drawn_butterfly(where, 10_000 + i, size=size).image.copy()) for i in range(n)]
+        return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
+    from chrysalis.datamodule import folder as pictures_in
+
+    data = pictures_in(where, image_size=size)
+    data.setup()
+    rows = seeds.permutation(len(data.pictures.images), "real")[:n].sort().values.numpy()
+    return pixels.to_signed(torch.from_numpy(data.pictures.images[rows].copy()))[torch.randperm(n)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("model", "base", "earlier", "real"):
+        parser.add_argument(name)
+    parser.add_argument("--n", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=12)
+    a = parser.parse_args()
+    model, others = denoiser_of(a.model), {"domain": denoiser_of(a.base), "autoguidance": denoiser_of(a.earlier)}
+    real = real_pictures(a.real, 2 * a.n, model.unet.config.sample_size)
+
+    def far(terms: dict) -> str:
+        scheduler = schedulers.build(model.scheduler, "dpmpp_2m")
+        x = sample(Guided(model, terms), scheduler, a.steps, seeds.generators(0, a.n), real.shape[-2:]).clamp(-1, 1)
+        found = [distance(x, real[part * a.n :][: a.n], seed) for part in (0, 1) for seed in range(3)]
+        return f"{statistics.mean(found):.0f}"
+
+    scales = (0.25, 0.5, 1.0, 2.0)
+    print(f"| {a.real} | unguided | {' | '.join(f'scale {s:g}' for s in scales)} |", flush=True)
+    print(f"|---|---|{'---|' * len(scales)}")
+    plain = far({})
+    for name, other in others.items():
+        cells = [far({"pair": Pair(other, scale=s)}) for s in scales]
+        print(f"| {name} | {plain} | {' | '.join(cells)} |", flush=True)
+    print(f"\nReal from real: {distance(real[: a.n], real[a.n :]):.0f}.")
+
+
+if __name__ == "__main__":
+    main()
