@@ -4,6 +4,7 @@ python benchmarks/schedulers.py [--pretrained assets/moths-64] [--n 16] [--steps
 """
 
 import argparse
+import statistics
 import time
 
 import torch
@@ -36,23 +37,24 @@ def main() -> None:
 
     limit, _ = draw("ddim", 1000, clip_sample=False)
     noisy_limit, _ = draw("ddpm", 1000)
-    print(f"| scheduler | {' | '.join(f'{steps} steps' for steps in arguments.steps)} |")
-    print(f"|---|{'---|' * len(arguments.steps)}")
-    for name in schedulers.SCHEDULERS:
-        cells = []
-        for steps in arguments.steps:
-            x, seconds = draw(name, steps)
-            asked = Timetable(schedulers.build(model.scheduler, name), steps)
-            asked = asked.evaluations([(0, len(asked))])
-            if name in RANDOM:
-                far = f"set {distance(x, noisy_limit):.0f}"
-            else:
-                far = f"{127.5 * (x - limit).square().mean().sqrt().item():.1f}, set {distance(x, limit):.0f}"
-            cells.append(f"{far} ({asked} x, {seconds:.2f} s)")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    other, _ = draw("ddim", 250, seed=1000, clip_sample=False)
-    apart = distance(other, limit)
-    print(f"\nTwo sets of {arguments.n} other pictures, both by DDIM, are {apart:.0f} apart.")
+    paces = []
+    head = f"| {' | '.join(f'{steps} steps' for steps in arguments.steps)} |\n|---|{'---|' * len(arguments.steps)}"
+    for title, names in (("distance", [n for n in schedulers.SCHEDULERS if n not in RANDOM]), ("sets", RANDOM)):
+        print(f"| {title} {head}", flush=True)
+        for name in names:
+            cells = []
+            for steps in arguments.steps:
+                x, seconds = draw(name, steps)
+                timetable = Timetable(schedulers.build(model.scheduler, name), steps)
+                asked = timetable.evaluations([(0, len(timetable))])
+                paces.append(seconds / asked)
+                far = distance(x, noisy_limit) if name in RANDOM else 127.5 * (x - limit).square().mean().sqrt().item()
+                cells.append(f"{far:.0f}" if name in RANDOM else f"{far:.1f}")
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        print()
+    other, _ = draw("ddpm", 1000, seed=1000)
+    print(f"Two sets of {arguments.n} pictures by 1000 steps of ddpm: {distance(other, noisy_limit):.0f} apart.")
+    print(f"Seconds a picture and evaluation of the UNet, the median: {statistics.median(paces):.4f}")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,25 @@ def test_two_processes_draw_the_same_pictures_as_one(shared_out):
         assert (image(shared_out / "one" / name) == image(shared_out / "two" / name)).all(), name
 
 
+def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
+    """The second process's loss fails; both end with exit code 2, and what was complete stays."""
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "def loss(x0, t, cond):\n"
+        "    assert os.environ.get('LOCAL_RANK', '0') == '0', 'not here'\n"
+        "    return x0.mean((1, 2, 3))\n"
+    )
+    words = [sys.executable, str(REPOSITORY / "sample.py"), model, "n=4", "out=drawn", *SMALL, "trainer.devices=2"]
+    own = ["trainer.accelerator=cpu", "guidance=custom", "guidance.function=mine.py:loss"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run([*words, *own], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("mine.py:3: AssertionError: not here") == 1
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in (tmp_path / "drawn").glob("*.png")) == ["seed_00000.png", "seed_00001.png"]
+
+
 @pytest.mark.parametrize("formats", [["gif"], ["webp", "mp4"]])
 def test_trajectory_is_a_strip_and_an_animation_of_any_number_of_frames(run, model, tmp_path, formats):
     kinds = f"animation.formats=[{','.join(formats)}]"

@@ -19,7 +19,7 @@ from chrysalis.command.mistakes import sentence
 from chrysalis.command.runs import set_changes_aside
 from chrysalis.command.sweep import forget
 from chrysalis.files import remove_if_empty
-from chrysalis.terminal import console
+from chrysalis.terminal import console, is_main_process
 
 _typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -69,7 +69,7 @@ def _show(error: Exception, config_name: str) -> int:
     text = sentence(error, config_name, CONF)
     if text is None or "debug=true" in _typed:
         traceback.print_exception(error)
-    else:
+    elif config_name != "sample" or is_main_process():  # drawing processes hand their mistakes to the first one
         console.print(text, style="red", soft_wrap=True, markup=False)
     return 1 if text is None else 2
 
