@@ -123,4 +123,8 @@ def test_help_is_quick_and_complete(program):
     assert "scheduler" in done.stdout
     assert "model.pretrained" in done.stdout
     assert "APP_CONFIG_GROUPS" not in done.stdout
+    if program == "sample":
+        for group in ("model", "scheduler", "task", "guidance"):
+            for leaf in (REPOSITORY / "conf" / group).glob("*.yaml"):
+                assert leaf.stem in done.stdout
     assert seconds < 5  # far above the 0.7 s that it takes, for a busy machine
