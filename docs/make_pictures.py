@@ -1,6 +1,6 @@
 """The drawn pictures of README.md and docs/: runs the commands that the pages show, and puts results side by side.
 
-python docs/make_pictures.py [schedulers colour symmetry ...]     (from the repository; needs runs/first)
+python docs/make_pictures.py [schedulers colour symmetry ...]     (from the repository; needs runs/first and runs/early)
 """
 
 import subprocess
@@ -137,16 +137,17 @@ def blend() -> None:
     (HERE / "pictures" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
 
 
-def domain() -> None:
-    rows = {}
-    for scale in (0, 0.5, 1, 2):
-        how = ["guidance=domain", f"guidance.domain.scale={scale}", "seed=100"]
-        rows[f"scale {scale}"] = pictures(sample(f"domain/{scale}", "model.pretrained=runs/first", *how))
-    table(rows, "domain")
+def pairs() -> None:
+    first = ["model.pretrained=runs/first", "seed=100", "scheduler=dpmpp_2m", "steps=20"]
+    auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
+    rows = {"unguided": [], "autoguidance 1": auto, "domain 0.25": ["guidance=domain", "guidance.domain.scale=0.25"]}
+    rows["domain 1"] = ["guidance=domain"]
+    drawn = {name: pictures(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
+    table(drawn, "pairs")
 
 
 if __name__ == "__main__":
-    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, domain]
+    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
     for make in made:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

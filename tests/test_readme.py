@@ -59,10 +59,9 @@ def test_the_readme_has_commands():
 @pytest.mark.parametrize("command", [c for c in PROGRAMS if "experiment=smithsonian" not in c and "pretrain" not in c])
 def test_readme_command(run, picture_folder, tmp_path, command):
     (tmp_path / "assets").symlink_to(REPOSITORY / "assets")
-    needs_run = "runs/first" in command
-    if needs_run:
-        first = ["name=first", *SMALL_TRAIN, "data.n=30", "trainer.max_steps=2"]
-        assert run("train", *first) == 0
+    for name in ("first", "early"):
+        if f"runs/{name}" in command:
+            assert run("train", f"name={name}", *SMALL_TRAIN, "data.n=30", "trainer.max_steps=2") == 0
     if program_of(command) == "sample":
         prepare_drawing(run, picture_folder, tmp_path, command)
     program, overrides = smaller(command, picture_folder)
