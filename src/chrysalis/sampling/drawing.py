@@ -112,6 +112,7 @@ def draw(
     way: draws trajectory.png and an animation of the first batch. Files that are there already are not drawn again.
     Returns what was written, in words.
     """
+    torch.backends.cudnn.deterministic = True  # a picture can be drawn again from its own file
     film, share = film or Film(), share or Share()
     settings, only = record["settings"], record.get("only")
     pictures = task.pictures(settings["seed"], settings["n"])

@@ -165,9 +165,13 @@ class Timetable:
             raise UserError(f"steps={steps} must lie between 1 and the {trained} timesteps of the model.")
         self.fresh = copy.deepcopy(scheduler)
         try:
-            self.fresh.set_timesteps(steps, device=device)
+            self.fresh.set_timesteps(steps)
         except ValueError as error:
             raise UserError(f"steps={steps}: {str(error).splitlines()[0]}") from error
+        timesteps = self.fresh.timesteps
+        if timesteps.is_floating_point():
+            timesteps = timesteps.float()  # some are float64, which Apple GPUs do not have
+        self.fresh.timesteps = timesteps.to(device)
         timesteps = list(self.fresh.timesteps)
         self.repeats_first = isinstance(scheduler, diffusers.PNDMScheduler) and len(timesteps) > 2
         if self.repeats_first:  # its second evaluation only corrects the first step: t0, t1, t1, t2, ...
