@@ -85,6 +85,8 @@ CHANGES = {
     "another seed": ([], ["seed=9"]),
     "more pictures": ([], ["n=4"]),
     "a sweep": ([], ["-m", "steps=2,4"]),
+    "a sweep of guidance": (["guidance=colour", "guidance.colour.scale=0.2"], ["-m", "guidance=colour,symmetry"]),
+    "a sweep of classes": ([], ["-m", "scheduler=DDIMScheduler,HeunDiscreteScheduler"]),
 }
 
 
@@ -122,6 +124,9 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     (tmp_path / "drawn" / "seed_00003.png").unlink()
     assert run("sample", *words, "batch_size=1", "trajectory=true", "moments=3") == 0
     assert {"trajectory.png", "seed_00003.png"} <= {p.name for p in (tmp_path / "drawn").iterdir()}
+    strip = (tmp_path / "drawn" / "trajectory.png").read_bytes()
+    assert run("sample", *words, "batch_size=1", "trajectory=true", "moments=2") == 0
+    assert (tmp_path / "drawn" / "trajectory.png").read_bytes() != strip
     (tmp_path / "drawn" / "seed_00003.png").unlink()
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", *words) == 2
@@ -283,6 +288,11 @@ MISTAKES = {
     "seconds": (["trajectory=true", "animation.seconds=0"], "animation.seconds=0"),
     "devices": (["trainer.devices=abc"], "trainer.devices=abc"),
     "no trainer setting": (["+trainer.precision=bf16"], "trainer.precision is not a setting"),
+    "group": (["task=null"], "give one of its options"),
+    "one step": (["scheduler=deis", "steps=1"], "no step at all"),
+    "offset": (["+scheduler.steps_offset=5000"], "outside the model's 1000 timesteps"),
+    "solver": (["scheduler=dpmpp_2m", "+scheduler.algorithm_type=foo"], "foo is not implemented"),
+    "a key of a leaf": (["guidance=colour", "guidance.colour.foo=1"], "guidance.colour.foo is not a known key"),
     "interval": (["guidance=colour", "guidance.colour.interval=[a,b]"], "guidance.colour.interval"),
     "interval backwards": (["guidance=domain", "guidance.domain.interval=[5,1]"], "the smaller first"),
     "a base that is a number": (["guidance=domain", "guidance.domain.base=3"], "guidance.domain.base=3"),

@@ -76,19 +76,19 @@ def _show(error: Exception, config_name: str) -> int:
 
 def _recalled(arguments: list[str]) -> list[str]:
     """sample.py from=picture.png: the arguments with which that picture was drawn, below those typed now."""
-    arguments = [
-        word
-        for a in arguments
-        # any scheduler class of diffusers can be given as if it were a leaf of conf/scheduler
-        for word in (
-            ["scheduler=other", a.replace("=", ".name=", 1)] if re.fullmatch(r"scheduler=\w+Scheduler", a) else [a]
-        )
-    ]
+    arguments = [word for a in arguments for word in _by_class(a)]
     if not any(a.startswith("from=") for a in arguments):
         return arguments
     from chrysalis.command.recipes import expanded  # only here: it imports torch, which --help does not wait for
 
     return expanded(arguments)
+
+
+def _by_class(argument: str) -> list[str]:
+    """scheduler=CLASS: any scheduler class of diffusers can be given as if it were a leaf of conf/scheduler."""
+    if re.fullmatch(r"scheduler=(\w+,)*\w+Scheduler(,\w+)*", argument):
+        return ["scheduler=other", argument.replace("=", ".name=", 1)]
+    return [argument]
 
 
 def command_line() -> str:

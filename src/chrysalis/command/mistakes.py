@@ -34,6 +34,8 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
             named = re.search(r"[Mm]issing mandatory value: (\S+)", str(link))
             key = link.full_key or (named.group(1) if named else "a key")
             return f"{key} is missing: give it as {key}=VALUE."
+    if "Config group override must be a string or a list" in str(error):
+        return "A group of the configuration was set to null or a number: give one of its options; guidance can be []."
     if isinstance(error, ConfigCompositionException):
         return _unknown_key(error, config_name, conf)
     if isinstance(error, InstantiationException):
@@ -76,10 +78,11 @@ def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
         group, _, rest = key.partition(".")
         leaf = rest.split(".")[0]
-        if (conf / group / f"{leaf}.yaml").is_file():
+        known = _known_keys(config_name, conf)
+        if (conf / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
             return f"{key} has no meaning yet: choose {group}={leaf} too."
-        near = _nearest(key, _known_keys(config_name, conf))
-        hint = f" Did you mean {near}?" if near else ""
+        near = _nearest(key, known)
+        hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
         return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."
     return f"{key or 'The command line'} cannot be used: {why}."
 

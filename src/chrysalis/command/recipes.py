@@ -41,8 +41,9 @@ def expanded(arguments: list[str]) -> list[str]:
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
     other_set = {"seed", "n", "task", "only"} & set(values)
-    flags = [a for a in typed if a.startswith("-")]
-    return [*flags, *kept, *(a for a in typed if a not in flags), *([] if other_set else [f"only={picture}"])]
+    kept += [] if other_set else [f"only={picture}"]
+    first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
+    return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first
 
 
 def _replaced(override: str, values: dict[str, str]) -> bool:
@@ -52,7 +53,8 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     if key in values:
         return True
     if group == "guidance" and rest and group in values:
-        leaves = re.findall(r"\w+", values[group])
+        choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # more than one: a sweep
+        leaves = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
         return rest.split(".")[0] not in (*leaves, "recurrence", *(["function"] if "custom" in leaves else []))
     return group in ("scheduler", "task") and group in values
 

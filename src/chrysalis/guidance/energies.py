@@ -109,8 +109,9 @@ class Energy:
             return (None,)
         try:
             return torch.autograd.grad(loss.sum(), seen, allow_unused=True)
-        except RuntimeError as error:
-            raise UserError(f"{self.name()}: the loss has no gradient: {str(error).splitlines()[0][:200]}") from error
+        except Exception as error:  # the user's own backward can raise anything
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"{self.name()}: the loss has no gradient: {why}") from error
 
     def name(self) -> str:
         """What a message calls it; of a function of the user's, its file and line."""

@@ -121,24 +121,26 @@ def draw(
         work = [batch for batch in work if only in (p.name for p in batch)]
         if not work:
             raise UserError(f"only={only} is not one of these pictures: {pictures[0].name} to {pictures[-1].name}.")
+    if way and not _same_way(out, settings):
+        way.forget(out)
     left = [batch for batch in work if not _done(batch, out, only, way if batch is work[0] else None)]
     mine = left[share.rank :: share.of]
     share.gather(None)  # all have looked what is left before anyone writes
     if share.rank == 0:
         _write_record(out, record)
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
-    mistake = None
+    failure: Exception | None = None
     try:
         with progress(f"drawing {sum(map(len, left))} pictures", total) as advance:
             for batch in mine:
                 _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
-    except UserError as error:
-        mistake = str(error)
-    mistakes = [told for told in share.gather(mistake) if told]
+    except Exception as error:
+        failure = error
+    mistakes = [told for told in share.gather(failure and (str(failure) or type(failure).__name__)) if told]
     if mistakes:
         if share.rank == 0 and not any(out.glob("*.png")):
             (out / "settings.json").unlink()
-        raise UserError(mistakes[0])
+        raise failure if failure and not isinstance(failure, UserError) else UserError(mistakes[0])
     files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
     if share.rank == 0:
         text = {"command": record["command"]}
@@ -147,6 +149,16 @@ def draw(
             files += task.finish(out, pictures, film, text) + _tell_guidance(out, pictures[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))
     return files
+
+
+def _same_way(out: Path, settings: dict) -> bool:
+    """Whether a trajectory that lies there was drawn as it is asked for now."""
+    try:
+        was = json.loads((out / "settings.json").read_text(encoding="utf-8"))["settings"]
+    except OSError:
+        return True
+    now = json.loads(json.dumps(settings))
+    return all(was[key] == now[key] for key in ("moments", "animation"))
 
 
 def _write_record(out: Path, record: dict) -> None:

@@ -79,13 +79,16 @@ def build(training_scheduler, name: str, **settings):
     _refuse_settings(kind, taken, settings)
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
     noise = {key: config[key] for key in NOISE if key in config and key in taken}
-    if noise["prediction_type"] == "sample" and kind in NO_X0:
-        noise["prediction_type"] = "epsilon"  # the loop converts
+    # the loop converts; PNDM adds up outputs of several timesteps, which only eps can bear
+    if kind == "PNDMScheduler" or (noise["prediction_type"] == "sample" and kind in NO_X0):
+        noise["prediction_type"] = "epsilon"
     given = {key: value for key, value in {**noise, **defaults, **settings}.items() if key in taken}
     try:
         scheduler = (LMS if kind == "LMSDiscreteScheduler" else getattr(diffusers, kind)).from_config(config, **given)
     except NotImplementedError as error:
-        schedule = config.get("beta_schedule")
+        schedule = str(config.get("beta_schedule"))
+        if schedule not in str(error):
+            raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
         raise UserError(f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm.") from error
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
@@ -166,9 +169,14 @@ class Timetable:
         self.fresh = copy.deepcopy(scheduler)
         try:
             self.fresh.set_timesteps(steps)
-        except ValueError as error:
+        except (ValueError, TypeError, IndexError) as error:
             raise UserError(f"steps={steps}: {str(error).splitlines()[0]}") from error
+        sigmas = getattr(self.fresh, "sigmas", None)
+        if sigmas is not None and len(sigmas) > 1 and float(sigmas[0]) == float(sigmas[-1]):
+            raise UserError(f"steps={steps}: this scheduler takes no step at all with so few.")
         timesteps = self.fresh.timesteps
+        if timesteps.min() < 0 or timesteps.max() > trained - 1:
+            raise UserError(f"steps={steps}: the scheduler's settings lead outside the model's {trained} timesteps.")
         if timesteps.is_floating_point():
             timesteps = timesteps.float()  # some are float64, which Apple GPUs do not have
         self.fresh.timesteps = timesteps.to(device)

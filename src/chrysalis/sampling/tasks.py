@@ -65,7 +65,7 @@ class Film:
     seconds: float = 4.0
 
     def __post_init__(self):
-        self.formats = [self.formats] if isinstance(self.formats, str) else list(self.formats)
+        self.formats = [self.formats] if isinstance(self.formats, str) else list(self.formats or [])
         require_formats(self.formats)
         require_whole("animation.frames", self.frames, least=2)
         if not isinstance(self.seconds, int | float) or not 0.1 <= self.seconds <= 600:

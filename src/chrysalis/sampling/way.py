@@ -7,7 +7,7 @@ import torch
 from chrysalis import pixels
 from chrysalis.errors import require_whole
 from chrysalis.sampling.loop import Step
-from chrysalis.sampling.sheets import enlarged, save_film
+from chrysalis.sampling.sheets import FORMATS, enlarged, save_film
 from chrysalis.sampling.tasks import Film
 
 
@@ -19,6 +19,11 @@ class Way:
         self.frames, self.moments, self.rows = film.frames, moments, rows
         self.formats = film.formats
         self.kept: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def forget(self, out: Path) -> None:
+        """What lies there was asked for otherwise."""
+        for file in (out / f"trajectory.{name}" for name in ("png", *FORMATS)):
+            file.unlink(missing_ok=True)
 
     def is_there(self, out: Path) -> bool:
         return all(file.is_file() for file in [out / "trajectory.png", *self._films(out)])
