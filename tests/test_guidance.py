@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_unet
+from conftest import ClosedForm, tiny_unet
 from diffusers import DDPMScheduler
 from PIL import Image
 
@@ -421,14 +421,7 @@ def test_raw_classifier_guidance_is_bayes_rule():
     (1 + sigma^2).
     """
 
-    class Exact(torch.nn.Module):
-        dtype = torch.float32
-        config = type("config", (), {"in_channels": 3})
-
-        def __init__(self, abar):
-            super().__init__()
-            self.abar = abar
-
+    class Exact(ClosedForm):
         def forward(self, x, t, return_dict=False):
             return ((1 - self.abar[t]).sqrt() * x,)
 

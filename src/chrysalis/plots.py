@@ -29,16 +29,12 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     right.set(title="held-out loss (always the same pictures and noise)", xlabel="optimizer step", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
-        axes.title.set_fontsize(11)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(
             FuncFormatter(lambda value, _, axes=axes: f"{value:g}" if _few_decades(axes) else "")
         )
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#eee9df")
-    with written(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
-    plt.close(figure)
+        _style(axes)
+    _save(figure, path)
 
 
 def guidance_curves(path: Path, rows: list[list]) -> None:
@@ -62,9 +58,19 @@ def guidance_curves(path: Path, rows: list[list]) -> None:
     axes[1].set(title="its share of the step", xlabel="step", ylim=(0, None))
     axes[0].legend(frameon=False)
     for side in axes:
-        side.title.set_fontsize(11)
-        side.spines[["top", "right"]].set_visible(False)
-        side.grid(axis="y", color="#eee9df")
+        _style(side)
+    _save(figure, path)
+
+
+def _style(axes) -> None:
+    axes.title.set_fontsize(11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eee9df")
+
+
+def _save(figure, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
     with written(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)

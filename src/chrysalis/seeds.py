@@ -5,7 +5,7 @@ resumed run, another number of workers or another number of devices sees the sam
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -48,7 +48,12 @@ def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str 
 
 def generators(seed: int, n: int) -> list[torch.Generator]:
     """One CPU generator a picture: picture i is drawn from seed + i, as stock diffusers pipelines take them."""
-    return [torch.Generator("cpu").manual_seed(seed + i) for i in range(n)]
+    return of_each(range(seed, seed + n))
+
+
+def of_each(seeds: Iterable[int]) -> list[torch.Generator]:
+    """One CPU generator for each seed."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def noise(generators: list[torch.Generator], shape: Sequence[int], device: torch.device | str) -> torch.Tensor:

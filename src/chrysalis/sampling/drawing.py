@@ -144,7 +144,7 @@ def draw(
     files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
     if share.rank == 0:
         text = {"command": record["command"]}
-        files += way.finish(out, film, text) if way else []
+        files += way.finish(out, text) if way else []
         if only is None:
             files += task.finish(out, pictures, film, text) + _tell_guidance(out, pictures[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))

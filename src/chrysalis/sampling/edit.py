@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from chrysalis import pixels
+from chrysalis import pixels, seeds
 from chrysalis.data.given import Given
 from chrysalis.errors import UserError, require_whole
 from chrysalis.sampling.schedulers import repeated
@@ -36,7 +36,7 @@ class ImageToImage(Generate):
         return repeated([(self.first(canvas), len(canvas.timetable))], canvas.recurrence)
 
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        generators = seeds.of_each(p.seed for p in pictures)
         level = canvas.timetable.level(self.first(canvas)).view(1)
         image = self.image.at(canvas.size).to(canvas.device)
         return Start(canvas.unguided.noise.add(image, canvas.noise(generators), level), generators, self.legs(canvas))
@@ -62,7 +62,7 @@ class Inpaint(Generate):
         return repeated(legs, canvas.recurrence)
 
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        generators = seeds.of_each(p.seed for p in pictures)
         eps = canvas.noise(generators)
         image = self.image.at(canvas.size).to(canvas.device)
         drawn = self.mask.mask_at(canvas.size).to(canvas.device)
@@ -100,7 +100,7 @@ class Invert(Generate):
                 "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
             )
         image = self.image.at(canvas.size).to(canvas.device)
-        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        generators = seeds.of_each(p.seed for p in pictures)
         return Start(self.noise_of(image, canvas), generators, self.legs(canvas))
 
     @torch.no_grad()

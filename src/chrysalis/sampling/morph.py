@@ -40,11 +40,11 @@ class Morph(Generate):
 
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
         def of(seed: int) -> torch.Tensor:
-            return canvas.noise([torch.Generator("cpu").manual_seed(seed)])[0]
+            return canvas.noise(keyed.of_each([seed]))[0]
 
         x = torch.stack([weights.slerp(of(p.seed), of(p.toward), p.part) for p in pictures])
         # one seed for the steps of all frames: noise that differed from frame to frame would flicker
-        generators = [torch.Generator("cpu").manual_seed(self.steps_seed) for _ in pictures]
+        generators = keyed.of_each(self.steps_seed for _ in pictures)
         return Start(x, generators, self.legs(canvas))
 
     def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:

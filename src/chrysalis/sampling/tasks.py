@@ -88,7 +88,7 @@ class Generate:
         return repeated([(0, len(canvas.timetable))], canvas.recurrence)
 
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = [torch.Generator("cpu").manual_seed(p.seed) for p in pictures]
+        generators = seeds.of_each(p.seed for p in pictures)
         return Start(canvas.noise(generators), generators, self.legs(canvas))
 
     def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:

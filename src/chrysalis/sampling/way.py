@@ -16,8 +16,7 @@ class Way:
 
     def __init__(self, film: Film, moments: int = 10, rows: int = 4):
         require_whole("moments", moments, least=2)
-        self.frames, self.moments, self.rows = film.frames, moments, rows
-        self.formats = film.formats
+        self.film, self.moments, self.rows = film, moments, rows
         self.kept: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     def forget(self, out: Path) -> None:
@@ -29,13 +28,13 @@ class Way:
         return all(file.is_file() for file in [out / "trajectory.png", *self._films(out)])
 
     def _films(self, out: Path) -> list[Path]:
-        return [out / f"trajectory.{name}" for name in self.formats]
+        return [out / f"trajectory.{name}" for name in self.film.formats]
 
     def begin(self, x: torch.Tensor, evaluations: int) -> None:
         """x: the start. evaluations: how many steps follow."""
         self.kept, self.before = [], self._small(x)
         self.last = evaluations - 1
-        self.wanted = {i for count in (self.frames, self.moments) for i in _spread(evaluations, count)}
+        self.wanted = {i for count in (self.film.frames, self.moments) for i in _spread(evaluations, count)}
 
     def keep(self, step: Step) -> None:
         """A moment is the x that a step starts from, and the x_0 that the model expects of it."""
@@ -45,7 +44,7 @@ class Way:
         if step.i == self.last:
             self.kept.append((step.i + 1, self.before, self.before))
 
-    def finish(self, out: Path, film: Film, text: dict[str, str]) -> list[str]:
+    def finish(self, out: Path, text: dict[str, str]) -> list[str]:
         """trajectory.png and trajectory.gif ...; nothing if this process did not draw the first batch."""
         if not self.kept:
             return []
@@ -57,8 +56,8 @@ class Way:
             for which in (0, 1)
         ]
         pixels.save_png(pixels.strip(rows), out / "trajectory.png", text)
-        frames = [enlarged(pixels.strip(list(at[i])), 256) for i in _spread(self.last + 1, film.frames)]
-        save_film(frames, out / "trajectory", film.formats, film.seconds)
+        frames = [enlarged(pixels.strip(list(at[i])), 256) for i in _spread(self.last + 1, self.film.frames)]
+        save_film(frames, out / "trajectory", self.film.formats, self.film.seconds)
         return ["trajectory.png", *(file.name for file in self._films(out))]
 
     def _small(self, x: torch.Tensor) -> torch.Tensor:
