@@ -12,6 +12,7 @@ def sample(cfg) -> None:
 
     from chrysalis import folder, sharing
     from chrysalis.command import recipes
+    from chrysalis.conditioning.asked import NAMES, Asked
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
     from chrysalis.files import shown
@@ -33,17 +34,18 @@ def sample(cfg) -> None:
     model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
     folder.fit_to_size(model, size, "image_size")
+    asked = Asked(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
 
     share, device = sharing.launch(**cfg.trainer)
-    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(device).eval()
+    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner).to(device).eval()
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
     timetable = Timetable(scheduler, cfg.steps, device)
-    if late := timetable.warning():
-        warn(late)
-    canvas = Canvas(guided, denoiser, timetable, size, cfg.guidance.recurrence)
+    for told in filter(None, (timetable.warning(), asked.missing())):
+        warn(told)
+    canvas = Canvas(guided, denoiser, timetable, size, cfg.guidance.recurrence, asked)
     way = Way(film, cfg.moments) if cfg.trajectory else None
     written = drawing.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
     say(f"{', '.join(written)} and settings.json are in {shown(out)}")

@@ -9,7 +9,10 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis import folder
+    from chrysalis.command import recipes
+    from chrysalis.conditioning.parts import condition
     from chrysalis.denoiser import Denoiser
+    from chrysalis.freezing import freeze
     from chrysalis.module import FineTuning
     from chrysalis.terminal import say
 
@@ -21,15 +24,23 @@ def train(cfg) -> None:
     model = instantiate(cfg.model)
     if note := folder.fit_to_size(model, data.size):
         say(note)
+    parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
-    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
     data.setup()
+    model.conditioner = condition(model.unet, model.conditioner, parts, data.pictures, data.source.name)
+    if model.conditioner is not None and "label" in model.conditioner.names:
+        data.use_labels(model.conditioner.embeddings["label"].names)
+    if adapter := instantiate(cfg.adapter):
+        adapter.inject(model.unet)
+    freeze(model.unet, model.conditioner, model.train)
+    denoiser = Denoiser(model.unet, model.trained_for(objective), objective, model.conditioner, cfg.condition.dropout)
+    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
     say(model.description())
     say(data.description())
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "origin": model.origin}
+    record["merge"] = adapter is None or adapter.merge
     callbacks.append(outcome := instantiate(cfg.outcome)(**record))
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     runs.record(cfg, run_dir)

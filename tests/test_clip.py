@@ -1,4 +1,3 @@
-import json
 import logging
 import shutil
 import sys
@@ -6,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_unet
+from conftest import CLIP_SIZE as SIZE
+from conftest import tiny_clip, tiny_unet
 from diffusers import DDPMScheduler
 from PIL import Image
 
@@ -21,32 +21,7 @@ from chrysalis.sampling.drawing import sample
 
 pytest.importorskip("transformers")
 
-SIZE = 16  # of the tiny CLIP's pictures
 OWN = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
-
-
-def tiny_clip(folder):
-    """A CLIP of random weights, large enough for its embeddings to differ, that reads letters."""
-    from transformers import CLIPConfig, CLIPModel
-
-    folder.mkdir()
-    letters = [chr(ord("a") + i) for i in range(26)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
-    start, end = len(words) - 2, len(words) - 1
-    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    text = {**layers, **ends, "vocab_size": len(words), "max_position_embeddings": 16}
-    vision = {**layers, "image_size": SIZE, "patch_size": 4}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn_like(weight)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

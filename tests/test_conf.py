@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY_MODEL, real_data
+from conftest import REPOSITORY, TINY_MODEL, real_data, tiny_clip
 from diffusers import DDPMScheduler
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_clip import tiny_clip
 
 from chrysalis import folder
 from chrysalis.command import recipes
+from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.denoiser import Denoiser
 
 CONF = REPOSITORY / "conf"
@@ -100,9 +100,16 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert instantiate(node)(command="", settings={}, started=0.0, origin=None).half == node.half
     elif group == "guidance":
         (term,) = recipes.terms(node).values()
-        built = recipes.built(term, folder.load(str(model_folder)))
+        model = folder.load(str(model_folder))
+        model.conditioner = Conditioner({"label": {"names": ["ant"]}}, 32) if leaf == "cfg" else None
+        built = recipes.built(term, model)
         assert built.scale == term.scale
         assert not built.through_unet or term["at"] == "x_t"
+    elif group == "condition":
+        assert list(recipes.terms(node)) == ([] if leaf == "none" else [leaf])
+        assert all(instantiate(part).made_for for part in recipes.terms(node).values())
+    elif (group, leaf) == ("adapter", "none"):
+        assert instantiate(node) is None
     elif group == "task":
         assert recipes.built(node, folder.load(str(model_folder))).pictures(0, 2)
     elif (group, leaf) == ("scheduler", "other"):

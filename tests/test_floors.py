@@ -9,7 +9,18 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 FLOORS = {
     0: {"errors", "files", "batch", "noise", "objective", "seeds", "weights", "pixels"}
     | {"plots", "card", "hardware", "hub", "terminal"},
-    1: {"data", "denoiser", "folder", "guidance", "metrics", "optimization", "sampling"},
+    1: {
+        "adapters",
+        "conditioning",
+        "data",
+        "denoiser",
+        "folder",
+        "freezing",
+        "guidance",
+        "metrics",
+        "optimization",
+        "sampling",
+    },
     2: {"callbacks", "datamodule", "evaluating", "logger", "module", "sharing", "trainer"},
     3: {"command"},
 }

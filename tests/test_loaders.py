@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from chrysalis.data.loaders import Order, loader
-from chrysalis.data.sources import Drawn
+from chrysalis.data.sources import Drawn, Folder
 from chrysalis.data.store import open_set
 
 
@@ -82,3 +85,28 @@ def test_flips_mirror_about_half_and_the_mask_too():
         assert torch.equal(image, original.flip(-1) if mirrored else original)
         assert torch.equal(mask, original_mask.flip(-1) if mirrored else original_mask)
     assert 10 < flipped < 30
+
+
+def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(tmp_path):
+    """One column is white in picture, mask and conditioning image alike; the vector tells which."""
+    lines = []
+    for i in range(30):
+        image = Image.new("RGB", (16, 16))
+        image.paste("white", (i % 16, 0, i % 16 + 1, 16))
+        image.putpixel((i % 16, i // 16), (200, 200, 200))
+        image.save(tmp_path / f"{i}.png")
+        names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
+        lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    pictures = open_set(Folder(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
+    batch = next(iter(loader(pictures, Order(np.arange(30), 30, seed=0), flip=True)))
+    assert batch.vector.dtype == torch.float32
+    assert torch.equal(batch.conditioning, batch.image)
+    assert torch.equal(batch.mask > 0, batch.image[:, :1] > 127)
+    columns = batch.image[:, 0, 8].argmax(dim=1)
+    flipped = 0
+    for row, place, column in zip(batch.row, batch.vector[:, 0], columns, strict=True):
+        assert place.isnan() if row == 5 else place == row % 16
+        assert column in (row % 16, 15 - row % 16)
+        flipped += int(column != row % 16)
+    assert 5 < flipped < 25

@@ -158,6 +158,64 @@ def test_a_hub_dataset_in_every_local_form(tmp_path):
         Hub(str(tmp_path / "parquet"), image_column="picture")
 
 
+def conditional_hub(tmp_path):
+    """Six rows: a red left part on blue, its mask, its conditioning image, and two measurements."""
+    red = [Image.new("RGB", (30, 20), "blue") for _ in range(6)]
+    masks, conditions = [Image.new("L", (30, 20)) for _ in red], [Image.new("RGB", (60, 40)) for _ in red]
+    for i in range(6):
+        red[i].paste("red", (0, 0, 9 + i, 20))
+        masks[i].paste(255, (0, 0, 9 + i, 20))
+        conditions[i].paste("lime", (0, 0, 18 + 2 * i, 40))
+    columns = {
+        "image": (red, datasets.Image()),
+        "mask": ([*masks[:5], None], datasets.Image()),
+        "edges": (conditions, datasets.Image()),
+        "span": ([1.5, None, 2.0, 3.0, 4.0, 5.0], datasets.Value("float64")),
+        "month": ([1, 2, 3, 4, 5, 6], datasets.Value("int8")),
+        "sex": (["f"] * 6, datasets.Value("string")),
+        "kind": ([0] * 6, datasets.ClassLabel(names=["a"])),
+    }
+    rows = datasets.Dataset.from_dict(
+        {name: values for name, (values, _) in columns.items()},
+        features=datasets.Features({name: feature for name, (_, feature) in columns.items()}),
+    )
+    rows.save_to_disk(tmp_path / "all")
+    rows.select(range(5)).save_to_disk(tmp_path / "full")
+    return tmp_path
+
+
+def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path):
+    conditional_hub(tmp_path)
+    columns = {"mask_column": "mask", "conditioning_image_column": "edges", "vector_columns": ["span", "month"]}
+    pictures = open_set(Hub(str(tmp_path / "full"), **columns), (20, 20), "crop")
+    for i in range(5):
+        inside = np.tile(np.arange(20) < 4 + i, (20, 1))  # five pixels are cropped away at the left
+        assert ((pictures.images[i, 0] > 127) == inside).all()
+        assert ((pictures.masks[i, 0] == 255) == inside).all()
+        assert ((pictures.conditionings[i, 1] > 127) == inside).all()
+    np.testing.assert_array_equal(pictures.vectors, [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
+    gap = open_set(Hub(str(tmp_path / "all"), **columns), (20, 20), "crop")
+    assert gap.masks is None
+    assert gap.without_mask == (f"{tmp_path / 'all'} row 5",)
+    assert gap.conditionings.shape == (6, 3, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"mask_column": "masks"}, r"data\.mask_column=masks is not a column.*image, mask, edges"),
+        ({"conditioning_image_column": "x"}, r"data\.conditioning_image_column=x is not a column"),
+        ({"vector_columns": ["span", "x"]}, r"data\.vector_columns=x is not a column"),
+        ({"vector_columns": ["sex"]}, r"data\.vector_columns=sex is not a column of numbers.*string"),
+        ({"vector_columns": ["kind"]}, r"data\.vector_columns=kind is not a column of numbers.*ClassLabel"),
+        ({"mask_column": "span"}, r"data\.mask_column=span is not a column of pictures"),
+    ],
+)
+def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, asked, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Hub(str(conditional_hub(tmp_path) / "full"), **asked)
+
+
 def test_no_network_is_said_at_once():
     with pytest.raises(UserError, match=r"no network.*data=butterflies"):
         Hub("huggan/smithsonian_butterflies_subset")

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chrysalis.data.transforms import checked_size, fit, mask_to_training_size, to_rgb, to_training_size
+from chrysalis.data.transforms import (
+    checked_size,
+    fit,
+    in_shape_of,
+    mask_to_training_size,
+    to_rgb,
+    to_training_size,
+    upright_size,
+)
 from chrysalis.errors import UserError
 
 RED = (200, 30, 10)
@@ -39,6 +47,7 @@ def test_exif_rotation_is_applied(tmp_path):
     exif[0x0112] = 6  # turned a quarter
     image.save(tmp_path / "turned.jpg", exif=exif)
     with Image.open(tmp_path / "turned.jpg") as opened:
+        assert upright_size(opened) == (4, 8)
         assert to_rgb(opened).size == (4, 8)
 
 
@@ -72,3 +81,12 @@ def test_masks_stay_binary_and_padding_is_outside():
 def test_bad_sizes_are_named(bad):
     with pytest.raises(UserError, match=r"data\.image_size"):
         checked_size(bad)
+
+
+def test_what_lies_on_a_picture_takes_its_shape():
+    mask = Image.new("L", (64, 40), 255)
+    assert in_shape_of((60, 40), mask, "crop", nearest=True).size == (60, 40)
+    assert in_shape_of((32, 20), mask, "crop", nearest=True) is mask
+    assert in_shape_of((20, 20), mask, "stretch", nearest=True) is mask
+    with pytest.raises(ValueError, match="64 x 40 pixels are another shape than the picture's 40 x 64"):
+        in_shape_of((40, 64), mask, "pad", nearest=True)

@@ -15,6 +15,8 @@ class Batch:
     u:      float32 [B] in [0, 1), where each picture's timestep lies in [0, T).
     window: how many pictures, over all processes, the optimizer step that this micro-batch belongs to sees.
     label:  int64 [B] or None; caption: B strings or None; mask: uint8 [B, 1, H, W] (0 or 255) or None.
+    conditioning: uint8 [B, 3, H, W], another picture of the same scene, or None.
+    vector: float32 [B, D], measurements, NaN where unknown, or None.
     """
 
     image: torch.Tensor
@@ -25,12 +27,14 @@ class Batch:
     label: torch.Tensor | None = None
     caption: tuple[str, ...] | None = None
     mask: torch.Tensor | None = None
+    conditioning: torch.Tensor | None = None
+    vector: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The image, label, mask and u on `device`; `row` and `key` stay on the host, where they are read."""
+        """All tensors on `device` but `row` and `key`, which stay on the host, where they are read."""
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in fields(self)

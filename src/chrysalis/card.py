@@ -1,9 +1,35 @@
 """The model card that travels with an exported pipeline."""
 
+PLAIN = """from diffusers import DDPMPipeline
 
-def text(results: dict, origin: str | None, data: str, size: tuple[int, int]) -> str:
-    """Markdown with the before/after strip, what it was made of and with, and how to draw from it."""
+pipeline = DDPMPipeline.from_pretrained("path/to/this/folder")
+pipeline(batch_size=4).images[0].save("drawn.png")"""
+TOLD = """from diffusers import DiffusionPipeline
+
+folder = "path/to/this/folder"
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+pipeline({example}guidance_scale=2).images[0].save("drawn.png")"""
+
+
+def _example(told: dict[str, str]) -> str:
+    """The arguments of a call: what can be written in a line."""
+    first = {"label": told.get("label", "").split(", ")[0], "text": "a caption"}
+    return "".join(f'{name}="{first[name]}", ' for name in told if name in first)
+
+
+def text(
+    results: dict, origin: str | None, data: str, size: tuple[int, int], told: dict[str, str] | None = None
+) -> str:
+    """Markdown with the before/after strip, what it was made of and with, and how to draw from it.
+
+    told: what a conditional model can be told, with what is known of each.
+    """
     height, width = size
+    knows = "".join(f"\n- **{name}**: {what}" for name, what in (told or {}).items())
+    knows = f"\nIt is told:\n{knows}\n" if told else ""
+    gap = results.get("held_out_loss_told_shuffled")
+    heard = f"\n| held-out loss, told what belongs to another picture | {gap:.5f} |" if gap is not None else ""
+    code = TOLD.format(example=_example(told)) if told else PLAIN
     was = f"fine-tuned from `{origin}`" if origin else "trained from scratch"
     above = "Above: the same seeds drawn by the untouched base model, and by this one.\n\n" if origin else ""
     base = f"base_model: {origin}\n" if origin else ""
@@ -17,10 +43,10 @@ pipeline_tag: unconditional-image-generation
 
 {above}A diffusion UNet {was} on {data} by Chrysalis, with the averaged (EMA) weights of
 step {results["best_step"]} of {results["steps"]}.
-
+{knows}
 | | |
 |---|---|
-| held-out loss | {results["held_out_loss"]:.5f} (before training: {results["base_held_out_loss"]:.5f}) |
+| held-out loss | {results["held_out_loss"]:.5f} (before training: {results["base_held_out_loss"]:.5f}) |{heard}
 | final training loss | {results["final_training_loss"]:.5f} (moving average) |
 | training speed | {results["images_per_second"]} images/s, {results["precision"]} |
 | time | {results["seconds"]:.0f} s, {results["steps"]} optimizer steps |
@@ -36,9 +62,6 @@ Made by
 Drawn from with stock diffusers:
 
 ```python
-from diffusers import DDPMPipeline
-
-pipeline = DDPMPipeline.from_pretrained("path/to/this/folder")
-pipeline(batch_size=4).images[0].save("drawn.png")
+{code}
 ```
 """

@@ -1,12 +1,15 @@
 """Source -> decoded set -> loaders: the LightningDataModule, and one maker for each kind of source."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from chrysalis.data.loaders import Order, loader
+from chrysalis.batch import Batch
+from chrysalis.data.loaders import Order, Request, batch, loader
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
-from chrysalis.data.store import PictureSet, open_set
+from chrysalis.data.store import PictureSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
 from chrysalis.errors import UserError, require_whole
 
@@ -56,12 +59,31 @@ class Pictures(LightningDataModule):
                 f"from ({len(self.held_out_rows)} are held out). Use data.batch_size={len(self.train_rows)} or less."
             )
 
+    def use_labels(self, names: Sequence[str]) -> None:
+        """Number the labels as a model does that knows `names`."""
+        if tuple(names) == self.pictures.label_names:
+            return
+        if new := sorted(set(self.pictures.label_names) - set(names)):
+            shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+            raise UserError(
+                f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
+                "Start from its base model, or name the labels as it does."
+            )
+        self.pictures = open_folder(self.pictures.folder, tuple(names))
+
     def description(self) -> str:
-        labels = f", {len(self.pictures.label_names)} labels" if self.pictures.label_names else ""
-        height, width = self.size
+        p, (height, width) = self.pictures, self.size
+        known = {
+            f"{len(p.label_names)} labels": p.label_names,
+            "captions": p.captions,
+            "masks": p.masks is not None,
+            "conditioning images": p.conditionings is not None,
+            f"vectors of {len(p.vector_names)}": p.vector_names,
+        }
+        also = "".join(f", {what}" for what, there in known.items() if there)
         return (
             f"data: {self.source.name}, {len(self.train_rows)} pictures of {width} x {height} px to learn from, "
-            f"{len(self.held_out_rows)} held out{labels}"
+            f"{len(self.held_out_rows)} held out{also}"
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -88,13 +110,28 @@ class Pictures(LightningDataModule):
         rows = self.held_out_rows[:n]
         return self.pictures.images[rows], self.pictures.contents[rows]
 
+    def held_out_batch(self, n: int) -> Batch:
+        """The same pictures with all that is known of them, never mirrored; a key is the picture's content hash."""
+        rows = self.held_out_rows[:n]
+        request = Request(rows, self.pictures.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
+        return batch(self.pictures, request, flip=False)
+
 
 def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> Pictures:
     return Pictures(Drawn(domain, n), **loading)
 
 
-def folder(path: str, **loading) -> Pictures:
-    return Pictures(Folder(path), **loading)
+def folder(
+    path: str,
+    masks: str | None = None,
+    conditioning_images: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    vector_columns: Sequence[str] = (),
+    **loading,
+) -> Pictures:
+    source = Folder(path, masks, conditioning_images, label_column, caption_column, vector_columns)
+    return Pictures(source, **loading)
 
 
 def hub(
@@ -103,6 +140,10 @@ def hub(
     image_column: str = "image",
     label_column: str | None = None,
     caption_column: str | None = None,
+    mask_column: str | None = None,
+    conditioning_image_column: str | None = None,
+    vector_columns: Sequence[str] = (),
     **loading,
 ) -> Pictures:
-    return Pictures(Hub(path, split, image_column, label_column, caption_column), **loading)
+    columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
+    return Pictures(Hub(path, split, *columns), **loading)

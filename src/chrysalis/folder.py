@@ -3,13 +3,20 @@
 import copy
 import json
 import re
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from chrysalis import hub, pixels
+from chrysalis import adapters, hub, pixels
+from chrysalis.conditioning import conditioner as conditioner_file
+from chrysalis.conditioning import encoders
+from chrysalis.conditioning import pipeline as pipeline_file
+from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError
 from chrysalis.files import write_text, written_folder
 from chrysalis.objective import Objective
@@ -21,11 +28,17 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @dataclass
 class Model:
-    """A UNet with its training scheduler. origin: the folder or hub id it came from, None for a new one."""
+    """A UNet with its training scheduler. origin: the folder or hub id it came from, None for a new one.
+
+    conditioner: attached to the UNet, of a model that is told something; None of an unconditional one.
+    train: which weights are to learn, see freezing.py.
+    """
 
     unet: UNet2DModel
     scheduler: DDPMScheduler
     origin: str | None
+    conditioner: Conditioner | None = None
+    train: str | Sequence[str] = "all"
 
     @property
     def prediction(self) -> str | None:
@@ -44,18 +57,24 @@ class Model:
             raise UserError(f"{self.origin} does not say its image size: give image_size=PIXELS.")
         return (native, native) if isinstance(native, int) else tuple(native)
 
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Of the UNet and the conditioner."""
+        return [p for part in (self.unet, self.conditioner) if part is not None for p in part.parameters()]
+
     def description(self) -> str:
-        millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
         predicts = self.scheduler.config.prediction_type
-        return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {predicts}"
+        learning = sum(p.numel() for p in self.parameters() if p.requires_grad) / 1e6
+        told = f", {learning:.2f} M of them learn" if learning < 0.999 * millions else ""
+        told += f", conditioned on {', '.join(self.conditioner.names)}" if self.conditioner is not None else ""
+        return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {predicts}{told}"
 
 
-def load(pretrained: str, key: str = "model.pretrained") -> Model:
+def load(pretrained: str, key: str = "model.pretrained", train: str | Sequence[str] = "all") -> Model:
     """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by."""
-    where = locate(pretrained, key)
-    if isinstance(where, Path):
-        return _load_folder(where, f"{key}={pretrained}")
-    return _load_hub(pretrained, f"{key}={pretrained}")
+    where, asked = locate(pretrained, key), f"{key}={pretrained}"
+    model = _load_folder(where, asked) if isinstance(where, Path) else _load_hub(pretrained, asked)
+    return replace(model, train=train)
 
 
 def base_of(origin: str | None) -> str | None:
@@ -79,14 +98,18 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
         averages = next(state["averages"] for state in saved.values() if "averages" in state)
-        weights = {name.removeprefix("unet."): weight for name, weight in averages.items()}
-        unet = copy.deepcopy(model.unet)
-        missing, unknown = unet.load_state_dict(weights, strict=False)
+        unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the one has hooks of the other
+        holder = torch.nn.ModuleDict({"unet": unet} | ({} if conditioner is None else {"conditioner": conditioner}))
+        own = dict(holder.named_parameters())
+        trained = {name: (own.get(name), weight) for name, weight in averages.items()}
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
-    if unknown or not set(missing) <= {name for name, _ in unet.named_buffers()}:
+    if not trained or any(mine is None or mine.shape != weight.shape for mine, weight in trained.values()):
         raise UserError(f"{key}={file} holds other weights than {model.origin} has.")
-    return Model(unet, model.scheduler, file)
+    with torch.no_grad():
+        for mine, weight in trained.values():
+            mine.copy_(weight)
+    return Model(unet, model.scheduler, file, conditioner)
 
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
@@ -128,14 +151,33 @@ def _load_folder(folder: Path, asked: str) -> Model:
         raise UserError(f"{asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
     if not (scheduler_at / "scheduler_config.json").is_file():
         raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
-    _refuse_other_kinds(config, json.loads((scheduler_at / "scheduler_config.json").read_text(encoding="utf-8")), asked)
+    listening = (folder / "conditioner" / "config.json").is_file()
+    noise = json.loads((scheduler_at / "scheduler_config.json").read_text(encoding="utf-8"))
+    _refuse_other_kinds({} if listening else config, noise, asked)
     try:
         unet = UNet2DModel.from_pretrained(
             unet_at, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
         )
-        return Model(unet, DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True), str(folder))
+        scheduler = DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True)
+        conditioner = _load_conditioner(folder, unet) if listening else None
+        if (folder / "lora").is_dir():
+            adapters.load(unet, folder / "lora")
+        return Model(unet, scheduler, str(folder), conditioner)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
         raise UserError(f"{asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
+    """The conditioner of a conditional model folder, attached to its UNet."""
+    settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True}
+    conditioner = Conditioner.from_pretrained(folder / "conditioner", **settings)
+    if (folder / "text_encoder").is_dir():
+        at, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
+        conditioner.use_encoder(*encoders.load(at, "model.pretrained", tokenizer))
+    conditioner.attach(unet)
+    return conditioner
 
 
 def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
@@ -144,7 +186,7 @@ def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
         channels = f"{unet.get('in_channels')} channels in and {unet.get('out_channels')} out"
         raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
-        raise UserError(f"{asked} needs class labels: only unconditional models can be used.")
+        raise UserError(f"{asked} needs class labels of another tool: only unconditional models can be used.")
     if "beta_schedule" not in scheduler and "trained_betas" not in scheduler:
         kind = scheduler.get("_class_name")
         raise UserError(f"{asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
@@ -229,19 +271,66 @@ def fit_to_size(model: Model, size: tuple[int, int], key: str = "data.image_size
 
 
 def save(
-    folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, card: str, strip: torch.Tensor, half: bool = False
+    folder: Path,
+    unet: UNet2DModel,
+    scheduler: DDPMScheduler,
+    card: str,
+    strip: torch.Tensor,
+    half: bool = False,
+    conditioner: Conditioner | None = None,
+    merge: bool = True,
 ) -> None:
-    """A folder that stock DDPMPipeline.from_pretrained loads; complete or absent.
+    """A folder that stock diffusers loads; complete or absent. A conditional model's brings its own pipeline file.
+
+    merge: a LoRA into the UNet's weights; else it lies beside them, in lora/, and the pipeline file puts it in.
 
     card: README.md. strip: uint8 [3, h, w], its picture before_after.png.
-    half: store float16, half the size; diffusers loads it back as float32.
+    half: store the UNet as float16, half the size; diffusers loads it back as float32.
     """
     with written_folder(folder) as partial:
-        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(partial, safe_serialization=True)
+        apart = adapters.injected(unet) and not merge
+        if apart:
+            adapters.save(unet, partial / "lora")
+        if adapters.injected(unet):
+            unet = adapters.plain(unet) if merge else adapters.base(unet)
+        if conditioner is None and not apart:
+            DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(partial, safe_serialization=True)
+        else:
+            _save_with_pipeline(partial, unet, scheduler, conditioner)
         if half:
             _halve(partial / "unet" / WEIGHTS)
         write_text(partial / "README.md", card)
         pixels.save_png(strip, partial / "before_after.png")
+
+
+def _save_with_pipeline(
+    folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None
+) -> None:
+    """A folder for DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)."""
+    parts = {"unet": unet, "scheduler": scheduler}
+    index = {
+        "_class_name": ["pipeline", "ConditionalPipeline"],
+        "_diffusers_version": diffusers.__version__,
+        "unet": ["diffusers", type(unet).__name__],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+        "conditioner": [None, None],
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    }
+    if conditioner is not None:
+        parts["conditioner"], index["conditioner"] = conditioner, ["conditioner", "Conditioner"]
+    if conditioner is not None and conditioner.text is not None and conditioner.text.frozen:
+        parts["tokenizer"], parts["text_encoder"] = (
+            conditioner.text.frozen[0].tokenizer,
+            conditioner.text.frozen[0].model,
+        )
+        index |= {name: ["transformers", type(parts[name]).__name__] for name in ("tokenizer", "text_encoder")}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    if conditioner is not None:
+        shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
+    shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
+    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 def _halve(weights: Path) -> None:

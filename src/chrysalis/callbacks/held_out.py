@@ -1,16 +1,40 @@
-"""Held-out loss on fixed triples, for the raw and the averaged weights, against the untouched base model."""
+"""Held-out loss on fixed triples, for the raw and the averaged weights, against the untouched base model.
+
+Of a conditional model also when it is told nothing, and when it is told what belongs to another picture: a model that
+does not listen has the same loss all three times.
+"""
 
 import math
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
+from chrysalis.conditioning import batches
+from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.metrics.timesteps import fixed_timesteps, held_out_loss
 from chrysalis.terminal import say
+
+WORDS = {"null": "nothing", "shuffled": "of another picture"}
+
+
+def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict | None]:
+    """What a model is told of the held-out pictures: what is right, nothing, or what is right for others of them."""
+    if conditioner is None:
+        return {}
+    right = batches.of_batch(batch, conditioner)
+    own = [
+        str(batch.label[i].item() if batch.label is not None else (batch.caption or [i])[0]) for i in range(len(batch))
+    ]
+    shuffled = batches.rows(right, batches.shuffled(own, batch.key.tolist()))
+    told = {"right": right, "null": None, "shuffled": shuffled}
+    if len(right) > 1:
+        told |= {f"shuffled_{name}": {**right, name: shuffled[name]} for name in right}
+    return told
 
 
 class HeldOut(Callback):
@@ -25,11 +49,13 @@ class HeldOut(Callback):
         self.every_n_steps, self.n_images, self.bins, self.seed = every_n_steps, n_images, bins, seed
         self.base: torch.Tensor | None = None  # [N, bins]
         self.history: list[list[float]] = []  # [step, raw, ema]
+        self.told: dict[str, list[list[float]]] = {}  # "null", "shuffled", ...: [step, ema]
         self.best_step, self.best = 0, float("inf")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        images, contents = trainer.datamodule.held_out(self.n_images)
-        self.images, self.contents = torch.from_numpy(images), contents.tolist()
+        batch = trainer.datamodule.held_out_batch(self.n_images)
+        self.images, self.contents = batch.image, batch.key.tolist()
+        self.conds = conditions(batch, module.denoiser.conditioner)
         if self.base is None:
             self.base = self._measure(trainer, module)
             mean = self.base.mean().item()
@@ -50,6 +76,10 @@ class HeldOut(Callback):
         raw = self._measure(trainer, module)
         with of(trainer, EMA).applied(module):
             averaged = self._measure(trainer, module)
+            for name in self.conds:
+                if name != "right":
+                    loss = self._measure(trainer, module, name).mean().item()
+                    self.told.setdefault(name, []).append([step, loss])
         self.history.append([step, raw.mean().item(), averaged.mean().item()])
         if not all(math.isfinite(value) for value in self.history[-1]):
             raise UserError(
@@ -61,10 +91,18 @@ class HeldOut(Callback):
         self._log(trainer, step, raw, averaged)
         base = self.base.mean().item()
         say(f"step {step}: held-out loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}")
+        if self.told:
+            others = (f"{WORDS.get(name, name)} {values[-1][1]:.5f}" for name, values in self.told.items())
+            say(f"  told {', '.join(others)}")
 
-    def _measure(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
+    def _measure(self, trainer: Trainer, module: LightningModule, told: str = "right") -> torch.Tensor:
         with paused(trainer), evaluating(trainer, module):
-            return held_out_loss(module.denoiser, self.images, self.contents, self.bins, self.seed)
+            cond = self.conds.get(told)
+            return held_out_loss(module.denoiser, self.images, self.contents, self.bins, self.seed, cond=cond)
+
+    def told_at(self, step: int) -> dict[str, float]:
+        """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""
+        return {name: value for name, values in self.told.items() for at, value in values if at == step}
 
     def _log(self, trainer: Trainer, step: int, raw: torch.Tensor, averaged: torch.Tensor) -> None:
         if trainer.logger is None:
@@ -83,11 +121,15 @@ class HeldOut(Callback):
         ):
             values[f"held_out_by_timestep/t{t:03d}"] = ours
             values[f"held_out_by_timestep_relative_to_base/t{t:03d}"] = ours / base
+        for name, loss in self.told_at(step).items():
+            values[f"held_out_told/{name}"] = loss
+            values[f"held_out_told/{name}_minus_right"] = loss - values["held_out/ema"]
         trainer.logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict:
-        return {"base": self.base, "history": self.history, "best_step": self.best_step, "best": self.best}
+        best = {"best_step": self.best_step, "best": self.best}
+        return {"base": self.base, "history": self.history, "told": self.told, **best}
 
     def load_state_dict(self, state: dict) -> None:
-        self.base, self.history = state["base"], list(state["history"])
+        self.base, self.history, self.told = state["base"], list(state["history"]), dict(state.get("told", {}))
         self.best_step, self.best = state["best_step"], state["best"]

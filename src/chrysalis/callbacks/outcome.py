@@ -13,22 +13,45 @@ from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
+from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.files import shown, shown_program, write_text
 from chrysalis.plots import loss_curve
+
+
+def told(conditioner: Conditioner | None) -> dict[str, str]:
+    """What the model can be told, with an example of each, for the card."""
+    if conditioner is None:
+        return {}
+    embeddings, text = conditioner.embeddings, conditioner.text
+    say = {"mask": "`[1, H, W]`, 1 inside and -1 outside", "image": "`[3, H, W]` in [-1, 1]"}
+    if "label" in embeddings:
+        say["label"] = ", ".join(embeddings["label"].names)
+    if "vector" in embeddings:
+        say["vector"] = f"[{', '.join(embeddings['vector'].names)}]"
+    if text is not None:
+        say["text"] = "captions" if text.encoder is None else f"captions of {len(text.encoder.words)} words"
+    return {name: say[name] for name in conditioner.names}
 
 
 class Outcome(Callback):
     """At the end, with the averaged weights of the best step: export, draw, and write down.
 
     half: store the exported weights as float16. settings: the flat configuration, for hparams.
-    started: time.time() when the command began.
+    started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
     """
 
     def __init__(
-        self, run_dir: str, command: str, settings: dict, started: float, origin: str | None, half: bool = False
+        self,
+        run_dir: str,
+        command: str,
+        settings: dict,
+        started: float,
+        origin: str | None,
+        half: bool = False,
+        merge: bool = True,
     ):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
-        self.started, self.origin, self.half = started, origin, half
+        self.started, self.origin, self.half, self.merge = started, origin, half, merge
         self.results: dict = {}
         self._seconds_before, self._commands_before = 0.0, []
 
@@ -45,12 +68,12 @@ class Outcome(Callback):
             drawn_at, after = pictures.latest
             if drawn_at != step:
                 after = pictures.draw(trainer, module)
-            strip = pixels.strip([pictures.base[:8], after[:8]])
+            strip = pixels.strip([pictures.base[pictures.picked], after[pictures.picked]])
             self.results = self._results(trainer, held_out, step)
-            text = card.text(self.results, self.origin, trainer.datamodule.source.name, trainer.datamodule.size)
-            folder.save(
-                self.run_dir / "pipeline", module.denoiser.unet, module.denoiser.scheduler, text, strip, self.half
-            )
+            made, data = module.denoiser, trainer.datamodule
+            text = card.text(self.results, self.origin, data.source.name, data.size, told(made.conditioner))
+            parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
+            folder.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
         loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
@@ -63,9 +86,14 @@ class Outcome(Callback):
         r, run_dir = self.results, shown(self.run_dir)
         change = r["held_out_loss"] / r["base_held_out_loss"] - 1
         verdict = f"{abs(change):.0%} {'lower' if change < 0 else 'higher'}"
+        told = ""
+        if "held_out_loss_told_shuffled" in r:
+            gap = r["held_out_loss_told_shuffled"] - r["held_out_loss"]
+            told = f"told another    {r['held_out_loss_told_shuffled']:.5f}, {gap:+.5f}: how much the model listens\n"
         return (
             f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, {verdict} than the base model's "
             f"{r['base_held_out_loss']:.5f}\n"
+            f"{told}"
             f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
             f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8\n"
             f"watch it       {shown_program('tensorboard')} --logdir runs"
@@ -89,6 +117,7 @@ class Outcome(Callback):
             "base_held_out_loss": held_out.history[0][1],
             "final_held_out_loss": held_out.history[-1][2],
             "final_training_loss": of(trainer, Curves).latest,
+            **{f"held_out_loss_told_{name}": loss for name, loss in held_out.told_at(step).items()},
             "best_step": step,
             "steps": trainer.global_step,
             "seconds": round(self._seconds_before + time.time() - self.started, 1),

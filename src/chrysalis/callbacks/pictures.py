@@ -6,18 +6,61 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from chrysalis import pixels, seeds
+from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
+from chrysalis.conditioning import batches
+from chrysalis.conditioning.batches import moved
+from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
+from chrysalis.sampling.sheets import table
+
+
+class Examples:
+    """Conditions of held-out pictures, one of each label or caption where they have such: the rows of a sheet.
+
+    names: of the rows. cond: of all pictures, row by row, `columns` in each.
+    """
+
+    def __init__(self, data, conditioner: Conditioner, rows: int, n: int):
+        batch = data.held_out_batch(len(data.held_out_rows))
+        names = self._names(batch, conditioner, data.pictures.label_names)
+        first = {name: i for i, name in reversed(list(enumerate(names)))}
+        chosen = sorted(first.values(), key=lambda i: names[i] if batch.label is not None else i)[:rows]
+        self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
+        told = batches.rows(batches.of_batch(batch, conditioner), chosen)
+        self.shown = [told[name] for name in conditioner.channels]
+        self.cond = batches.rows(told, [k for k in range(len(chosen)) for _ in range(self.columns)])
+
+    @staticmethod
+    def _names(batch: Batch, conditioner: Conditioner, labels) -> list[str]:
+        def name(i: int) -> str:
+            said = (
+                [labels[batch.label[i]] if batch.label[i] >= 0 else "no label"] if "label" in conditioner.names else []
+            )
+            said += [batch.caption[i] or "no caption"] if "text" in conditioner.names else []
+            said += [" ".join(f"{v:.2g}" for v in batch.vector[i])] if "vector" in conditioner.names else []
+            return ", ".join(said) or f"held out {i}"
+
+        return [name(i) for i in range(len(batch))]
+
+    def sheet(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [3, h, w]: each row with its name, and with the picture that it is told, if there is one."""
+        rows = []
+        for k, name in enumerate(self.names):
+            told = [pixels.to_uint8(shown[k : k + 1]).expand(-1, 3, -1, -1) for shown in self.shown]
+            rows.append((name, torch.cat([*told, images[k * self.columns : (k + 1) * self.columns]])))
+        return pixels.from_image(table(rows))
 
 
 class Pictures(Callback):
     """Draws `n` pictures (picture i from seed + i) with the averaged weights into samples/ and TensorBoard.
 
-    At step 0 they come from the untouched base model, so that the change can be watched.
+    At step 0 they come from the untouched base model, so that the change can be watched. Of a conditional model the
+    sheet has a row for each of up to `rows` conditions of held-out pictures, every row from the same seeds.
     """
 
     def __init__(
@@ -29,18 +72,22 @@ class Pictures(Callback):
         scheduler: str = "ddim",
         steps: int = 40,
         preview: int = 16,
+        rows: int = 10,
     ):
-        for name, value in (("n", n), ("every_n_steps", every_n_steps), ("steps", steps)):
+        for name, value in (("n", n), ("rows", rows), ("every_n_steps", every_n_steps), ("steps", steps)):
             require_whole(f"callbacks.pictures.{name}", value)
         schedulers.require_known(scheduler, "callbacks.pictures.scheduler")
         self.run_dir, self.every_n_steps, self.n, self.seed = Path(run_dir), every_n_steps, n, seed
-        self.scheduler, self.steps, self.preview = scheduler, steps, preview
+        self.scheduler, self.steps, self.preview, self.rows = scheduler, steps, preview, rows
+        self.examples: Examples | None = None
         self.base: torch.Tensor | None = None
         self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, pictures with averaged weights)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._show_first_batch(trainer)
+        if module.denoiser.conditioner is not None:
+            self.examples = Examples(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
         if self.base is None:
             self.base = self.draw(trainer, module)
             self._show(trainer, self.base, 0)
@@ -54,18 +101,28 @@ class Pictures(Callback):
             self._show(trainer, self.latest[1], step)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
-        """uint8 [n, 3, H, W] with the weights that the module holds now."""
+        """uint8 [n, 3, H, W] with the weights that the module holds now; of a conditional model row by row."""
         scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
         with paused(trainer), evaluating(trainer, module):
+            shown, cond = self.examples, None
             generators = seeds.generators(self.seed, self.n)
-            return pixels.to_uint8(
-                sample(module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size)
-            ).cpu()
+            if shown is not None:
+                cond = moved(shown.cond, module.device)
+                generators = seeds.of_each([self.seed + k for _ in shown.names for k in range(shown.columns)])
+            size = trainer.datamodule.size
+            return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, generators, size, cond)).cpu()
+
+    @property
+    def picked(self) -> list[int]:
+        """Which of the pictures stand for all: the first, or the first of each condition."""
+        if self.examples is None:
+            return list(range(min(8, self.n)))
+        return list(range(0, len(self.examples.names) * self.examples.columns, self.examples.columns))
 
     def _show(self, trainer: Trainer, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:
             return
-        sheet = pixels.grid(images)
+        sheet = pixels.grid(images) if self.examples is None else self.examples.sheet(images)
         pixels.save_png(sheet, self.run_dir / "samples" / f"step_{step:06d}.png")
         if trainer.logger is not None:
             trainer.logger.experiment.add_image("samples", sheet, step)

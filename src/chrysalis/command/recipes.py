@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis import folder, hardware
+from chrysalis.conditioning.asked import NAMES
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
 
@@ -55,7 +56,9 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     if group == "guidance" and rest and group in values:
         choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # more than one: a sweep
         leaves = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
-        return rest.split(".")[0] not in (*leaves, "recurrence", *(["function"] if "custom" in leaves else []))
+        brought = {"custom": ["function"], "cfg": ["scale", "negative"]}  # keys of a leaf outside its own node
+        also = [key for leaf in leaves for key in brought.get(leaf, [])]
+        return rest.split(".")[0] not in (*leaves, "recurrence", *also)
     return group in ("scheduler", "task") and group in values
 
 
@@ -107,6 +110,11 @@ def built(leaf: DictConfig, model: folder.Model):
     return made(model) if isinstance(made, functools.partial) else made
 
 
+def plain(values: dict) -> dict:
+    """Lists and mappings as Python's own."""
+    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values.items()}
+
+
 def terms(guidance: DictConfig) -> dict[str, DictConfig]:
     """The leaves that were composed into `guidance`, by name."""
     return {name: node for name, node in guidance.items() if OmegaConf.is_dict(node) and "_target_" in node}
@@ -115,7 +123,7 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of every file that the settings name, and of the weights in every model folder that they name."""
     files = {}
-    for value in _strings({group: settings[group] for group in ("model", "task", "guidance")}):
+    for value in _strings({group: settings.get(group) for group in ("model", "task", "guidance", *NAMES)}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
         for place in (Path(name).expanduser(), folder.REPOSITORY / name):
             try:
@@ -131,6 +139,9 @@ def _inputs(settings: dict) -> dict[str, str]:
 def _strings(node):
     if isinstance(node, dict):
         for value in node.values():
+            yield from _strings(value)
+    elif isinstance(node, list):
+        for value in node:
             yield from _strings(value)
     elif isinstance(node, str):
         yield node

@@ -76,23 +76,33 @@ class Pictures(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, request: Request) -> Batch:
-        p, rows = self.pictures, request.rows
-        image = torch.from_numpy(p.images[rows])
-        mask = None if p.masks is None else torch.from_numpy(p.masks[rows])
-        if self.flip:
-            flipped = torch.from_numpy((request.keys >> 7) % 2 == 1)
-            image = torch.where(flipped.view(-1, 1, 1, 1), image.flip(-1), image)
-            mask = None if mask is None else torch.where(flipped.view(-1, 1, 1, 1), mask.flip(-1), mask)
-        return Batch(
-            image,
-            torch.from_numpy(np.asarray(rows)),
-            torch.from_numpy(request.keys),
-            torch.from_numpy(request.u),
-            request.window,
-            None if p.labels is None else torch.from_numpy(p.labels[rows]),
-            None if p.captions is None else tuple(p.captions[i] for i in rows),
-            mask,
-        )
+        return batch(self.pictures, request, self.flip)
+
+
+def batch(pictures: PictureSet, request: Request, flip: bool) -> Batch:
+    """The rows of `request`. Where a picture is mirrored, so are its mask and its conditioning image."""
+    rows = np.asarray(request.rows)
+    flipped = torch.from_numpy((request.keys >> 7) % 2 == 1).view(-1, 1, 1, 1)
+
+    def taken(values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(values[rows])
+
+    def mirrored(values: np.ndarray | None) -> torch.Tensor | None:
+        here = taken(values)
+        return torch.where(flipped, here.flip(-1), here) if flip and here is not None else here
+
+    return Batch(
+        mirrored(pictures.images),
+        torch.from_numpy(rows),
+        torch.from_numpy(request.keys),
+        torch.from_numpy(request.u),
+        request.window,
+        taken(pictures.labels),
+        None if pictures.captions is None else tuple(pictures.captions[i] for i in rows),
+        mirrored(pictures.masks),
+        mirrored(pictures.conditionings),
+        taken(pictures.vectors),
+    )
 
 
 def loader(pictures: PictureSet, order: Order, flip: bool, num_workers: int = 0) -> DataLoader:

@@ -1,40 +1,23 @@
 """Where pictures come from: drawn, a folder, or a dataset of the Hugging Face hub."""
 
-import hashlib
-import io
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
 from chrysalis import hub
+from chrysalis.data.listing import SUFFIXES, Columns, Row, nearest_folder, rows_below
+from chrysalis.data.picture import Picture, content_hash, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.errors import UserError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-OFFLINE_HINT = "data=butterflies is drawn here and needs no network."
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One row at training size. `content` is a hash of the picture's own bytes, whatever its name or place."""
-
-    image: np.ndarray  # uint8 [3, H, W]
-    content: int
-    label: str | None = None
-    caption: str | None = None
-    mask: np.ndarray | None = None  # uint8 [1, H, W]
 
 
 class Source(Protocol):
     """Rows that are read one by one; `read` raises any exception on a picture that cannot be used."""
 
     name: str
+    vector_names: tuple[str, ...]  # of the measurements in a row's vector
 
     def __len__(self) -> int: ...
 
@@ -46,12 +29,13 @@ class Source(Protocol):
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture: ...
 
 
-def content_hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
-
-
 class Drawn:
-    """`n` pictures of a drawn domain: butterflies, moths or flowers. Needs no file and no network."""
+    """`n` pictures of a drawn domain: butterflies, moths or flowers. Needs no file and no network.
+
+    A row's vector is the mean colour of its subject, each channel from 0 to 1.
+    """
+
+    vector_names = ("red", "green", "blue")
 
     def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
         from chrysalis.data.butterflies import DOMAINS
@@ -77,97 +61,75 @@ class Drawn:
         from chrysalis.data.butterflies import draw, species_names
 
         drawn = draw(self.domain, i, self.seed, max(size))
-        image, mask = Image.fromarray(drawn.image), Image.fromarray(drawn.mask)
+        image = to_training_size(Image.fromarray(drawn.image), size, resize)
+        mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
+        subject = image[:, mask[0] > 0]
         return Picture(
-            to_training_size(image, size, resize),
+            image,
             content_hash(f"{self.domain} {i} {self.seed}".encode()),
             species_names(self.domain)[drawn.label],
             drawn.caption,
-            mask_to_training_size(mask, size, resize),
+            mask,
+            vector=tuple((subject.mean(axis=1) / 255).tolist()) if subject.size else None,
         )
 
 
 class Folder:
     """Every picture below `path`, or exactly those that its metadata.jsonl lists.
 
-    metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`) and
-    `mask_file_name`. Without it labels are the names of the folders that pictures lie in, and a caption is a
-    .txt file of the picture's name.
+    metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`),
+    `mask_file_name` and `conditioning_image_file_name`. Without it labels are the names of the folders that
+    pictures lie in, and a caption is a .txt file of the picture's name.
+
+    masks, conditioning_images: folders that mirror `path`: the same places and names, with any picture suffix.
+    label_column, caption_column, vector_columns: other keys of metadata.jsonl, those of the vector numeric.
     """
 
-    def __init__(self, path: str):
+    def __init__(
+        self,
+        path: str,
+        masks: str | None = None,
+        conditioning_images: str | None = None,
+        label_column: str | None = None,
+        caption_column: str | None = None,
+        vector_columns: Sequence[str] = (),
+    ):
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
-            raise UserError(f"data.path={path} is not a folder. {_nearest_folder(self.path)}".strip())
-        self.name = str(self.path)
-        self.rows = self._from_metadata() if (self.path / "metadata.jsonl").is_file() else self._from_files()
+            raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
+        self.name, self.vector_names = str(self.path), each_once(vector_columns)
+        self.caption_beside = caption_column is None
+        columns = Columns(label_column, caption_column, self.vector_names)
+        self.rows = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
         if not self.rows:
             raise UserError(f"data.path={path} has no pictures in it: looked for {', '.join(sorted(SUFFIXES))} files.")
-
-    def _from_files(self) -> list[dict]:
-        files = sorted(p for p in _walk(self.path) if p.suffix.lower() in SUFFIXES)
-        labelled = any(p.parent != self.path for p in files)
-        return [{"file": p, "label": p.parent.relative_to(self.path).as_posix() if labelled else None} for p in files]
-
-    def _from_metadata(self) -> list[dict]:
-        rows, listing = [], self.path / "metadata.jsonl"
-        for number, line in enumerate(listing.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                file = self._below(entry["file_name"])
-                mask = entry.get("mask_file_name")
-                label = entry.get("label")
-                caption = entry.get("text", entry.get("caption"))
-                rows.append(
-                    {
-                        "file": file,
-                        "label": None if label is None else str(label),
-                        "caption": None if caption is None else str(caption),
-                        "mask": self._below(mask) if mask else None,
-                    }
-                )
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(
-                    f"{listing} line {number} is not an object with a file_name inside the folder: mend or remove it."
-                ) from None
-        return rows
-
-    def _below(self, name: str) -> Path:
-        path = (self.path / name).resolve()
-        if not path.is_relative_to(self.path.resolve()):
-            raise ValueError(name)
-        return path
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        parts = []
+        parts = [f"{self.vector_names} {self.caption_beside}"]
         for row in self.rows:
-            for file in (row["file"], row.get("mask"), row["file"].with_suffix(".txt")):
+            files = {"": row.file, "mask": row.mask, "conditioning": row.conditioning, "caption": self._beside(row)}
+            for what, file in files.items():
                 if file is not None and file.exists():
                     stat = file.stat()
-                    parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
-            parts.append(f"{row.get('label')} {row.get('caption')}")
+                    parts.append(f"{what} {file} {stat.st_size} {stat.st_mtime_ns}")
+            parts.append(f"{row.label!r} {row.caption!r} {row.vector}")
         return f"folder {content_hash(chr(10).join(parts).encode())}"
 
     def row_name(self, i: int) -> str:
-        return str(self.rows[i]["file"])
+        return str(self.rows[i].file)
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
-        row = self.rows[i]
-        data = row["file"].read_bytes()
-        caption, beside = row.get("caption"), row["file"].with_suffix(".txt")
-        if caption is None and beside.is_file():
+        row, caption = self.rows[i], self.rows[i].caption
+        if caption is None and (beside := self._beside(row)) is not None and beside.is_file():
             caption = beside.read_text(encoding="utf-8").strip()
-        mask = None
-        if row.get("mask"):
-            with Image.open(row["mask"]) as opened:
-                mask = mask_to_training_size(opened, size, resize)
-        with Image.open(io.BytesIO(data)) as image:
-            return Picture(to_training_size(image, size, resize), content_hash(data), row["label"], caption, mask)
+        image, mask, conditioning = (f and f.read_bytes() for f in (row.file, row.mask, row.conditioning))
+        return decoded(image, size, resize, row.label, caption, mask, conditioning, row.vector)
+
+    def _beside(self, row: Row) -> Path | None:
+        return row.file.with_suffix(".txt") if self.caption_beside else None
 
 
 class Hub:
@@ -180,34 +142,63 @@ class Hub:
         image_column: str = "image",
         label_column: str | None = None,
         caption_column: str | None = None,
+        mask_column: str | None = None,
+        conditioning_image_column: str | None = None,
+        vector_columns: Sequence[str] = (),
     ):
-        self.name, self.rows = path, _load(path, split)
-        self.columns = {"image": image_column, "label": label_column, "caption": caption_column}
-        for what, column in self.columns.items():
-            if column is not None and column not in self.rows.column_names:
+        self.name, self.rows, self.vector_names = path, _load(path, split), each_once(vector_columns)
+        pictures = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
+        self.columns = {**pictures, "label": label_column, "caption": caption_column}
+        asked = [(f"data.{what}_column", column) for what, column in self.columns.items() if column is not None]
+        asked += [("data.vector_columns", column) for column in self.vector_names]
+        for key, column in asked:
+            if column not in self.rows.column_names:
                 have = ", ".join(self.rows.column_names)
-                raise UserError(f"data.{what}_column={column} is not a column of {path}: it has {have}.")
+                raise UserError(f"{key}={column} is not a column of {path}: it has {have}.")
+        self._require_numbers()
+        self.rows = self.rows.select_columns(list(dict.fromkeys(column for _, column in asked)))
+        for what, column in pictures.items():
+            if column is not None:
+                self._cast_to_files(f"data.{what}_column", column)
+
+    def _require_numbers(self) -> None:
+        from datasets import Value
+
+        for column in self.vector_names:
+            feature = self.rows.features[column]
+            kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
+            if not kind.startswith(("int", "uint", "float")):
+                raise UserError(f"data.vector_columns={column} is not a column of numbers in {self.name}, but {kind}.")
+
+    def _cast_to_files(self, key: str, column: str) -> None:
+        """The bytes of picture files, undecoded: Pillow decodes them here, at the size that is needed."""
         from datasets import Image as ImageFeature
 
-        used = list(dict.fromkeys(column for column in self.columns.values() if column))
-        self.rows = self.rows.select_columns(used).cast_column(image_column, ImageFeature(decode=False))
+        try:
+            self.rows = self.rows.cast_column(column, ImageFeature(decode=False))
+        except (TypeError, ValueError, NotImplementedError):  # pyarrow's own are among them
+            raise UserError(f"{key}={column} is not a column of pictures in {self.name}.") from None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        return f"hub {self.rows._fingerprint} {self.columns}"
+        return f"hub {self.rows._fingerprint} {self.columns} {self.vector_names}"
 
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
         row = self.rows[i]
-        entry = row[self.columns["image"]]
-        data = entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = to_training_size(image, size, resize)
-        return Picture(pixels, content_hash(data), self._label(row), self._caption(row))
+        image, mask, conditioning = (self._file(row, what) for what in ("image", "mask", "conditioning_image"))
+        vector = tuple(measurement(row[column]) for column in self.vector_names) or None
+        return decoded(image, size, resize, self._label(row), self._caption(row), mask, conditioning, vector)
+
+    def _file(self, row: dict, what: str) -> bytes | None:
+        entry = row[self.columns[what]] if self.columns[what] is not None else None
+        if entry is None:
+            return None
+        return entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
 
     def _label(self, row: dict) -> str | None:
         column = self.columns["label"]
@@ -243,7 +234,8 @@ def _load(path: str, split: str):
                 f"data.path={path}, data.split={split} could not be loaded as a dataset: {first}"
             ) from error
         why = "there is no network" if only_cached else first
-        raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {OFFLINE_HINT}") from error
+        hint = "data=butterflies is drawn here and needs no network."
+        raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {hint}") from error
 
 
 def _of_split(rows, split: str):
@@ -255,25 +247,3 @@ def _of_split(rows, split: str):
     if rows.split is not None and str(rows.split) != split:
         raise ValueError(f"it is the split {rows.split}")
     return rows
-
-
-def _walk(root: Path) -> Sequence[Path]:
-    """Visible files below `root` through linked folders too, each folder once, so that a loop of links ends."""
-    found, seen = [], set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here) / name for name in names if not name.startswith(".")]
-    return found
-
-
-def _nearest_folder(path: Path) -> str:
-    parent = path.absolute()
-    while not parent.is_dir():
-        parent = parent.parent
-    inside = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))[:8]
-    return f"The last part of it that exists is {parent}" + (f", which holds {', '.join(inside)}." if inside else ".")

@@ -14,19 +14,24 @@ import numpy as np
 import platformdirs
 from PIL import UnidentifiedImageError
 
-from chrysalis.data.sources import Drawn, Picture, Source, content_hash
+from chrysalis.data.picture import Picture, content_hash
+from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.errors import UserError
 from chrysalis.files import write_text, written_folder
 from chrysalis.terminal import progress, warn
 
-FORMAT = 1
+FORMAT = 2
 MAX_UNREADABLE = 0.05
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """images uint8 [N, 3, H, W] and masks uint8 [N, 1, H, W] or None, memory-mapped; the rest in memory."""
+    """images uint8 [N, 3, H, W], and masks uint8 [N, 1, H, W] and conditionings uint8 [N, 3, H, W] or None.
+
+    These and vectors are memory-mapped; the rest is in memory. There are masks (conditionings) for every row or
+    there are None; without_mask (without_conditioning) names the rows that lack one although others have it.
+    """
 
     images: np.ndarray
     masks: np.ndarray | None
@@ -37,10 +42,15 @@ class PictureSet:
     names: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # (name, why)
     folder: Path
+    conditionings: np.ndarray | None = None
+    vectors: np.ndarray | None = None  # float32 [N, D], NaN where unknown
+    vector_names: tuple[str, ...] = ()
+    without_mask: tuple[str, ...] = ()
+    without_conditioning: tuple[str, ...] = ()
 
     def __reduce__(self):
         """A worker process opens the store again; the pictures themselves do not travel."""
-        return open_folder, (self.folder,)
+        return open_folder, (self.folder, self.label_names)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,49 +93,88 @@ def _listed(rejected: Sequence[tuple[str, str]], most: int) -> str:
     return "; ".join(f"{name} ({why})" for name, why in rejected[:most]) + more
 
 
+class _Column:
+    """One uint8 array of the store while it grows row by row; made when the first row has a value for it."""
+
+    def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
+        self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
+        self.shape = (rows, channels, *size)
+        self.values: np.ndarray | None = None
+        self.without: list[str] = []
+        self.n = 0
+
+    def append(self, value: np.ndarray | None, row_name: str) -> None:
+        if value is None:
+            self.without.append(row_name)
+        else:
+            if self.values is None:
+                self.values = np.lib.format.open_memmap(self.partial, "w+", np.uint8, self.shape)
+            self.values[self.n] = value
+        self.n += 1
+
+    def finish(self) -> list[str]:
+        """Keep the array if every row has a value. Returns the names of those without, if others have one."""
+        if self.values is None:
+            return []
+        if self.without:
+            self.partial.unlink()
+        else:
+            self._shorten()
+        return self.without
+
+    def _shorten(self) -> None:
+        self.values.flush()
+        if self.n == len(self.values):
+            os.replace(self.partial, self.final)
+            return
+        short = np.lib.format.open_memmap(self.final, "w+", np.uint8, (self.n, *self.shape[1:]))
+        for start in range(0, self.n, 1024):
+            short[start : start + 1024] = self.values[start : min(start + 1024, self.n)]
+        short.flush()
+        self.partial.unlink()
+
+
 def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
-    needed = len(source) * 3 * size[0] * size[1]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder.parent).free) < 3 * needed:
+    _require_room(folder.parent, len(source) * 3 * size[0] * size[1])
+    with written_folder(folder, keep_existing=True) as partial_folder:
+        rows, vectors, rejected = [], [], []
+        images, masks, conditionings = (
+            _Column(partial_folder, name, channels, len(source), size)
+            for name, channels in (("images", 3), ("masks", 1), ("conditionings", 3))
+        )
+        unknown = (np.nan,) * len(source.vector_names)
+        for i, result in _read_all(source, size, resize):
+            name = source.row_name(i)
+            if not isinstance(result, Picture):
+                rejected.append((name, result))
+                continue
+            images.append(result.image, name)
+            masks.append(result.mask, name)
+            conditionings.append(result.conditioning, name)
+            vectors.append(result.vector or unknown)
+            rows.append((name, result.content, result.label, result.caption))
+        _refuse_too_many(rejected, len(source))
+        images.finish()
+        if source.vector_names:
+            np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
+        listing = {
+            "rows": rows,
+            "rejected": rejected,
+            "vector_names": source.vector_names,
+            "without_mask": masks.finish(),
+            "without_conditioning": conditionings.finish(),
+        }
+        write_text(partial_folder / "rows.json", json.dumps(listing))
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    """Four times the images, as masks, conditioning images and a shortened copy may come to them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < 4 * needed:
         raise UserError(
-            f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded pictures need {needed / 2**30:.1f}: "
+            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded pictures need {needed / 2**30:.1f}: "
             "make room there or set CHRYSALIS_CACHE to another folder."
         )
-    with written_folder(folder, keep_existing=True) as partial_folder:
-        rows, rejected = [], []
-        images = np.lib.format.open_memmap(partial_folder / "all.npy", "w+", np.uint8, (len(source), 3, *size))
-        masks = None
-        for i, result in _read_all(source, size, resize):
-            if not isinstance(result, Picture):
-                rejected.append((source.row_name(i), result))
-                continue
-            images[len(rows)] = result.image
-            if result.mask is not None:
-                if masks is None:
-                    masks = np.lib.format.open_memmap(
-                        partial_folder / "all_masks.npy", "w+", np.uint8, (len(source), 1, *size)
-                    )
-                masks[len(rows)] = result.mask
-            rows.append((source.row_name(i), result.content, result.label, result.caption, result.mask is not None))
-        _refuse_too_many(rejected, len(source))
-        _shorten(partial_folder, "all.npy", "images.npy", images, len(rows))
-        if masks is not None and all(r[4] for r in rows):
-            _shorten(partial_folder, "all_masks.npy", "masks.npy", masks, len(rows))
-        else:
-            (partial_folder / "all_masks.npy").unlink(missing_ok=True)  # a set has a mask for every picture or none
-        write_text(partial_folder / "rows.json", json.dumps({"rows": rows, "rejected": rejected}))
-
-
-def _shorten(folder: Path, name: str, final: str, values: np.ndarray, n: int) -> None:
-    values.flush()
-    if n == len(values):
-        os.replace(folder / name, folder / final)
-        return
-    short = np.lib.format.open_memmap(folder / final, "w+", np.uint8, (n, *values.shape[1:]))
-    for start in range(0, n, 1024):
-        short[start : start + 1024] = values[start : min(start + 1024, n)]
-    short.flush()
-    (folder / name).unlink()
 
 
 def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
@@ -164,15 +213,21 @@ def _pool(source: Source, n: int) -> Executor:
     return ThreadPoolExecutor(min(cores, 16))
 
 
-def open_folder(folder: Path) -> PictureSet:
+def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> PictureSet:
+    """The set that lies there. label_names: in the order of their numbers; None for those that the pictures have."""
     try:
         listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
-        masks = np.load(folder / "masks.npy", mmap_mode="r") if (folder / "masks.npy").is_file() else None
+        masks, conditionings, vectors = (
+            np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").is_file() else None
+            for name in ("masks", "conditionings", "vectors")
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"The cached pictures in {folder} are damaged ({error}): remove that folder.") from error
-    names, contents, labels, captions, _ = zip(*listing["rows"], strict=True)
-    label_names = tuple(sorted({label for label in labels if label is not None}))
+    names, contents, labels, captions = zip(*listing["rows"], strict=True)
+    label_names = tuple(
+        sorted({label for label in labels if label is not None}) if label_names is None else label_names
+    )
     number = {label: i for i, label in enumerate(label_names)}
     return PictureSet(
         images,
@@ -184,4 +239,7 @@ def open_folder(folder: Path) -> PictureSet:
         names,
         tuple((name, why) for name, why in listing["rejected"]),
         folder,
+        conditionings,
+        vectors,
+        *(tuple(listing[what]) for what in ("vector_names", "without_mask", "without_conditioning")),
     )

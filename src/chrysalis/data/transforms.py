@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from chrysalis.errors import UserError
 
@@ -38,6 +38,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) once EXIF rotation is applied; of the whole picture, so ask before a draft is decoded."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
+
+
+def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, nearest: bool) -> Image.Image:
+    """`image`, which shows all that a picture of (width, height) `whole` shows, so that both are cropped alike.
+
+    Detectors round sides to multiples of their own; a quite different shape is a ValueError.
+    """
+    width, height = upright_size(image)
+    if resize == "stretch" or width * whole[1] == height * whole[0]:
+        return image
+    if abs(width * whole[1] - height * whole[0]) > 0.1 * height * whole[0]:
+        raise ValueError(f"{width} x {height} pixels are another shape than the picture's {whole[0]} x {whole[1]}")
+    filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    return (ImageOps.exif_transpose(image) if nearest else to_rgb(image)).resize(whole, filter)
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white", nearest: bool = False) -> Image.Image:

@@ -14,7 +14,7 @@ from chrysalis.noise import Noise
 @dataclass
 class View:
     """What a term may look at. x_t, x0: float32 [B, C, H, W] (x0 unclipped, in the graph of x_t if a term goes
-    through the UNet). t: the timestep, a scalar tensor. cond: what the model is conditioned on, or None."""
+    through the UNet). t: the timestep, a scalar tensor. cond: what the model is told (conditioning/conditioner.py)."""
 
     x_t: torch.Tensor
     x0: torch.Tensor
@@ -63,6 +63,7 @@ class Guided(nn.Module):
         super().__init__()
         self.denoiser, self.terms = denoiser.requires_grad_(False), dict(terms)
         self.noise, self.objective, self.unet = denoiser.noise, denoiser.objective, denoiser.unet
+        self.channels = denoiser.channels
         self.begin()
 
     def begin(self) -> None:
@@ -70,19 +71,19 @@ class Guided(nn.Module):
         self.records: list[dict] = []
         self.asked = 0
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t float [B, C, H, W], t a scalar timestep -> prediction [B, C, H, W] of the model's own kind."""
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
+        """x_t float [B, C, H, W], t a scalar timestep -> prediction [B, C, H, W] of the model's kind, under cond."""
         t = torch.as_tensor(t, device=x_t.device)
         strengths = {name: term.strength(t, self.noise) for name, term in self.terms.items()}
         active = {name: strength for name, strength in strengths.items() if strength}
         self.asked += 1
         if not active:
-            return self.denoiser(x_t, t)
+            return self.denoiser(x_t, t, cond)
         with torch.set_grad_enabled(any(self.terms[name].through_unet for name in active)):
             x = x_t.detach().requires_grad_(torch.is_grad_enabled())
-            out = self.denoiser(x, t)
+            out = self.denoiser(x, t, cond)
             x0 = self.objective.to_x0(out, x, t.view(1), self.noise)
-        view = View(x, x0, t, self.noise)
+        view = View(x, x0, t, self.noise, cond)
         pushes = {}
         for name, strength in active.items():
             pushes[name] = self.terms[name].push(view, strength)

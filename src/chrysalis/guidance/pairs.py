@@ -1,11 +1,12 @@
 """Model pairs: guided by the difference to another model, without training and without a gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from chrysalis import folder
+from chrysalis.conditioning.asked import Asked
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.guidance.energies import require_scale, scale_at
@@ -38,15 +39,65 @@ class Pair:
     def strength(self, t: torch.Tensor, noise: Noise) -> float:
         return scale_at(self.scale, self.interval, self.schedule, t, noise)
 
+    def condition(self, view: View) -> Mapping | None:
+        """What the other model is told: the same, if it listens."""
+        return view.cond if self.other.conditioner is not None else None
+
     def push(self, view: View, strength: float) -> Push:
         """loss: the rms distance of the two x0."""
         with torch.no_grad():
             x_t = view.x_t.detach()
             other = self.other.to(x_t.device)
-            theirs = other.objective.to_x0(other(x_t, view.t), x_t, view.t.view(1), other.noise)
+            out = other(x_t, view.t, self.condition(view))
+            theirs = other.objective.to_x0(out, x_t, view.t.view(1), other.noise)
             difference = view.x0.detach() - theirs
         norm = difference.flatten(1).norm(dim=1)
         return Push(strength * difference, norm / difference[0].numel() ** 0.5, norm)
+
+
+class ClassifierFree(Pair):
+    """x0 = D_null + w (D_cond - D_null) (Ho & Salimans 2022, arXiv 2207.12598): the other is the model, told nothing.
+
+    scale: w; 1 is the condition alone, 0 the null. negative: what the other is told instead of nothing, or None.
+    rescale: how far (0 to 1) the result gets back the spread that D_cond has over each picture, which a large w widens
+    (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here of x_0).
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, scale: float = 3.0, rescale: float = 0.0, negative: Asked | None = None, **how
+    ):
+        super().__init__(denoiser, scale, key="guidance.cfg", **how)
+        if not isinstance(rescale, int | float) or not 0 <= rescale <= 1:
+            raise UserError(f"guidance.cfg.rescale={rescale} must lie between 0 and 1.")
+        self.rescale, self.negative = float(rescale), negative
+
+    def strength(self, t: torch.Tensor, noise: Noise) -> float:
+        return scale_at(self.scale - 1, self.interval, self.schedule, t, noise)
+
+    def condition(self, view: View) -> Mapping | None:
+        if self.negative is None:
+            return None
+        n, size = len(view.x_t), tuple(view.x_t.shape[2:])
+        return self.negative.cond([0] * n, [0] * n, size, view.x_t.device)
+
+    def push(self, view: View, strength: float) -> Push:
+        push = super().push(view, strength)
+        if self.rescale:
+            x0 = view.x0.detach()
+            wide = x0 + push.change
+            ratio = x0.std(dim=(1, 2, 3), keepdim=True) / wide.std(dim=(1, 2, 3), keepdim=True)
+            push.change = wide * (1 + self.rescale * (ratio - 1)) - x0
+        return push
+
+
+def cfg(model: folder.Model, negative: Mapping | None = None, **how) -> ClassifierFree:
+    """Classifier-free guidance of a conditional model. negative: what to stay away from, {"label": ..., ...}."""
+    if model.conditioner is None:
+        raise UserError(f"guidance=cfg needs a model that is told something, and {model.origin} is unconditional.")
+    asked = Asked(model.conditioner, negative or {}, model.origin, "guidance.negative.")
+    if asked.rows > 1:
+        raise UserError("guidance.negative: give one value of each, not a list.")
+    return ClassifierFree(_denoiser(model), negative=asked if asked.values else None, **how)
 
 
 def domain(model: folder.Model, base: str | None = None, **how) -> Pair:
@@ -68,4 +119,4 @@ def auto(model: folder.Model, checkpoint: str, **how) -> Pair:
 
 
 def _denoiser(other: folder.Model) -> Denoiser:
-    return Denoiser(other.unet, other.scheduler, choose(other.prediction))
+    return Denoiser(other.unet, other.scheduler, choose(other.prediction), other.conditioner)

@@ -1,8 +1,11 @@
 """Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
 
+from collections.abc import Mapping
+
 import torch
 
 from chrysalis import pixels, seeds
+from chrysalis.conditioning import batches
 from chrysalis.denoiser import Denoiser
 
 
@@ -13,11 +16,18 @@ def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_loss(
-    denoiser: Denoiser, images: torch.Tensor, contents: list[int], bins: int = 8, seed: int = 0, batch_size: int = 32
+    denoiser: Denoiser,
+    images: torch.Tensor,
+    contents: list[int],
+    bins: int = 8,
+    seed: int = 0,
+    batch_size: int = 32,
+    cond: Mapping | None = None,
 ) -> torch.Tensor:
     """Unweighted MSE float32 [N, bins] of uint8 images [N, 3, H, W], each with the same timesteps and noise always.
 
     contents: a hash a picture; with `seed` and the bin it fixes the noise, whatever the order of the pictures.
+    cond: what a conditional model is told about each picture; None for the null.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
@@ -29,5 +39,6 @@ def held_out_loss(
         keys = [seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk]
         eps = seeds.normal(keys, x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
-        losses.append(denoiser.loss_at(x0, t, eps).per_sample)
+        told = None if cond is None else batches.moved(batches.rows(cond, [i for i, _ in chunk]), device)
+        losses.append(denoiser.loss_at(x0, t, eps, told).per_sample)
     return torch.cat(losses).view(len(images), bins).cpu()

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from chrysalis import pixels, plots
+from chrysalis.conditioning.asked import Asked
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, write_text, written
 from chrysalis.guidance.guided import Guided
 from chrysalis.sampling.loop import trajectory
 from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling.sheets import read, table
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
 from chrysalis.sampling.way import Way
 from chrysalis.terminal import is_main_process, progress
@@ -33,11 +35,18 @@ class Share:
     gather: Callable[[str | None], list[str | None]] = lambda mine: [mine]
 
 
-def sample(denoiser, scheduler, steps: int, generators: list[torch.Generator], size: tuple[int, int]) -> torch.Tensor:
+def sample(
+    denoiser,
+    scheduler,
+    steps: int,
+    generators: list[torch.Generator],
+    size: tuple[int, int],
+    cond: Mapping | None = None,
+) -> torch.Tensor:
     """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1]."""
     timetable = Timetable(scheduler, steps, denoiser.noise.alphas.device)
     x = Canvas(denoiser, denoiser, timetable, size).noise(generators)
-    for step in trajectory(denoiser, timetable, x, generators):
+    for step in trajectory(denoiser, timetable, x, generators, cond=cond):
         last = step.x
     return last
 
@@ -96,6 +105,21 @@ def batches(pictures: Sequence[Picture], batch_size: int) -> list[list[Picture]]
     ]
 
 
+def asked_for(task: Generate, asked: Asked | None, settings: dict) -> list[Picture]:
+    """The task's pictures, all of them once for every row of conditions that is asked for."""
+    pictures = task.pictures(settings["seed"], settings["n"])
+    if asked is None or asked.rows == 1:
+        return pictures
+    if task.one_condition:
+        raise UserError(
+            f"task={type(task).__name__.lower()} takes one condition at a time, not a list of {asked.rows}."
+        )
+    names = [asked.file_name(row) for row in range(asked.rows)]
+    if len(set(names)) < len(names) or not all(0 < len(name) <= 30 for name in names):
+        names = [f"row{row:03d}" for row in range(asked.rows)]
+    return [replace(p, name=f"{name}_{p.name}", row=row) for row, name in enumerate(names) for p in pictures]
+
+
 def draw(
     out: Path,
     canvas: Canvas,
@@ -115,7 +139,7 @@ def draw(
     torch.backends.cudnn.deterministic = True  # a picture can be drawn again from its own file
     film, share = film or Film(), share or Share()
     settings, only = record["settings"], record.get("only")
-    pictures = task.pictures(settings["seed"], settings["n"])
+    pictures = asked_for(task, canvas.asked, settings)
     work = batches(pictures, batch_size)
     if only is not None:
         work = [batch for batch in work if only in (p.name for p in batch)]
@@ -146,7 +170,8 @@ def draw(
         text = {"command": record["command"]}
         files += way.finish(out, text) if way else []
         if only is None:
-            files += task.finish(out, pictures, film, text) + _tell_guidance(out, pictures[:64])
+            files += _show_rows(out, canvas, pictures, text) or task.finish(out, pictures, film, text)
+            files += _tell_guidance(out, pictures[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))
     return files
 
@@ -177,7 +202,8 @@ def _draw_batch(out: Path, canvas: Canvas, task: Generate, record: dict, batch, 
         guided.begin()
     if way:
         way.begin(start.x, canvas.timetable.evaluations(start.legs))
-    for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste):
+    cond = canvas.cond(batch)
+    for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste, cond):
         if not step.x.isfinite().all():
             raise UserError(
                 f"step {step.i} (t={float(step.t):g}) of scheduler={type(canvas.timetable.fresh).__name__} gave values "
@@ -194,6 +220,23 @@ def _draw_batch(out: Path, canvas: Canvas, task: Generate, record: dict, batch, 
         if guided and guided.records:
             text["guidance"] = json.dumps(_own(guided.records, k))
         pixels.save_png(image, out / f"{picture.name}.png", text)
+
+
+def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[str, str]) -> list[str]:
+    """grid.png with one row for each condition, or with what was asked for above each picture; else nothing."""
+    asked = canvas.asked
+    spatial = [name for name in ("mask", "image") if asked is not None and name in asked.values]
+    if asked is None or (asked.rows == 1 and not spatial):
+        return []
+    n, rows = len(pictures) // asked.rows, []
+    for row in range(min(asked.rows, 24)):
+        shown = pictures[row * n : row * n + min(n, 8)]
+        cond = asked.cond([p.row for p in shown], [p.seed for p in shown], canvas.size, "cpu") if spatial else {}
+        for name in spatial:
+            rows.append((name, pixels.to_uint8(cond[name]).expand(-1, 3, -1, -1)))
+        rows.append((asked.row_name(row), torch.stack([read(out / f"{p.name}.png") for p in shown])))
+    pixels.save_png(pixels.from_image(table(rows)), out / "grid.png", text)
+    return ["grid.png"]
 
 
 def _tell_guidance(out: Path, pictures: list[Picture]) -> list[str]:

@@ -1,5 +1,6 @@
 """From a picture to a picture: img2img, inpaint, invert are a start, a way and a hook around the one loop."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -83,6 +84,7 @@ class Invert(Generate):
     """
 
     scheduler_settings: ClassVar[dict] = {"clip_sample": False}  # clipping cannot be undone
+    one_condition = True
 
     def __init__(self, image: str, corrections: int = 3):
         super().__init__()
@@ -101,10 +103,10 @@ class Invert(Generate):
             )
         image = self.image.at(canvas.size).to(canvas.device)
         generators = seeds.of_each(p.seed for p in pictures)
-        return Start(self.noise_of(image, canvas), generators, self.legs(canvas))
+        return Start(self.noise_of(image, canvas, canvas.cond(pictures)), generators, self.legs(canvas))
 
     @torch.no_grad()
-    def noise_of(self, image: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    def noise_of(self, image: torch.Tensor, canvas: Canvas, cond: Mapping | None = None) -> torch.Tensor:
         """x_T [1, 3, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
         denoiser, x = canvas.unguided, image
         noise = denoiser.noise
@@ -114,7 +116,7 @@ class Invert(Generate):
             alpha, sigma = noise.alpha(t.view(1)), noise.sigma(t.view(1))
             x_t, at = x, t if level is None else level
             for _ in range(self.corrections + 1):
-                eps = denoiser.objective.to_eps(denoiser(x_t, at), x_t, at.view(1), noise)
+                eps = denoiser.objective.to_eps(denoiser(x_t, at, cond), x_t, at.view(1), noise)
                 x_t, at = alpha * (x - sigma_s * eps) / alpha_s + sigma * eps, t
             x, alpha_s, sigma_s, level = x_t, alpha, sigma, t
         return x

@@ -1,6 +1,6 @@
 """The one loop: from noise to picture, step by step, with any scheduler."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,14 @@ def trajectory(
     generators: list[torch.Generator],
     legs: Sequence[tuple[int, int]] = (),
     paste: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+    cond: Mapping | None = None,
 ) -> Iterator[Step]:
     """Yield every step from x, float32 [B, C, H, W] at the level of the first leg; a guided denoiser is a denoiser.
 
     generators: one a picture, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
     once by default; one that starts before the last ended is reached by adding noise, and starts without history.
     paste: called with x and its timestep (None at the end) after every step, to put known pixels back.
+    cond: what a conditional model is told, see conditioning/conditioner.py.
     """
     i, level = 0, None
     for first, last in legs or [(0, len(timetable))]:
@@ -45,7 +47,7 @@ def trajectory(
         x = x / scheduler.scale_model_input(x.new_ones(1), timesteps[0])
         for t, level in zip(timesteps, [*timesteps[1:], timetable.level(last)], strict=True):
             x_in = scheduler.scale_model_input(x, t)
-            out = denoiser(x_in, t)
+            out = denoiser(x_in, t, cond)
             x0 = denoiser.objective.to_x0(out, x_in, t.view(1), denoiser.noise)
             if scheduler.config.prediction_type != denoiser.objective.prediction:  # some read no x_0
                 out = denoiser.objective.to_eps(out, x_in, t.view(1), denoiser.noise)

@@ -21,6 +21,8 @@ class Morph(Generate):
     frames: pictures from one seed to the next. loop: return to the first seed. columns: pictures of the strip.
     """
 
+    one_condition = True
+
     def __init__(self, frames: int = 16, loop: bool = False, columns: int = 9):
         super().__init__()
         for name, value in (("frames", frames), ("columns", columns)):
@@ -69,6 +71,8 @@ class Blend(Generate):
     base: a diffusers folder or hub id; None for what the run was fine-tuned from. ratios: 0 is the base model, 1 the
     fine-tuned one; beyond 1 goes further the same way.
     """
+
+    one_condition = True
 
     def __init__(self, model: folder.Model, base: str | None = None, ratios: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()

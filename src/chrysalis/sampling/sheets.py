@@ -1,16 +1,18 @@
 """Sheets and films of pictures that lie in a folder or were kept on the way."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from chrysalis import pixels
 from chrysalis.errors import UserError
 from chrysalis.files import written
+from chrysalis.pixels import as_image, strip
 
 FORMATS = ("gif", "webp", "mp4")
 
@@ -31,6 +33,24 @@ def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: in
     """grid.png of the named pictures in `out`."""
     sheet = pixels.grid(torch.stack([read(out / f"{name}.png") for name in names]), columns)
     pixels.save_png(sheet, out / "grid.png", text)
+
+
+def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
+    """A row of pictures, uint8 [B, 3, H, W], beside each name; long names are broken into lines."""
+    font = ImageFont.load_default(13)
+    names = ["\n".join(textwrap.wrap(name, 22)[:4]) for name, _ in rows]
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    margin = 14 + round(max(ruler.multiline_textbbox((0, 0), name, font)[2] for name in names))
+    strips = [as_image(strip([row], gap)) for _, row in rows]
+    strips = [s.resize((s.width * enlarge, s.height * enlarge), Image.Resampling.LANCZOS) for s in strips]
+    width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
+    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    for name, picture in zip(names, strips, strict=True):
+        at = (margin - 10, top + picture.height // 2)
+        ImageDraw.Draw(sheet).multiline_text(at, name, "#333333", font, anchor="rm", align="right")
+        sheet.paste(picture, (margin, top))
+        top += picture.height + gap
+    return sheet
 
 
 def enlarged(picture: torch.Tensor, least: int = 128) -> torch.Tensor:

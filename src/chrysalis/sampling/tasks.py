@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from chrysalis import seeds
+from chrysalis.conditioning.asked import Asked
 from chrysalis.errors import UserError, require_whole
 from chrysalis.sampling.schedulers import Timetable, repeated
 from chrysalis.sampling.sheets import require_formats, save_grid
@@ -18,7 +19,7 @@ class Picture:
     """name: of its file. seed: of its start and of its stochastic steps.
 
     toward, part: a second seed, and how far towards it the start lies. mix: how far the weights lie from the base
-    model's (0) to the model's (1); None for the model's own.
+    model's (0) to the model's (1); None for the model's own. row: of what is asked for, see Canvas.asked.
     """
 
     name: str
@@ -26,24 +27,33 @@ class Picture:
     toward: int | None = None
     part: float = 0.0
     mix: float | None = None
+    row: int = 0
 
 
 @dataclass
 class Canvas:
-    """What is drawn with. unguided: the denoiser below the guidance. size: (height, width)."""
+    """What is drawn with. unguided: the denoiser below the guidance. size: (height, width). asked: what a conditional
+    model is told."""
 
     denoiser: torch.nn.Module
     unguided: torch.nn.Module
     timetable: Timetable
     size: tuple[int, int]
     recurrence: int = 1
+    asked: Asked | None = None
 
     @property
     def device(self) -> torch.device:
         return self.unguided.noise.alphas.device
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
-        return seeds.noise(generators, (self.unguided.unet.config.in_channels, *self.size), self.device)
+        return seeds.noise(generators, (self.unguided.channels, *self.size), self.device)
+
+    def cond(self, pictures: Sequence[Picture]) -> dict | None:
+        """What the model is told for these pictures."""
+        if self.asked is None:
+            return None
+        return self.asked.cond([p.row for p in pictures], [p.seed for p in pictures], self.size, self.device)
 
 
 @dataclass
@@ -76,6 +86,7 @@ class Generate:
     """Pictures from noise; picture i from seed + i. notes: what the end found worth telling, for settings.json."""
 
     scheduler_settings: ClassVar[dict] = {}  # what the scheduler must be built with
+    one_condition: ClassVar[bool] = False  # whether all its pictures must be told the same
 
     def __init__(self):
         self.notes: dict = {}

@@ -1,0 +1,79 @@
+"""How well conditional models obey: pictures drawn with growing guidance, and judges that know nothing of the models.
+
+    python benchmarks/conditions.py label=runs/label mask=runs/mask text=runs/text
+
+For label: 8 pictures of each of the ten species, of which the judge names the species. For mask: 80 silhouettes of
+butterflies that no model has seen, against the judge's silhouette of the picture (mean IoU). For text: 80 captions of
+unseen butterflies, whose colour words the judge is to name. The judges are trained once and kept in the cache folder.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from judges import WORDS, Judges, agreement, iou
+
+from chrysalis.conditioning.asked import UNSEEN, drawn_mask
+from chrysalis.data.butterflies import draw, species_names
+from chrysalis.data.store import cache_folder
+from chrysalis.sampling.sheets import read
+
+HERE = Path(__file__).resolve().parent
+CAPTIONS = [draw("butterflies", i, UNSEEN, 32).caption for i in range(80)]
+
+
+def word_of(caption: str) -> str:
+    """The colour word of a caption, such as "black and yellow"."""
+    return max((word for word in WORDS if f" {word} " in caption), key=len)
+
+
+def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.Tensor]:
+    """(names, pictures uint8 [B, 3, H, W]) of one sample.py command, in the order of their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        guided = [] if scale == 1 else ["guidance=cfg", f"guidance.scale={scale}"]
+        how = [f"model.pretrained={model}", "scheduler=dpmpp_2m", "steps=20", "batch_size=40", f"out={folder}/drawn"]
+        command = [sys.executable, "sample.py", *how, *guided, *overrides]
+        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{shlex.join(command)}\n{done.stderr}")
+        files = sorted(Path(folder, "drawn").glob("*seed_*.png"))
+        return [file.stem for file in files], torch.stack([read(file) for file in files])
+
+
+def obeyed(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> float:
+    """The part of `n` pictures, 0 to 1, that show what was asked; of masks the mean IoU."""
+    if what == "label":
+        each = -(-n // len(species_names("butterflies")))
+        names, pictures = drawn(model, scale, "label=all", f"n={each}")
+        return agreement(judges.species(pictures), [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names])
+    if what == "mask":
+        _, pictures = drawn(model, scale, "mask=butterflies", f"n={n}")
+        asked = torch.stack([drawn_mask("butterflies", seed, tuple(pictures.shape[-2:])) for seed in range(n)])
+        return iou(judges.silhouette(pictures), asked > 0).mean().item()
+    listed = ",".join(json.dumps(caption) for caption in CAPTIONS[:n])
+    names, pictures = drawn(model, scale, f"text=[{listed}]", "n=1")
+    asked = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
+    return agreement(judges.word(pictures), asked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="label=FOLDER, mask=FOLDER or text=FOLDER")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4])
+    arguments = parser.parse_args()
+    judges = Judges.trained(cache_folder() / "judges.safetensors")
+    print("| condition |" + "".join(f" scale {scale:g} |" for scale in arguments.scales))
+    print("|---" * (1 + len(arguments.scales)) + "|")
+    for model in arguments.models:
+        what, _, folder = model.partition("=")
+        figures = [obeyed(judges, what, folder, scale) for scale in arguments.scales]
+        print(f"| {what} |" + "".join(f" {figure:.3f} |" for figure in figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Does a picture show what was asked for? Small networks that name a butterfly and cut it out.
+
+    python benchmarks/judges.py
+
+They learn from drawn butterflies alone (another seed than the pictures that models learn from) and know nothing of the
+models that they judge. The program trains them and prints how often they are right on drawings they never saw.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from chrysalis import pixels, seeds
+from chrysalis.data.butterflies import DOMAINS
+from chrysalis.data.picture import content_hash
+from chrysalis.data.sources import Drawn
+from chrysalis.data.store import PictureSet, open_set
+from chrysalis.files import written
+
+SPECIES = tuple(sorted(species.name for species in DOMAINS["butterflies"]))
+WORDS = tuple(sorted({form.word for species in DOMAINS["butterflies"] for form in species.forms}))
+TO_LEARN, HELD_OUT, N = 1000, 1001, 3000  # seeds of the drawings (models learn from seed 0), how many to learn from
+SIZE, BATCH, SHIFT = 64, 64, 4
+
+
+def drawings(n: int, seed: int) -> PictureSet:
+    return open_set(Drawn("butterflies", n, seed), (SIZE, SIZE), "crop")
+
+
+def truth(drawn: PictureSet) -> tuple[list[str], list[str]]:
+    """(species, colour word) of every drawing; the word is what a caption says between its article and the species."""
+    species = [drawn.label_names[label] for label in drawn.labels]
+    words = [c.partition(f" {s}")[0].partition(" ")[2] for s, c in zip(species, drawn.captions, strict=True)]
+    return species, words
+
+
+def agreement(answers: Sequence[str], asked: Sequence[str]) -> float:
+    """The part of the answers, 0 to 1, that are what was asked."""
+    return sum(a == b for a, b in zip(answers, asked, strict=True)) / len(asked)
+
+
+def iou(predicted: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Masks [B, 1, H, W], of any type and not 0 where the subject is -> float [B], 0 to 1; 0 where both are empty."""
+    p, q = predicted.bool().flatten(1), asked.bool().flatten(1)
+    return (p & q).sum(1) / (p | q).sum(1).clamp(min=1)
+
+
+def disturbed(x: torch.Tensor, masks: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """x float [B, 3, 64, 64] in [-1, 1], masks float [B, 1, 64, 64]: mirrored and moved together, then x is made as a
+    model might draw it: blurred, off in brightness and contrast, noisy."""
+    n = len(x)
+    place = torch.eye(2, 3).repeat(n, 1, 1)
+    place[:, 0, 0] = 1 - 2.0 * torch.randint(2, (n,), generator=generator)
+    place[:, :, 2] = torch.randint(-SHIFT, SHIFT + 1, (n, 2), generator=generator) * 2 / SIZE
+    where = F.affine_grid(place, [n, 1, SIZE, SIZE], align_corners=False)
+    x, masks = (F.grid_sample(a, where, "nearest", "reflection", align_corners=False) for a in (x, masks))
+
+    blur, contrast, light, noise = torch.rand(4, n, 1, 1, 1, generator=generator)
+    smooth = F.avg_pool2d(F.avg_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 3, 1), 3, 1)
+    x = x.lerp(smooth, (1.5 * blur - 0.5).clamp(min=0))  # a third of them stay sharp
+    x = x * (0.85 + 0.3 * contrast) + 0.24 * light - 0.12
+    return x + 0.12 * noise * torch.randn(x.shape, generator=generator), masks
+
+
+def layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(True))
+
+
+class Namer(nn.Module):
+    """float [B, 3, 64, 64] in [-1, 1] -> logits [B, len(SPECIES)] and [B, len(WORDS)]."""
+
+    def __init__(self):
+        super().__init__()
+        self.early = nn.Sequential(nn.PixelUnshuffle(2), layer(12, 64, 2), layer(64, 64))
+        self.late = nn.Sequential(layer(64, 128, 2), layer(128, 128), layer(128, 192, 2))
+        self.species, self.word = nn.Linear(192, len(SPECIES)), nn.Linear(192, len(WORDS))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = self.late(self.early(x)).mean((2, 3))
+        return self.species(seen), self.word(seen)
+
+
+class Cutter(nn.Module):
+    """float [B, 3, 64, 64] in [-1, 1] -> logits [B, 1, 64, 64], positive on the subject."""
+
+    def __init__(self):
+        super().__init__()
+        # Layers at full resolution would cost most of the time: 2 x 2 pixels travel as channels
+        self.fine, self.middle = nn.Sequential(nn.PixelUnshuffle(2), layer(12, 32)), layer(32, 64, 2)
+        self.coarse = nn.Sequential(layer(64, 96, 2), layer(96, 96), layer(96, 96))
+        self.join_middle = nn.Sequential(layer(160, 64), nn.PixelShuffle(2))
+        self.join_fine = nn.Sequential(layer(48, 32), nn.Conv2d(32, 4, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fine = self.fine(x)
+        middle = self.middle(fine)
+        middle = self.join_middle(torch.cat([middle, F.interpolate(self.coarse(middle), scale_factor=2)], 1))
+        return self.join_fine(torch.cat([fine, middle], 1))
+
+
+class Judges:
+    """Judges of pictures uint8 [B, 3, H, W]: they look at 64 x 64 pixels, whatever the size, and work on the CPU."""
+
+    def __init__(self):
+        self.networks = nn.ModuleDict({"namer": Namer(), "cutter": Cutter()}).eval()
+        self.networks.to(memory_format=torch.channels_last)
+
+    def species(self, pictures: torch.Tensor) -> list[str]:
+        return [SPECIES[i] for i in self._ask("namer", pictures)[0].argmax(1)]
+
+    def word(self, pictures: torch.Tensor) -> list[str]:
+        """The colour words of the captions; species that share a word ("yellow") share its class."""
+        return [WORDS[i] for i in self._ask("namer", pictures)[1].argmax(1)]
+
+    def silhouette(self, pictures: torch.Tensor) -> torch.Tensor:
+        """bool [B, 1, H, W]"""
+        return F.interpolate(self._ask("cutter", pictures), pictures.shape[-2:], mode="bilinear") > 0
+
+    @torch.no_grad()
+    def _ask(self, network: str, pictures: torch.Tensor):
+        x = pixels.to_signed(pictures.cpu())
+        return self.networks[network](F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True))
+
+    def right(self, drawn: PictureSet) -> dict[str, float]:
+        """How good the judges are themselves on `drawn`: species and word as accuracies, silhouette as mean IoU."""
+        pictures, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
+        answers, cut = (self.species(pictures), self.word(pictures)), self.silhouette(pictures)
+        species, word = (agreement(a, b) for a, b in zip(answers, truth(drawn), strict=True))
+        return {"species": species, "word": word, "silhouette": iou(cut, masks).mean().item()}
+
+    @classmethod
+    def train(cls, seed: int = 0, n: int = N, passes: int = 8) -> "Judges":
+        """Learn from n drawings, disturbed, in `passes` shuffled passes: one cycle of AdamW."""
+        drawn, threads = drawings(n, TO_LEARN), torch.get_num_threads()
+        torch.set_num_threads(1)  # on cores that others use, two threads that wait for each other take 6 times as long
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                judges = cls()
+            judges._learn(drawn, seed, passes)
+        finally:
+            torch.set_num_threads(threads)
+        return judges
+
+    def _learn(self, drawn: PictureSet, seed: int, passes: int) -> None:
+        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
+        labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
+        generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
+        optimizer = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.02)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, passes * -(-len(drawn) // BATCH))
+        namer, cutter = self.networks.train().values()
+        for i in range(passes):
+            for rows in seeds.permutation(len(drawn), seed, i).split(BATCH):
+                x, y = disturbed(pixels.to_signed(images[rows]), masks[rows].float() / 255, generator)
+                with torch.autocast("cpu", torch.bfloat16):
+                    named, cut = namer(x), cutter(x)
+                loss = F.binary_cross_entropy_with_logits(cut.float(), y)
+                loss += sum(F.cross_entropy(a.float(), b) for a, b in zip(named, labels[rows].T, strict=True))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        self.networks.eval()
+
+    @classmethod
+    def trained(cls, cache_file: Path | None) -> "Judges":
+        """The judges in `cache_file`, if this code and these drawings made them; else trained now and kept there."""
+        if cache_file is not None and cache_file.is_file():
+            with safe_open(cache_file, "pt") as file:
+                if file.metadata()["made by"] == _recipe():
+                    return cls.load(cache_file)
+        judges = cls.train()
+        if cache_file is not None:
+            judges.save(cache_file)
+        return judges
+
+    def save(self, path: Path) -> None:
+        with written(path) as partial:
+            weights = {name: weight.contiguous() for name, weight in self.networks.state_dict().items()}
+            save_file(weights, partial, {"made by": _recipe()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Judges":
+        judges = cls()
+        judges.networks.load_state_dict(load_file(path))
+        return judges
+
+
+def _recipe() -> str:
+    return f"{content_hash(Path(__file__).read_bytes())} {Drawn('butterflies', N, TO_LEARN).fingerprint()}"
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    judges = Judges.train()
+    print(f"drawn and trained in {time.perf_counter() - began:.0f} s")
+    print(", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, HELD_OUT)).items()))

@@ -1,0 +1,79 @@
+"""One row at training size, from the bytes of its files."""
+
+import hashlib
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from chrysalis.data.transforms import Resize, in_shape_of, mask_to_training_size, to_training_size, upright_size
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row at training size. `content` is a hash of the picture's own bytes, whatever its name or place.
+
+    mask and conditioning, another picture of the same scene, are resized and cropped exactly like the image;
+    vector holds measurements, NaN where one is unknown.
+    """
+
+    image: np.ndarray  # uint8 [3, H, W]
+    content: int
+    label: str | None = None
+    caption: str | None = None
+    mask: np.ndarray | None = None  # uint8 [1, H, W]
+    conditioning: np.ndarray | None = None  # uint8 [3, H, W]
+    vector: tuple[float, ...] | None = None
+
+
+def content_hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def measurement(value: object) -> float:
+    """A number as float32 can hold it, NaN if it is unknown; ValueError for anything else."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+        raise ValueError(f"{value!r:.40} is not a number")
+    return float(value)
+
+
+def each_once(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Each name once; one alone may come without brackets."""
+    return tuple(dict.fromkeys((names,) if isinstance(names, str) else names or ()))
+
+
+def decoded(
+    data: bytes,
+    size: tuple[int, int],
+    resize: Resize,
+    label: str | None,
+    caption: str | None,
+    mask: bytes | None = None,
+    conditioning: bytes | None = None,
+    vector: tuple[float, ...] | None = None,
+) -> Picture:
+    """The row of a picture file and, where there are such, of its mask's and its conditioning image's file."""
+    with Image.open(io.BytesIO(data)) as image:
+        whole = upright_size(image)
+        pixels = to_training_size(image, size, resize)
+
+    def beside(what: str, other: bytes | None, resized: Callable) -> np.ndarray | None:
+        if other is None:
+            return None
+        try:
+            with Image.open(io.BytesIO(other)) as opened:
+                return resized(in_shape_of(whole, opened, resize, nearest=what == "mask"), size, resize)
+        except UnidentifiedImageError:
+            raise ValueError(f"its {what} is not a picture") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"its {what}: {error}") from error
+
+    laid = beside("mask", mask, mask_to_training_size), beside("conditioning image", conditioning, to_training_size)
+    return Picture(pixels, content_hash(data), label, caption, *laid, vector)

@@ -1,0 +1,45 @@
+"""Which of a model's weights learn: all, the new ones of a condition alone, or parts of the UNet by name."""
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from chrysalis import adapters
+from chrysalis.errors import UserError
+
+PARTS = {
+    "attention": r"(^|\.)attentions\.",
+    "down": r"^down_blocks\.",
+    "mid": r"^mid_block\.",
+    "up": r"^up_blocks\.",
+    "time": r"(^|\.)time_emb",
+    "norm": r"norm",
+}
+
+
+def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
+    """Let only what `train` names learn: "all", "new", or of PARTS; what is new always does.
+
+    New is what a condition brought, and a LoRA, beside which the UNet's own weights rest.
+    """
+    asked = [train] if isinstance(train, str) else list(train)
+    lora = adapters.injected(unet)
+    if lora and asked != ["all"]:
+        raise UserError(
+            f"model.train={','.join(asked)} has no meaning beside a LoRA, which learns alone: leave it out."
+        )
+    for name in asked:
+        if name not in ("all", "new", *PARTS):
+            raise UserError(f"model.train={name} is unknown: choose all, new, {', '.join(PARTS)}, or a list of these.")
+    for name, p in unet.named_parameters():
+        new = name == "conv_in.extra" or ".lora_" in name
+        p.requires_grad_(
+            new or ("all" in asked and not lora) or any(re.search(PARTS[a], name) for a in asked if a in PARTS)
+        )
+    if conditioner is not None:
+        conditioner.requires_grad_(True)
+    learning = [p for part in (unet, conditioner) if part is not None for p in part.parameters() if p.requires_grad]
+    if not learning:
+        why = "nothing is new without a condition: give one" if asked == ["new"] else "this UNet has no such weights"
+        raise UserError(f"model.train={','.join(asked)}: {why}, or choose model.train=all.")

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_jaccard_index
+
+from benchmarks.judges import HELD_OUT, SIZE, Judges, agreement, disturbed, drawings, iou, truth
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    return Judges.train(n=192, passes=10)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return drawings(120, HELD_OUT)
+
+
+@pytest.fixture(scope="module")
+def pictures(drawn) -> torch.Tensor:
+    return torch.from_numpy(np.array(drawn.images))
+
+
+def test_little_training_beats_chance_clearly(judges, drawn):
+    """Chance: one of ten species, one of twenty words; a silhouette that is everywhere overlaps by a fourth."""
+    right = judges.right(drawn)
+    assert right["species"] > 0.5
+    assert right["word"] > 0.35
+    assert right["silhouette"] > 0.6
+
+
+def test_wrong_labels_are_noticed(judges, drawn, pictures):
+    species, words = truth(drawn)
+    wrong = np.random.default_rng(0).permutation(len(drawn))
+    assert agreement(judges.species(pictures), [species[i] for i in wrong]) < 0.25
+    assert agreement(judges.word(pictures), [words[i] for i in wrong]) < 0.2
+    masks = torch.from_numpy(np.array(drawn.masks))
+    assert iou(judges.silhouette(pictures), masks[wrong]).mean() < judges.right(drawn)["silhouette"] - 0.2
+
+
+def test_iou_is_that_of_torchmetrics():
+    predicted, asked = torch.rand(2, 6, 1, 9, 7, generator=torch.Generator().manual_seed(0)) > 0.4
+    predicted[4], predicted[5], asked[5] = False, False, False
+    theirs = torch.stack([binary_jaccard_index(p.int(), a.int()) for p, a in zip(predicted, asked, strict=True)])
+    torch.testing.assert_close(iou(predicted, asked.to(torch.uint8) * 255), theirs.nan_to_num(0))
+    assert iou(asked[:4], asked[:4]).tolist() == [1.0] * 4
+
+
+def test_saved_judges_give_the_same_answers(judges, pictures, tmp_path, monkeypatch):
+    judges.save(tmp_path / "judges.safetensors")
+    monkeypatch.setattr(Judges, "train", lambda: pytest.fail("trained again"))
+    again = Judges.trained(tmp_path / "judges.safetensors")
+    assert again.species(pictures) == judges.species(pictures)
+    assert again.word(pictures) == judges.word(pictures)
+    assert torch.equal(again.silhouette(pictures), judges.silhouette(pictures))
+
+
+def test_trained_keeps_what_it_trained_and_drops_what_other_code_made(judges, tmp_path, monkeypatch):
+    trainings = []
+    monkeypatch.setattr(Judges, "train", lambda: trainings.append(1) or judges)
+    for _ in range(2):
+        Judges.trained(tmp_path / "kept" / "judges.safetensors")
+    assert len(trainings) == 1
+    monkeypatch.setattr("benchmarks.judges._recipe", lambda: "another")
+    Judges.trained(tmp_path / "kept" / "judges.safetensors")
+    Judges.trained(None)
+    assert len(trainings) == 3
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["judges.safetensors"]
+
+
+def test_a_seed_gives_the_same_judges_whatever_the_threads():
+    def weights(seed: int) -> torch.Tensor:
+        return torch.cat([v.flatten() for v in Judges.train(seed, n=64, passes=2).networks.state_dict().values()])
+
+    first, state = weights(0), torch.get_rng_state()
+    torch.set_num_threads(2)
+    try:
+        again = weights(0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, weights(1))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_pictures_of_other_sizes(judges, pictures):
+    large = pictures[:20].repeat_interleave(2, 2).repeat_interleave(3, 3)
+    assert judges.silhouette(large).shape == (20, 1, 2 * SIZE, 3 * SIZE)
+    assert agreement(judges.species(large), judges.species(pictures[:20])) > 0.8
+    small = judges.silhouette(large)[:, :, ::2, 1::3]
+    assert iou(small, judges.silhouette(pictures[:20])).mean() > 0.8
+
+
+def test_masks_move_with_the_pictures():
+    """A picture that is its own mask stays so: bright exactly where the mask is, and blurred at most 2 pixels away."""
+    masks = torch.zeros(40, 1, SIZE, SIZE)
+    masks[:, :, 20:44, 10:30] = 1
+    x, moved = disturbed(2 * masks.expand(-1, 3, -1, -1) - 1, masks, torch.Generator().manual_seed(0))
+    assert moved.flatten(1).sum(1).tolist() == [24 * 20] * 40
+    assert len({tuple(m.nonzero()[0].tolist()) for m in moved}) > 20
+    assert iou(x.mean(1, keepdim=True) > 0, moved).min() > 0.9

@@ -1,0 +1,41 @@
+"""`make prove`: the three conditional experiments, trained as anyone would and looked at by judges."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+from conditions import obeyed
+from judges import Judges
+
+pytestmark = pytest.mark.proof
+
+MINUTES = 6
+WANTED = {"label": 0.8, "mask": 0.8, "text": 0.7}
+SCALE = {"label": 2, "mask": 1, "text": 2}
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    """Trained here, on drawings that the models do not learn from."""
+    torch.set_num_threads(os.cpu_count())
+    return Judges.trained(None)
+
+
+@pytest.mark.parametrize("what", WANTED)
+def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "train.py"), f"experiment={what}", "name=proof"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    results = json.loads((tmp_path / "runs" / "proof" / "results.json").read_text())
+    figure = obeyed(judges, what, str(tmp_path / "runs" / "proof"), SCALE[what])
+    gap = results["held_out_loss_told_shuffled"] - results["held_out_loss"]
+    print(f"\n{what}: {figure:.3f}, {results['seconds']:.0f} s, gap {gap:.5f}")
+    assert figure >= WANTED[what]
+    assert gap > 0
+    assert results["held_out_loss"] < results["held_out_loss_told_null"]
+    assert results["seconds"] <= 60 * MINUTES
