@@ -55,14 +55,13 @@ def iou(predicted: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
 def disturbed(x: torch.Tensor, masks: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """x float [B, 3, 64, 64] in [-1, 1], masks float [B, 1, 64, 64]: mirrored and moved together, then x is made as a
     model might draw it: blurred, off in brightness and contrast, noisy."""
-    n = len(x)
-    place = torch.eye(2, 3).repeat(n, 1, 1)
-    place[:, 0, 0] = 1 - 2.0 * torch.randint(2, (n,), generator=generator)
-    place[:, :, 2] = torch.randint(-SHIFT, SHIFT + 1, (n, 2), generator=generator) * 2 / SIZE
-    where = F.affine_grid(place, [n, 1, SIZE, SIZE], align_corners=False)
+    place = torch.eye(2, 3).repeat(len(x), 1, 1)
+    place[:, 0, 0] = 1 - 2.0 * torch.randint(2, (len(x),), generator=generator)
+    place[:, :, 2] = torch.randint(-SHIFT, SHIFT + 1, (len(x), 2), generator=generator) * 2 / SIZE
+    where = F.affine_grid(place, list(masks.shape), align_corners=False)
     x, masks = (F.grid_sample(a, where, "nearest", "reflection", align_corners=False) for a in (x, masks))
 
-    blur, contrast, light, noise = torch.rand(4, n, 1, 1, 1, generator=generator)
+    blur, contrast, light, noise = torch.rand(4, len(x), 1, 1, 1, generator=generator)
     smooth = F.avg_pool2d(F.avg_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 3, 1), 3, 1)
     x = x.lerp(smooth, (1.5 * blur - 0.5).clamp(min=0))  # a third of them stay sharp
     x = x * (0.85 + 0.3 * contrast) + 0.24 * light - 0.12
@@ -80,11 +79,10 @@ class Namer(nn.Module):
         super().__init__()
         self.early = nn.Sequential(nn.PixelUnshuffle(2), layer(12, 64, 2), layer(64, 64))
         self.late = nn.Sequential(layer(64, 128, 2), layer(128, 128), layer(128, 192, 2))
-        self.species, self.word = nn.Linear(192, len(SPECIES)), nn.Linear(192, len(WORDS))
+        self.heads = nn.Linear(192, len(SPECIES) + len(WORDS))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen = self.late(self.early(x)).mean((2, 3))
-        return self.species(seen), self.word(seen)
+        return self.heads(self.late(self.early(x)).mean((2, 3))).split([len(SPECIES), len(WORDS)], 1)
 
 
 class Cutter(nn.Module):
@@ -109,8 +107,8 @@ class Judges:
     """Judges of pictures uint8 [B, 3, H, W]: they look at 64 x 64 pixels, whatever the size, and work on the CPU."""
 
     def __init__(self):
-        self.networks = nn.ModuleDict({"namer": Namer(), "cutter": Cutter()}).eval()
-        self.networks.to(memory_format=torch.channels_last)
+        networks = nn.ModuleDict({"namer": Namer(), "cutter": Cutter()})
+        self.networks = networks.to(memory_format=torch.channels_last).eval()
 
     def species(self, pictures: torch.Tensor) -> list[str]:
         return [SPECIES[i] for i in self._ask("namer", pictures)[0].argmax(1)]
@@ -131,12 +129,12 @@ class Judges:
     def right(self, drawn: PictureSet) -> dict[str, float]:
         """How good the judges are themselves on `drawn`: species and word as accuracies, silhouette as mean IoU."""
         pictures, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
-        answers, cut = (self.species(pictures), self.word(pictures)), self.silhouette(pictures)
+        answers = self.species(pictures), self.word(pictures)
         species, word = (agreement(a, b) for a, b in zip(answers, truth(drawn), strict=True))
-        return {"species": species, "word": word, "silhouette": iou(cut, masks).mean().item()}
+        return {"species": species, "word": word, "silhouette": iou(self.silhouette(pictures), masks).mean().item()}
 
     @classmethod
-    def train(cls, seed: int = 0, n: int = N, passes: int = 8) -> "Judges":
+    def train(cls, seed: int = 0, n: int = N, passes: int = 7) -> "Judges":
         """Learn from n drawings, disturbed, in `passes` shuffled passes: one cycle of AdamW."""
         drawn, threads = drawings(n, TO_LEARN), torch.get_num_threads()
         torch.set_num_threads(1)  # on cores that others use, two threads that wait for each other take 6 times as long
@@ -183,8 +181,9 @@ class Judges:
 
     def save(self, path: Path) -> None:
         with written(path) as partial:
-            weights = {name: weight.contiguous() for name, weight in self.networks.state_dict().items()}
-            save_file(weights, partial, {"made by": _recipe()})
+            save_file(
+                {k: v.contiguous() for k, v in self.networks.state_dict().items()}, partial, {"made by": _recipe()}
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Judges":
@@ -198,7 +197,6 @@ def _recipe() -> str:
 
 
 if __name__ == "__main__":
-    began = time.perf_counter()
-    judges = Judges.train()
+    began, judges = time.perf_counter(), Judges.train()
     print(f"drawn and trained in {time.perf_counter() - began:.0f} s")
     print(", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, HELD_OUT)).items()))

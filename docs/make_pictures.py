@@ -1,17 +1,18 @@
 """The drawn pictures of README.md and docs/: runs the commands that the pages show, and puts results side by side.
 
-python docs/make_pictures.py [schedulers colour symmetry ...]     (from the repository; needs runs/first and runs/early)
+python docs/make_pictures.py [schedulers colour symmetry ...]     (needs runs/first, early, label, mask and text)
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from chrysalis import pixels
 from chrysalis.data.butterflies import draw as drawn_butterfly
+from chrysalis.sampling import sheets
 from chrysalis.sampling.schedulers import SCHEDULERS
 from chrysalis.sampling.sheets import read
 
@@ -31,20 +32,9 @@ def pictures(folder: Path) -> torch.Tensor:
     return torch.stack([read(path) for path in sorted(folder.glob("seed_*.png"))])
 
 
-def table(rows: dict[str, torch.Tensor], name: str, enlarge: int = 1, gap: int = 3) -> None:
+def table(rows: dict[str, torch.Tensor], name: str) -> None:
     """docs/pictures/name.png: a row of pictures, uint8 [B, 3, H, W], beside each label."""
-    font = ImageFont.load_default(15)
-    margin = 14 + max(int(font.getlength(label)) for label in rows)
-    strips = [pixels.as_image(pixels.strip([row], gap)) for row in rows.values()]
-    strips = [s.resize((s.width * enlarge, s.height * enlarge), Image.Resampling.LANCZOS) for s in strips]
-    width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
-    sheet = Image.new("RGB", (width, height), "white")
-    top = 0
-    for label, strip in zip(rows, strips, strict=True):
-        ImageDraw.Draw(sheet).text((margin - 10, top + strip.height // 2), label, "#333333", font, anchor="rm")
-        sheet.paste(strip, (margin, top))
-        top += strip.height + gap
-    sheet.save(HERE / "pictures" / f"{name}.png", optimize=True)
+    sheets.table(list(rows.items())).save(HERE / "pictures" / f"{name}.png", optimize=True)
 
 
 def schedulers() -> None:
@@ -146,8 +136,37 @@ def pairs() -> None:
     table(drawn, "pairs")
 
 
+def told(name: str, model: str, *ask: str, n: int = 8, scale: float | None = None) -> None:
+    """docs/pictures/name.png: the sheet that sample.py makes of a conditional model's pictures."""
+    guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
+    folder = sample(
+        f"told/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
+    )
+    (HERE / "pictures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
+
+
+CAPTIONS = (
+    "a blue morpho butterfly with shining wings in a dark rim, on a leaf",
+    "a yellow brimstone butterfly, in the sky",
+    "a white cabbage white butterfly, in a meadow",
+    "an orange monarch butterfly with black veins, on paper",
+)
+
+
+def label() -> None:
+    told("label", "label", "label=all", scale=2)
+
+
+def mask() -> None:
+    told("mask", "mask", "mask=butterflies", n=8)
+
+
+def text() -> None:
+    told("text", "text", f"text=[{','.join(json.dumps(c) for c in CAPTIONS)}]", scale=2)
+
+
 if __name__ == "__main__":
-    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
+    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs, label, mask, text]
     for make in made:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

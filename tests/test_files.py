@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from chrysalis.files import written, written_folder
@@ -19,6 +21,15 @@ def test_a_file_is_complete_or_absent(tmp_path):
         fail_halfway(written, tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "first"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    with written_folder(tmp_path / "model") as partial:
+        (partial / "weights").write_text("w")
+        (partial / "weights").chmod(0o600)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_a_folder_is_complete_or_absent_and_replaced_whole(tmp_path):

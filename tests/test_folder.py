@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from chrysalis import folder
+from chrysalis import exporting, folder
 from chrysalis.errors import UserError
 
 # google/ddpm-celebahq-256's own config values (they differ from UNet2DModel's defaults), at a small width
@@ -52,7 +52,7 @@ def test_both_layouts_load_with_their_own_config(celebahq):
 @pytest.mark.parametrize("half", [False, True])
 def test_an_export_reloads_in_stock_diffusers(tmp_path, half):
     unet, scheduler = tiny_unet().eval(), DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
-    folder.save(tmp_path / "out", unet, scheduler, "a card", torch.zeros(3, 4, 4, dtype=torch.uint8), half)
+    exporting.save(tmp_path / "out", unet, scheduler, "a card", torch.zeros(3, 4, 4, dtype=torch.uint8), half)
     stock = DDPMPipeline.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False)
     for name, weight in stock.unet.state_dict().items():
         assert weight.dtype == torch.float32

@@ -8,12 +8,12 @@ from benchmarks.judges import HELD_OUT, SIZE, Judges, agreement, disturbed, draw
 
 @pytest.fixture(scope="module")
 def judges() -> Judges:
-    return Judges.train(n=192, passes=10)
+    return Judges.train(n=128, passes=14)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return drawings(120, HELD_OUT)
+    return drawings(100, HELD_OUT)
 
 
 @pytest.fixture(scope="module")

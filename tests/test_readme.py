@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, TINY_RUN
+from conftest import REPOSITORY, TINY_RUN, tiny_clip
 from PIL import Image
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "callbacks.pictures.n=1", "callba
 def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
     """(program, overrides) of a README command, with placeholders filled in and small settings behind."""
     places = {"path/to/your/pictures": picture_folder, "path/to/your/picture.png": "own.png"}
-    places |= {"path/to/your/mask.png": "mask.png", "n=50000 ": ""}
+    places |= {"path/to/your/mask.png": "mask.png", "n=50000 ": "", "openai/clip-vit-large-patch14": "clip"}
     for place, here in places.items():
         command = command.replace(place, str(here))
     words = shlex.split(command)
@@ -32,7 +32,7 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
         return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "image_size=256" not in command)]
     if not any(o.startswith("data=") for o in overrides):
-        small.append("data.n=30")
+        small.append("data.n=60")
     if any(o.startswith("resume=") for o in overrides):
         small = ["trainer.max_steps=5"]
     return program, [*overrides, *small]
@@ -59,12 +59,19 @@ def test_the_readme_has_commands():
     assert len(PROGRAMS) >= 8
 
 
-@pytest.mark.parametrize("command", [c for c in PROGRAMS if "experiment=" not in c])
+MODELS = {"first": [], "early": [], **{name: [f"condition={name}"] for name in ("label", "mask", "text")}}
+
+
+@pytest.mark.parametrize("command", [c for c in PROGRAMS if "experiment=smithsonian" not in c])
 def test_readme_command(run, picture_folder, tmp_path, command):
     (tmp_path / "assets").symlink_to(REPOSITORY / "assets")
-    for name in ("first", "early"):
+    for name, condition in MODELS.items():
         if f"runs/{name}" in command:
-            assert run("train", f"name={name}", *SMALL_TRAIN, "data.n=30", "trainer.max_steps=2") == 0
+            assert run("train", f"name={name}", *SMALL_TRAIN, *condition, "data.n=60", "trainer.max_steps=2") == 0
+    if "condition.text.encoder" in command:
+        tiny_clip(tmp_path / "clip")
+        for picture in picture_folder.rglob("*.png"):
+            picture.with_suffix(".txt").write_text(f"a {picture.parent.name}")
     if program_of(command) == "sample":
         prepare_drawing(run, picture_folder, tmp_path, command)
     program, overrides = smaller(command, picture_folder)

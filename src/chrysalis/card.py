@@ -8,28 +8,36 @@ TOLD = """from diffusers import DiffusionPipeline
 
 folder = "path/to/this/folder"
 pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-pipeline({example}guidance_scale=2).images[0].save("drawn.png")"""
+pipeline({example}).images[0].save("drawn.png")"""
 
 
 def _example(told: dict[str, str]) -> str:
     """The arguments of a call: what can be written in a line."""
+    if not told:
+        return "batch_size=4"
     first = {"label": told.get("label", "").split(", ")[0], "text": "a caption"}
-    return "".join(f'{name}="{first[name]}", ' for name in told if name in first)
+    return "".join(f'{name}="{first[name]}", ' for name in told if name in first) + "guidance_scale=2"
 
 
 def text(
-    results: dict, origin: str | None, data: str, size: tuple[int, int], told: dict[str, str] | None = None
+    results: dict,
+    origin: str | None,
+    data: str,
+    size: tuple[int, int],
+    told: dict[str, str] | None = None,
+    own_pipeline: bool = False,
 ) -> str:
     """Markdown with the before/after strip, what it was made of and with, and how to draw from it.
 
-    told: what a conditional model can be told, with what is known of each.
+    told: what a conditional model can be told, with what is known of each. own_pipeline: the folder brings a file that
+    it is to be drawn with.
     """
     height, width = size
     knows = "".join(f"\n- **{name}**: {what}" for name, what in (told or {}).items())
     knows = f"\nIt is told:\n{knows}\n" if told else ""
     gap = results.get("held_out_loss_told_shuffled")
     heard = f"\n| held-out loss, told what belongs to another picture | {gap:.5f} |" if gap is not None else ""
-    code = TOLD.format(example=_example(told)) if told else PLAIN
+    code = TOLD.format(example=_example(told or {})) if own_pipeline else PLAIN
     was = f"fine-tuned from `{origin}`" if origin else "trained from scratch"
     above = "Above: the same seeds drawn by the untouched base model, and by this one.\n\n" if origin else ""
     base = f"base_model: {origin}\n" if origin else ""

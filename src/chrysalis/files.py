@@ -41,6 +41,7 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors keeps its files from other users of the machine
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
         partial.chmod(0o777 & ~_umask())

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from chrysalis import card, folder, hardware, pixels
+from chrysalis import adapters, card, exporting, hardware, pixels
 from chrysalis.callbacks.clock import Clock, of
 from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
@@ -53,6 +53,7 @@ class Outcome(Callback):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half, self.merge = started, origin, half, merge
         self.results: dict = {}
+        self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -71,9 +72,11 @@ class Outcome(Callback):
             strip = pixels.strip([pictures.base[pictures.picked], after[pictures.picked]])
             self.results = self._results(trainer, held_out, step)
             made, data = module.denoiser, trainer.datamodule
-            text = card.text(self.results, self.origin, data.source.name, data.size, told(made.conditioner))
+            self.told = told(made.conditioner)
+            own = bool(self.told) or (adapters.injected(made.unet) and not self.merge)
+            text = card.text(self.results, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
-            folder.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
+            exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
         loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
@@ -86,6 +89,8 @@ class Outcome(Callback):
         r, run_dir = self.results, shown(self.run_dir)
         change = r["held_out_loss"] / r["base_held_out_loss"] - 1
         verdict = f"{abs(change):.0%} {'lower' if change < 0 else 'higher'}"
+        asked = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
+        asked = "".join(asked.get(name, "") for name in self.told)
         told = ""
         if "held_out_loss_told_shuffled" in r:
             gap = r["held_out_loss_told_shuffled"] - r["held_out_loss"]
@@ -95,7 +100,7 @@ class Outcome(Callback):
             f"{r['base_held_out_loss']:.5f}\n"
             f"{told}"
             f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
-            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8\n"
+            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}\n"
             f"watch it       {shown_program('tensorboard')} --logdir runs"
         )
 

@@ -29,7 +29,7 @@ class Examples:
         batch = data.held_out_batch(len(data.held_out_rows))
         names = self._names(batch, conditioner, data.pictures.label_names)
         first = {name: i for i, name in reversed(list(enumerate(names)))}
-        chosen = sorted(first.values(), key=lambda i: names[i] if batch.label is not None else i)[:rows]
+        chosen = sorted(first.values(), key=lambda i: names[i] if "label" in conditioner.names else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
         told = batches.rows(batches.of_batch(batch, conditioner), chosen)
         self.shown = [told[name] for name in conditioner.channels]
@@ -43,7 +43,7 @@ class Examples:
             )
             said += [batch.caption[i] or "no caption"] if "text" in conditioner.names else []
             said += [" ".join(f"{v:.2g}" for v in batch.vector[i])] if "vector" in conditioner.names else []
-            return ", ".join(said) or f"held out {i}"
+            return ", ".join(said) or f"held out {i + 1}"
 
         return [name(i) for i in range(len(batch))]
 

@@ -96,7 +96,7 @@ class Asked:
     def _text(self, key: str, value: str) -> str:
         encoder = self.conditioner.text.encoder
         unknown = [] if encoder is None else encoder.unknown(value)
-        if encoder is not None and len(unknown) == len(encoder.split(value)):
+        if unknown and len(unknown) == len(encoder.split(value)):
             some = ", ".join(list(encoder.words)[:40])
             raise UserError(f"{key}={value}: this model knows none of these words. It knows {some} ...")
         if unknown:
