@@ -34,7 +34,7 @@ def train(cfg) -> None:
         adapter.inject(model.unet)
     freeze(model.unet, model.conditioner, model.train)
     denoiser = Denoiser(model.unet, model.trained_for(objective), objective, model.conditioner, cfg.condition.dropout)
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
+    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
     say(model.description())
     say(data.description())
 

@@ -4,7 +4,8 @@
 
 For label: 8 pictures of each of the ten species, of which the judge names the species. For mask: 80 silhouettes of
 butterflies that no model has seen, against the judge's silhouette of the picture (mean IoU). For text: 80 captions of
-unseen butterflies, whose colour words the judge is to name. The judges are trained once and kept in the cache folder.
+unseen butterflies, whose colours, and exact colour words, the judge is to name. The judges are trained once and kept in
+the cache folder.
 """
 
 import argparse
@@ -27,6 +28,23 @@ HERE = Path(__file__).resolve().parent
 CAPTIONS = [draw("butterflies", i, UNSEEN, 32).caption for i in range(80)]
 
 
+# The colour that each colour word of the captions stands for: amber is an orange, cream nearly white
+COLOURS = {
+    "orange": ("orange", "amber", "orange-rimmed", "orange-banded"),
+    "brown": ("brown-rimmed",),
+    "red": ("red", "black and red"),
+    "yellow": ("yellow", "black and yellow"),
+    "white": ("white", "cream", "black and white", "white-banded"),
+    "green": ("green", "pale green", "lime green"),
+    "blue": ("blue", "turquoise"),
+    "violet": ("violet",),
+}
+
+
+def colours(words: list[str]) -> list[str]:
+    return [next(colour for colour, own in COLOURS.items() if word in own) for word in words]
+
+
 def word_of(caption: str) -> str:
     """The colour word of a caption, such as "black and yellow"."""
     return max((word for word in WORDS if f" {word} " in caption), key=len)
@@ -45,20 +63,22 @@ def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.T
         return [file.stem for file in files], torch.stack([read(file) for file in files])
 
 
-def obeyed(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> float:
-    """The part of `n` pictures, 0 to 1, that show what was asked; of masks the mean IoU."""
+def obeyed(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> dict[str, float]:
+    """{what is looked at: the part of `n` pictures, 0 to 1, that show it as asked}; of masks the mean IoU."""
     if what == "label":
         each = -(-n // len(species_names("butterflies")))
         names, pictures = drawn(model, scale, "label=all", f"n={each}")
-        return agreement(judges.species(pictures), [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names])
+        asked = [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names]
+        return {"label: species": agreement(judges.species(pictures), asked)}
     if what == "mask":
         _, pictures = drawn(model, scale, "mask=butterflies", f"n={n}")
         asked = torch.stack([drawn_mask("butterflies", seed, tuple(pictures.shape[-2:])) for seed in range(n)])
-        return iou(judges.silhouette(pictures), asked > 0).mean().item()
+        return {"mask: IoU": iou(judges.silhouette(pictures), asked > 0).mean().item()}
     listed = ",".join(json.dumps(caption) for caption in CAPTIONS[:n])
     names, pictures = drawn(model, scale, f"text=[{listed}]", "n=1")
     asked = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
-    return agreement(judges.word(pictures), asked)
+    seen = judges.word(pictures)
+    return {"text: colour": agreement(colours(seen), colours(asked)), "text: exact word": agreement(seen, asked)}
 
 
 def main() -> None:
@@ -72,7 +92,8 @@ def main() -> None:
     for model in arguments.models:
         what, _, folder = model.partition("=")
         figures = [obeyed(judges, what, folder, scale) for scale in arguments.scales]
-        print(f"| {what} |" + "".join(f" {figure:.3f} |" for figure in figures), flush=True)
+        for row in figures[0]:
+            print(f"| {row} |" + "".join(f" {figure[row]:.3f} |" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":

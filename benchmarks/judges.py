@@ -134,7 +134,7 @@ class Judges:
         return {"species": species, "word": word, "silhouette": iou(self.silhouette(pictures), masks).mean().item()}
 
     @classmethod
-    def train(cls, seed: int = 0, n: int = N, passes: int = 7) -> "Judges":
+    def train(cls, seed: int = 0, n: int = N, passes: int = 8) -> "Judges":
         """Learn from n drawings, disturbed, in `passes` shuffled passes: one cycle of AdamW."""
         drawn, threads = drawings(n, TO_LEARN), torch.get_num_threads()
         torch.set_num_threads(1)  # on cores that others use, two threads that wait for each other take 6 times as long
@@ -172,7 +172,7 @@ class Judges:
         """The judges in `cache_file`, if this code and these drawings made them; else trained now and kept there."""
         if cache_file is not None and cache_file.is_file():
             with safe_open(cache_file, "pt") as file:
-                if file.metadata()["made by"] == _recipe():
+                if file.metadata()["code"] == _recipe():
                     return cls.load(cache_file)
         judges = cls.train()
         if cache_file is not None:
@@ -181,9 +181,7 @@ class Judges:
 
     def save(self, path: Path) -> None:
         with written(path) as partial:
-            save_file(
-                {k: v.contiguous() for k, v in self.networks.state_dict().items()}, partial, {"made by": _recipe()}
-            )
+            save_file({k: v.contiguous() for k, v in self.networks.state_dict().items()}, partial, {"code": _recipe()})
 
     @classmethod
     def load(cls, path: Path) -> "Judges":

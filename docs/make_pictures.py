@@ -4,6 +4,7 @@ python docs/make_pictures.py [schedulers colour symmetry ...]     (needs runs/fi
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from chrysalis import pixels
+from chrysalis.conditioning.asked import Asked
 from chrysalis.data.butterflies import draw as drawn_butterfly
+from chrysalis.folder import load as folder_of
 from chrysalis.sampling import sheets
 from chrysalis.sampling.schedulers import SCHEDULERS
 from chrysalis.sampling.sheets import read
@@ -165,8 +169,35 @@ def text() -> None:
     told("text", "text", f"text=[{','.join(json.dumps(c) for c in CAPTIONS)}]", scale=2)
 
 
+SPECIES = ("danaus_plexippus", "heliconius_charitonius", "nymphalis_antiopa", "pieris_rapae", "vanessa_atalanta")
+
+
+def photographs_told() -> None:
+    """Of the models that learned from photographs; CHRYSALIS_PHOTOGRAPHS is where those lie."""
+    how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
+    folder = sample(
+        "told/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
+    )
+    rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
+    masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "vanessa_cardui"
+    asked = Asked(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
+    shown = asked.cond([0] * 8, range(8, 16), (64, 64), "cpu")["mask"]
+    rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
+    rows["drawn into them"] = pictures(
+        sample("told/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, n=8)
+    )
+    for name in ("monarch", "mourning cloak"):
+        caption = f"a photo of a {name} butterfly"
+        text = [f'text="{caption}"', *how]
+        rows[caption] = pictures(
+            sample(f"told/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8)
+        )
+    table(rows, "photographs_told")
+
+
 if __name__ == "__main__":
-    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs, label, mask, text]
+    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
+    made += [label, mask, text, photographs_told]
     for make in made:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

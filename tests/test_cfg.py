@@ -1,6 +1,7 @@
 """Classifier-free guidance against its formula, diffusers' own, and a model whose guided distribution is known."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -121,8 +122,9 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
         for half, mean in ((x[:4], 0.1), (x[4:], 0.2)):
             assert half.mean().item() == pytest.approx(-0.1 + w * (mean + 0.1), abs=0.02)
         assert x[:4].std().item() == pytest.approx(0.1, abs=0.02)
-    both = drawn({"cfg": ClassifierFree(denoiser, 2.0), "half": ToHalf(scale=0.5)})
-    assert 0.32 < both[:4].mean().item() < 0.52
+    guided = drawn({"cfg": ClassifierFree(denoiser, 2.0)})[:4].mean().item()
+    both = drawn({"cfg": ClassifierFree(denoiser, 2.0), "half": ToHalf(scale=2.0)})[:4].mean().item()
+    assert guided + 0.01 < both < 0.52
 
 
 def test_what_is_asked_for_becomes_rows():
@@ -187,7 +189,7 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
 )
 def test_what_cannot_be_asked_for_is_said(names, given, says):
     conditioner = conditional(names).conditioner if names else None
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says if "\\" in says else re.escape(says)):
         Asked(conditioner, given, "a model")
 
 

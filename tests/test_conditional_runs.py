@@ -22,7 +22,7 @@ TOLD = {
     "vector": (["condition=vector"], ["vector=[0.9,0.5,0.1]"], {"vector": [0.9, 0.5, 0.1]}),
     "mask": (["condition=mask"], ["mask=mask.png"], {"mask": "mask.png"}),
     "image": (["condition=image", "condition.image.source=grey"], ["image=grey.png"], {"image": "grey.png"}),
-    "text": (["condition=text"], ["text=a blue butterfly"], {"text": "a blue butterfly"}),
+    "text": (["condition=text"], ['text=a blue butterfly, on a "leaf"'], {"text": "a blue butterfly, on a leaf"}),
     "text encoder": (["condition=text", "condition.text.encoder=clip"], ["text=blue"], {"text": "blue"}),
     "label mask": (
         ["condition=[label,mask]"],
@@ -91,8 +91,8 @@ def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, 
     theirs = np.stack([image(f"stock_{k}.png") for k in range(4)])
     assert np.abs(ours - theirs).max() <= 1  # one convolution or two: they round apart
     assert (ours == theirs).mean() > 0.999
-    assert run("sample", pipeline, "n=4", "steps=3", "batch_size=4", "out=null") == 0
-    assert not (image("null/seed_00000.png") == ours[0]).all()
+    assert run("sample", pipeline, "n=4", "steps=3", "batch_size=4", "out=without") == 0
+    assert not (image("without/seed_00000.png") == ours[0]).all()
 
 
 def test_the_unet_of_a_labelled_export_is_stock(run, tmp_path):
@@ -102,7 +102,7 @@ def test_the_unet_of_a_labelled_export_is_stock(run, tmp_path):
     assert unet.config.in_channels == 4
     assert unet.config.class_embed_type == "identity"
     model = folder.load("runs/told")
-    assert model.conditioner.embeddings["label"].names[:3] == ["birdwing", "brimstone", "cabbage white"]
+    assert model.conditioner.embeddings["label"].names[:3] == ["admiral", "birdwing", "brimstone"]
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 500])
     cond = {"label": torch.tensor([0, 4]), "mask": torch.ones(2, 1, 16, 16)}
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_without_its_condition_a_model_says_so(run, tmp_path, capfd):
     assert run("sample", "model.pretrained=runs/told", "n=1", *SMALL) == 0
     said = capfd.readouterr().err.replace("\n", " ")
     assert "drawn without label and mask, through the model's null" in said
-    assert "label=all for birdwing, brimstone" in said
+    assert "label=all for admiral, birdwing" in said
     assert "mask=FILE.png" in said
 
 
@@ -250,7 +250,7 @@ def test_what_the_data_lack_is_said(run, tmp_path, capfd, mistake):
 ASKED = {
     "an unknown label": (
         ["label=monrch"],
-        "label=monrch is unknown to this model. Did you mean monarch? It knows birdwing",
+        "label=monrch is unknown to this model. Did you mean monarch? It knows admiral",
     ),
     "what it is not told": (["text=blue"], "text=blue, but runs/told is told label only"),
     "a list for a morph": (["label=[monarch,morpho]", "task=morph"], "task=morph takes one condition at a time"),

@@ -191,6 +191,24 @@ def test_cross_attention_is_softmax_of_q_k_times_v():
             text.attentions[key].float()
 
 
+def test_a_caption_as_a_whole_is_the_sum_of_its_states():
+    """With silent attention the UNet is stock diffusers' own, told W times that sum over the root of their number."""
+    unet = tiny_unet().eval()
+    text = (conditioner := listening(unet, ["text"], seed=5)).text
+    for attention in text.attentions.values():
+        for p in attention.to_out[0].parameters():
+            torch.nn.init.zeros_(p)
+    stock, (x, t), cond = stock_of(unet), noisy(), told()
+    with torch.no_grad():
+        states = [text.null[None] if c is None else text.encoder([c])[0][0] for c in cond["text"]]
+        sums = [s.sum(0) / len(s) ** 0.5 for s in states]
+        vector = torch.stack(sums) @ text.pooled.weight.T + text.pooled.bias
+        theirs = stock(x, t, class_labels=vector).sample
+        torch.testing.assert_close(conditioner(unet, x, t, cond), theirs, rtol=1e-4, atol=1e-5)
+    alone = Conditioner({"text": {**specification(["text"], unet)["text"], "pooled": False}}, 32)
+    assert alone.attach(tiny_unet()).config.class_embed_type is None
+
+
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 def test_a_pictures_condition_is_its_own(names):
     """In a batch as alone; what is not given is the null; and every part is heard."""

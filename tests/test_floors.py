@@ -14,6 +14,7 @@ FLOORS = {
         "conditioning",
         "data",
         "denoiser",
+        "exporting",
         "folder",
         "freezing",
         "guidance",

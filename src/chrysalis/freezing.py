@@ -18,6 +18,11 @@ PARTS = {
 }
 
 
+def is_new(name: str) -> bool:
+    """Whether a parameter of a denoiser, or of its UNet, came with a condition."""
+    return name.startswith("conditioner.") or name.endswith("conv_in.extra")
+
+
 def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
     """Let only what `train` names learn: "all", "new", or of PARTS; what is new always does.
 
@@ -33,7 +38,7 @@ def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence
         if name not in ("all", "new", *PARTS):
             raise UserError(f"model.train={name} is unknown: choose all, new, {', '.join(PARTS)}, or a list of these.")
     for name, p in unet.named_parameters():
-        new = name == "conv_in.extra" or ".lora_" in name
+        new = is_new(name) or ".lora_" in name
         p.requires_grad_(
             new or ("all" in asked and not lora) or any(re.search(PARTS[a], name) for a in asked if a in PARTS)
         )

@@ -7,13 +7,21 @@ from lightning import LightningModule
 
 from chrysalis.batch import Batch
 from chrysalis.denoiser import Denoiser
+from chrysalis.errors import UserError
+from chrysalis.freezing import is_new
 
 
 class FineTuning(LightningModule):
-    """optimizer: params -> Optimizer. lr_schedule: (optimizer, total_steps) -> LRScheduler."""
+    """optimizer: params -> Optimizer. lr_schedule: (optimizer, total_steps) -> LRScheduler.
 
-    def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable):
+    new_lr: how many times the learning rate is that of the weights which a condition brought: they begin at zero.
+    """
+
+    def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, new_lr: float = 1.0):
         super().__init__()
+        if not isinstance(new_lr, int | float) or not 0 < new_lr < float("inf"):
+            raise UserError(f"condition.new_lr={new_lr} must be a positive number.")
+        self.new_lr = new_lr
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         # a trial, so that a bad value is refused before a run folder is begun
@@ -47,7 +55,11 @@ class FineTuning(LightningModule):
             torch.nn.utils.clip_grad_value_(params, gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.make_optimizer([p for _, p in self.trainable()])
+        own = [p for name, p in self.trainable() if not is_new(name)]
+        new = [p for name, p in self.trainable() if is_new(name)]
+        optimizer = self.make_optimizer([{"params": group} for group in (own, new) if group])
+        if new:
+            optimizer.param_groups[-1]["lr"] *= self.new_lr
         schedule = self.make_lr_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         # frequency 1: Lightning counts it in batches, and skips those that do not step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}

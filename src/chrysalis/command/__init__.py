@@ -76,7 +76,8 @@ def _show(error: Exception, config_name: str) -> int:
 
 def _recalled(arguments: list[str]) -> list[str]:
     """sample.py from=picture.png: the arguments with which that picture was drawn, below those typed now."""
-    arguments = [word for a in arguments for word in _by_class(a)]
+    swept = any(a in ("-m", "--multirun") for a in arguments)
+    arguments = [word for a in arguments for word in _by_class(a if swept else _quoted(a))]
     if not any(a.startswith("from=") for a in arguments):
         return arguments
     from chrysalis.command.recipes import expanded  # only here: it imports torch, which --help does not wait for
@@ -89,6 +90,15 @@ def _by_class(argument: str) -> list[str]:
     if re.fullmatch(r"scheduler=(\w+,)*\w+Scheduler(,\w+)*", argument):
         return ["scheduler=other", argument.replace("=", ".name=", 1)]
     return [argument]
+
+
+def _quoted(argument: str) -> str:
+    """text=a moth, on a leaf: Hydra would take the comma for a sweep, and some signs for its own."""
+    key, _, value = argument.partition("=")
+    if key.split(".")[-1] != "text" or not value or value[0] in "\"'[" or value == "null":
+        return argument
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def command_line() -> str:

@@ -102,6 +102,7 @@ def tell_changes(now: dict) -> None:
     others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
     if others:
         warn(f"Drawn with other versions ({'; '.join(others)}): the new picture may differ in the last bits.")
+    _recalled.clear()
 
 
 def built(leaf: DictConfig, model: folder.Model):

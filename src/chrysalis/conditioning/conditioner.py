@@ -6,7 +6,8 @@ A condition is a mapping from names to one value a picture, each with its own nu
     vector  float [B, D]; a row with NaN                          added to the time embedding
     mask    float [B, 1, H, W], 1 inside and -1 outside; all 0    extra channels of conv_in
     image   float [B, 3, H, W] in [-1, 1]; all 0                  extra channels of conv_in
-    text    B strings; None                                       cross-attention behind the UNet's own attention
+    text    B strings; None                                       cross-attention behind the UNet's own, and as a whole
+                                                                  added to the time embedding
 
 This file travels with every conditional model folder, so it needs nothing but torch and diffusers.
 """
@@ -172,11 +173,15 @@ class TextAttention(nn.Module):
     """Cross-attention behind some of the UNet's layers: h + O softmax(Q(h) K(s)^T / sqrt(d)) V(s), O zero at first.
 
     places: {name of a layer of the UNet: its channels}. dim: of the states s. words: the vocabulary of an own encoder,
-    or None if `frozen` is to be one. A learned state stands for the null.
+    or None if `frozen` is to be one. A learned state stands for the null. pooled: also add W sum(s) / sqrt(L) to the
+    time embedding, of that `width`, W zero at first (SDXL adds its encoder's so: Podell et al. 2023, arXiv 2307.01952).
     """
 
-    def __init__(self, places: Mapping[str, int], dim: int, heads: int = 4, words=None, layers: int = 1):
+    def __init__(
+        self, width: int, places: Mapping[str, int], dim: int, heads: int = 4, words=None, layers: int = 1, pooled=True
+    ):
         super().__init__()
+        self.pooled = zeroed(nn.Linear(dim, width)) if pooled else None
         self.places = {name: name.replace(".", "-") for name in places}
         self.encoder = TokenEncoder(words, dim, layers, heads) if words is not None else None
         self.frozen: list[FrozenEncoder] = []  # in a list: it is neither trained nor saved with this module
@@ -203,8 +208,11 @@ class TextAttention(nn.Module):
         # in the layout that `out` has: the next layer rounds otherwise in another
         return out + torch.empty_like(out).copy_(change)
 
-    def read(self, captions: Sequence[str | None]) -> None:
-        """Set what the layers see: the states, and 0 or a large negative number where there is no token."""
+    def read(self, captions: Sequence[str | None]) -> torch.Tensor | None:
+        """Set what the layers see: the states, and 0 or a large negative number where there is no token.
+
+        Returns what is added to the time embedding, [B, width], or None.
+        """
         device = self.null.device
         plain = ["" if caption is None else caption for caption in captions]
         states, there = self.encoder(plain) if self.encoder is not None else self.frozen[0](plain, device)
@@ -213,6 +221,10 @@ class TextAttention(nn.Module):
         there = torch.where(absent, first, there)
         states = torch.where((absent & first)[..., None], self.null.to(states.dtype), states)
         self.seen = states, (there.float() - 1)[:, None] * 1e4
+        if self.pooled is None:
+            return None
+        # over the root of their number, so that a word weighs as much in a long caption as a label does
+        return self.pooled((states * there[..., None]).sum(1) / there.sum(1, keepdim=True).sqrt())
 
 
 class Conditioner(ModelMixin, ConfigMixin):
@@ -233,14 +245,15 @@ class Conditioner(ModelMixin, ConfigMixin):
             elif name == "vector":
                 self.embeddings[name] = VectorEmbedding(width, **how)
             elif name == "text":
-                self.text = TextAttention(**{k: v for k, v in how.items() if k != "encoder"})
+                self.text = TextAttention(width, **{k: v for k, v in how.items() if k != "encoder"})
             elif name not in CHANNELS:
                 raise ValueError(f"a condition called {name!r} is unknown")
         self.channels = {name: CHANNELS[name] for name in parts if name in CHANNELS}
+        self.register_buffer("format", torch.ones(()))  # channels alone have no weights here, and a file needs some
 
     def attach(self, unet: nn.Module) -> nn.Module:
         """Make the UNet, plain or loaded from a conditional folder, take what `forward` gives it. In place."""
-        if self.embeddings:
+        if self.embeddings or (self.text is not None and self.text.pooled is not None):
             unet.class_embedding = nn.Identity()
             unet.register_to_config(class_embed_type="identity")
         extra = sum(self.channels.values())
@@ -255,16 +268,15 @@ class Conditioner(ModelMixin, ConfigMixin):
         """What the UNet answers for x_t [B, C, H, W] under `cond`; a part that is not given is null."""
         cond = self.completed(cond, x_t)
         x = torch.cat([x_t, *(cond[name].to(x_t.dtype) for name in self.channels)], dim=1)
-        given = {}
-        if self.embeddings:
-            given["class_labels"] = sum(part(cond[name]) for name, part in self.embeddings.items())
-        if self.text is None:
-            return unet(x, t, return_dict=False, **given)[0]
-        self.text.read(cond["text"])
+        added = [part(cond[name]) for name, part in self.embeddings.items()]
+        if self.text is not None:
+            added.append(self.text.read(cond["text"]))
+        added = [embedding for embedding in added if embedding is not None]
         try:
-            return unet(x, t, return_dict=False, **given)[0]
+            return unet(x, t, class_labels=sum(added) if added else None, return_dict=False)[0]
         finally:
-            self.text.seen = None
+            if self.text is not None:
+                self.text.seen = None
 
     def completed(self, cond: Mapping | None, x_t: torch.Tensor) -> dict:
         """The condition with a null in every part that it lacks."""

@@ -93,6 +93,7 @@ class Text:
     encoder: a folder or hub id of a transformers text encoder, kept frozen; None for a small one over the words of the
     captions, learned along. dim, layers: of that small one. heads: of the cross-attention. levels: resolution levels (0
     is the full one) that attend to text behind every ResNet layer although they have no attention of their own.
+    pooled: also add the mean of the states to the time embedding.
     """
 
     def __init__(
@@ -102,16 +103,18 @@ class Text:
         layers: int = 1,
         heads: int = 4,
         levels: Sequence[int] = (),
+        pooled: bool = True,
     ):
         for name, value in (("dim", dim), ("layers", layers), ("heads", heads)):
             require_whole(f"condition.text.{name}", value)
         if encoder is None and dim % heads:
             raise UserError(f"condition.text.dim={dim} must be a multiple of condition.text.heads={heads}.")
         self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels)
+        self.pooled = pooled
         self.frozen = None if encoder is None else encoders.load(encoder)
 
     def made_for(self, pictures: PictureSet, unet) -> dict:
-        how = {"places": attention_places(unet, self.levels), "heads": self.heads}
+        how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
             return how | {"dim": encoders.width(self.frozen[1]), "encoder": self.encoder}
         words = sorted({word for caption in pictures.captions for word in TokenEncoder.split(caption)})
