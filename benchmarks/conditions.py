@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from judges import WORDS, Judges, agreement, iou
+from judges import HELD_OUT, WORDS, Judges, agreement, drawings, iou
 
 from chrysalis.conditioning.asked import UNSEEN, drawn_mask
 from chrysalis.data.butterflies import draw, species_names
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     judges = Judges.trained(cache_folder() / "judges.safetensors")
+    own = ", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, HELD_OUT)).items())
+    print(f"The judges themselves, on 300 drawings that they did not learn from: {own}\n")
     print("| condition |" + "".join(f" scale {scale:g} |" for scale in arguments.scales))
     print("|---" * (1 + len(arguments.scales)) + "|")
     for model in arguments.models:

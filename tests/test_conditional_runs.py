@@ -270,3 +270,14 @@ def test_what_the_model_does_not_know_is_said(run, tmp_path, capfd):
     more = ["model.pretrained=runs/told", "condition=mask", "name=more", "data.image_size=16"]
     assert run("train", *TINY_RUN, "data.n=60", *more) == 2
     assert "is conditioned on label already" in " ".join(capfd.readouterr().err.split())
+
+
+def test_new_weights_learn_at_a_rate_of_their_own(run, tmp_path):
+    how = ["condition=[label,mask]", "condition.new_lr=5", "optimizer.lr=0.001", "lr_schedule=constant"]
+    assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, *how, "lr_schedule.warmup_steps=0") == 0
+    saved = torch.load(tmp_path / "runs" / "told" / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = saved["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.001, 0.005]
+    model = folder.load("runs/told")
+    assert len(groups[1]["params"]) == 1 + len(list(model.conditioner.parameters()))  # conv_in's further columns
+    assert run("train", *TINY_MODEL, *TINY_RUN, "data.n=60", "name=bad", "condition=label", "condition.new_lr=0") == 2

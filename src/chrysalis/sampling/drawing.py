@@ -170,7 +170,8 @@ def draw(
         text = {"command": record["command"]}
         files += way.finish(out, text) if way else []
         if only is None:
-            files += _show_rows(out, canvas, pictures, text) or task.finish(out, pictures, film, text)
+            rows = [] if task.one_condition else _show_rows(out, canvas, pictures, text)
+            files += rows or task.finish(out, pictures, film, text)
             files += _tell_guidance(out, pictures[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))
     return files
@@ -229,12 +230,15 @@ def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[st
     if asked is None or (asked.rows == 1 and not spatial):
         return []
     n, rows = len(pictures) // asked.rows, []
-    for row in range(min(asked.rows, 24)):
-        shown = pictures[row * n : row * n + min(n, 8)]
-        cond = asked.cond([p.row for p in shown], [p.seed for p in shown], canvas.size, "cpu") if spatial else {}
+    if asked.rows == 1:
+        lines = [(0, pictures[k : k + 8]) for k in range(0, min(n, 64), 8)]
+    else:
+        lines = [(row, pictures[row * n : row * n + min(n, 16)]) for row in range(min(asked.rows, 24))]
+    for row, own in lines:
+        cond = asked.cond([p.row for p in own], [p.seed for p in own], canvas.size, "cpu") if spatial else {}
         for name in spatial:
             rows.append((name, pixels.to_uint8(cond[name]).expand(-1, 3, -1, -1)))
-        rows.append((asked.row_name(row), torch.stack([read(out / f"{p.name}.png") for p in shown])))
+        rows.append((asked.row_name(row), torch.stack([read(out / f"{p.name}.png") for p in own])))
     pixels.save_png(pixels.from_image(table(rows)), out / "grid.png", text)
     return ["grid.png"]
 

@@ -37,8 +37,8 @@ def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: in
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
     """A row of pictures, uint8 [B, 3, H, W], beside each name; long names are broken into lines."""
-    font = ImageFont.load_default(13)
-    names = ["\n".join(textwrap.wrap(name, 22)[:4]) for name, _ in rows]
+    font = ImageFont.load_default(12)
+    names = ["\n".join(textwrap.wrap(name, 28, max_lines=4, placeholder=" ...")) for name, _ in rows]
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = 14 + round(max(ruler.multiline_textbbox((0, 0), name, font)[2] for name in names))
     strips = [as_image(strip([row], gap)) for _, row in rows]
