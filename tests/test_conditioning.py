@@ -245,7 +245,7 @@ def test_a_unet_that_reads_text_is_not_silently_deaf():
     unet = tiny_unet()
     listening(unet, ["text"])
     with pytest.raises(ValueError, match="through its conditioner"):
-        unet(*noisy())
+        unet(*noisy(), class_labels=torch.zeros(4, 32))
 
 
 def test_words_are_those_of_the_captions():

@@ -161,7 +161,7 @@ class FrozenEncoder:
 
     def _encode(self, captions: list[str], device: torch.device) -> list[torch.Tensor]:
         self.asked += len(captions)
-        limit = min(self.tokenizer.model_max_length, 512)
+        limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512), 512)
         tokens = self.tokenizer(captions, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         with torch.autocast(torch.device(device).type, enabled=False):
             given = {key: tokens[key].to(device) for key in ("input_ids", "attention_mask")}
