@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from judges import HELD_OUT, WORDS, Judges, agreement, drawings, iou
+from judges import HELD_OUT, Judges, agreement, drawings, iou
 
 from chrysalis.conditioning.asked import UNSEEN, drawn_mask
 from chrysalis.data.butterflies import draw, species_names
@@ -46,8 +46,9 @@ def colours(words: list[str]) -> list[str]:
 
 
 def word_of(caption: str) -> str:
-    """The colour word of a caption, such as "black and yellow"."""
-    return max((word for word in WORDS if f" {word} " in caption), key=len)
+    """The colour word of a caption, such as "black and yellow": what stands before the species."""
+    before = min((caption.partition(f" {name} ")[0] for name in species_names("butterflies")), key=len)
+    return before.partition(" ")[2]
 
 
 def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.Tensor]:

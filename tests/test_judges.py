@@ -1,9 +1,12 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from benchmarks.judges import HELD_OUT, SIZE, Judges, agreement, disturbed, drawings, iou, truth
+from benchmarks.judges import HELD_OUT, SIZE, WORDS, Judges, agreement, disturbed, drawings, iou, truth
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +103,13 @@ def test_masks_move_with_the_pictures():
     assert moved.flatten(1).sum(1).tolist() == [24 * 20] * 40
     assert len({tuple(m.nonzero()[0].tolist()) for m in moved}) > 20
     assert iou(x.mean(1, keepdim=True) > 0, moved).min() > 0.9
+
+
+def test_the_word_of_a_caption_is_the_butterflys_and_no_other_colour_in_it(drawn):
+    """Captions name colours of dots and backgrounds too."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    from conditions import COLOURS, word_of
+
+    assert [word_of(caption) for caption in drawn.captions] == truth(drawn)[1]
+    named = [word for own in COLOURS.values() for word in own]
+    assert sorted(named) == sorted(WORDS)
