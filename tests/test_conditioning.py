@@ -180,7 +180,7 @@ def test_cross_attention_is_softmax_of_q_k_times_v():
     with torch.no_grad():
         conditioner(unet, x, t, cond)
         for i, caption in enumerate(cond["text"]):
-            s = text.null[None] if caption is None else text.encoder([caption])[0][0]
+            s = text.null[None] if not caption else text.encoder([caption])[0][0]
             a, s, h = text.attentions[key].double(), s.double(), seen["h"][i].double()
             tokens = a.group_norm(h[None]).flatten(2)[0].T
             q, k, v = (m.view(-1, a.heads, m.shape[-1] // a.heads) for m in (a.to_q(tokens), a.to_k(s), a.to_v(s)))
@@ -200,7 +200,7 @@ def test_a_caption_as_a_whole_is_the_sum_of_its_states():
             torch.nn.init.zeros_(p)
     stock, (x, t), cond = stock_of(unet), noisy(), told()
     with torch.no_grad():
-        states = [text.null[None] if c is None else text.encoder([c])[0][0] for c in cond["text"]]
+        states = [text.null[None] if not c else text.encoder([c])[0][0] for c in cond["text"]]
         sums = [s.sum(0) / len(s) ** 0.5 for s in states]
         vector = torch.stack(sums) @ text.pooled.weight.T + text.pooled.bias
         theirs = stock(x, t, class_labels=vector).sample
@@ -428,3 +428,33 @@ def test_the_unet_compiles_with_its_condition():
         compiled = conditioner(unet, x, t, other)
         with torch.compiler.set_stance("force_eager"):
             torch.testing.assert_close(compiled, conditioner(unet, x, t, other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_number_formats(dtype):
+    unet = tiny_unet().eval()
+    conditioner = listening(unet, ALL, seed=5)
+    (x, t), cond = noisy(), told()
+    with torch.no_grad():
+        single = conditioner(unet, x, t, cond)
+        other = conditioner.to(dtype)(unet.to(dtype), x.to(dtype), t, cond)
+    assert other.dtype == dtype
+    torch.testing.assert_close(other.float(), single, rtol=0.1, atol=0.25 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_an_empty_caption_is_no_caption():
+    unet = tiny_unet().eval()
+    conditioner = listening(unet, ["text"], seed=5)
+    x, t = noisy()
+    with torch.no_grad():
+        assert torch.equal(conditioner(unet, x, t, {"text": ("", " ", None, "")}), conditioner(unet, x, t))
+
+
+def test_attaching_again_changes_nothing():
+    unet = tiny_unet().eval()
+    conditioner = listening(unet, ALL, seed=5)
+    (x, t), cond = noisy(), told()
+    with torch.no_grad():
+        before = conditioner(unet, x, t, cond)
+        conditioner.attach(unet)
+        assert torch.equal(conditioner(unet, x, t, cond), before)

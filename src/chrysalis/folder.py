@@ -85,6 +85,12 @@ def load_beside(model: Model, pretrained: str, key: str) -> Model:
     same = len(other.scheduler.alphas_cumprod) == len(model.scheduler.alphas_cumprod)
     if not same or not torch.allclose(other.scheduler.alphas_cumprod, model.scheduler.alphas_cumprod, atol=1e-6):
         raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: they cannot be used together.")
+    for name in ("label", "vector"):
+        ours, theirs = (m.conditioner.embeddings if m.conditioner is not None else {} for m in (model, other))
+        if name in ours and name in theirs and ours[name].names != theirs[name].names:
+            raise UserError(
+                f"{key}={pretrained} knows another {name} than {model.origin}: {theirs[name].names[:5]} ..."
+            )
     return other
 
 

@@ -28,7 +28,10 @@ def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence
 
     New is what a condition brought, and a LoRA, beside which the UNet's own weights rest.
     """
-    asked = [train] if isinstance(train, str) else list(train)
+    asked = [train] if isinstance(train, str) else train
+    if not isinstance(asked, Sequence) or not asked or not all(isinstance(name, str) for name in asked):
+        raise UserError(f"model.train={train} must be all, new, or a list of {', '.join(PARTS)}.")
+    asked = list(asked)
     lora = adapters.injected(unet)
     if lora and asked != ["all"]:
         raise UserError(

@@ -28,7 +28,8 @@ def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict 
         return {}
     right = batches.of_batch(batch, conditioner)
     own = [
-        str(batch.label[i].item() if batch.label is not None else (batch.caption or [i])[0]) for i in range(len(batch))
+        str(batch.label[i].item() if batch.label is not None else (i if batch.caption is None else batch.caption[i]))
+        for i in range(len(batch))
     ]
     shuffled = batches.rows(right, batches.shuffled(own, batch.key.tolist()))
     told = {"right": right, "null": None, "shuffled": shuffled}

@@ -26,7 +26,7 @@ class Examples:
     """
 
     def __init__(self, data, conditioner: Conditioner, rows: int, n: int):
-        batch = data.held_out_batch(len(data.held_out_rows))
+        batch = data.held_out_batch(1000)
         names = self._names(batch, conditioner, data.pictures.label_names)
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if "label" in conditioner.names else i)[:rows]
@@ -83,11 +83,13 @@ class Pictures(Callback):
         self.base: torch.Tensor | None = None
         self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, pictures with averaged weights)
 
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.denoiser.conditioner is not None:
+            self.examples = Examples(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._show_first_batch(trainer)
-        if module.denoiser.conditioner is not None:
-            self.examples = Examples(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
         if self.base is None:
             self.base = self.draw(trainer, module)
             self._show(trainer, self.base, 0)

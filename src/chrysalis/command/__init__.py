@@ -93,12 +93,15 @@ def _by_class(argument: str) -> list[str]:
 
 
 def _quoted(argument: str) -> str:
-    """text=a moth, on a leaf: Hydra would take the comma for a sweep, and some signs for its own."""
+    """text=a moth, on a leaf: Hydra would take the comma for a sweep, and other signs for its own."""
     key, _, value = argument.partition("=")
-    if key.split(".")[-1] != "text" or not value or value[0] in "\"'[" or value == "null":
+    listed = value[:1] + value[-1:] in ('""', "''", "[]") and len(value) > 1
+    if key.split(".")[-1] not in ("text", "label") or key.startswith("guidance.classifier"):
         return argument
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    if listed or value in ("", "null"):
+        return argument
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value)
+    return f'{key}="{escaped.replace("${", chr(92) + "${")}"'
 
 
 def command_line() -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from chrysalis import folder, hardware
 from chrysalis.conditioning.asked import NAMES
+from chrysalis.data.listing import SUFFIXES
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
 
@@ -41,7 +42,7 @@ def expanded(arguments: list[str]) -> list[str]:
     values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
-    other_set = {"seed", "n", "task", "only"} & set(values)
+    other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
     kept += [] if other_set else [f"only={picture}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
     return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first
@@ -122,19 +123,25 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 
 
 def _inputs(settings: dict) -> dict[str, str]:
-    """{name: digest} of every file that the settings name, and of the weights in every model folder that they name."""
+    """{name: digest} of every file that the settings name, of the weights in every model folder and of the pictures in
+    every folder of masks."""
+    groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
+    negative = (groups["guidance"] or {}).get("negative") or {}
+    pictures = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
+    words = {*_strings([negative.get("label"), negative.get("text")])}
     files = {}
-    for value in _strings({group: settings.get(group) for group in ("model", "task", "guidance", *NAMES)}):
+    for value in set(_strings(groups)) - words - {""}:
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
-        for place in (Path(name).expanduser(), folder.REPOSITORY / name):
-            try:
-                found = [place] if place.is_file() else sorted(place.rglob("*.safetensors")) if place.is_dir() else []
-            except OSError:  # a long text is no path
-                found = []
-            if found:
-                files |= {name if file == place else f"{name}/{file.relative_to(place)}": file for file in found}
-                break
-    return {name: _digest(file) for name, file in files.items()}
+        try:
+            for place in (Path(name).expanduser(), folder.REPOSITORY / name):
+                suffixes = SUFFIXES if value in pictures else {".safetensors"}
+                inside = [f for f in sorted(place.rglob("*")) if f.suffix in suffixes] if place.is_dir() else []
+                if found := [place] if place.is_file() else inside:
+                    files |= {name if file == place else f"{name}/{file.relative_to(place)}": file for file in found}
+                    break
+        except (OSError, RuntimeError):  # a long text is no path, and ~someone no home
+            continue
+    return {name: _digest(files[name]) for name in sorted(files)}
 
 
 def _strings(node):

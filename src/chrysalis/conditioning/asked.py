@@ -57,6 +57,8 @@ class Asked:
             nested = isinstance(value, Sequence) and value and not isinstance(value[0], int | float)
             return list(value) if nested else [value]
         values = [value] if isinstance(value, str | int | float) else list(value)
+        if any(v is None for v in values):
+            raise UserError(f"{self.key}{name}={value}: an empty value cannot stand in a list.")
         if not values:
             raise UserError(f"{self.key}{name}=[] is empty: leave it out to draw without it.")
         return values

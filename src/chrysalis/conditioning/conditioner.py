@@ -67,8 +67,11 @@ class VectorEmbedding(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """float [B, D], NaN for none -> [B, width]."""
+        if vectors.shape[1] != len(self.names):
+            raise ValueError(f"a vector has {vectors.shape[1]} numbers, and the model is told {', '.join(self.names)}")
         absent = vectors.isnan().any(dim=1, keepdim=True)
-        inner = self.inner((torch.where(absent, self.mean, vectors) - self.mean) / self.std)
+        measured = (torch.where(absent, self.mean, vectors) - self.mean) / self.std
+        inner = self.inner(measured.to(self.null.dtype))
         return self.out(torch.where(absent, self.null.to(inner.dtype), inner))
 
 
@@ -214,17 +217,18 @@ class TextAttention(nn.Module):
         Returns what is added to the time embedding, [B, width], or None.
         """
         device = self.null.device
-        plain = ["" if caption is None else caption for caption in captions]
+        plain = ["" if caption is None else caption.strip() for caption in captions]
         states, there = self.encoder(plain) if self.encoder is not None else self.frozen[0](plain, device)
-        absent = torch.tensor([caption is None for caption in captions], device=device).view(-1, 1)
+        states = states.to(self.null.dtype)
+        absent = torch.tensor([not caption for caption in plain], device=device).view(-1, 1)
         first = torch.arange(states.shape[1], device=device) == 0
         there = torch.where(absent, first, there)
-        states = torch.where((absent & first)[..., None], self.null.to(states.dtype), states)
+        states = torch.where((absent & first)[..., None], self.null, states)
         self.seen = states, (there.float() - 1)[:, None] * 1e4
         if self.pooled is None:
             return None
         # over the root of their number, so that a word weighs as much in a long caption as a label does
-        return self.pooled((states * there[..., None]).sum(1) / there.sum(1, keepdim=True).sqrt())
+        return self.pooled((states * there[..., None]).sum(1) / there.sum(1, keepdim=True).sqrt().to(states.dtype))
 
 
 class Conditioner(ModelMixin, ConfigMixin):
@@ -252,7 +256,10 @@ class Conditioner(ModelMixin, ConfigMixin):
         self.register_buffer("format", torch.ones(()))  # channels alone have no weights here, and a file needs some
 
     def attach(self, unet: nn.Module) -> nn.Module:
-        """Make the UNet, plain or loaded from a conditional folder, take what `forward` gives it. In place."""
+        """Make the UNet, plain or loaded from a conditional folder, take what `forward` gives it. In place, once."""
+        if getattr(unet, "listens_to", None) == self.names:
+            return unet
+        unet.listens_to = list(self.names)
         if self.embeddings or (self.text is not None and self.text.pooled is not None):
             unet.class_embedding = nn.Identity()
             unet.register_to_config(class_embed_type="identity")

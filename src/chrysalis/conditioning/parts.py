@@ -38,8 +38,8 @@ class Vector:
         self.dim = dim
 
     def made_for(self, pictures: PictureSet, unet) -> dict:
-        mean, std = np.nanmean(pictures.vectors, axis=0), np.nanstd(pictures.vectors, axis=0)
-        std = np.where(std > 0, std, 1)
+        mean, std = (f(pictures.vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1)
         return {"names": list(pictures.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
 
     @staticmethod
@@ -167,8 +167,18 @@ def condition(unet, known: Conditioner | None, parts: Mapping, pictures: Picture
     """
     if "text" in parts and known is not None and known.text is not None and parts["text"].frozen is not None:
         raise UserError("condition.text.encoder: the model has its own text encoder, which goes with its weights.")
-    for part in {**_known_parts(known), **parts}.values():
+    for part in {**parts, **_known_parts(known)}.values():
         part.require(pictures, source)
+    if known is not None and "vector" in known.names:
+        told = known.embeddings["vector"].names
+        if tuple(told) != pictures.vector_names:
+            raise UserError(
+                f"condition=vector: the model is told {', '.join(told)}, and {source} has "
+                f"{', '.join(pictures.vector_names)}. Name the same columns in the same order."
+            )
+    was = None if known is None else known.config.parts.get("image", {}).get("source")
+    if was and "image" in parts and parts["image"].source != was:
+        raise UserError(f"condition.image.source={parts['image'].source}: this model was trained with {was}.")
     new = {
         name: part.made_for(pictures, unet) for name, part in parts.items() if known is None or name not in known.names
     }

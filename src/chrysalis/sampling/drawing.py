@@ -115,7 +115,7 @@ def asked_for(task: Generate, asked: Asked | None, settings: dict) -> list[Pictu
             f"task={type(task).__name__.lower()} takes one condition at a time, not a list of {asked.rows}."
         )
     names = [asked.file_name(row) for row in range(asked.rows)]
-    if len(set(names)) < len(names) or not all(0 < len(name) <= 30 for name in names):
+    if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
         names = [f"row{row:03d}" for row in range(asked.rows)]
     return [replace(p, name=f"{name}_{p.name}", row=row) for row, name in enumerate(names) for p in pictures]
 
