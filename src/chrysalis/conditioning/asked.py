@@ -82,7 +82,7 @@ class Asked:
 
         def read(seed: int, size: tuple[int, int]) -> torch.Tensor:
             file = Given(str(files[seed % len(files)]), key) if len(files) > 1 else first
-            return 2 * file.mask_at(size)[0] - 1 if name == "mask" else made(file.at(size), source)[0]
+            return _mask(file.image, size) if name == "mask" else made(file.at(size), source)[0]
 
         return read
 
@@ -150,5 +150,8 @@ class Asked:
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
     """float [1, H, W], 1 inside and -1 outside, of a drawn picture that no drawn set holds."""
-    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
-    return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))
+    return _mask(Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask), size)
+
+
+def _mask(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    return pixels.to_signed(torch.from_numpy(mask_to_training_size(image, size, "crop").copy()))
