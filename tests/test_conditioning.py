@@ -411,6 +411,8 @@ def test_what_cannot_learn_is_said():
         learned("new", ())
     with pytest.raises(UserError, match=r"model.train=up has no meaning beside a LoRA"):
         learned("up", (), LoRA(rank=2))
+    with pytest.raises(UserError, match="no Linear or Conv2d layer is named conv_in"):
+        learned("all", ("mask",), LoRA(targets=["conv_in"]))
     bare = tiny_unet(add_attention=False)
     with pytest.raises(UserError, match="has no such weights"):
         freeze(bare, None, "attention")

@@ -55,8 +55,11 @@ class LoRA:
         return _inject(unet, _peft().LoraConfig(**settings, target_modules=list(self.targets)))
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse a target that names no layer, or names more than layers; a default one may be one of another UNet."""
-        is_layer = {f".{name}": isinstance(m, nn.Linear | nn.Conv2d) for name, m in unet.named_modules()}
+        """Refuse a target that names no layer, or names more than layers; a default one may be one of another UNet.
+
+        A conv_in that a condition has widened is no such layer: it learns anyway.
+        """
+        is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
         wrong = [target for target in self.targets if target not in found and target not in TARGETS]

@@ -82,11 +82,11 @@ class Blend(Generate):
         if len({f"{r:.3f}" for r in ratios}) < len(ratios):
             raise UserError(f"task.ratios={list(ratios)} must differ in their first three digits.")
         self.ratios = [float(r) for r in ratios]
+        if model.conditioner is not None:
+            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is told something.")
         name = base or folder.base_of(model.origin)
         if name is None:
             raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
-        if model.conditioner is not None:
-            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is told something.")
         other = folder.load_beside(model, name, "task.base")
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
