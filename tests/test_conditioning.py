@@ -300,7 +300,7 @@ def test_a_batch_becomes_its_condition():
     assert cond["text"][:3] == ("a red moth", None, "blue")
     assert set(cond["mask"].unique().tolist()) == {-1.0, 1.0}
     assert torch.equal(cond["image"], batch.conditioning / 127.5 - 1)
-    assert batches.joined([batches.rows(cond, [0, 1]), batches.rows(cond, [2])])["text"] == cond["text"][:3]
+    assert batches.rows(cond, [0, 1])["text"] + batches.rows(cond, [2])["text"] == cond["text"][:3]
 
 
 def test_dropout_takes_each_part_and_all_as_often_as_it_says():

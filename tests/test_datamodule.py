@@ -9,7 +9,8 @@ from chrysalis.datamodule import drawn, folder
 def test_a_held_out_batch_is_the_pictures_as_they_are():
     data = drawn("butterflies", 60, image_size=16, batch_size=4, val_fraction=0.3)
     data.setup()
-    batch, (images, contents) = data.held_out_batch(5), data.held_out(5)
+    batch, rows = data.held_out_batch(5), data.held_out_rows[:5]
+    images, contents = data.pictures.images[rows], data.pictures.contents[rows]
     assert (len(batch), batch.window) == (5, 5)
     assert torch.equal(batch.image, torch.from_numpy(images))
     assert batch.key.tolist() == contents.tolist()

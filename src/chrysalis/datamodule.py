@@ -105,13 +105,8 @@ class Pictures(LightningDataModule):
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
 
-    def held_out(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Up to n held-out pictures uint8 [m, 3, H, W] and their content hashes int64 [m], always the same ones."""
-        rows = self.held_out_rows[:n]
-        return self.pictures.images[rows], self.pictures.contents[rows]
-
     def held_out_batch(self, n: int) -> Batch:
-        """The same pictures with all that is known of them, never mirrored; a key is the picture's content hash."""
+        """Up to n held-out pictures, always the same ones and never mirrored; a key is the picture's content hash."""
         rows = self.held_out_rows[:n]
         request = Request(rows, self.pictures.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
         return batch(self.pictures, request, flip=False)

@@ -10,7 +10,6 @@ from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
 from chrysalis.conditioning import batches
-from chrysalis.conditioning.batches import moved
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import require_whole
 from chrysalis.evaluating import evaluating
@@ -109,7 +108,7 @@ class Pictures(Callback):
             shown, cond = self.examples, None
             generators = seeds.generators(self.seed, self.n)
             if shown is not None:
-                cond = moved(shown.cond, module.device)
+                cond = batches.moved(shown.cond, module.device)
                 generators = seeds.of_each([self.seed + k for _ in shown.names for k in range(shown.columns)])
             size = trainer.datamodule.size
             return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, generators, size, cond)).cpu()

@@ -35,17 +35,6 @@ def rows(cond: Mapping, places: Sequence[int]) -> dict:
     }
 
 
-def joined(conds: Sequence[Mapping]) -> dict:
-    """The conditions of several batches as those of one."""
-    first = conds[0]
-    return {
-        name: sum((c[name] for c in conds), ())
-        if isinstance(first[name], tuple)
-        else torch.cat([c[name] for c in conds])
-        for name in first
-    }
-
-
 def moved(cond: Mapping | None, device: torch.device | str) -> dict | None:
     """The condition on `device`."""
     if cond is None:

@@ -287,7 +287,8 @@ class Conditioner(ModelMixin, ConfigMixin):
 
     def completed(self, cond: Mapping | None, x_t: torch.Tensor) -> dict:
         """The condition with a null in every part that it lacks."""
-        return {name: (cond or {}).get(name, self.null(name, x_t)) for name in self.names}
+        given = cond or {}
+        return {name: given[name] if name in given else self.null(name, x_t) for name in self.names}
 
     def null(self, name: str, x_t: torch.Tensor):
         """The null of a part for pictures shaped like x_t."""
