@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chrysalis.data.loaders import Order, loader
+from chrysalis.data.loaders import Order, Pictures, loader
 from chrysalis.data.sources import Drawn, Folder
 from chrysalis.data.store import open_set
 
@@ -67,8 +67,8 @@ def test_ranks_share_each_joint_batch(world):
 def test_workers_change_nothing():
     pictures = open_set(Drawn("butterflies", 12), (16, 16), "crop")
     order = Order(np.arange(12), 4, seed=0)
-    alone = list(loader(pictures, order, flip=True))
-    with_workers = list(loader(pictures, order, flip=True, num_workers=2))
+    alone = list(loader(Pictures(pictures, flip=True), order))
+    with_workers = list(loader(Pictures(pictures, flip=True), order, num_workers=2))
     assert all(
         torch.equal(a.image, b.image) and torch.equal(a.key, b.key) for a, b in zip(alone, with_workers, strict=True)
     )
@@ -76,7 +76,7 @@ def test_workers_change_nothing():
 
 def test_flips_mirror_about_half_and_the_mask_too():
     pictures = open_set(Drawn("butterflies", 40), (16, 16), "crop")
-    batch = next(iter(loader(pictures, Order(np.arange(40), 40, seed=0), flip=True)))
+    batch = next(iter(loader(Pictures(pictures, flip=True), Order(np.arange(40), 40, seed=0))))
     flipped = 0
     for image, mask, row in zip(batch.image, batch.mask, batch.row, strict=True):
         original, original_mask = torch.from_numpy(pictures.images[row]), torch.from_numpy(pictures.masks[row])
@@ -99,7 +99,7 @@ def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     pictures = open_set(Folder(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
-    batch = next(iter(loader(pictures, Order(np.arange(30), 30, seed=0), flip=True)))
+    batch = next(iter(loader(Pictures(pictures, flip=True), Order(np.arange(30), 30, seed=0))))
     assert batch.vector.dtype == torch.float32
     assert torch.equal(batch.conditioning, batch.image)
     assert torch.equal(batch.mask > 0, batch.image[:, :1] > 127)

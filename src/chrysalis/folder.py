@@ -65,11 +65,27 @@ class Model:
         return f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts {predicts}{told}"
 
 
-def load(pretrained: str, key: str = "model.pretrained", train: str | Sequence[str] = "all") -> Model:
-    """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by."""
+def load(
+    pretrained: str,
+    key: str = "model.pretrained",
+    train: str | Sequence[str] = "all",
+    gradient_checkpointing: bool = False,
+) -> Model:
+    """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by.
+
+    gradient_checkpointing: keep only what goes into each ResNet layer, and compute the rest again in the backward pass.
+    """
     where, asked = locate(pretrained, key), f"{key}={pretrained}"
     model = _load_folder(where, asked) if isinstance(where, Path) else _load_hub(pretrained, asked)
+    _checkpoint_gradients(model.unet, gradient_checkpointing)
     return replace(model, train=train)
+
+
+def _checkpoint_gradients(unet: UNet2DModel, asked: bool) -> None:
+    if asked not in (True, False):
+        raise UserError(f"model.gradient_checkpointing={asked} is unknown: choose true or false.")
+    if asked:
+        unet.enable_gradient_checkpointing()
 
 
 def base_of(origin: str | None) -> str | None:
@@ -194,25 +210,31 @@ def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
 
 
 def _load_hub(hub_id: str, asked: str) -> Model:
-    """The same two layouts, asked of the hub, or of the local hub cache when there is no network."""
-    only_cached = hub.unreachable()
+    """The same two layouts, from the local cache of the hub; asked of the hub itself only if they are not there."""
     last: Exception | None = None
-    for unet_in, scheduler_in in (("unet", "scheduler"), (None, None)):
-        try:
-            settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": only_cached}
-            unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, **settings)
-            scheduler = DDPMScheduler.from_pretrained(hub_id, subfolder=scheduler_in, local_files_only=only_cached)
+    for only_cached in (True, False):
+        if not only_cached and hub.unreachable():
             break
-        except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
-            last = error
-    else:
-        raise _not_to_be_had(asked, only_cached) from last
-    _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
-    return Model(unet, scheduler, hub_id)
+        for unet_in, scheduler_in in (("unet", "scheduler"), (None, None)):
+            try:
+                settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": only_cached}
+                unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, **settings)
+                where = {"subfolder": scheduler_in, "local_files_only": only_cached}
+                scheduler = DDPMScheduler.from_pretrained(hub_id, **where)
+            except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
+                last = error
+            else:
+                _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
+                return Model(unet, scheduler, hub_id)
+    raise _not_to_be_had(asked) from last
 
 
-def _not_to_be_had(asked: str, only_cached: bool) -> UserError:
-    why = "there is no network" if only_cached else "no such UNet2DModel with safetensors is there, or it is private"
+def _not_to_be_had(asked: str) -> UserError:
+    why = (
+        "there is no network"
+        if hub.unreachable()
+        else "no such UNet2DModel with safetensors is there, or it is private"
+    )
     return UserError(
         f"{asked} could not be fetched from the hub: {why}. The offline default is model.pretrained={BUNDLED}."
     )
@@ -225,8 +247,12 @@ def scratch(
     attention_levels: tuple[int, ...] = (),
     num_train_timesteps: int = 1000,
     beta_schedule: str = "linear",
+    gradient_checkpointing: bool = False,
 ) -> Model:
-    """A new UNet2DModel. attention_levels: the resolution levels (0 is the full one) whose blocks attend."""
+    """A new UNet2DModel. attention_levels: the resolution levels (0 is the full one) whose blocks attend.
+
+    gradient_checkpointing: see load.
+    """
     if any(channels % 8 for channels in block_out_channels):
         raise UserError(f"model.block_out_channels={list(block_out_channels)} must be multiples of 8.")
     levels = range(len(block_out_channels))
@@ -241,6 +267,7 @@ def scratch(
         up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
         norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
     )
+    _checkpoint_gradients(unet, gradient_checkpointing)
     return Model(unet, DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule), None)
 
 

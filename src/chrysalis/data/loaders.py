@@ -67,48 +67,56 @@ class Order(Sampler[Request]):
 
 
 class Pictures(Dataset):
-    """Answers a Request with a Batch; `flip` mirrors half of the pictures, each by a bit of its own key."""
+    """Answers a Request with a Batch; `flip` mirrors half of the pictures, each by a bit of its own key.
 
-    def __init__(self, pictures: PictureSet, flip: bool):
+    device: where the whole decoded set is held and batches are picked and mirrored; on a CPU it is the memory-mapped
+    store itself, which lies in the page cache after the first pass.
+    """
+
+    def __init__(self, pictures: PictureSet, flip: bool, device: torch.device | str = "cpu"):
         self.pictures, self.flip = pictures, flip
+        arrays = {name: getattr(pictures, name) for name in ("images", "masks", "conditionings")}
+        self.held = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
+
+    def __reduce__(self):
+        """A worker process holds the memory-mapped store: the pictures themselves do not travel."""
+        return Pictures, (self.pictures, self.flip)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, request: Request) -> Batch:
-        return batch(self.pictures, request, self.flip)
+        """The rows of `request`. Where a picture is mirrored, so are its mask and its conditioning image."""
+        p, rows = self.pictures, np.asarray(request.rows)
+        mirrored = np.flatnonzero((request.keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
+        laid = {name: picked(held, rows, mirrored) for name, held in self.held.items()}
+        return Batch(
+            laid["images"],
+            torch.from_numpy(rows),
+            torch.from_numpy(request.keys),
+            torch.from_numpy(request.u),
+            request.window,
+            None if p.labels is None else torch.from_numpy(p.labels[rows]),
+            None if p.captions is None else tuple(p.captions[i] for i in rows),
+            laid.get("masks"),
+            laid.get("conditionings"),
+            None if p.vectors is None else torch.from_numpy(p.vectors[rows]),
+        )
 
 
-def batch(pictures: PictureSet, request: Request, flip: bool) -> Batch:
-    """The rows of `request`. Where a picture is mirrored, so are its mask and its conditioning image."""
-    rows = np.asarray(request.rows)
-    flipped = torch.from_numpy((request.keys >> 7) % 2 == 1).view(-1, 1, 1, 1)
-
-    def taken(values: np.ndarray | None) -> torch.Tensor | None:
-        return None if values is None else torch.from_numpy(values[rows])
-
-    def mirrored(values: np.ndarray | None) -> torch.Tensor | None:
-        here = taken(values)
-        return torch.where(flipped, here.flip(-1), here) if flip and here is not None else here
-
-    return Batch(
-        mirrored(pictures.images),
-        torch.from_numpy(rows),
-        torch.from_numpy(request.keys),
-        torch.from_numpy(request.u),
-        request.window,
-        taken(pictures.labels),
-        None if pictures.captions is None else tuple(pictures.captions[i] for i in rows),
-        mirrored(pictures.masks),
-        mirrored(pictures.conditionings),
-        taken(pictures.vectors),
-    )
+def picked(held: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:
+    """held[rows], uint8 [B, C, H, W], where it is held; of these the places `mirrored` from right to left."""
+    here = held.index_select(0, torch.from_numpy(rows).to(held.device))
+    if len(mirrored):
+        places = torch.from_numpy(mirrored).to(held.device)
+        here.index_copy_(0, places, here.index_select(0, places).flip(-1))
+    return here
 
 
-def loader(pictures: PictureSet, order: Order, flip: bool, num_workers: int = 0) -> DataLoader:
-    """Batches in `order`. Without workers the main process reads the memory-mapped store, which is rarely slower."""
+def loader(pictures: Pictures, order: Order, num_workers: int = 0) -> DataLoader:
+    """Batches in `order`. Without workers the main process picks them from what is held, which is rarely slower."""
     return DataLoader(
-        Pictures(pictures, flip),
+        pictures,
         batch_size=None,
         sampler=order,
         num_workers=num_workers,

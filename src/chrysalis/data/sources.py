@@ -219,23 +219,41 @@ def _load(path: str, split: str):
         raise UserError(
             f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
         )
-    only_cached = not local and hub.unreachable()
     import datasets
 
-    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or only_cached
     try:
         if local and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _of_split(datasets.load_from_disk(str(folder)), split)
-        return datasets.load_dataset(str(folder) if local else path, split=split)
+        if local:
+            return datasets.load_dataset(str(folder), split=split)
+        return _from_hub(path, split)
     except Exception as error:  # the hub's client and the readers raise dozens of kinds
         first = (str(error) or type(error).__name__).splitlines()[0]
         if local:
             raise UserError(
                 f"data.path={path}, data.split={split} could not be loaded as a dataset: {first}"
             ) from error
-        why = "there is no network" if only_cached else first
+        why = "there is no network" if hub.unreachable() else first
         hint = "data=butterflies is drawn here and needs no network."
         raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {hint}") from error
+
+
+def _from_hub(path: str, split: str):
+    """From the local cache of the hub; asked over the network only for what is not there."""
+    import datasets
+
+    before, level = datasets.config.HF_HUB_OFFLINE, datasets.logging.get_verbosity()
+    datasets.config.HF_HUB_OFFLINE = True
+    datasets.logging.set_verbosity_error()  # it would warn that the hub does not have the set
+    try:
+        return datasets.load_dataset(path, split=split)
+    except Exception:  # as many kinds as above
+        if hub.unreachable():
+            raise
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+        datasets.logging.set_verbosity(level)
+    return datasets.load_dataset(path, split=split)
 
 
 def _of_split(rows, split: str):
