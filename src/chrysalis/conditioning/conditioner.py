@@ -22,6 +22,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 CHANNELS = {"mask": 1, "image": 3}
 
@@ -211,6 +212,28 @@ class TextAttention(nn.Module):
         # in the layout that `out` has: the next layer rounds otherwise in another
         return out + torch.empty_like(out).copy_(change)
 
+    def recompute_under_text(self, unet: nn.Module) -> None:
+        """If the UNet checkpoints its gradients: by `_checkpointed`, whenever that was switched on."""
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            if getattr(block, "gradient_checkpointing", False):
+                block._gradient_checkpointing_func = self._checkpointed
+
+    def _checkpointed(self, layer: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
+        """As diffusers' own, but the backward pass, which runs the layer again, is shown the text of this forward.
+
+        The graph holds that text, so it goes when the graph goes. torch.compile needs no help: to it the text is one
+        more input.
+        """
+        again = layer if torch.compiler.is_compiling() else partial(self._under, self.seen, layer)
+        return checkpoint(again, *arguments, use_reentrant=False)
+
+    def _under(self, seen: tuple[torch.Tensor, torch.Tensor], layer: nn.Module, *arguments: torch.Tensor):
+        before, self.seen = self.seen, seen
+        try:
+            return layer(*arguments)
+        finally:
+            self.seen = before
+
     def read(self, captions: Sequence[str | None]) -> torch.Tensor | None:
         """Set what the layers see: the states, and 0 or a large negative number where there is no token.
 
@@ -277,6 +300,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         x = torch.cat([x_t, *(cond[name].to(x_t.dtype) for name in self.channels)], dim=1)
         added = [part(cond[name]) for name, part in self.embeddings.items()]
         if self.text is not None:
+            self.text.recompute_under_text(unet)
             added.append(self.text.read(cond["text"]))
         added = [embedding for embedding in added if embedding is not None]
         try:
