@@ -18,7 +18,7 @@ def sample(cfg) -> None:
     from chrysalis.files import shown
     from chrysalis.guidance.guided import Guided
     from chrysalis.objective import choose
-    from chrysalis.sampling import drawing
+    from chrysalis.sampling import arithmetic, drawing
     from chrysalis.sampling.schedulers import Timetable
     from chrysalis.sampling.tasks import Canvas
     from chrysalis.sampling.way import Way
@@ -28,6 +28,8 @@ def sample(cfg) -> None:
     pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
     record = recipes.record(cfg, pretrained)
     recipes.tell_changes(record)
+    precision = arithmetic.precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    record = arithmetic.recorded(record, precision)
     drawing.require_counts(record["settings"])
     film = instantiate(cfg.animation)
     drawing.refuse_other_pictures(out, record)
@@ -41,6 +43,7 @@ def sample(cfg) -> None:
 
     share, device = sharing.launch(**cfg.trainer)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner).to(device).eval()
+    arithmetic.use(denoiser, terms, precision, cfg.compile)
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
     timetable = Timetable(scheduler, cfg.steps, device)
     for told in filter(None, (timetable.warning(), asked.missing())):

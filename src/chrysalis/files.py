@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()  # once, before there are threads: reading it sets it for a moment, for all of them
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yield a partial file beside `path`; on success it takes the name `path`, on an error it is removed."""
@@ -21,7 +30,7 @@ def written(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb") as f:
             os.fsync(f.fileno())
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~UMASK)
         os.replace(partial, path)
         _sync(path.parent)
     finally:
@@ -41,10 +50,10 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~_umask())  # safetensors keeps its files from other users of the machine
+                file.chmod(0o666 & ~UMASK)  # safetensors keeps its files from other users of the machine
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~UMASK)
         if path.exists() and keep_existing:
             return
         if path.exists():
@@ -84,12 +93,6 @@ def remove_if_empty(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync(folder: Path) -> None:

@@ -12,14 +12,16 @@ from chrysalis.sampling.drawing import Share
 
 
 def launch(
-    accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1, **other
+    accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1, precision: str = "32-true", **other
 ) -> tuple[Share, torch.device]:
     """This process's share and device. With several devices, also starts the other processes (as many on a CPU).
 
-    Under torchrun the processes are there already, and each takes its part.
+    Under torchrun the processes are there already, and each takes its part. precision: see sampling/arithmetic.py.
     """
     for key in other:
-        raise UserError(f"trainer.{key} is not a setting of sample.py: it has accelerator, devices and num_nodes.")
+        raise UserError(
+            f"trainer.{key} is not a setting of sample.py: it has accelerator, devices, num_nodes, precision."
+        )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices

@@ -11,15 +11,18 @@ import torch
 from PIL import Image
 
 from chrysalis import pixels, plots
+from chrysalis.compiling import compiled_only_if
 from chrysalis.conditioning.asked import Asked
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, write_text, written
 from chrysalis.guidance.guided import Guided
-from chrysalis.sampling.loop import trajectory
+from chrysalis.sampling.arithmetic import why_not_compiled
+from chrysalis.sampling.loop import Step, trajectory
 from chrysalis.sampling.schedulers import Timetable
 from chrysalis.sampling.sheets import read, table
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
 from chrysalis.sampling.way import Way
+from chrysalis.sampling.writing import Writing
 from chrysalis.terminal import is_main_process, progress
 
 
@@ -51,7 +54,7 @@ def sample(
     return last
 
 
-HOW = ("batch_size", "moments", "trajectory", "animation")  # may change when a stopped drawing goes on
+HOW = ("batch_size", "compile", "moments", "trajectory", "animation")  # may change when a stopped drawing goes on
 
 
 def refuse_other_pictures(out: Path, record: dict) -> None:
@@ -64,7 +67,7 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
         return
     try:
         drawn = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-        was, now = ({**_flat(r["settings"]), **r["inputs"]} for r in (drawn, json.loads(json.dumps(record))))
+        was, now = (_compared(r) for r in (drawn, json.loads(json.dumps(record))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
     other = [key for key in {**was, **now} if was.get(key) != now.get(key) and key.split(".")[0] not in HOW]
@@ -73,6 +76,12 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
         if key in drawn["inputs"] or key in record["inputs"]:
             raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
         raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
+
+
+def _compared(record: dict) -> dict:
+    """What the pictures of a folder share. Records from before there was a choice were all drawn in float32."""
+    precision = record.get("precision", "32-true")
+    return {**_flat(record["settings"]), "trainer.precision": precision, **record["inputs"]}
 
 
 def _flat(node: dict, prefix: str = "") -> dict:
@@ -141,6 +150,7 @@ def draw(
     settings, only = record["settings"], record.get("only")
     pictures = asked_for(task, canvas.asked, settings)
     work = batches(pictures, batch_size)
+    full = max(map(len, work))
     if only is not None:
         work = [batch for batch in work if only in (p.name for p in batch)]
         if not work:
@@ -155,11 +165,13 @@ def draw(
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
     failure: Exception | None = None
     try:
-        with progress(f"drawing {sum(map(len, left))} pictures", total) as advance:
+        with progress(f"drawing {sum(map(len, left))} pictures", total) as advance, Writing() as writing:
             for batch in mine:
-                _draw_batch(out, canvas, task, record, batch, way if batch is work[0] else None, advance)
+                with compiled_only_if(len(batch) == full):
+                    x, told = _draw_batch(canvas, task, batch, way if batch is work[0] else None, advance)
+                _write_batch(out, writing, record, batch, x, told)
     except Exception as error:
-        failure = error
+        failure = why_not_compiled(error) or error
     mistakes = [told for told in share.gather(failure and (str(failure) or type(failure).__name__)) if told]
     if mistakes:
         if share.rank == 0 and not any(out.glob("*.png")):
@@ -196,7 +208,10 @@ def _done(batch: list[Picture], out: Path, only: str | None, way: Way | None) ->
     return all(file.is_file() for file in files) and (way is None or way.is_there(out))
 
 
-def _draw_batch(out: Path, canvas: Canvas, task: Generate, record: dict, batch, way: Way | None, advance) -> None:
+def _draw_batch(
+    canvas: Canvas, task: Generate, batch: list[Picture], way: Way | None, advance
+) -> tuple[torch.Tensor, list[dict]]:
+    """The pictures, uint8 [B, C, H, W] on the CPU, and what the guidance recorded of them."""
     start = task.start(canvas, batch)
     guided = canvas.denoiser if isinstance(canvas.denoiser, Guided) else None
     if guided:
@@ -204,23 +219,54 @@ def _draw_batch(out: Path, canvas: Canvas, task: Generate, record: dict, batch, 
     if way:
         way.begin(start.x, canvas.timetable.evaluations(start.legs))
     cond = canvas.cond(batch)
+    finite = Finite(type(canvas.timetable.fresh).__name__, at_once=start.x.device.type == "cpu" or guided is not None)
     for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste, cond):
-        if not step.x.isfinite().all():
-            raise UserError(
-                f"step {step.i} (t={float(step.t):g}) of scheduler={type(canvas.timetable.fresh).__name__} gave values "
-                "that are not finite: lower the guidance's scale, or choose other steps or another scheduler."
-            )
+        finite.see(step)
         if way:
             way.keep(step)
         advance(len(batch))
+    finite.require()
+    return pixels.to_uint8(step.x).cpu(), guided.records if guided else []
+
+
+class Finite:
+    """Refuses values that are not finite, and names the first step that gave them.
+
+    at_once: at that step; else only when `require` asks, so that a GPU is not waited for at every step. Guidance waits
+    for it anyway, and would itself stumble over such values at the step after.
+    """
+
+    def __init__(self, scheduler: str, at_once: bool):
+        self.scheduler, self.at_once = scheduler, at_once
+        self.steps: list[tuple[int, torch.Tensor]] = []
+        self.fine: list[torch.Tensor] = []
+
+    def see(self, step: Step) -> None:
+        self.steps.append((step.i, step.t))
+        self.fine.append(step.x.isfinite().all())
+        if self.at_once:
+            self.require()
+
+    def require(self) -> None:
+        fine = torch.stack(self.fine).tolist() if self.fine else []
+        if not all(fine):
+            i, t = self.steps[fine.index(False)]
+            raise UserError(
+                f"step {i} (t={float(t):g}) of scheduler={self.scheduler} gave values that are not finite: "
+                "lower the guidance's scale, or choose other steps or another scheduler."
+            )
+        self.steps, self.fine = [], []
+
+
+def _write_batch(out: Path, writing: Writing, record: dict, batch: list[Picture], x: torch.Tensor, told) -> None:
     kept = json.dumps({key: value for key, value in record.items() if key != "only"})
-    for k, (picture, image) in enumerate(zip(batch, pixels.to_uint8(step.x).cpu(), strict=True)):
+    for k, (picture, image) in enumerate(zip(batch, x, strict=True)):
         if record.get("only") not in (None, picture.name):
             continue
         text = {"picture": picture.name, "command": record["command"], "record": kept}
-        if guided and guided.records:
-            text["guidance"] = json.dumps(_own(guided.records, k))
-        pixels.save_png(image, out / f"{picture.name}.png", text)
+        if told:
+            text["guidance"] = json.dumps(_own(told, k))
+        writing.save(image, out / f"{picture.name}.png", text)
 
 
 def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[str, str]) -> list[str]:

@@ -45,13 +45,15 @@ def trajectory(
             eps = seeds.noise(generators, x.shape[1:], x.device)
             x = denoiser.noise.add_more(x, eps, level, timesteps[0].view(1))
         x = x / scheduler.scale_model_input(x.new_ones(1), timesteps[0])
-        for t, level in zip(timesteps, [*timesteps[1:], timetable.level(last)], strict=True):
+        # schedulers compare and index with theirs, and would wait for a GPU at every step if it lay there
+        theirs = torch.stack(timesteps).cpu()
+        for t, at, level in zip(timesteps, theirs, [*timesteps[1:], timetable.level(last)], strict=True):
             x_in = scheduler.scale_model_input(x, t)
             out = denoiser(x_in, t, cond)
             x0 = denoiser.objective.to_x0(out, x_in, t.view(1), denoiser.noise)
             if scheduler.config.prediction_type != denoiser.objective.prediction:  # some read no x_0
                 out = denoiser.objective.to_eps(out, x_in, t.view(1), denoiser.noise)
-            x = scheduler.step(out, t, x, **extra).prev_sample
+            x = scheduler.step(out, at, x, **extra).prev_sample
             scale = x.new_ones(1) if level is None else scheduler.scale_model_input(x.new_ones(1), level)
             if paste is not None:
                 x = paste(x * scale, level) / scale

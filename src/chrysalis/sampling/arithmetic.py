@@ -1,0 +1,81 @@
+"""What the UNet computes in while it draws: the precision, and whether it is compiled."""
+
+import functools
+import shlex
+from collections.abc import Mapping
+
+import torch
+
+from chrysalis import hardware
+from chrysalis.compiling import compile_unet
+from chrysalis.data.store import cache_folder
+from chrysalis.denoiser import Denoiser
+from chrysalis.errors import UserError
+from chrysalis.guidance.guided import Term
+
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # by training's names
+
+
+def precision(asked: str, accelerator: str = "auto") -> str:
+    """One of PRECISIONS, for trainer.precision and trainer.accelerator as they were given."""
+    on = hardware.accelerator(accelerator)
+    if asked != "auto" and asked not in PRECISIONS:
+        raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(PRECISIONS)}, or auto.")
+    chosen, _ = hardware.precision(asked, on)
+    if chosen == "16-mixed" and on == "cpu":
+        raise UserError("trainer.precision=16-mixed is for GPUs: on a CPU take bf16-mixed, or auto.")
+    return chosen
+
+
+def recorded(record: dict, precision: str) -> dict:
+    """A picture's record (command/recipes.py) with the precision, in which `from=` draws it again."""
+    override = [] if precision == "32-true" else [f"trainer.precision={precision}"]  # never `auto`: machines differ
+    overrides = [*record["overrides"], *override]
+    command = shlex.join([*shlex.split(record["command"]), *override])
+    return record | {"overrides": overrides, "command": command, "precision": precision}
+
+
+def use(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compiled: bool = False) -> None:
+    """Let the denoiser, and those that guidance compares it with, compute in this precision, compiled or not. In place.
+
+    Only their UNets and conditioners do: what they return is float32, as is all that schedulers and guidance add to it.
+    """
+    if not isinstance(compiled, bool):
+        raise UserError(f"compile={compiled} must be true or false.")
+    if precision == "16-mixed":
+        for name, term in terms.items():
+            if term.through_unet:
+                raise UserError(
+                    f"guidance.{name}.at=x_t takes gradients through the UNet, most of which are 0 in fp16: "
+                    "use trainer.precision=bf16-mixed or 32-true."
+                )
+    denoisers = [denoiser, *(term.other for term in terms.values() if hasattr(term, "other"))]
+    if PRECISIONS[precision] is not None:
+        for each in denoisers:
+            _lower(each, PRECISIONS[precision])
+    if compiled:
+        for each in {id(each.unet): each for each in denoisers}.values():
+            # none of training's modes: "reduce-overhead" lets every answer be written over the last, which multistep
+            # schedulers and guidance still hold
+            compile_unet(each.unet, compiled, cache_folder())
+            if each.conditioner is not None and each.conditioner.text is not None:
+                each.unet.compile()  # captions differ in length, and one compilation is to serve them all
+
+
+def _lower(denoiser: Denoiser, dtype: torch.dtype) -> None:
+    plain = denoiser.forward
+
+    @functools.wraps(plain)
+    def forward(x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
+        with torch.autocast(x_t.device.type, dtype):
+            return plain(x_t, t, cond)
+
+    denoiser.forward = forward
+
+
+def why_not_compiled(error: Exception) -> UserError | None:
+    """What to say of an error that compiling raised, such as a missing C++ compiler; None for any other."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"compile=true cannot be used here: {lines[0][:300].rstrip('.')}. Leave it out.")
