@@ -6,11 +6,17 @@ from chrysalis.command import command, command_line, runs
 @command("train")
 def train(cfg) -> None:
     from hydra.utils import instantiate
+
+    from chrysalis.command.quick_start import import_libraries
+
+    import_libraries()
     from lightning import seed_everything
 
-    from chrysalis import folder
+    from chrysalis import folder, hardware
     from chrysalis.command import recipes
+    from chrysalis.compiling import compile_unet
     from chrysalis.conditioning.parts import condition
+    from chrysalis.data.store import cache_folder
     from chrysalis.denoiser import Denoiser
     from chrysalis.freezing import freeze
     from chrysalis.module import FineTuning
@@ -39,13 +45,18 @@ def train(cfg) -> None:
     say(data.description())
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
+    if cfg.profile:
+        callbacks.insert(0, instantiate(cfg.profiling))
     record = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "origin": model.origin}
     record["merge"] = adapter is None or adapter.merge
     callbacks.append(outcome := instantiate(cfg.outcome)(**record))
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
+    hardware.tune(denoiser.unet, trainer.strategy.root_device.type, trainer.precision, cfg.channels_last)
+    if note := data.fit_batch(module, trainer):
+        say(note)
+        cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
+    compile_unet(denoiser.unet, cfg.compile, cache_folder())
     runs.record(cfg, run_dir)
-    if cfg.compile:
-        denoiser.unet.compile()
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     outcome.complete(trainer, module)
     say(outcome.summary())

@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chrysalis import datamodule, seeds
-from chrysalis.data.loaders import Order, loader
+from chrysalis.data.loaders import Order, Pictures, loader
 from chrysalis.module import FineTuning
 
 DATA = ["data.n=30"]
@@ -67,7 +67,7 @@ def test_a_short_last_window_is_averaged_over_what_it_holds(denoiser):
 
     by_hand = copy.deepcopy(denoiser).train()
     order = data.train_rows[seeds.permutation(n, 0, "order", 0).numpy()]
-    batches = list(loader(data.pictures, Order(data.train_rows, 4, seed=0), flip=True))
+    batches = list(loader(Pictures(data.pictures, flip=True), Order(data.train_rows, 4, seed=0)))
     images = {int(row): image for b in batches for row, image in zip(b.row, b.image, strict=True)}
     u = seeds.low_discrepancy(n, 0, "timesteps", 0)
     for start in range(0, n, 12):

@@ -1,1 +1,5 @@
 """Chrysalis: fine-tune a pretrained diffusion UNet on pictures, then draw with it."""
+
+import time
+
+BEGAN = time.time()  # about when the process began: the libraries are imported after this

@@ -3,43 +3,55 @@
 from collections.abc import Sequence
 
 import numpy as np
-from lightning import LightningDataModule
+import torch
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from chrysalis import memory
 from chrysalis.batch import Batch
-from chrysalis.data.loaders import Order, Request, batch, loader
+from chrysalis.data import loaders
+from chrysalis.data.loaders import Order, Request, loader
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
 from chrysalis.data.store import PictureSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
 from chrysalis.errors import UserError, require_whole
+from chrysalis.module import FineTuning
 
 
 class Pictures(LightningDataModule):
     """Training batches in a reproducible order, and the held-out rows that callbacks measure on.
 
-    batch_size: pictures a device and micro-batch. val_fraction: the share held out, by a hash of the picture.
+    batch_size: pictures a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
+    optimizer step, see `fit_batch`. val_fraction: the share held out, by a hash of the picture.
+    on_device: hold the decoded set on the accelerator; None: where it takes no more than an eighth of its free memory.
     """
 
     def __init__(
         self,
         source: Source,
         image_size: int | tuple[int, int] = 64,
-        batch_size: int = 4,
+        batch_size: int | str = 4,
+        effective_batch: int = 8,
         num_workers: int = 0,
         resize: str = "crop",
         flip: bool = True,
         val_fraction: float = 0.1,
         seed: int = 0,
+        on_device: bool | None = None,
     ):
         super().__init__()
-        require_whole("data.batch_size", batch_size)
+        if batch_size != "auto":
+            require_whole("data.batch_size", batch_size)
+        require_whole("data.effective_batch", effective_batch)
         require_whole("data.num_workers", num_workers, least=0)
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
         self.source, self.size, self.resize = source, checked_size(image_size), checked_resize(resize)
-        self.batch_size, self.num_workers, self.flip = batch_size, num_workers, flip
-        self.val_fraction, self.seed = val_fraction, seed
+        self.batch_size, self.effective_batch = batch_size, effective_batch
+        self.num_workers, self.flip = num_workers, flip
+        self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
         self.pictures: PictureSet | None = None
+        self._held: loaders.Pictures | None = None
 
     def prepare_data(self) -> None:
         self.setup()
@@ -53,11 +65,35 @@ class Pictures(LightningDataModule):
                 f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
             )
         self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
-        if self.batch_size > len(self.train_rows):
+        if self.batch_size != "auto" and self.batch_size > len(self.train_rows):
             raise UserError(
                 f"data.batch_size={self.batch_size} is larger than the set: {len(self.train_rows)} pictures to learn "
                 f"from ({len(self.held_out_rows)} are held out). Use data.batch_size={len(self.train_rows)} or less."
             )
+
+    def fit_batch(self, module: FineTuning, trainer: Trainer) -> str | None:
+        """Settle batch_size=auto and the trainer's accumulation; a sentence about it, None if there is nothing to do.
+
+        The optimizer sees the same windows of effective_batch pictures whatever is chosen.
+        """
+        if self.batch_size != "auto":
+            return None
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches != 1:
+            other = "trainer.devices" if trainer.world_size > 1 else "trainer.accumulate_grad_batches"
+            raise UserError(
+                f"data.batch_size=auto cannot be had with {other}: give data.batch_size as a number, or leave "
+                f"{other}=1 and say with data.effective_batch how many pictures an optimizer step sees."
+            )
+        on = trainer.strategy.root_device
+        autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(trainer.precision))
+        how = {"precision": autocast, "optimizer_bytes_per_weight": module.optimizer_bytes, "on": on.type}
+        needed, free = memory.cost(module.denoiser, self.size, **how), memory.free(on)
+        self.batch_size = memory.largest_batch(needed, free, self.effective_batch)
+        trainer.accumulate_grad_batches = self.effective_batch // self.batch_size
+        return (
+            f"data.batch_size=auto: micro-batches of {self.batch_size}, {trainer.accumulate_grad_batches} an optimizer "
+            f"step; counted {memory.MARGIN * needed.total(self.batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        )
 
     def use_labels(self, names: Sequence[str]) -> None:
         """Number the labels as a model does that knows `names`."""
@@ -69,7 +105,7 @@ class Pictures(LightningDataModule):
                 f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
                 "Start from its base model, or name the labels as it does."
             )
-        self.pictures = open_folder(self.pictures.folder, tuple(names))
+        self.pictures, self._held = open_folder(self.pictures.folder, tuple(names)), None
 
     def description(self) -> str:
         p, (height, width) = self.pictures, self.size
@@ -87,7 +123,17 @@ class Pictures(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        return loader(self.pictures, self._order(), self.flip, self.num_workers)
+        if self._held is None:
+            self._held = loaders.Pictures(self.pictures, self.flip, self._holding_device())
+        return loader(self._held, self._order(), self.num_workers)
+
+    def _holding_device(self) -> torch.device:
+        on, p = self.trainer.strategy.root_device, self.pictures
+        if on.type == "cpu":
+            return on
+        size = sum(a.nbytes for a in (p.images, p.masks, p.conditionings) if a is not None)
+        fits = size <= memory.free(on) / 8 if self.on_device is None else self.on_device
+        return on if fits and self.num_workers == 0 else torch.device("cpu")
 
     def micro_batches(self) -> int:
         """How many of them one pass over the training rows has."""
@@ -109,7 +155,7 @@ class Pictures(LightningDataModule):
         """Up to n held-out pictures, always the same ones and never mirrored; a key is the picture's content hash."""
         rows = self.held_out_rows[:n]
         request = Request(rows, self.pictures.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
-        return batch(self.pictures, request, flip=False)
+        return loaders.Pictures(self.pictures, flip=False)[request]
 
 
 def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> Pictures:

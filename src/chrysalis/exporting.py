@@ -33,6 +33,7 @@ def save(
     card: README.md. strip: uint8 [3, h, w], its picture before_after.png.
     half: store the UNet as float16, half the size; diffusers loads it back as float32.
     """
+    unet.to(memory_format=torch.contiguous_format)  # the only layout that safetensors has
     with written_folder(folder) as partial:
         apart = adapters.injected(unet) and not merge
         if apart:

@@ -5,6 +5,7 @@ import platform
 import torch
 
 from chrysalis.errors import UserError
+from chrysalis.normalisation import normalise_as_given
 
 
 def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
@@ -54,6 +55,34 @@ def description(on: str) -> str:
     if on == "cuda":
         return torch.cuda.get_device_name()
     return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def peak_memory_mib(on: str) -> int | None:
+    """The most memory that this process has had on the accelerator, or in RAM; None where that is not told."""
+    if on == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20) if on == "cpu" else None
+
+
+def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str | None = "auto") -> None:
+    """What makes training fast on CUDA: TF32 for what stays float32, cuDNN's own trials, bf16 without float32 islands.
+
+    channels_last: the memory layout of the weights; `auto` takes it on CUDA alone (on CPUs it is slower: docs/log.md).
+    """
+    if channels_last not in ("auto", None, True, False):  # None: of a run that was recorded without it
+        raise UserError(f"channels_last={channels_last} is unknown: choose auto, true or false.")
+    if on == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        if precision == "bf16-mixed":
+            normalise_as_given(unet)
+    if channels_last is True or (channels_last in ("auto", None) and on == "cuda"):
+        unet.to(memory_format=torch.channels_last)
 
 
 def _cpu_name() -> str:

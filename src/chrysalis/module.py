@@ -6,6 +6,7 @@ import torch
 from lightning import LightningModule
 
 from chrysalis.batch import Batch
+from chrysalis.compiling import compiled_only_if
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.freezing import is_new
@@ -25,7 +26,9 @@ class FineTuning(LightningModule):
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         # a trial, so that a bad value is refused before a run folder is begun
-        lr_schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]), total_steps=1)
+        trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        lr_schedule(trial, total_steps=1)
+        self.optimizer_bytes = getattr(trial, "bytes_per_weight", 8.0)  # of its state
         self.grad_norm: torch.Tensor | None = None  # of the last optimizer step, before clipping
         self.learning_rate = 0.0  # of the last optimizer step
 
@@ -40,7 +43,8 @@ class FineTuning(LightningModule):
 
         Lightning divides by accumulate_grad_batches and averages over processes; both are undone here.
         """
-        loss = self.denoiser.loss(batch)
+        with compiled_only_if(len(batch) == self.trainer.datamodule.batch_size):
+            loss = self.denoiser.loss(batch)
         share = loss.weighted.sum() / batch.window
         undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
@@ -48,6 +52,9 @@ class FineTuning(LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
         params = [p for _, p in self.trainable()]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # under float16 a fused optimizer would do it in its step, after clipping
         self.learning_rate = optimizer.param_groups[0]["lr"]
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         self.grad_norm = torch.nn.utils.clip_grad_norm_(params, gradient_clip_val if by_norm else float("inf"))

@@ -13,6 +13,7 @@ class Clock(Callback):
 
     def __init__(self, warmup_steps: int = 3):
         self.warmup_steps, self.images, self.seconds = warmup_steps, 0, 0.0
+        self.first_step_at: float | None = None  # time.time() when the first optimizer step was done
         self._running_since: float | None = None
         self._first_step = 0
 
@@ -20,6 +21,9 @@ class Clock(Callback):
         self._first_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        if self.first_step_at is None and trainer.global_step > self._first_step:
+            _synchronise()
+            self.first_step_at = time.time()
         if self._running_since is not None:
             self.images += len(batch) * trainer.world_size
         elif trainer.global_step - self._first_step >= self.warmup_steps:

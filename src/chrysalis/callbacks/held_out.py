@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
+from chrysalis.callbacks.untouched import Untouched
 from chrysalis.conditioning import batches
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_whole
@@ -39,7 +40,7 @@ def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict 
 
 
 class HeldOut(Callback):
-    """Measures at step 0 (the base), every `every_n_steps` optimizer steps, and at the end.
+    """Measures the base model, once the first step is made, then every `every_n_steps` optimizer steps and at the end.
 
     n_images pictures x bins timesteps, the same (image, t, noise) always, so that differences are the model's.
     """
@@ -57,19 +58,20 @@ class HeldOut(Callback):
         batch = trainer.datamodule.held_out_batch(self.n_images)
         self.images, self.contents = batch.image, batch.key.tolist()
         self.conds = conditions(batch, module.denoiser.conditioner)
-        if self.base is None:
-            self.base = self._measure(trainer, module)
-            mean = self.base.mean().item()
-            self.history.append([0, mean, mean])
-            self._log(trainer, 0, self.base, self.base)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step > self.history[-1][0]:
+        if step and self.base is None:
+            with of(trainer, Untouched).applied(trainer, module):
+                self.base = self._measure(trainer, module)
+            mean = self.base.mean().item()
+            self.history.append([0, mean, mean])
+            self._log(trainer, 0, self.base, self.base)
+        if step and step % self.every_n_steps == 0 and step > self.history[-1][0]:
             self.measure(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.global_step > self.history[-1][0]:
+        if self.history and trainer.global_step > self.history[-1][0]:
             self.measure(trainer, module)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> None:

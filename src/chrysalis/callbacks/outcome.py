@@ -115,9 +115,12 @@ class Outcome(Callback):
 
     def _results(self, trainer: Trainer, held_out: HeldOut, step: int) -> dict:
         on = trainer.strategy.root_device.type
-        speed = of(trainer, Clock).images_per_second()
+        clock = of(trainer, Clock)
+        speed, first = clock.images_per_second(), clock.first_step_at
         return {
             "images_per_second": speed and round(speed, 2),
+            "seconds_to_first_step": first and round(first - self.started, 2),
+            "peak_memory_mib": hardware.peak_memory_mib(on),
             "held_out_loss": next(row[2] for row in held_out.history if row[0] == step),
             "base_held_out_loss": held_out.history[0][1],
             "final_held_out_loss": held_out.history[-1][2],

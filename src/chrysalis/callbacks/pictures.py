@@ -9,6 +9,7 @@ from chrysalis import pixels, seeds
 from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
+from chrysalis.callbacks.untouched import Untouched
 from chrysalis.conditioning import batches
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import require_whole
@@ -58,7 +59,7 @@ class Examples:
 class Pictures(Callback):
     """Draws `n` pictures (picture i from seed + i) with the averaged weights into samples/ and TensorBoard.
 
-    At step 0 they come from the untouched base model, so that the change can be watched. Of a conditional model the
+    Those of step 0 come from the untouched base model, so that the change can be watched. Of a conditional model the
     sheet has a row for each of up to `rows` conditions of held-out pictures, every row from the same seeds.
     """
 
@@ -89,14 +90,14 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._show_first_batch(trainer)
-        if self.base is None:
-            self.base = self.draw(trainer, module)
-            self._show(trainer, self.base, 0)
-        self.latest = (0, self.base)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step > self.latest[0]:
+        if step and self.base is None:
+            with of(trainer, Untouched).applied(trainer, module):
+                self.base = self.draw(trainer, module)
+            self._show(trainer, self.base, 0)
+        if step and step % self.every_n_steps == 0 and step > self.latest[0]:
             with of(trainer, EMA).applied(module):
                 self.latest = (step, self.draw(trainer, module))
             self._show(trainer, self.latest[1], step)

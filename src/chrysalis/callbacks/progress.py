@@ -16,7 +16,7 @@ class ProgressBar(Callback):
         self.lines, self._bar, self._began = lines, None, 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.total, self._first, self._began = _total_steps(trainer), trainer.global_step, time.monotonic()
+        self.total, self._first, self._began = total_steps(trainer), trainer.global_step, time.monotonic()
         self._shown = trainer.global_step
         if console.is_terminal:
             columns = (
@@ -59,6 +59,6 @@ class ProgressBar(Callback):
             self._bar = None
 
 
-def _total_steps(trainer: Trainer) -> int | None:
+def total_steps(trainer: Trainer) -> int | None:
     steps = trainer.estimated_stepping_batches
     return None if steps in (-1, float("inf")) else int(steps)

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+import chrysalis
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
 from chrysalis.terminal import is_main_process
@@ -16,10 +17,10 @@ from chrysalis.terminal import is_main_process
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
     r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
-    r"|data\.(path|num_workers)|outcome\.half|compile|debug"
+    r"|data\.(path|num_workers)|outcome\.half|compile|channels_last|profile|profiling\.\w+|debug"
 )
 
-_process_began: list[float] = [time.time()]
+_process_began: list[float] = [chrysalis.BEGAN]
 _changes: list[str] = []
 
 

@@ -1,0 +1,28 @@
+"""Once the speed is known: whether torch.compile would pay for itself in this run."""
+
+from lightning import Callback, LightningModule, Trainer
+
+from chrysalis import compiling
+from chrysalis.callbacks.clock import Clock, of
+from chrysalis.callbacks.progress import total_steps
+from chrysalis.terminal import say
+
+GAIN = {"cpu": 0.10, "cuda": 0.25}  # the share of a step's time that compiling saves
+
+
+class Advice(Callback):
+    """Says so after `after` optimizer steps, if compiling costs less than a third of what it would save."""
+
+    def __init__(self, compile: bool | str = False, after: int = 20):
+        self.compiled, self.after, self.said = bool(compile), after, False
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        speed, total = of(trainer, Clock).images_per_second(), total_steps(trainer)
+        if self.said or not speed or not total or trainer.global_step < self.after:
+            return
+        self.said = True
+        left = (total - trainer.global_step) * batch.window / speed
+        saved = left * GAIN.get(trainer.strategy.root_device.type, 0)
+        if not self.compiled and saved > 3 * compiling.SECONDS:
+            minutes = (saved - compiling.SECONDS) / 60
+            say(f"compile=true would make such a run about {minutes:.0f} minutes shorter.")
