@@ -10,7 +10,7 @@ def sample(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from chrysalis import folder, sharing
+    from chrysalis import folder, hardware, sharing
     from chrysalis.command import recipes
     from chrysalis.conditioning.asked import NAMES, Asked
     from chrysalis.data.transforms import checked_size
@@ -41,6 +41,7 @@ def sample(cfg) -> None:
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
 
+    hardware.keep_memory(hardware.accelerator(cfg.trainer.accelerator))
     share, device = sharing.launch(**cfg.trainer)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner).to(device).eval()
     arithmetic.use(denoiser, terms, precision, cfg.compile)

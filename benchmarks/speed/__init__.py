@@ -1,0 +1,1 @@
+"""`make bench`: this project beside the plain loop, figure by figure, on this machine."""

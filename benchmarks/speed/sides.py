@@ -1,0 +1,121 @@
+"""The two sides, each a process of its own, run in turns in a folder that is removed afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chrysalis.data.sources import Folder
+from chrysalis.folder import REPOSITORY
+from chrysalis.terminal import say
+
+NEVER = 1_000_000  # steps
+# Neither measures nor draws more than it must; the clock leaves both out, the stopwatch on the whole process does not.
+QUIET = (
+    f"callbacks.held_out.every_n_steps={NEVER}",
+    "callbacks.held_out.n_images=2",
+    "callbacks.held_out.bins=2",
+    f"callbacks.pictures.every_n_steps={NEVER}",
+    "callbacks.pictures.n=1",
+    "callbacks.pictures.steps=1",
+)
+
+
+class SideFailed(Exception):
+    """A side did not come to its end; the message is the last that it said."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A finished `train.py`: its results.json, its run folder, and when the process was started."""
+
+    results: dict
+    folder: Path
+    started: float
+
+
+@dataclass(eq=False)
+class Bench:
+    """device: cpu | cuda. model: the diffusers folder that both start from. data: pictures, for ours.
+
+    scratch: the temporary folder that everything happens in. kept: the user's own cache folder, for what is made once.
+    image_size: of training. quick: a few steps a run, to try the program itself.
+    """
+
+    device: str
+    model: str
+    data: str
+    scratch: Path
+    kept: Path
+    image_size: int = 64
+    eps_model: str | None = None
+    quick: bool = False
+    pairs: list[tuple[dict, dict]] = field(default_factory=list)  # (plain's figures, our results) of training
+    _runs: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    def steps(self, n: int) -> int:
+        return min(n, 6) if self.quick else n
+
+    def runs(self, n: int) -> int:
+        return 1 if self.quick else n
+
+    def view(self, name: str = "all", rows: Callable[[Path], bool] = lambda file: True) -> Path:
+        """A folder of links to the pictures that ours reads, for the plain loop, which takes every file it finds."""
+        folder = self.scratch / f"view-{name}"
+        if not folder.is_dir():
+            folder.mkdir()
+            for i, row in enumerate(Folder(self.data).rows):
+                if rows(row.file):
+                    (folder / f"{i:06d}{row.file.suffix}").symlink_to(row.file.absolute())
+        return folder
+
+    def plain(self, what: str, **options) -> dict:
+        """One run of the plain loop; options by their names, `image_size` for --image-size."""
+        given = {"model": self.model, "device": self.device, **options}
+        words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        said = self._process(f"plain {what}", [str(REPOSITORY / "benchmarks" / "plain_loop.py"), what, *words])
+        return json.loads(said.strip().splitlines()[-1])
+
+    def ours(self, *overrides: str) -> Ours:
+        """One run of train.py on these pictures, on this device."""
+        self._runs += 1
+        name, started = f"run{self._runs}", time.time()
+        own = ["data=folder", f"data.path={self.data}", "data.resize=stretch", f"data.image_size={self.image_size}"]
+        own = [] if any(word.startswith("data=") for word in overrides) else own
+        words = [f"name={name}", f"trainer.accelerator={self.device}", *own, *overrides]
+        self._process("train.py", [str(REPOSITORY / "train.py"), *words])
+        folder = self.scratch / "runs" / name
+        return Ours(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder, started)
+
+    def train(self, *overrides: str) -> Ours:
+        """The same from this model, with nothing beside the training."""
+        return self.ours(f"model.pretrained={self.model}", *QUIET, *overrides)
+
+    def program(self, name: str, *arguments: str) -> float:
+        """Wall seconds of train.py or sample.py with these arguments."""
+        began = time.perf_counter()
+        self._process(f"{name} {' '.join(arguments)}", [str(REPOSITORY / name), *arguments])
+        return time.perf_counter() - began
+
+    def environment(self) -> Mapping[str, str]:
+        """Ours as it is, with the cache folder that the caller chose; nobody asks the hub."""
+        return {**os.environ, "HF_HUB_OFFLINE": "1"} | ({} if self.on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
+
+    def _process(self, what: str, command: list[str]) -> str:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *command], cwd=self.scratch, env=self.environment(), capture_output=True, text=True
+        )
+        say(f"  {what}: {time.perf_counter() - began:.1f} s")
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
+            raise SideFailed(f"{what} ended with {done.returncode}: {last[:300]}")
+        return done.stdout
