@@ -16,7 +16,6 @@ def train(cfg) -> None:
     from chrysalis.command import recipes
     from chrysalis.compiling import compile_unet
     from chrysalis.conditioning.parts import condition
-    from chrysalis.data.store import cache_folder
     from chrysalis.denoiser import Denoiser
     from chrysalis.freezing import freeze
     from chrysalis.module import FineTuning
@@ -55,7 +54,7 @@ def train(cfg) -> None:
     if note := data.fit_batch(module, trainer):
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
-    compile_unet(denoiser.unet, cfg.compile, cache_folder())
+    compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     runs.record(cfg, run_dir)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     outcome.complete(trainer, module)

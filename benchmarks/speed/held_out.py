@@ -36,7 +36,8 @@ def held_out(bench: Bench) -> Row:
     row.plain, row.ours = [at_own], [seconds]
     at_ours, harder = plain_run(bench, model, data, lr=OUR_LR)
     passes = bench.steps(PASSES * -(-len(data.train_rows) // 8))
-    longer_step, longer = reached(ours_run(bench, model, passes, passes // MEASURED), harder, or_nothing=True)
+    same = ours_run(bench, model, passes, passes // MEASURED, "lr_schedule=constant")  # as the plain loop's is
+    longer_step, longer = reached(same, harder, or_nothing=True)
     row.notes = {
         "loss": loss,
         "our step": step,
@@ -70,7 +71,7 @@ def loss_of(model_folder: Path | str, data: datamodule.Pictures, device: str = "
         return held_out_loss(denoiser, batch.image, batch.key.tolist(), BINS, seed=0).mean().item()
 
 
-def ours_run(bench: Bench, model: str, steps: int, every: int) -> Ours:
+def ours_run(bench: Bench, model: str, steps: int, every: int, *also: str) -> Ours:
     """The plain loop draws no pictures, so ours draws next to none; measuring is part of its time."""
     return bench.ours(
         f"model.pretrained={model}",
@@ -83,6 +84,7 @@ def ours_run(bench: Bench, model: str, steps: int, every: int) -> Ours:
         f"callbacks.pictures.every_n_steps={NEVER}",
         "callbacks.pictures.n=1",
         "callbacks.pictures.steps=1",
+        *also,
     )
 
 

@@ -21,7 +21,6 @@ from chrysalis.command import CONF
 from chrysalis.compiling import compile_unet
 from chrysalis.data import loaders
 from chrysalis.data.loaders import Order, loader
-from chrysalis.data.store import cache_folder
 from chrysalis.denoiser import Denoiser
 from chrysalis.module import FineTuning
 
@@ -106,7 +105,7 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None) -> Fit
     also = {} if profiler is None else {"profiler": profiler}
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), **also)
     hardware.tune(denoiser.unet, bench.device, trainer.precision, cfg.channels_last)
-    compile_unet(denoiser.unet, bench.on_gpu, cache_folder())
+    compile_unet(denoiser.unet, bench.on_gpu)
     trainer.fit(module, datamodule=pictures)
     return Fit(trainer, module, ticks)
 

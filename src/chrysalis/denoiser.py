@@ -52,6 +52,10 @@ class Denoiser(nn.Module):
         """Of x_t."""
         return self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.conditioner is not None and self.conditioner.text is not None
+
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
         """x_t float [B, C, H, W], t int64 [B] or scalar -> prediction float32 [B, C, H, W].
 

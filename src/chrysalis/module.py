@@ -51,7 +51,7 @@ class FineTuning(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
-        params = [p for _, p in self.trainable()]
+        params = [p for group in optimizer.param_groups for p in group["params"]]
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # under float16 a fused optimizer would do it in its step, after clipping

@@ -17,10 +17,12 @@ class Advice(Callback):
         self.compiled, self.after, self.said = bool(compile), after, False
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
-        speed, total = of(trainer, Clock).images_per_second(), total_steps(trainer)
-        if self.said or not speed or not total or trainer.global_step < self.after:
+        if self.said or trainer.global_step < self.after:
             return
         self.said = True
+        speed, total = of(trainer, Clock).images_per_second(), total_steps(trainer)
+        if not speed or not total:
+            return
         left = (total - trainer.global_step) * batch.window / speed
         saved = left * GAIN.get(trainer.strategy.root_device.type, 0)
         if not self.compiled and saved > 3 * compiling.SECONDS:

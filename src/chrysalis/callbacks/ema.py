@@ -18,19 +18,20 @@ class EMA(Callback):
             raise UserError(f"callbacks.ema.decay={decay} must be at least 0 and below 1.")
         self.decay, self.updates = decay, 0
         self.averages: dict[str, torch.Tensor] = {}
+        self._weights: list[torch.Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         loaded = self.averages
         self.averages = {
             name: loaded.get(name, p.detach()).to(p.device, torch.float32, copy=True) for name, p in module.trainable()
         }
+        self._weights = [p.detach() for _, p in module.trainable()]
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         if trainer.global_step > self.updates:
             self.updates = trainer.global_step
             with torch.no_grad():
-                weights = [p.detach() for _, p in module.trainable()]
-                lerp_(list(self.averages.values()), weights, 1 - ema_decay(self.updates, self.decay))
+                lerp_(list(self.averages.values()), self._weights, 1 - ema_decay(self.updates, self.decay))
 
     @contextmanager
     def applied(self, module: LightningModule, averages: dict[str, torch.Tensor] | None = None) -> Iterator[None]:

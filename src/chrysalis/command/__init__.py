@@ -37,6 +37,10 @@ def command(config_name: str) -> Callable:
         @functools.wraps(task)
         def job(cfg: DictConfig) -> None:
             """One job of perhaps many: its error is kept for the end, so that the other jobs of a sweep run."""
+            from chrysalis.data.store import cache_folder
+
+            # torch's own default is a temporary folder; set before torch is imported, which reads it then
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
             try:
                 task(cfg)
             except Exception as error:

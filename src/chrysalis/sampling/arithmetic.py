@@ -8,7 +8,6 @@ import torch
 
 from chrysalis import hardware
 from chrysalis.compiling import compile_unet
-from chrysalis.data.store import cache_folder
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.guidance.guided import Term
@@ -57,9 +56,7 @@ def use(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compiled:
         for each in {id(each.unet): each for each in denoisers}.values():
             # none of training's modes: "reduce-overhead" lets every answer be written over the last, which multistep
             # schedulers and guidance still hold
-            compile_unet(each.unet, compiled, cache_folder())
-            if each.conditioner is not None and each.conditioner.text is not None:
-                each.unet.compile()  # captions differ in length, and one compilation is to serve them all
+            compile_unet(each.unet, compiled, each.reads_captions)
 
 
 def _lower(denoiser: Denoiser, dtype: torch.dtype) -> None:
