@@ -14,6 +14,7 @@ import numpy as np
 import platformdirs
 from PIL import UnidentifiedImageError
 
+from chrysalis.data.listing import uncollected
 from chrysalis.data.picture import Picture, content_hash
 from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
@@ -214,6 +215,7 @@ def _pool(source: Source, n: int) -> Executor:
     return ThreadPoolExecutor(min(cores, 16))
 
 
+@uncollected()
 def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> PictureSet:
     """The set that lies there. label_names: in the order of their numbers; None for those that the pictures have."""
     try:
