@@ -134,7 +134,7 @@ def test_what_is_written_can_be_added_to(tmp_path):
     assert records["first-step"]["measured"]["commit"] == "def"
     lines = page.read_text().splitlines()
     assert "| training at 64 px | 20 images/s | 45 images/s | 2.25 | at least 1.5 | reached |" in lines
-    assert "| the data path / alone |  | 6e+03 images/s |  | at least 5e+03 images/s | reached |" in lines
+    assert "| the data path / alone |  | 6,000 images/s |  | at least 5,000 images/s | reached |" in lines
     assert "| drawing |  |  |  |  | no figure: plain sample ended with 1: no such folder |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 

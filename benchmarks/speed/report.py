@@ -82,14 +82,20 @@ def cells(record: dict) -> tuple[str, ...]:
     """A row of the table, of a Row's record."""
     if record["failed"]:
         return (record["what"], "", "", "", "", f"no figure: {record['failed']}")
-    sides = (f"{m:.3g} {record['unit']}" if (m := record[f"{s}_median"]) is not None else "" for s in ("plain", "ours"))
+    medians = (record[f"{side}_median"] for side in ("plain", "ours"))
+    sides = ("" if median is None else f"{short(median)} {record['unit']}" for median in medians)
     ratio = "" if record["ratio"] is None else f"{record['ratio']:.2f}"
     return (record["what"], *sides, ratio, _target(record), "reached" if record["reached"] else "missed")
 
 
 def _target(record: dict) -> str:
     unit = "" if record["plain"] else f" {record['unit']}"
-    return f"{'at least' if record['at_least'] else 'at most'} {record['target']:.3g}{unit}"
+    return f"{'at least' if record['at_least'] else 'at most'} {short(record['target'])}{unit}"
+
+
+def short(figure: float) -> str:
+    """'0.332', '43.7', '10,700'"""
+    return f"{float(f'{figure:.3g}'):,.0f}" if figure >= 1000 else f"{figure:.3g}"
 
 
 def markdown(machine: str, records: Sequence[dict]) -> str:
