@@ -15,7 +15,7 @@ from PIL import Image
 from test_cfg import conditional, model_of
 from test_conditioning import ALL, told
 
-from chrysalis import files, pixels, seeds
+from chrysalis import compiling, files, pixels, seeds
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.guidance.energies import Brightness
@@ -186,9 +186,9 @@ def test_what_compiling_raises_is_told_and_nothing_else():
     from torch._dynamo.exc import Unsupported
 
     assert "compile=true cannot be used here: no compiler" in str(
-        arithmetic.why_not_compiled(Unsupported("no compiler"))
+        compiling.why_not_compiled(Unsupported("no compiler"))
     )
-    assert arithmetic.why_not_compiled(OSError("disk full")) is None
+    assert compiling.why_not_compiled(OSError("disk full")) is None
 
 
 def test_written_meanwhile_is_written_the_same(tmp_path):

@@ -36,3 +36,11 @@ def compiled_only_if(full: bool) -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def why_not_compiled(error: Exception) -> UserError | None:
+    """What to say of an error that compiling raised, such as a missing C++ compiler; None for any other."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"compile=true cannot be used here: {lines[0][:300].rstrip('.')}. Leave it out.")

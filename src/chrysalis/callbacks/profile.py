@@ -20,6 +20,9 @@ from chrysalis.errors import require_whole
 from chrysalis.files import shown, written
 from chrysalis.terminal import console, say
 
+# The profiler's own lines on standard error are for its developers. It reads this once, when a process first uses it.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
 # Names of operators, in words; the first that fits
 WORDS = [
     (r"convolution.*backward|conv.*backward", "convolutions, backward"),
@@ -141,7 +144,6 @@ class Profile(Callback):
             activities = [ProfilerActivity.CPU]
             if module.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its lines on standard error are for its developers
             plan = schedule(wait=0, warmup=self.warmup, active=self.steps, repeat=1)
             self._profiler = profile(activities=activities, schedule=plan, acc_events=True)
             self._profiler.start()

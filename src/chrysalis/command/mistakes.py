@@ -44,6 +44,11 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         return f"{key} cannot be used: {_first_line(error.__cause__ or error)}"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
+    if "torch._inductor" in sys.modules:  # only a program that compiles can fail to
+        from chrysalis.compiling import why_not_compiled
+
+        if told := why_not_compiled(error):
+            return str(told)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     return None

@@ -68,11 +68,3 @@ def _lower(denoiser: Denoiser, dtype: torch.dtype) -> None:
             return plain(x_t, t, cond)
 
     denoiser.forward = forward
-
-
-def why_not_compiled(error: Exception) -> UserError | None:
-    """What to say of an error that compiling raised, such as a missing C++ compiler; None for any other."""
-    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return None
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"compile=true cannot be used here: {lines[0][:300].rstrip('.')}. Leave it out.")

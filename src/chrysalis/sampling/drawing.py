@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from chrysalis import pixels, plots
-from chrysalis.compiling import compiled_only_if
+from chrysalis.compiling import compiled_only_if, why_not_compiled
 from chrysalis.conditioning.asked import Asked
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, write_text, written
 from chrysalis.guidance.guided import Guided
-from chrysalis.sampling.arithmetic import why_not_compiled
 from chrysalis.sampling.loop import Step, trajectory
 from chrysalis.sampling.schedulers import Timetable
 from chrysalis.sampling.sheets import read, table
