@@ -1,12 +1,12 @@
 """What only shows from inside: the data path alone, the time a run waits for it, and what surrounds the bare step."""
 
+import copy
 import os
 import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from chrysalis.module import FineTuning
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
 LEFT_OUT = 4  # of a fit's steps: the base model is measured and drawn with after the first
 WAITING_STEPS, WAITING_TARGET = 40, 1.0  # per cent
-BLOCK, BLOCKS, OVERHEAD_TARGET = 20, 3, 1.03
+GROUP, GROUPS, OVERHEAD_TARGET = 4, 20, 1.03
 FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
 
 
@@ -50,20 +50,60 @@ def data(bench: Bench) -> Row:
 
 
 class Ticks(Callback):
-    """The last of the callbacks: when each step was over, and the batches it was made of."""
+    """The last of the callbacks: when each step was over."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
-        self.batches: list[Batch] = []
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_index: int) -> None:
-        if len(batch) == trainer.datamodule.batch_size:
-            self.batches.append(batch)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         if len(self.at) in (LEFT_OUT - 1, trainer.max_steps - 1):
             synchronise()  # a GPU is waited for at both ends of what is timed, and not between
         self.at.append(time.perf_counter())
+
+
+class Paired(Callback):
+    """The last of the callbacks: times groups of steps, and after each the same number of bare ones.
+
+    Bare: a copy of the denoiser, its own optimizer, the group's own batches, and nothing around them. In turns so
+    short, what else happens on the machine happens to both.
+    """
+
+    def __init__(self, compiled: bool) -> None:
+        self.compiled = compiled
+        self.whole: list[float] = []  # seconds a step, of each group
+        self.bare: list[float] = []
+        self._batches: list[Batch] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_index: int) -> None:
+        self._batches.append(batch)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        if trainer.global_step == LEFT_OUT:
+            self._denoiser = copy.deepcopy(module.denoiser)
+            compile_unet(self._denoiser.unet, self.compiled)
+            self._params = [p for p in self._denoiser.parameters() if p.requires_grad]
+            self._optimizer = module.make_optimizer([{"params": self._params}])
+            self._bare_group(trainer)  # discarded: the optimizer's state is made in it
+        elif trainer.global_step > LEFT_OUT and len(self._batches) == GROUP:
+            synchronise()
+            self.whole.append((time.perf_counter() - self._began) / GROUP)
+            self.bare.append(self._bare_group(trainer))
+        else:
+            return
+        self._batches.clear()
+        self._began = time.perf_counter()
+
+    def _bare_group(self, trainer: Trainer) -> float:
+        began = time.perf_counter()
+        for batch in self._batches:
+            with trainer.precision_plugin.forward_context():
+                loss = self._denoiser.loss(batch).value
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._params, 1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        synchronise()
+        return (time.perf_counter() - began) / len(self._batches)
 
 
 @dataclass
@@ -75,13 +115,7 @@ class Fit:
     ticks: Ticks
 
 
-def pace(at: list[float], on_gpu: bool) -> float:
-    """Seconds a step: the median where a step is over when it says so, the mean on a GPU, which is behind that."""
-    at = at[LEFT_OUT - 1 :]
-    return (at[-1] - at[0]) / (len(at) - 1) if on_gpu else statistics.median(b - a for a, b in pairwise(at))
-
-
-def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None) -> Fit:
+def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None, paired: Paired | None = None) -> Fit:
     """What train.py does, with its own configuration: every default callback, the logger, the outcome."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -102,6 +136,8 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None) -> Fit
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}
     callbacks += [instantiate(cfg.outcome)(**record), ticks := Ticks()]
+    if paired is not None:
+        callbacks.append(paired)
     also = {} if profiler is None else {"profiler": profiler}
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), **also)
     hardware.tune(denoiser.unet, bench.device, trainer.precision, cfg.channels_last)
@@ -114,25 +150,6 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None) -> Fit
 def warm_fit(bench: Bench) -> None:
     """Discarded: it decodes, and compiles on a GPU."""
     fit(bench, LEFT_OUT + 2)
-
-
-def bare_step_seconds(bench: Bench, done: Fit, steps: int) -> float:
-    """The same batches through the same denoiser and optimizer, and nothing around them."""
-    module, batches, at = done.module.to(bench.device), done.ticks.batches, []
-    params = [p for _, p in module.trainable()]
-    optimizer = module.make_optimizer([{"params": params}])
-    module.train()
-    for i in range(steps):
-        with done.trainer.precision_plugin.forward_context():
-            loss = module.denoiser.loss(batches[i % len(batches)]).value
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if i in (LEFT_OUT - 1, steps - 1):
-            synchronise()
-        at.append(time.perf_counter())
-    return pace(at, bench.on_gpu)
 
 
 def waiting(bench: Bench) -> Row:
@@ -148,14 +165,13 @@ def waiting(bench: Bench) -> Row:
 
 
 def overhead(bench: Bench) -> Row:
-    """Blocks of both in turns: Lightning with logger, callbacks, EMA and data loading; the bare step."""
+    """In turns: Lightning with logger, callbacks, EMA and data loading; the bare step."""
     row = Row("overhead", "a whole training step beside its bare torch (left)", "ms", OVERHEAD_TARGET, at_least=False)
+    paired = Paired(compiled=bench.on_gpu)
     with in_scratch(bench):
         warm_fit(bench)
-        for _ in range(bench.runs(BLOCKS)):
-            done = fit(bench, LEFT_OUT + bench.steps(BLOCK))
-            row.ours.append(1000 * pace(done.ticks.at, bench.on_gpu))
-            row.plain.append(1000 * bare_step_seconds(bench, done, LEFT_OUT + bench.steps(BLOCK)))
+        fit(bench, LEFT_OUT + bench.runs(GROUPS) * GROUP, paired=paired)
+    row.ours, row.plain = ([1000 * seconds for seconds in taken] for taken in (paired.whole, paired.bare))
     return row
 
 

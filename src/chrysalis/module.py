@@ -49,6 +49,11 @@ class FineTuning(LightningModule):
         undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
 
+    def optimizer_step(self, *given, **named) -> None:
+        """Gradients go with the step: Lightning keeps them through the next forward pass, which then runs slower."""
+        super().optimizer_step(*given, **named)
+        self.optimizers(use_pl_optimizer=False).zero_grad()
+
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
