@@ -13,6 +13,8 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis import folder, hardware
+    from chrysalis.callbacks.clock import of
+    from chrysalis.callbacks.stopping import Stopping
     from chrysalis.command import recipes
     from chrysalis.compiling import compile_unet
     from chrysalis.conditioning.parts import condition
@@ -59,6 +61,7 @@ def train(cfg) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     outcome.complete(trainer, module)
     say(outcome.summary())
+    of(trainer, Stopping).leave()
 
 
 if __name__ == "__main__":

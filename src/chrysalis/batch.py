@@ -33,6 +33,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image)
 
+    def parts(self, n: int) -> "list[Batch]":
+        """At most n batches of about equal length, in order; the window stays that of the whole."""
+        size = -(-len(self) // n)
+        return [self._at(slice(i, i + size)) for i in range(0, len(self), size)]
+
+    def _at(self, places: slice) -> "Batch":
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "window"}
+        return replace(self, **{name: None if value is None else value[places] for name, value in own.items()})
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """All tensors on `device` but `row` and `key`, which stay on the host, where they are read."""
         moved = {

@@ -19,8 +19,11 @@ UMASK = _umask()  # once, before there are threads: reading it sets it for a mom
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yield a partial file beside `path`; on success it takes the name `path`, on an error it is removed."""
+def written(path: Path, before: Path | None = None) -> Iterator[Path]:
+    """Yield a partial file beside `path`; on success it takes the name `path`, on an error it is removed.
+
+    before: where a file that `path` already is stays; at every moment `path` is there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -31,6 +34,8 @@ def written(path: Path) -> Iterator[Path]:
         with open(partial, "rb") as f:
             os.fsync(f.fileno())
         partial.chmod(0o666 & ~UMASK)
+        if before is not None and path.exists():
+            _keep(path, before)
         os.replace(partial, path)
         _sync(path.parent)
     finally:
@@ -66,6 +71,18 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Let `before` be a second name of the file `path`, in one move."""
+    link = path.with_name(f".{before.name}.partial")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without second names
+        os.replace(path, before)
+        return
+    os.replace(link, before)
 
 
 def write_text(path: Path, text: str) -> None:

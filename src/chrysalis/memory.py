@@ -1,6 +1,7 @@
 """What a training step needs to have in memory, counted on tensors without contents before one is run."""
 
 import copy
+import gc
 import os
 import weakref
 from dataclasses import dataclass
@@ -103,6 +104,19 @@ def free(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return min(_of_the_system(), *_of_the_container(Path("/sys/fs/cgroup")))
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether it says that an allocation failed, on whatever device."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
+def release(device: torch.device) -> None:
+    """Give back what an allocator keeps for later, after a step that did not fit."""
+    gc.collect()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
 
 
 def _of_the_system() -> int:

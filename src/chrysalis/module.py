@@ -1,15 +1,33 @@
 """The LightningModule: steps and optimizers, no mathematics."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from lightning import LightningModule
 
+from chrysalis import memory, seeds
 from chrysalis.batch import Batch
 from chrysalis.compiling import compiled_only_if
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.freezing import is_new
+from chrysalis.terminal import warn
+
+SMALLER = "use a smaller data.image_size or model, model.gradient_checkpointing=true or optimizer=adamw8bit."
+
+
+@dataclass
+class Seen:
+    """A micro-batch, and of each of its parts the timesteps and the losses, [B] each."""
+
+    batch: Batch
+    t: list[torch.Tensor] = field(default_factory=list)
+    per_sample: list[torch.Tensor] = field(default_factory=list)
+
+    def forget(self) -> None:
+        self.t.clear()
+        self.per_sample.clear()
 
 
 class FineTuning(LightningModule):
@@ -31,6 +49,8 @@ class FineTuning(LightningModule):
         self.optimizer_bytes = getattr(trial, "bytes_per_weight", 8.0)  # of its state
         self.grad_norm: torch.Tensor | None = None  # of the last optimizer step, before clipping
         self.learning_rate = 0.0  # of the last optimizer step
+        self.window: list[Seen] = []  # of the optimizer step that is being made
+        self.parts = 1  # in how many each micro-batch is taken; more after running out of memory
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
@@ -38,21 +58,105 @@ class FineTuning(LightningModule):
     def on_fit_start(self) -> None:
         self.train()  # from_pretrained returns eval mode, and Lightning leaves modes as they are
 
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Dropout is a pure function of (seed, micro-batch, process), so that a resumed run continues exactly."""
+        torch.manual_seed(seeds.key(self.trainer.datamodule.seed, "dropout", self._micro_batch(), self.global_rank))
+
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
         """The batch's share of its window's mean, so that a short last window is averaged over what it holds.
 
         Lightning divides by accumulate_grad_batches and averages over processes; both are undone here.
         """
-        with compiled_only_if(len(batch) == self.trainer.datamodule.batch_size):
-            loss = self.denoiser.loss(batch)
-        share = loss.weighted.sum() / batch.window
-        undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        self.window.append(Seen(batch))
+        share, undo = self._forward_pass(), self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
+
+    def _forward_pass(self) -> torch.Tensor:
+        seen = self.window[-1]
+        try:
+            return self._share(seen, seen.batch) if self.parts == 1 else self._in_parts(seen)
+        except RuntimeError as error:
+            self._only_out_of_memory(error)
+        return self._repeated_in_parts()  # not among the above: what failed is held until its exception is gone
+
+    def backward(self, loss: torch.Tensor, *given, **named) -> None:
+        try:
+            return loss.backward(*given, **named)
+        except RuntimeError as error:
+            self._only_out_of_memory(error)
+        self._repeated_in_parts()
 
     def optimizer_step(self, *given, **named) -> None:
         """Gradients go with the step: Lightning keeps them through the next forward pass, which then runs slower."""
-        super().optimizer_step(*given, **named)
+        try:
+            super().optimizer_step(*given, **named)
+        except RuntimeError as error:
+            self._only_out_of_memory(error)
+            raise UserError(f"The optimizer's own memory does not fit: {SMALLER}") from None
         self.optimizers(use_pl_optimizer=False).zero_grad()
+        self.window.clear()
+
+    def optimizer_zero_grad(self, *given, **named) -> None:
+        """Done with the step; Lightning calls it between the passes, where a micro-batch in parts has gradients."""
+
+    def _micro_batch(self) -> int:
+        """The number of the current micro-batch in the whole run."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+
+    def _share(self, seen: Seen, batch: Batch) -> torch.Tensor:
+        """The loss of a micro-batch, or of a part of it, as its share in the mean over the window."""
+        with compiled_only_if(len(batch) * self.parts == self.trainer.datamodule.batch_size):
+            loss = self.denoiser.loss(batch)
+        seen.t.append(loss.t)
+        seen.per_sample.append(loss.per_sample.detach())
+        return loss.weighted.sum() / batch.window
+
+    def _in_parts(self, seen: Seen) -> torch.Tensor:
+        """Both passes of a micro-batch, part by part; returns its share, with nothing left to differentiate."""
+        seen.forget()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        total = torch.zeros((), device=self.device)
+        for part in seen.batch.parts(self.parts):
+            with self.trainer.precision_plugin.forward_context():
+                share = self._share(seen, part)
+            with torch.autocast(self.device.type, enabled=False):
+                (share if scaler is None else scaler.scale(share)).backward()
+            total += share.detach()
+        return total.requires_grad_()
+
+    def _repeated_in_parts(self) -> torch.Tensor:
+        """After running out of memory: the window so far again, in parts so small that they fit, now and from here on.
+
+        The optimizer sees the same pictures; the sum is rounded differently.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(f"Out of memory on process {self.global_rank}: {SMALLER}")
+        while self.parts < max(len(seen.batch) for seen in self.window):
+            self.parts *= 2
+            self.zero_grad()
+            memory.release(self.device)
+            try:
+                shares = [self._in_parts(seen) for seen in self.window]
+            except RuntimeError as error:
+                self._only_out_of_memory(error)
+                continue
+            warn(
+                f"step {self.trainer.global_step + 1}: out of memory. From here on each micro-batch is taken in "
+                f"{self.parts} parts; the optimizer sees the same pictures."
+            )
+            return shares[-1]
+        raise UserError(f"A single picture at a time does not fit into memory: {SMALLER}")
+
+    def _only_out_of_memory(self, error: RuntimeError) -> None:
+        """Let pass what ran out of memory, raise anything else."""
+        if not memory.ran_out(error):
+            raise error
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["parts"] = self.parts
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.parts = checkpoint.get("parts", 1)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip as trainer.gradient_clip_* say (null or 0: not at all); keep the norm from before for the log."""
@@ -65,6 +169,9 @@ class FineTuning(LightningModule):
         self.grad_norm = torch.nn.utils.clip_grad_norm_(params, gradient_clip_val if by_norm else float("inf"))
         if gradient_clip_val and not by_norm:
             torch.nn.utils.clip_grad_value_(params, gradient_clip_val)
+        for callback in self.trainer.callbacks:
+            if hasattr(callback, "on_gradients_measured"):
+                callback.on_gradients_measured(self.trainer, self, optimizer)
 
     def configure_optimizers(self) -> dict:
         own = [p for name, p in self.trainable() if not is_new(name)]

@@ -14,9 +14,14 @@ from chrysalis.terminal import say
 
 
 def make_trainer(
-    callbacks: list[Callback], logger: Logger | bool, precision: str = "auto", accelerator: str = "auto", **lightning
+    callbacks: list[Callback],
+    logger: Logger | bool,
+    precision: str = "auto",
+    accelerator: str = "auto",
+    max_time=None,
+    **lightning,
 ) -> Trainer:
-    """`lightning`: any other argument of lightning.Trainer, under its own name."""
+    """`lightning`: any other argument of lightning.Trainer, under its own name; max_time is callbacks.stopping's."""
     if None in callbacks:
         raise UserError("callbacks.NAME=null: each is needed; make one rare with every_n_steps instead.")
     for name in ("accumulate_grad_batches", "log_every_n_steps"):

@@ -14,6 +14,7 @@ class Clock(Callback):
     def __init__(self, warmup_steps: int = 3):
         self.warmup_steps, self.images, self.seconds = warmup_steps, 0, 0.0
         self.first_step_at: float | None = None  # time.time() when the first optimizer step was done
+        self.is_paused = False
         self._running_since: float | None = None
         self._first_step = 0
 
@@ -45,12 +46,14 @@ class Clock(Callback):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, time does not count."""
-        running = self._running_since is not None
+        running, outer = self._running_since is not None, self.is_paused
         if running:
             self._stop()
+        self.is_paused = True
         try:
             yield
         finally:
+            self.is_paused = outer
             if running:
                 self._start()
 

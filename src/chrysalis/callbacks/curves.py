@@ -2,6 +2,7 @@
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from chrysalis.callbacks.clock import Clock, of
 
@@ -22,6 +23,10 @@ class Curves(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._seen_step = trainer.global_step
+        if trainer.global_step and trainer.logger is not None and trainer.is_global_zero:
+            # TensorBoard leaves out what a killed run logged after the checkpoint that is continued
+            began = SessionLog(status=SessionLog.START)
+            trainer.logger.experiment.file_writer.add_event(Event(session_log=began), trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         share = outputs["share"]
@@ -39,7 +44,7 @@ class Curves(Callback):
             self._read(trainer, module, trainer.global_step)
 
     def _read(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        losses = torch.stack(self._pending).tolist()
+        losses = torch.stack([loss.to(module.device) for loss in self._pending]).tolist()
         self._pending = []
         for at, loss in enumerate(losses, step - len(losses) + 1):
             self._average = (
@@ -66,7 +71,8 @@ class Curves(Callback):
         return self._average
 
     def state_dict(self) -> dict:
-        return {"history": self.history, "average": self._average}
+        return {"history": self.history, "average": self._average, "pending": self._pending}
 
     def load_state_dict(self, state: dict) -> None:
         self.history, self._average = list(state["history"]), state["average"]
+        self._pending = list(state.get("pending", ()))

@@ -58,8 +58,12 @@ class HeldOut(Callback):
         batch = trainer.datamodule.held_out_batch(self.n_images)
         self.images, self.contents = batch.image, batch.key.tolist()
         self.conds = conditions(batch, module.denoiser.conditioner)
+        self._measure_if_due(trainer, module)  # where a run was stopped before it could
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        self._measure_if_due(trainer, module)
+
+    def _measure_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step = trainer.global_step
         if step and self.base is None:
             with of(trainer, Untouched).applied(trainer, module):

@@ -90,8 +90,13 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._show_first_batch(trainer)
+        elif self.base is None or not (self.run_dir / "samples" / f"step_{trainer.global_step:06d}.png").is_file():
+            self._draw_if_due(trainer, module)  # where a run was stopped before it could
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        self._draw_if_due(trainer, module)
+
+    def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step = trainer.global_step
         if step and self.base is None:
             with of(trainer, Untouched).applied(trainer, module):

@@ -14,18 +14,18 @@ class Untouched(Callback):
     """Lets the base model be looked at after the first optimizer step instead of before it.
 
     So the first step, which shows whether a run fits into memory, comes within seconds even where drawing takes
-    minutes. The copy lies in the host's memory and is dropped when the second step begins.
+    minutes. The copy lies in the host's memory and is dropped when the second step begins. It is made before a
+    checkpoint is loaded, because a run may have been stopped just after its first step.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.global_step == 0:
-            self.weights = {name: p.detach().to("cpu", copy=True) for name, p in module.trainable()}
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.weights = {name: p.detach().to("cpu", copy=True) for name, p in module.trainable()}
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_index) -> None:
-        if trainer.global_step:
+        if trainer.global_step and self.weights:
             self.weights = {}
 
     @contextmanager

@@ -1,7 +1,9 @@
 """A run is one folder: starting one, recording its configuration, continuing it."""
 
+import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
+from chrysalis import checkpoints
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
 from chrysalis.terminal import is_main_process
@@ -17,8 +20,10 @@ from chrysalis.terminal import is_main_process
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
     r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
-    r"|data\.(path|num_workers)|outcome\.half|compile|channels_last|profile|profiling\.\w+|debug"
+    r"|data\.(path|num_workers|on_device)|outcome\.half|on_nonfinite|callbacks\.nonfinite\.at_most|preflight|compile|channels_last|profile|profiling\.\w+|debug"
 )
+
+SETTLED = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 _process_began: list[float] = [chrysalis.BEGAN]
 _changes: list[str] = []
@@ -32,7 +37,12 @@ def began() -> float:
 def set_changes_aside(arguments: list[str]) -> list[str]:
     """With resume=... among them, only that: the other overrides are for the recorded configuration, see begin."""
     _changes.clear()
-    if not any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
+    given = any(a.startswith("resume=") for a in arguments)
+    if any(a in ("-m", "--multirun") for a in arguments):
+        return arguments
+    if not given and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the same job, queued again
+        return [*arguments, "resume=true"]
+    if not any(a.startswith("resume=") and a not in ("resume=", "resume=null", "resume=true") for a in arguments):
         return arguments
     kept = [a for a in arguments if a.startswith(("-", "resume=", "name=", "hydra"))]
     _changes.extend(a for a in arguments if a not in kept)
@@ -42,10 +52,14 @@ def set_changes_aside(arguments: list[str]) -> list[str]:
 def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     """(configuration, run folder, checkpoint to continue from or None).
 
-    With resume=runs/NAME the configuration is the one recorded there, with this command's overrides on top.
+    With resume=runs/NAME the configuration is the one recorded there, with this command's overrides on top. With
+    resume=true it is the composed one, which must be what is recorded but for what may change; where there is nothing
+    to continue, the run begins.
     """
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
+    if cfg.resume is True and not checkpoints.any_in(Path(HydraConfig.get().runtime.output_dir)):
+        cfg.resume = None
     if not cfg.resume:
         folder = Path(HydraConfig.get().runtime.output_dir)
         used = any((folder / name).exists() for name in ("results.json", "checkpoints"))
@@ -53,15 +67,19 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
             where = shown(folder)
             raise UserError(f"{where} already holds a run: choose another name, or continue it with resume={where}.")
         return cfg, folder, None
-    folder = Path(cfg.resume)
-    recorded, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+    folder = Path(HydraConfig.get().runtime.output_dir if cfg.resume is True else cfg.resume)
+    recorded = folder / "config.yaml"
     if not recorded.is_file():
         raise UserError(f"resume={cfg.resume} is not a run: it has no config.yaml. Runs lie in runs/NAME.")
-    if not checkpoint.is_file():
-        again = f"start it again with name={folder.name}"
-        raise UserError(f"resume={cfg.resume} has no checkpoints/last.ckpt to continue from: {again}.")
+    checkpoint = checkpoints.newest(folder)
+    checkpoints.sweep_up(folder)
     was = OmegaConf.load(recorded)
-    _change(was, folder)
+    was.callbacks = {**cfg.callbacks, **was.callbacks}  # of a run that was recorded before there were some
+    _link(was, cfg)
+    if cfg.resume is True:
+        _change_to(was, cfg, folder)
+    else:
+        _change(was, folder)
     _set_everywhere(was, "run_dir", str(folder))
     return was, folder, checkpoint
 
@@ -76,6 +94,40 @@ def _change(cfg: DictConfig, folder: Path) -> None:
         if not CHANGEABLE.fullmatch(key):
             raise UserError(f"{key} cannot change when a run continues: start a new run, or leave it out.")
         OmegaConf.update(cfg, key, override.value())
+
+
+def _change_to(was: DictConfig, cfg: DictConfig, folder: Path) -> None:
+    """The values of a whole configuration, where they may change; the others must be the recorded ones.
+
+    What was settled when the run began (data.batch_size=auto) stays as it is.
+    """
+    settled = ("name", "resume", "run_dir", *(SETTLED if cfg.data.get("batch_size") == "auto" else ()))
+    new, old = (dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (cfg, was))
+    for key in new:
+        if key in settled or key.endswith(".run_dir") or key not in old or new[key] == old[key]:
+            continue
+        if not CHANGEABLE.fullmatch(key):
+            raise UserError(
+                f"{key}={new[key]} was {old[key]} when {shown(folder)} began, and cannot change when a run continues: "
+                "leave it as it was, or choose another name."
+            )
+        OmegaConf.update(was, key, new[key])
+
+
+def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _link(was: DictConfig, cfg: DictConfig) -> None:
+    """Let what was recorded as a value follow the key that it was taken from, so that a change reaches it."""
+    for key, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value):
+            if OmegaConf.select(was, key, default=was) is not was and OmegaConf.select(was, value[2:-1]) is not None:
+                OmegaConf.update(was, key, value)
 
 
 def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:

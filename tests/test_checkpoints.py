@@ -1,0 +1,150 @@
+"""Checkpoints are complete or absent, two are kept, a damaged one is set aside, and nothing unpickles."""
+
+import errno
+import os
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN, results
+
+from chrysalis import checkpoints, files
+from chrysalis.callbacks.checkpoint import CompleteCheckpoints, require_room, size
+from chrysalis.errors import UserError
+
+RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_steps=1"]
+
+
+@pytest.fixture
+def begun(run, tmp_path):
+    assert run("train", *RUN, "trainer.max_steps=3", "name=a") == 0
+    return tmp_path / "runs" / "a"
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def test_two_are_kept(run, tmp_path):
+    """Saved after every step and once more at the end: both names hold whole checkpoints."""
+    assert run("train", *RUN, "trainer.max_steps=3", "name=a") == 0
+    folder = tmp_path / "runs" / "a" / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert [step_of(folder / name) for name in checkpoints.NAMES] == [3, 3]
+
+
+def test_the_one_before_stays_at_every_moment(tmp_path, monkeypatch):
+    """Two names, two files; killed before the last move, both are whole and last.ckpt is the older."""
+    io, path = CompleteCheckpoints(), tmp_path / "last.ckpt"
+    for step in (1, 2):
+        io.save_checkpoint({"global_step": step, "w": torch.ones(3)}, path)
+    assert (step_of(path), step_of(tmp_path / "previous.ckpt")) == (2, 1)
+    plain = os.replace
+
+    def killed(source, target):
+        if str(target) == str(path):
+            raise KeyboardInterrupt
+        plain(source, target)
+
+    monkeypatch.setattr(files.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint({"global_step": 3, "w": torch.ones(3)}, path)
+    assert (step_of(path), step_of(tmp_path / "previous.ckpt")) == (2, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def damaged(path, how):
+    whole = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "flipped":  # one bit of a tensor
+        with zipfile.ZipFile(path) as archive:
+            record = max(archive.infolist(), key=lambda info: info.file_size)
+        at = record.header_offset + 200 + record.file_size // 2
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    elif how == "other":
+        path.write_text("not a checkpoint")
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "flipped", "other"])
+def test_a_damaged_one_is_set_aside(begun, run, capfd, how):
+    last = begun / "checkpoints" / "last.ckpt"
+    assert checkpoints.intact(last)
+    shutil.copy(last, last.with_name("previous.ckpt"))
+    damaged(last, how)
+    assert not checkpoints.intact(last)
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 0
+    assert "last.ckpt is damaged" in capfd.readouterr().err
+    assert (begun / "checkpoints" / "last.ckpt.damaged").is_file()
+    assert results(begun)["steps"] == 4
+
+
+def test_both_damaged_is_said(begun, run, capfd):
+    for name in checkpoints.NAMES:
+        damaged(begun / "checkpoints" / name, "cut")
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
+    assert "are damaged" in capfd.readouterr().err
+
+
+def test_what_a_killed_process_was_writing_goes(begun, run):
+    (begun / "checkpoints" / ".last.ckpt.abc.partial").write_bytes(b"half")
+    (begun / ".pipeline.xyz.partial").mkdir()
+    (begun / ".pipeline.xyz.partial" / "half.bin").write_bytes(b"half")
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 0
+    assert not list(begun.rglob(".*"))
+
+
+def test_nothing_unpickles(begun, run, capfd):
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, ("harmed",)
+
+    last = begun / "checkpoints" / "last.ckpt"
+    torch.save({"global_step": 3, "x": Harm()}, last, pickle_module=pickle)
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
+    assert "last.ckpt is not a checkpoint" in capfd.readouterr().err
+    assert not os.path.exists("harmed")
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(run, tmp_path, capfd, monkeypatch):
+    """A file-size limit stands for the disk: the process may not write beyond it, the kernel says so."""
+    import resource
+
+    assert run("train", *RUN, "trainer.max_steps=2", "name=a") == 0
+    last = tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt"
+    before, limits = last.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        code = run("train", "resume=runs/a", "trainer.max_steps=5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = capfd.readouterr().err
+    assert code == 2
+    assert "ckpt could not be written: " in told
+    assert "The checkpoint before it is intact" in told
+    assert "Traceback" not in told
+    assert last.read_bytes() == before
+    assert run("train", "resume=runs/a", "trainer.max_steps=5") == 0
+
+
+def test_room_is_looked_at_before_saving(tmp_path):
+    state = {"a": torch.zeros(1000), "b": [torch.zeros(10, dtype=torch.uint8)], "c": {"d": torch.zeros(4)}}
+    state["view"] = state["a"][:10]
+    assert size(state) == 4000 + 10 + 16
+    with pytest.raises(UserError, match="MB left"):
+        require_room(tmp_path, 10**18, step=7)
+    require_room(tmp_path, 10, step=7)
+
+
+def test_a_disk_error_names_its_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"last\.ckpt could not be written: No space left on device"):
+        CompleteCheckpoints().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
