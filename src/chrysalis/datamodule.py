@@ -65,10 +65,11 @@ class Pictures(LightningDataModule):
                 f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
             )
         self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
-        if self.batch_size != "auto" and self.batch_size > len(self.train_rows):
+        key = "effective_batch" if self.batch_size == "auto" else "batch_size"
+        if getattr(self, key) > len(self.train_rows):
             raise UserError(
-                f"data.batch_size={self.batch_size} is larger than the set: {len(self.train_rows)} pictures to learn "
-                f"from ({len(self.held_out_rows)} are held out). Use data.batch_size={len(self.train_rows)} or less."
+                f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} pictures to learn "
+                f"from ({len(self.held_out_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
             )
 
     def fit_batch(self, module: FineTuning, trainer: Trainer) -> str | None:

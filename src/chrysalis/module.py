@@ -58,6 +58,13 @@ class FineTuning(LightningModule):
     def on_fit_start(self) -> None:
         self.train()  # from_pretrained returns eval mode, and Lightning leaves modes as they are
 
+    def on_train_start(self) -> None:
+        """The optimizer's state as the weights lie in memory now, which may be another layout than it was saved in."""
+        for p, state in self.optimizers(use_pl_optimizer=False).state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Dropout is a pure function of (seed, micro-batch, process), so that a resumed run continues exactly."""
         torch.manual_seed(seeds.key(self.trainer.datamodule.seed, "dropout", self._micro_batch(), self.global_rank))

@@ -19,8 +19,7 @@ def adamw(
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too; module.py clips."""
-    if not lr > 0:
-        raise UserError(f"optimizer.lr={lr} must be positive.")
+    _check(lr, betas, weight_decay, eps)
     return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
 
 
@@ -32,9 +31,18 @@ def adamw8bit(
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW whose two moments take 2 bytes a weight instead of 8, and lose little by it."""
+    _check(lr, betas, weight_decay, eps)
+    return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
+
+
+def _check(lr: float, betas: tuple[float, float], weight_decay: float, eps: float) -> None:
     if not lr > 0:
         raise UserError(f"optimizer.lr={lr} must be positive.")
-    return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"optimizer.betas={list(betas)} must be two numbers of at least 0 and below 1.")
+    for name, value, least in (("weight_decay", weight_decay, 0), ("eps", eps, 0)):
+        if not value >= least:
+            raise UserError(f"optimizer.{name}={value} must be at least {least}.")
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -89,6 +97,8 @@ class AdamW8bit(torch.optim.Optimizer):
         scale = blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         table = levels(name == "m", moment.device)
         codes = torch.bucketize(blocks / scale, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
+        if name == "v":
+            codes.clamp_(min=1)  # a second moment of 0 under a first one that is not would make a step without bound
         return {name: codes, f"{name}_scale": scale}
 
     def load_state_dict(self, state_dict: dict) -> None:

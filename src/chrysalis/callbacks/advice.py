@@ -10,8 +10,14 @@ from chrysalis.terminal import say
 GAIN = {"cpu": 0.10, "cuda": 0.25}  # the share of a step's time that compiling saves
 
 
+def minutes_saved(seconds: float, on: str) -> float | None:
+    """By compiling before training that takes `seconds`; None where compiling costs a third of that or more."""
+    saved = seconds * GAIN.get(on, 0)
+    return (saved - compiling.SECONDS) / 60 if saved > 3 * compiling.SECONDS else None
+
+
 class Advice(Callback):
-    """Says so after `after` optimizer steps, if compiling costs less than a third of what it would save."""
+    """Says so after `after` optimizer steps, if compiling would pay; `said`: only once."""
 
     def __init__(self, compile: bool | str = False, after: int = 20):
         self.compiled, self.after, self.said = bool(compile), after, False
@@ -24,7 +30,6 @@ class Advice(Callback):
         if not speed or not total:
             return
         left = (total - trainer.global_step) * batch.window / speed
-        saved = left * GAIN.get(trainer.strategy.root_device.type, 0)
-        if not self.compiled and saved > 3 * compiling.SECONDS:
-            minutes = (saved - compiling.SECONDS) / 60
+        minutes = minutes_saved(left, trainer.strategy.root_device.type)
+        if not self.compiled and minutes:
             say(f"compile=true would make such a run about {minutes:.0f} minutes shorter.")

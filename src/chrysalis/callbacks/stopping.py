@@ -163,7 +163,7 @@ def seconds(max_time: str | dict | None) -> float | None:
         return timedelta(**max_time).total_seconds()
     except (AttributeError, TypeError, OverflowError):
         raise UserError(
-            f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00 for one and a half hours."
+            f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00."
         ) from None
 
 

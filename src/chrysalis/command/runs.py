@@ -14,7 +14,7 @@ import chrysalis
 from chrysalis import checkpoints
 from chrysalis.errors import UserError
 from chrysalis.files import shown, write_text
-from chrysalis.terminal import is_main_process
+from chrysalis.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(
@@ -74,12 +74,15 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     checkpoint = checkpoints.newest(folder)
     checkpoints.sweep_up(folder)
     was = OmegaConf.load(recorded)
-    was.callbacks = {**cfg.callbacks, **was.callbacks}  # of a run that was recorded before there were some
+    was = OmegaConf.create({**cfg, **was})  # of a run that was recorded before there were some keys
+    was.callbacks = {**cfg.callbacks, **was.callbacks}
     _link(was, cfg)
+    processes = _processes(was)
     if cfg.resume is True:
         _change_to(was, cfg, folder)
     else:
         _change(was, folder)
+    _keep_joint_batch(was, processes)
     _set_everywhere(was, "run_dir", str(folder))
     return was, folder, checkpoint
 
@@ -122,12 +125,32 @@ def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + key, value
 
 
+def _processes(cfg: DictConfig) -> int | None:
+    """How many train together; None where Lightning finds out."""
+    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+    return devices * nodes if isinstance(devices, int) and devices > 0 else None
+
+
+def _keep_joint_batch(cfg: DictConfig, before: int | None) -> None:
+    """With another number of processes the run has the same joint micro-batches, so that it continues exactly."""
+    now = _processes(cfg)
+    if now == before or None in (now, before):
+        return
+    joint = cfg.data.batch_size * before
+    if joint % now:
+        raise UserError(
+            f"trainer.devices={now} cannot share the {joint} pictures of a micro-batch equally: take a divisor of {joint}."
+        )
+    cfg.data.batch_size = joint // now
+    say(f"data.batch_size={cfg.data.batch_size}, so that {now} processes see the same pictures a step as {before} did")
+
+
 def _link(was: DictConfig, cfg: DictConfig) -> None:
     """Let what was recorded as a value follow the key that it was taken from, so that a change reaches it."""
     for key, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
-        if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value):
-            if OmegaConf.select(was, key, default=was) is not was and OmegaConf.select(was, value[2:-1]) is not None:
-                OmegaConf.update(was, key, value)
+        link = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
+        if link and all(OmegaConf.select(was, k, default=was) is not was for k in (key, link[1])):
+            OmegaConf.update(was, key, value)
 
 
 def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:

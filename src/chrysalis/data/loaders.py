@@ -1,5 +1,6 @@
 """From a decoded set to batches: an order that is a pure function of (seed, pass), shards and exact windows."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -76,7 +77,9 @@ class Pictures(Dataset):
     def __init__(self, pictures: PictureSet, flip: bool, device: torch.device | str = "cpu"):
         self.pictures, self.flip = pictures, flip
         arrays = {name: getattr(pictures, name) for name in ("images", "masks", "conditionings")}
-        self.held = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing writes to them
+            self.held = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
 
     def __reduce__(self):
         """A worker process holds the memory-mapped store: the pictures themselves do not travel."""

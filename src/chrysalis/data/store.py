@@ -30,7 +30,7 @@ MAX_UNREADABLE = 0.05
 class PictureSet:
     """images uint8 [N, 3, H, W], and masks uint8 [N, 1, H, W] and conditionings uint8 [N, 3, H, W] or None.
 
-    These and vectors are memory-mapped (what is written to them stays in memory); the rest is in memory. There are
+    These and vectors are memory-mapped and cannot be written to; the rest is in memory. There are
     masks (conditionings) for every row or there are None; without_mask (without_conditioning) names the rows that
     lack one although others have it.
     """
@@ -220,9 +220,9 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Pictu
     """The set that lies there. label_names: in the order of their numbers; None for those that the pictures have."""
     try:
         listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="c")
+        images = np.load(folder / "images.npy", mmap_mode="r")
         masks, conditionings, vectors = (
-            np.load(file, mmap_mode="c") if (file := folder / f"{name}.npy").is_file() else None
+            np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").is_file() else None
             for name in ("masks", "conditionings", "vectors")
         )
     except (OSError, ValueError) as error:

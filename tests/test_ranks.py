@@ -1,0 +1,109 @@
+"""Two processes on one machine: equal to one at the same effective batch, one error for all, stopping together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN, results
+
+TRAIN = str(Path(__file__).parents[1] / "train.py")
+RUN = [
+    *TINY_MODEL,
+    "data.n=30",
+    *TINY_RUN,
+    "trainer.precision=32-true",
+    "trainer.max_steps=4",
+    "trainer.accelerator=cpu",
+]
+RUN += ["lr_schedule=constant", "optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent
+
+
+def started(folder, *overrides, env=None):
+    command = [sys.executable, TRAIN, *RUN, *overrides]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+
+
+def finished(process) -> tuple[int, str]:
+    _, told = process.communicate(timeout=120)
+    return process.returncode, told
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_two_processes_are_one_with_the_same_effective_batch(tmp_path):
+    """And a run that one process began is continued by two."""
+    one = started(tmp_path, "name=one", "data.batch_size=8")
+    assert finished(one)[0] == 0
+    code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
+    assert code == 0, told
+    assert finished(started(tmp_path, "name=both", "data.batch_size=8", "trainer.max_steps=2"))[0] == 0
+    resumed = [sys.executable, TRAIN, "resume=runs/both", "trainer.max_steps=4", "trainer.devices=2"]
+    code, told = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+    assert code == 0, told
+    assert "data.batch_size=4" in told
+    a = weights(tmp_path / "runs" / "one")["state_dict"]
+    for other in ("two", "both"):
+        for name, w in weights(tmp_path / "runs" / other)["state_dict"].items():
+            torch.testing.assert_close(w, a[name], rtol=1e-6, atol=1e-6)
+    assert results(tmp_path / "runs" / "one")["held_out_loss"] == pytest.approx(
+        results(tmp_path / "runs" / "two")["held_out_loss"], rel=1e-5
+    )
+    assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
+
+
+def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
+    """In the third step the second process fails, and only that one."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('LOCAL_RANK') == '1':\n"
+        "    import chrysalis.denoiser as d, chrysalis.module as m\n"
+        "    plain = m.FineTuning.training_step\n"
+        "    def step(self, batch, i):\n"
+        "        if self.trainer.global_step == 2:\n"
+        "            raise ValueError('the second process fails alone')\n"
+        "        return plain(self, batch, i)\n"
+        "    m.FineTuning.training_step = step\n"
+    )
+    process = started(
+        tmp_path,
+        "name=a",
+        "trainer.devices=2",
+        "callbacks.checkpoint.every_n_steps=1",
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    began = time.monotonic()
+    code, told = finished(process)
+    assert code != 0
+    assert "ValueError: the second process fails alone" in told
+    assert time.monotonic() - began < 60
+    assert weights(tmp_path / "runs" / "a")["global_step"] == 2
+    assert not (tmp_path / "runs" / "a" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_both_stop_at_the_same_step(tmp_path, signum, code):
+    """The signal reaches the first alone; Ctrl-C exports, and is not killed while it does."""
+    process = started(
+        tmp_path, "name=a", "trainer.devices=2", "trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=100000"
+    )
+    samples = tmp_path / "runs" / "a" / "samples"
+    for _ in range(600):
+        if samples.is_dir() and any(samples.iterdir()):
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signum)
+    returned, told = finished(process)
+    assert returned == code, told
+    step = weights(tmp_path / "runs" / "a")["global_step"]
+    assert 1 <= step < 100000
+    if signum == signal.SIGINT:
+        assert results(tmp_path / "runs" / "a")["steps"] == step
+    assert "Traceback" not in told
