@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test bench prove lint format
+.PHONY: help setup train test torture bench prove lint format
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -29,6 +29,9 @@ test: setup  ## run the tests
 
 prove: setup  ## train the three conditional experiments and let judges look at them (half an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -m proof
+
+torture: setup  ## interrupt, kill and mislead it a few thousand times (a quarter of an hour on two cores)
+	$(BIN)/python -m pytest -n 0 -s -o norecursedirs=.git tests/torture
 
 bench: setup  ## time it beside the plain loop on this machine, into benchmarks/results (ten minutes)
 	$(BIN)/python -m benchmarks.speed

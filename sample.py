@@ -11,7 +11,7 @@ def sample(cfg) -> None:
     from hydra.utils import instantiate
 
     from chrysalis import folder, hardware, sharing
-    from chrysalis.command import recipes
+    from chrysalis.command import recipes, values
     from chrysalis.conditioning.asked import NAMES, Asked
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
@@ -24,6 +24,7 @@ def sample(cfg) -> None:
     from chrysalis.sampling.way import Way
     from chrysalis.terminal import say, warn
 
+    values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
     pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
     record = recipes.record(cfg, pretrained)

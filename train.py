@@ -15,22 +15,24 @@ def train(cfg) -> None:
     from chrysalis import folder, hardware
     from chrysalis.callbacks.clock import of
     from chrysalis.callbacks.stopping import Stopping
-    from chrysalis.command import recipes
+    from chrysalis.command import recipes, values
     from chrysalis.compiling import compile_unet
     from chrysalis.conditioning.parts import condition
     from chrysalis.denoiser import Denoiser
     from chrysalis.freezing import freeze
     from chrysalis.module import FineTuning
+    from chrysalis.preflight.plan import Plan
+    from chrysalis.preflight.table import goes_on
     from chrysalis.terminal import say
 
     started = runs.began()
     cfg, run_dir, checkpoint = runs.begin(cfg)
+    values.require(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     data = instantiate(cfg.data)
     model = instantiate(cfg.model)
-    if note := folder.fit_to_size(model, data.size):
-        say(note)
+    new_size = folder.fit_to_size(model, data.size)
     parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
     data.setup()
@@ -42,8 +44,6 @@ def train(cfg) -> None:
     freeze(model.unet, model.conditioner, model.train)
     denoiser = Denoiser(model.unet, model.trained_for(objective), objective, model.conditioner, cfg.condition.dropout)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
-    say(model.description())
-    say(data.description())
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     if cfg.profile:
@@ -56,6 +56,9 @@ def train(cfg) -> None:
     if note := data.fit_batch(module, trainer):
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
+    plan = Plan(model, data, module, trainer, run_dir, new_size, resumed=checkpoint is not None, half=cfg.outcome.half)
+    if not goes_on(cfg.preflight, plan):
+        return
     compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     runs.record(cfg, run_dir)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)

@@ -101,14 +101,6 @@ def test_debug_shows_the_traceback(run, places, capfd):
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_one_failing_job_does_not_end_a_sweep(run, places, capfd):
-    assert run("train", "-m", *SMALL, "name=sweep", "data.image_size=17,16") == 2
-    table = (places / "runs" / "sweep" / "summary.csv").read_text().splitlines()
-    assert len(table) == 3
-    assert "failed" in table[1]
-    assert "failed" not in table[2]
-
-
 @pytest.mark.parametrize("program", ["train", "sample"])
 def test_help_is_quick_and_complete(program):
     """No torch import; the groups, the keys and examples."""

@@ -35,7 +35,7 @@ def at(monkeypatch):
 
         monkeypatch.setattr(FineTuning, "training_step", step)
 
-    yield arrange
+    return arrange
 
 
 def sent(signum):
@@ -74,7 +74,7 @@ def test_a_preempted_run_saves_leaves_and_continues(run, at, tmp_path, monkeypat
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == (moment + 1) // 2
     assert not (folder / "results.json").exists()
-    assert not [p for p in folder.rglob(".*")]
+    assert not list(folder.rglob(".*"))
     assert run("train", "resume=runs/part") == 0
     assert_same_run(tmp_path / "runs" / "whole", folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -153,7 +153,7 @@ def test_durations():
     assert stopping.seconds("01:02:03:04") == 93784
     assert stopping.seconds({"minutes": 1.5}) == 90
     for wrong in ("90", "1:2", {"parsecs": 3}):
-        with pytest.raises(UserError, match="trainer.max_time"):
+        with pytest.raises(UserError, match=r"trainer\.max_time"):
             stopping.seconds(wrong)
 
 

@@ -1,9 +1,7 @@
 """The whole way, on tiny real objects: exact accumulation, exact continuation, what a run leaves behind."""
 
 import copy
-import csv
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -284,21 +282,6 @@ def test_the_schedule_counts_optimizer_steps(tiny_run):
     rates = [e.value for e in events.Scalars("train/learning_rate")]
     closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
     assert rates == pytest.approx([5e-4 * c for c in closed], rel=1e-5)
-
-
-def test_a_sweep_ends_in_one_table(run, tmp_path, capfd):
-    overrides = [*TINY_MODEL, *DATA, *TINY_RUN, "name=sweep"]
-    assert run("train", "-m", *overrides, "optimizer.lr=1e-5,3e-5", "trainer.accumulate_grad_batches=1,2") == 0
-    folder = tmp_path / "runs" / "sweep"
-    with open(folder / "summary.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert len(rows) == 4
-    assert {r["overrides"].count("optimizer.lr") for r in rows} == {1}
-    for row in rows:
-        assert re.fullmatch(r"\d_lr-[13]e-05_accumulate_grad_batches-[12]", row["job"])
-        r = results(folder / row["job"])
-        assert float(row["best loss"]) == pytest.approx(r["held_out_loss"], abs=1e-5)
-    assert "summary.csv" in capfd.readouterr().err
 
 
 def test_every_source_and_size_trains(tiny_run, picture_folder):

@@ -1,4 +1,6 @@
-"""The one exception that means: the user can mend this, and here is how; and the check that most keys need."""
+"""The one exception that means: the user can mend this, and here is how; and the checks that most keys need."""
+
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,3 +11,14 @@ def require_whole(key: str, value: object, least: int = 1) -> None:
     """Refuse, by its key, a value that is not a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{key}={value} must be a whole number, at least {least}.")
+
+
+def require_path(key: str, value: object) -> Path:
+    """A path as the user wrote it, with ~ for a home; refuses, by its key, what can be none."""
+    try:
+        path = Path(str(value)).expanduser()
+        path.exists()  # asks the system whether it can be a name at all
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~someone who has no home here
+        shown = ascii(str(value))[1:-1]
+        raise UserError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} cannot be a path: {error}"[:400]) from error
+    return path

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -246,7 +247,7 @@ def scratch(
     layers_per_block: int = 1,
     attention_levels: tuple[int, ...] = (),
     num_train_timesteps: int = 1000,
-    beta_schedule: str = "linear",
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear",
     gradient_checkpointing: bool = False,
 ) -> Model:
     """A new UNet2DModel. attention_levels: the resolution levels (0 is the full one) whose blocks attend.

@@ -11,8 +11,8 @@ console = Console(stderr=True, highlight=False)
 
 
 def is_main_process() -> bool:
-    """Of several on one machine, the one that speaks and writes."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Of several, on one machine or more, the one that speaks and writes: Lightning, torchrun and srun number them."""
+    return all(os.environ.get(n, "0") == "0" for n in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def say(text: str) -> None:

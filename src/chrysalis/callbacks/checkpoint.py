@@ -12,6 +12,7 @@ from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, written
+from chrysalis.terminal import say
 
 
 class CompleteCheckpoints(TorchCheckpointIO):
@@ -90,6 +91,8 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         held_out = of(trainer, HeldOut)
+        if trainer.global_step:
+            say(f"continues after step {trainer.global_step}")
         self._saved = {"last": trainer.global_step, "best": held_out.best_step}
         if trainer.global_step and held_out.best_step == trainer.global_step:  # measured only now, or killed since
             self._saved["best"] = trainer.global_step - 1

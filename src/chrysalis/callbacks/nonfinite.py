@@ -68,7 +68,7 @@ class NonFinite(Callback):
     def _found(self, trainer: Trainer, module: LightningModule, measured: Measured) -> None:
         with paused(trainer):
             names = trainer.datamodule.pictures.names
-            told = described(measured.window, names)
+            told = described(measured.window, names, trainer.world_size > 1)
             where = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
             text = f"step {measured.step}{where}: {told}"
             self.skipped.append(measured.step)
@@ -80,8 +80,8 @@ class NonFinite(Callback):
             file = self._kept(module, measured, trainer.global_rank)
         more = f" It was number {len(self.skipped)};" if self.action == "skip" else ""
         raise UserError(
-            f"{text} Nothing was updated.{more} {shown(file)} repeats it (docs/reliability.md). If training diverged, use "
-            "a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip leaves out such steps."
+            f"{text} Nothing was updated.{more} {shown(file)} repeats it (docs/reliability.md). If training diverged, "
+            "use a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip leaves out such steps."
         )
 
     def _kept(self, module: LightningModule, measured: Measured, rank: int) -> Path:
@@ -100,7 +100,7 @@ class NonFinite(Callback):
         self.skipped = list(state["skipped"])
 
 
-def described(window: list[Seen], names: tuple[str, ...]) -> str:
+def described(window: list[Seen], names: tuple[str, ...], among_others: bool = False) -> str:
     """A sentence with pictures and timesteps: of the losses that are not finite, or of all where only gradients are."""
     rows, t = torch.cat([seen.batch.row for seen in window]).tolist(), _joined(window, "t").tolist()
     bad = (~torch.isfinite(_joined(window, "per_sample"))).tolist()
@@ -108,7 +108,8 @@ def described(window: list[Seen], names: tuple[str, ...]) -> str:
     guilty = [picture for picture, is_bad in zip(pictures, bad, strict=True) if is_bad]
     if guilty:
         return f"the loss is not a number for {_listed(guilty)}."
-    return f"the losses are numbers, but their gradient is not: {_listed(pictures)}."
+    others = " here, but a loss of another process may not be, or" if among_others else ", but"
+    return f"the losses are numbers{others} their gradient is not: {_listed(pictures)}."
 
 
 def _listed(pictures: list[str]) -> str:

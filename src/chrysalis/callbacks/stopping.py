@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+import chrysalis
 from chrysalis.callbacks.checkpoint import Checkpoint
 from chrysalis.callbacks.clock import Clock, of
 from chrysalis.errors import UserError
@@ -29,7 +30,7 @@ class Left(SystemExit):
 
 
 class Stopping(Callback):
-    """SIGTERM and SIGUSR1: save and leave (143; under SLURM the job is queued again, where SIGUSR1 came first).
+    """SIGTERM, SIGUSR1 and SIGUSR2: save and leave (143; under SLURM the job is queued again, but for SIGTERM).
     Ctrl-C: save, measure, export, leave (130); a second one: leave now. `touch RUN/stop`: save, measure, export; 0.
     `touch RUN/save`: save and go on. max_time: as stop, DD:HH:MM:SS of training in all, or timedelta's arguments.
 
@@ -47,8 +48,9 @@ class Stopping(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._trainer, self._began, self._seen_step = trainer, time.monotonic(), trainer.global_step
         if trainer.is_global_zero:
-            for name in ("stop", "save"):  # of an earlier command
-                (self.folder / name).unlink(missing_ok=True)
+            for file in (self.folder / "stop", self.folder / "save"):
+                if file.exists() and file.stat().st_mtime < chrysalis.BEGAN:  # meant for an earlier command
+                    file.unlink(missing_ok=True)
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # so that no GPU is waited for
         if threading.current_thread() is threading.main_thread():
@@ -134,7 +136,7 @@ class Stopping(Callback):
         earlier = self._there_before.get(self.signum)
         if callable(earlier):
             earlier(self.signum, None)  # submitit's queues the job again and exits
-        elif self.signum == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero:
+        elif self.signum not in (signal.SIGTERM, signal.SIGINT) and trainer.is_global_zero:
             _queue_again()
 
     def leave(self) -> None:
@@ -168,7 +170,7 @@ def seconds(max_time: str | dict | None) -> float | None:
 
 
 def _signals() -> list[int]:
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 def _queue_again(run: Callable = subprocess.run) -> None:

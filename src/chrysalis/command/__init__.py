@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,18 +12,20 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+import chrysalis.command.launcher as launcher
+import chrysalis.command.sweep as sweep
 from chrysalis.command.mistakes import sentence
+from chrysalis.command.quick_start import keep_compiled
+from chrysalis.command.ranks import agree
 from chrysalis.command.runs import set_changes_aside
-from chrysalis.command.sweep import forget
 from chrysalis.files import remove_if_empty
 from chrysalis.terminal import console, is_main_process
 
 _typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def command(config_name: str) -> Callable:
@@ -35,37 +38,46 @@ def command(config_name: str) -> Callable:
         codes: list[int] = []  # not the exceptions: their tracebacks would keep a failed job's tensors alive
 
         @functools.wraps(task)
-        def job(cfg: DictConfig) -> None:
+        def job(cfg: DictConfig) -> int:
             """One job of perhaps many: its error is kept for the end, so that the other jobs of a sweep run."""
-            from chrysalis.data.store import cache_folder
-
-            # torch's own default is a temporary folder; set before torch is imported, which reads it then
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+            keep_compiled()
+            code = 0
             try:
                 task(cfg)
             except Exception as error:
-                codes.append(_show(error, config_name))
+                codes.append(code := _show(error, config_name))
             finally:
                 remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            return code
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
-            for name, resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
-                OmegaConf.register_new_resolver(name, resolver, replace=True)
-            codes.clear()
+            for earlier in (codes, sweep.codes, launcher.stopped):
+                earlier.clear()
             _typed[:] = sys.argv[1:]
             try:
-                sys.argv[1:] = _recalled(sys.argv[1:]) if config_name == "sample" else set_changes_aside(sys.argv[1:])
+                given = sweep.only_swept_in_names(agree(sys.argv[1:], config_name))
+                sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            except KeyboardInterrupt:
+                codes.append(INTERRUPTED)
             except Exception as error:
-                forget()
+                sweep.forget()
                 codes.append(_show(error, config_name))
-            if codes:
-                sys.exit(min(codes))
+            if code := _together(codes):
+                sys.exit(code)
 
         return main
 
     return decorate
+
+
+def _together(codes: list[int]) -> int:
+    """The exit code of all jobs: of the signal that ended a sweep, else 2 if all that failed were mistakes."""
+    if launcher.stopped:
+        return INTERRUPTED if launcher.stopped[0] == signal.SIGINT else 128 + signal.SIGTERM
+    failed = {*codes, *sweep.codes}
+    return 0 if not failed else failed.pop() if failed in ({2}, {INTERRUPTED}) else 1
 
 
 def _show(error: Exception, config_name: str) -> int:
@@ -109,19 +121,22 @@ def _quoted(argument: str) -> str:
 
 
 def command_line() -> str:
-    """The command of this job, quoted so that it can be typed again; of a sweep, the job's own overrides."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.get().mode == RunMode.MULTIRUN else _typed
+    """The command of this run, quoted so that it can be typed again; of a sweep's job, without the sweep's name."""
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("name=")] if sweep.is_job() else _typed
     return shlex.join(["python", Path(sys.argv[0]).name, *overrides])
 
 
-def _run_folder(name: str, resume: str | None) -> str:
-    return str(resume) if resume else f"runs/{name}"
+def _run_folder(name: str, resume: str | bool | None) -> str:
+    return str(resume) if resume and resume is not True else f"runs/{name}"
 
 
 def _job_slug(number: int, overrides: str) -> str:
     """'0_lr-1e-05_accumulate_grad_batches-2': no '=', which a path in an override could not hold."""
-    typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")])
-    swept = {o.key_or_group for o in typed if o.is_sweep_override()}
-    parts = [part.split("=", 1) for part in str(overrides).split(",") if part.split("=")[0].lstrip("+") in swept]
-    slug = "_".join(f"{key.split('.')[-1]}-{value}" for key, value in parts)
+    parts = [part.split("=", 1) for part in re.split(r",(?=[\w+~./@-]+=)", str(overrides))]
+    slug = "_".join(f"{part[0].split('.')[-1]}-{part[1]}" for part in parts if len(part) == 2)
     return re.sub(r"[^A-Za-z0-9._+-]", "-", f"{number}_{slug}")[:120]
+
+
+# here, and not in main: the processes of other launchers only import this
+for _name, _resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)

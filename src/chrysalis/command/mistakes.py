@@ -78,6 +78,7 @@ def _unknown_option(error: MissingConfigException) -> str:
 def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path) -> str:
     """data.imge_size=64, scheduler=ddim: the configuration has no such key or group, or not with such a value."""
     found = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", str(error))
+    found = found or re.match(r"Error merging override \+*([^=]+)=", str(error))
     key = found.group(1) if found else ""
     why = _first_line(error.__cause__ or error).rstrip(".")
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
@@ -89,6 +90,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path
         near = _nearest(key, known)
         hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
         return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."
+    if why.startswith("Cannot merge"):
+        why = "it must be a list, or keys, as `--cfg job` shows it"
     return f"{key or 'The command line'} cannot be used: {why}."
 
 
@@ -105,13 +108,17 @@ def _nearest(key: str, known: list[str]) -> str | None:
     return by_last[close[0]] if close else None
 
 
-def _known_keys(config_name: str, conf: Path) -> list[str]:
-    """The keys of the configuration with the groups that were chosen on the command line."""
+def composed(config_name: str, conf: Path) -> DictConfig:
+    """The configuration with the groups that were chosen on the command line, and no other value of it."""
     pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
     chosen = [f"{group}={leaf}" for group, leaf in pairs if group and (conf / group / f"{leaf}.yaml").is_file()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose(config_name, chosen)
+        return compose(config_name, chosen)
+
+
+def _known_keys(config_name: str, conf: Path) -> list[str]:
+    cfg = composed(config_name, conf)
     return [key for key in _flat(cfg) if "_target_" not in key and "_partial_" not in key]
 
 

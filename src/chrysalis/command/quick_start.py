@@ -1,5 +1,6 @@
 """Importing Lightning and diffusers without what they would bring along and training never uses."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ def import_libraries() -> None:
         import lightning  # noqa: F401
     with hidden("transformers", "peft"):
         from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401
+
+
+def keep_compiled() -> None:
+    """What torch compiles is kept; its own default is a temporary folder. To be called before torch is imported."""
+    from chrysalis.data.store import cache_folder
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 @contextmanager

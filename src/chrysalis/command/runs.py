@@ -139,7 +139,7 @@ def _keep_joint_batch(cfg: DictConfig, before: int | None) -> None:
     joint = cfg.data.batch_size * before
     if joint % now:
         raise UserError(
-            f"trainer.devices={now} cannot share the {joint} pictures of a micro-batch equally: take a divisor of {joint}."
+            f"trainer.devices={now} cannot share the {joint} pictures of a micro-batch equally: take a divisor of it."
         )
     cfg.data.batch_size = joint // now
     say(f"data.batch_size={cfg.data.batch_size}, so that {now} processes see the same pictures a step as {before} did")

@@ -1,14 +1,15 @@
 """A single picture that the user names: to guide by, to start from, to fill in."""
 
 import functools
-from pathlib import Path
+import io
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from chrysalis import pixels
+from chrysalis.data.picture import contents
 from chrysalis.data.transforms import fit, mask_to_training_size, to_rgb
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_path
 
 
 class Given:
@@ -17,10 +18,12 @@ class Given:
     def __init__(self, path: str, key: str):
         self.path, self.key = str(path), key
         try:
-            with Image.open(Path(self.path).expanduser()) as image:
+            with Image.open(io.BytesIO(contents(require_path(key, path)))) as image:
                 image.load()
                 self.image = image.copy()
-        except (OSError, ValueError, UnidentifiedImageError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # a damaged picture makes Pillow raise a dozen kinds
             raise UserError(f"{key}={path} is not a picture that can be read.") from error
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- one of a few, and it lives as long as the command

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
-from chrysalis.data.picture import measurement
-from chrysalis.errors import UserError
+from chrysalis.data.picture import cleaned, measurement
+from chrysalis.errors import UserError, require_path
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # the field of a Row, and its key
@@ -74,7 +74,7 @@ def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) 
 
 
 def _mirror(field: str, given: str, path: Path) -> Path:
-    folder = Path(given).expanduser()
+    folder = require_path(MIRRORS[field], given)
     if not folder.is_dir():
         raise UserError(f"{MIRRORS[field]}={given} is not a folder. {nearest_folder(folder)}")
     if folder.samefile(path):
@@ -90,7 +90,7 @@ def _found(path: Path, mirrors: Collection[Path]) -> list[Row]:
     parents = [place.parent for place in (_below_their_one_folder(places) if mirrored_inside else places)]
     labelled = any(parent.parts for parent in parents)
     return [
-        Row(file, place, parent.as_posix() if labelled else None)
+        Row(file, place, cleaned(parent.as_posix()) if labelled else None)
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
 
@@ -104,15 +104,16 @@ def _below_their_one_folder(places: Sequence[Path]) -> list[Path]:
 
 def _listed(listing: Path, columns: Columns) -> list[Row]:
     rows, keys = [], {}
-    for number, line in enumerate(listing.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(_text_of(listing).split("\n"), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             row = _row(entry, listing.parent, columns)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError):  # loops of links, of brackets
             raise UserError(
-                f"{listing} line {number} is not an object with a file_name inside the folder: mend or remove it."
+                f"{listing} line {number} is not an object with a file_name inside the folder and texts: mend or "
+                "remove it."
             ) from None
         rows.append(replace(row, vector=_vector(entry, columns, f"{listing} line {number}")))
         keys |= dict.fromkeys(key for key, value in entry.items() if value is not None)
@@ -120,6 +121,14 @@ def _listed(listing: Path, columns: Columns) -> list[Row]:
         if rows and column not in keys:
             raise UserError(f"{key}={column} has no value in {listing}: its lines have {', '.join(keys)}.")
     return rows
+
+
+def _text_of(listing: Path) -> str:
+    try:
+        return listing.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = listing.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{listing} line {line} is not UTF-8 text: save the file as UTF-8.") from None
 
 
 def _row(entry: dict, folder: Path, columns: Columns) -> Row:
@@ -132,7 +141,9 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
         return path
 
     def text(value: object) -> str | None:
-        return None if value is None else str(value)
+        if isinstance(value, dict | list):
+            raise ValueError(value)
+        return None if value is None else cleaned(str(value))
 
     file = below(entry["file_name"])
     caption = entry.get(columns.caption) if columns.caption else entry.get("text", entry.get("caption"))

@@ -3,8 +3,11 @@
 import hashlib
 import io
 import math
+import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -12,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from chrysalis.data.transforms import Resize, in_shape_of, mask_to_training_size, to_training_size, upright_size
 
 LARGEST = float(np.finfo(np.float32).max)
+LARGEST_FILE = 2**29  # bytes: several are read at once
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,24 @@ class Picture:
     mask: np.ndarray | None = None  # uint8 [1, H, W]
     conditioning: np.ndarray | None = None  # uint8 [3, H, W]
     vector: tuple[float, ...] | None = None
+
+
+def contents(file: Path) -> bytes:
+    """The bytes of a file; ValueError for a pipe, which would be waited for, and a device, which may never end."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file" if stat.S_ISDIR(status.st_mode) else "not a file, but a pipe or a device")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(f"a file of {status.st_size / 2**20:.0f} MiB, more than {LARGEST_FILE / 2**20:.0f}")
+    return file.read_bytes()
+
+
+def cleaned(text: str) -> str:
+    """As it can be written and shown anywhere: without control characters and halves of characters."""
+    if text.isprintable():
+        return text
+    kept = "".join(c if c in "\n\t" or not (c < " " or "\x7f" <= c <= "\x9f") else " " for c in text)
+    return kept.encode("utf-8", "replace").decode("utf-8")
 
 
 def content_hash(data: bytes) -> int:

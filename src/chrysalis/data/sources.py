@@ -10,9 +10,9 @@ from PIL import Image
 
 from chrysalis import hub
 from chrysalis.data.listing import SUFFIXES, Columns, Row, nearest_folder, rows_below
-from chrysalis.data.picture import Picture, content_hash, decoded, each_once, measurement
+from chrysalis.data.picture import Picture, cleaned, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_path
 
 
 class Source(Protocol):
@@ -96,7 +96,7 @@ class Folder:
         caption_column: str | None = None,
         vector_columns: Sequence[str] = (),
     ):
-        self.path = Path(path).expanduser()
+        self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
         self.name, self.vector_names = str(self.path), each_once(vector_columns)
@@ -120,7 +120,7 @@ class Folder:
                     stat = os.stat(file)
                     parts.append(f"{what} {file} {stat.st_size} {stat.st_mtime_ns}")
             parts.append(f"{row.label!r} {row.caption!r} {row.vector}")
-        return f"folder {content_hash(chr(10).join(parts).encode())}"
+        return f"folder {content_hash(chr(10).join(parts).encode(errors='surrogatepass'))}"
 
     def row_name(self, i: int) -> str:
         return str(self.rows[i].file)
@@ -128,12 +128,29 @@ class Folder:
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
         row, caption = self.rows[i], self.rows[i].caption
         if caption is None and (beside := self._beside(row)) is not None and beside.is_file():
-            caption = beside.read_text(encoding="utf-8").strip()
-        image, mask, conditioning = (f and f.read_bytes() for f in (row.file, row.mask, row.conditioning))
+            caption = _caption_in(beside)
+        image = contents(row.file)
+        mask, conditioning = (
+            f and _beside_it(what, f) for what, f in (("mask", row.mask), ("conditioning image", row.conditioning))
+        )
         return decoded(image, size, resize, row.label, caption, mask, conditioning, row.vector)
 
     def _beside(self, row: Row) -> Path | None:
         return row.file.with_suffix(".txt") if self.caption_beside else None
+
+
+def _caption_in(file: Path) -> str:
+    try:
+        return cleaned(contents(file).decode("utf-8-sig").strip())
+    except UnicodeDecodeError:
+        raise ValueError(f"its caption {file.name} is not UTF-8 text") from None
+
+
+def _beside_it(what: str, file: Path) -> bytes:
+    try:
+        return contents(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its {what}: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Hub:
@@ -202,22 +219,22 @@ class Hub:
         entry = row[self.columns[what]] if self.columns[what] is not None else None
         if entry is None:
             return None
-        return entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
+        return entry["bytes"] if entry["bytes"] is not None else contents(Path(entry["path"]))
 
     def _label(self, row: dict) -> str | None:
         column = self.columns["label"]
         if column is None or row[column] is None:
             return None
         feature = self.rows.features[column]
-        return feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column])
+        return feature.int2str(row[column]) if hasattr(feature, "int2str") else cleaned(str(row[column]))
 
     def _caption(self, row: dict) -> str | None:
         column = self.columns["caption"]
-        return None if column is None or row[column] is None else str(row[column])
+        return None if column is None or row[column] is None else cleaned(str(row[column]))
 
 
 def _load(path: str, split: str):
-    folder = Path(path).expanduser()
+    folder = require_path("data.path", path)
     local = folder.is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise UserError(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -199,7 +200,11 @@ def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Pictu
 
 def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Picture | str]]:
     n, verb = len(source), "drawing" if isinstance(source, Drawn) else "decoding"
-    with _pool(source, n) as pool, progress(f"{verb} {n} pictures", n) as advance:
+    with (
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it can read nevertheless
+        _pool(source, n) as pool,
+        progress(f"{verb} {n} pictures", n) as advance,
+    ):
         for start in range(0, n, 512):
             rows = range(start, min(start + 512, n))
             for i, result in zip(rows, pool.map(partial(_try, source, size, resize), rows, chunksize=8), strict=True):

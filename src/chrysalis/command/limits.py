@@ -1,0 +1,65 @@
+"""The range of numbers that more of would run for hours, or out of memory, before anything could tell."""
+
+from fnmatch import fnmatchcase
+
+LARGEST = 2**31 - 1  # of any number that is not named here
+
+LIMITS = {
+    "seed": (0, 2**62),
+    "*.seed": (0, 2**62),
+    "n": (1, 1_000_000),
+    "steps": (1, 100_000),
+    "moments": (1, 1000),
+    "animation.frames": (1, 10_000),
+    "guidance.recurrence": (1, 1000),
+    "guidance.*.smoothing": (0, 1000),
+    "guidance.clip.cutouts": (0, 1000),
+    "guidance.reference.size": (1, 4096),
+    "task.frames": (1, 10_000),
+    "task.columns": (1, 1000),
+    "task.corrections": (0, 1000),
+    "task.resamplings": (1, 1000),
+    "data.n": (-LARGEST, 100_000_000),
+    "data.num_workers": (0, 1024),
+    "data.image_size": (-LARGEST, LARGEST),
+    "model.image_size": (-LARGEST, 4096),
+    "model.block_out_channels": (1, 16_384),
+    "model.layers_per_block": (1, 64),
+    "model.num_train_timesteps": (2, 100_000),
+    "adapter.rank": (1, 16_384),
+    "condition.*.dim": (1, 16_384),
+    "condition.text.layers": (1, 64),
+    "condition.text.heads": (1, 1024),
+    "condition.dropout": (0, 1),
+    "condition.new_lr": (0, 1e6),
+    "objective.noise_offset": (0, 100),
+    "optimizer.lr": (-LARGEST, 1000),
+    "lr_schedule.warmup_steps": (0, LARGEST),
+    "trainer.max_steps": (-1, LARGEST),
+    "trainer.max_epochs": (-1, LARGEST),
+    "trainer.devices": (-1, 1024),
+    "trainer.num_nodes": (1, 10_000),
+    "callbacks.*.every_n_steps": (1, LARGEST),
+    "callbacks.advice.after": (0, LARGEST),
+    "callbacks.clock.warmup_steps": (0, LARGEST),
+    "callbacks.curves.smoothing": (0, 0.999999),
+    "callbacks.held_out.bins": (1, 1000),
+    "callbacks.pictures.n": (1, 1000),
+    "callbacks.pictures.rows": (1, 1000),
+    "callbacks.pictures.steps": (1, 100_000),
+    "callbacks.progress.lines": (0, LARGEST),
+    "profiling.*": (0, 10_000),
+}
+
+
+def limits(key: str) -> tuple[float, float]:
+    """(least, most) of a key's numbers."""
+    return next((ends for pattern, ends in LIMITS.items() if fnmatchcase(key, pattern)), (-LARGEST, LARGEST))
+
+
+def range_of(key: str) -> str:
+    """The same in words."""
+    least, most = limits(key)
+    if least <= -LARGEST:
+        return f"at most {most}"
+    return f"at least {least}" if most >= 2**62 else f"from {least} to {most}"

@@ -1,0 +1,68 @@
+"""Sweeps: a fresh process a job, failures listed, continuing. And several processes, one folder."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
+
+SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
+TWO = ["trainer.devices=2", "trainer.strategy=auto", "trainer.accelerator=cpu"]
+TRAIN = [sys.executable, REPOSITORY / "train.py"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_each(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def table(folder):
+    with open(folder / "summary.csv", newline="") as f:
+        return {row["job"]: row for row in csv.DictReader(f)}
+
+
+def test_a_job_that_fails_is_listed_and_the_others_run(tmp_path):
+    """The rest of what sweeps promise takes minutes: tests/torture/test_sweeps.py."""
+    words = [*TRAIN, "-m", *SMALL, "name=lr", "optimizer.lr=-1,1e-4"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    jobs = table(tmp_path / "runs" / "lr")
+    assert [row["state"] for row in jobs.values()] == ["failed: exit code 2", "done"]
+    assert [p.name for p in (tmp_path / "runs" / "lr").rglob("results.json")] == ["results.json"]
+
+
+def test_mistakes_in_continuing(run, tmp_path, capfd):
+    (tmp_path / "runs" / "there" / "0_seed-1").mkdir(parents=True)
+    (tmp_path / "runs" / "there" / "0_seed-1" / "job.json").write_text('{"overrides": ["seed=1"], "exit_code": 0}')
+    (tmp_path / "runs" / "there" / "multirun.yaml").write_text("seed: 1\n")
+    for given, told in (
+        (["resume=true"], "resume=true needs the sweep's name: give name=NAME"),
+        (["resume=runs/there"], "a sweep continues with name=NAME resume=true"),
+        (["name=there"], "runs/there already holds a sweep"),
+    ):
+        assert run("train", "-m", "seed=1,2", *given) == 2
+        error = capfd.readouterr().err
+        assert told in error
+        assert len(error.strip().splitlines()) == 1
+        assert [p.name for p in (tmp_path / "runs").rglob("*.yaml")] == ["multirun.yaml"]
+        assert (tmp_path / "runs" / "there" / "multirun.yaml").read_text() == "seed: 1\n"
+
+
+def test_processes_of_torchrun_share_a_folder(tmp_path):
+    """Though the second reads the clock two seconds later. A sweep under torchrun is refused."""
+    late = tmp_path / "late.py"
+    late.write_text(
+        "import os, runpy, sys, time\n"
+        "time.sleep(2 * int(os.environ['LOCAL_RANK']))\n"
+        f"sys.argv[0] = {str(REPOSITORY / 'train.py')!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", late]
+    done = subprocess.run([*torchrun, *SMALL, *TWO], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert results(folder)["steps"] == 4
+    assert len(list((folder / "tensorboard").glob("events*"))) == 1
+    assert done.stderr.count("held-out loss") == 3  # said by one of them

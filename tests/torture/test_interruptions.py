@@ -1,0 +1,76 @@
+"""make torture: runs that are interrupted at every step and killed at any moment end as if nothing had happened."""
+
+import signal
+import time
+
+import lives
+import pytest
+from lives import RUN, checkpoint, life, same_weights
+
+from chrysalis import checkpoints
+
+STEPS, KILLS = 24, 100
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert life(folder, *RUN, "name=a") == 0
+    return folder / "runs" / "a"
+
+
+@pytest.mark.parametrize("micro_batch", range(1, 2 * STEPS + 1))
+def test_preempted_at_every_step(tmp_path, whole, micro_batch):
+    """SIGTERM in each micro-batch, the two of a step alike; the run is saved after the step that it hit."""
+    first = lives.at_micro_batch(micro_batch, signal.SIGTERM)
+    assert life(tmp_path, *RUN, "name=a", first=first) == 143, (tmp_path / "told.txt").read_text()
+    folder = tmp_path / "runs" / "a"
+    assert checkpoint(folder)["global_step"] == (micro_batch + 1) // 2
+    assert not list(folder.rglob(".*"))
+    assert life(tmp_path, "resume=runs/a") == 0, (tmp_path / "told.txt").read_text()
+    assert same_weights(checkpoint(whole), checkpoint(folder))
+    assert (whole / "samples" / "step_000021.png").read_bytes() == (folder / "samples" / "step_000021.png").read_bytes()
+
+
+def test_killed_at_a_hundred_moments(tmp_path):
+    """A run that saves every step: never unreadable, never back behind a step that it had saved, and exact."""
+    rng, folder, steps, lost = lives.seeded(0), tmp_path / "runs" / "a", [0], 0
+    endless = ["trainer.max_steps=1000000", "lr_schedule=constant", "name=a", "resume=true"]
+    rare = ["callbacks.held_out.every_n_steps=1000000", "callbacks.pictures.every_n_steps=1000000"]
+    began = time.monotonic()
+    for _ in range(KILLS):
+        pid = lives.begin(tmp_path, *RUN, *endless, *rare)
+        assert lives.kill_after(pid, rng.uniform(0.5, 2.5)) == -signal.SIGKILL, (tmp_path / "told.txt").read_text()
+        if not checkpoints.any_in(folder):
+            assert steps == [0]  # killed before the first step
+            continue
+        assert checkpoints.intact(folder / "checkpoints" / "last.ckpt")
+        steps.append(checkpoint(folder)["global_step"])
+        lost += steps[-1] < steps[-2]
+    assert lost == 0
+    assert len(set(steps)) > KILLS / 3  # most lives got somewhere
+    end = f"trainer.max_steps={steps[-1] + 1}"
+    assert life(tmp_path, *RUN, *endless[1:], *rare, end) == 0, (tmp_path / "told.txt").read_text()[-2000:]
+    alone = ["lr_schedule=constant", "name=b", *rare, "callbacks.checkpoint.every_n_steps=10000"]
+    assert life(tmp_path, *RUN, *alone, end) == 0
+    assert same_weights(checkpoint(tmp_path / "runs" / "b"), checkpoint(folder))
+    print(f"{KILLS} kills in {time.monotonic() - began:.0f} s, {steps[-1]} steps reached, {lost} lost")
+    assert "Traceback" not in (tmp_path / "told.txt").read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_at_random_moments(tmp_path, signum):
+    """Also while it measures, draws, saves and exports: it ends as it should, or had ended; nothing half written."""
+    rng, often = lives.seeded(1), ["callbacks.held_out.every_n_steps=3", "callbacks.pictures.every_n_steps=3"]
+    for i in range(20):
+        pid = lives.begin(tmp_path, *RUN, *often, f"name=r{i}")
+        folder = tmp_path / "runs" / f"r{i}"
+        while not (folder / "first_pictures.png").exists():
+            time.sleep(0.02)
+        code = lives.kill_after(pid, rng.uniform(0.05, 1.5), signum)
+        told = (tmp_path / "told.txt").read_text()
+        assert code in (0, 128 + signum), (code, told[-2000:])
+        assert "Traceback" not in told
+        assert not [p for p in folder.rglob(".*") if p.suffix == ".partial"]
+        if (folder / "checkpoints").exists():
+            assert all(checkpoints.intact(p) for p in (folder / "checkpoints").glob("*.ckpt"))
