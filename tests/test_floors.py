@@ -22,6 +22,7 @@ FLOORS = {
         "metrics",
         "optimization",
         "sampling",
+        "soundness",
     },
     2: {"callbacks", "datamodule", "evaluating", "logger", "module", "preflight", "sharing", "trainer"},
     3: {"command"},

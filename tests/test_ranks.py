@@ -107,3 +107,27 @@ def test_both_stop_at_the_same_step(tmp_path, signum, code):
     if signum == signal.SIGINT:
         assert results(tmp_path / "runs" / "a")["steps"] == step
     assert "Traceback" not in told
+
+
+def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
+    """As the ranks of torchrun do, which begin together; what a killed one was writing goes."""
+    script = (
+        "import time\n"
+        "from chrysalis.data import store\n"
+        "from chrysalis.data.sources import Drawn\n"
+        "plain = store._decode\n"
+        "def slow(*given):\n"
+        "    print('decodes', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    plain(*given)\n"
+        "store._decode = slow\n"
+        "print(len(store.open_set(Drawn('moths', 6), (16, 16), 'crop')))\n"
+    )
+    env = {**os.environ, "CHRYSALIS_CACHE": str(tmp_path / "cache")}
+    both = [subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    told = sorted(process.communicate(timeout=60)[0].split() for process in both)
+    assert told == [["6"], ["decodes", "6"]]
+    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    folder.rename(folder.with_name(f".{folder.name}.killed.partial"))
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True)
+    assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == [folder]

@@ -1,7 +1,6 @@
 """Diffusers folders into a model: both hub layouts, safetensors only, the training scheduler, a condition, a LoRA."""
 
 import copy
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from typing import Literal
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from chrysalis import adapters, hub
+from chrysalis import adapters, hub, soundness
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
-from chrysalis.errors import UserError
+from chrysalis.errors import UserError, require_path
 from chrysalis.objective import Objective
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -92,7 +91,11 @@ def _checkpoint_gradients(unet: UNet2DModel, asked: bool) -> None:
 def base_of(origin: str | None) -> str | None:
     """What a model folder was fine-tuned from, as the card in it says; None if it does not."""
     card = Path(origin or "") / "README.md"
-    found = re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
+    found = (
+        re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if card.is_file()
+        else None
+    )
     return found.group(1).strip() if found else None
 
 
@@ -132,12 +135,12 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     """A path as the user wrote it (of a run: its pipeline), or below this repository (bundled models), or a hub id."""
-    given = Path(pretrained).expanduser()
+    given = require_path(key, pretrained)
     for path in (given, REPOSITORY / given):
         if path.is_dir():
             return path / "pipeline" if (path / "pipeline" / "model_index.json").is_file() else path
     if given.exists():
-        raise UserError(f"{key}={pretrained} is a file: give the diffusers folder that holds it.")
+        raise UserError(f"{key}={pretrained} is a file: give the diffusers folder that holds it.{_unpickled(given)}")
     if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
         raise UserError(
             f"{key}={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
@@ -156,35 +159,50 @@ def _load_folder(folder: Path, asked: str) -> Model:
     nested = (folder / "unet" / "config.json").is_file()
     unet_at = folder / "unet" if nested else folder
     scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    if not (unet_at / "config.json").is_file():
+        raise UserError(f"{asked} is not a diffusers folder: it has no config.json, neither in unet/ nor at its root.")
     try:
-        config = json.loads((unet_at / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its root."
-        ) from None
+        config = soundness.settings(unet_at / "config.json")
+    except ValueError as error:
+        raise UserError(f"{asked} cannot be used: {error}.") from None
     if config.get("_class_name") != "UNet2DModel":
         raise UserError(f"{asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
     if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
-        pickled = "only pickled weights, which are never loaded" if list(unet_at.glob("*.bin")) else "no weights"
-        raise UserError(f"{asked} has {pickled}: {WEIGHTS} is needed in {unet_at}.")
+        pickled = next(iter(sorted(unet_at.glob("*.bin"))), None)
+        what = "only pickled weights, which are never loaded" if pickled else "no weights"
+        raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{_unpickled(pickled)}")
     if not (scheduler_at / "scheduler_config.json").is_file():
         raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
     listening = (folder / "conditioner" / "config.json").is_file()
-    noise = json.loads((scheduler_at / "scheduler_config.json").read_text(encoding="utf-8"))
-    _refuse_other_kinds({} if listening else config, noise, asked)
     try:
-        unet = UNet2DModel.from_pretrained(
-            unet_at, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
-        )
+        noise = soundness.settings(scheduler_at / "scheduler_config.json")
+        _refuse_other_kinds({} if listening else config, noise, asked)
+        soundness.require_weights_of(config, unet_at)
+        settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True}
+        unet, report = UNet2DModel.from_pretrained(unet_at, output_loading_info=True, **settings)
         scheduler = DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True)
         conditioner = _load_conditioner(folder, unet) if listening else None
+        soundness.require_complete(report, [unet] if conditioner is None else [unet, conditioner])
+        if not scheduler.alphas_cumprod.isfinite().all():
+            raise ValueError("the noise levels in its scheduler_config.json are not finite")
         if (folder / "lora").is_dir():
             adapters.load(unet, folder / "lora")
         return Model(unet, scheduler, str(folder), conditioner)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
-        raise UserError(f"{asked} could not be loaded: {str(error).splitlines()[0][:300]}") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+        raise UserError(f"{asked} could not be loaded: {why}.") from error
+
+
+def _unpickled(file: Path | None) -> str:
+    """How to come from pickled weights, which can run any code, to safetensors; nothing for another file."""
+    if file is None or file.suffix not in (".bin", ".ckpt", ".pt", ".pth"):
+        return ""
+    return (
+        " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
+        "save_pretrained write it as safetensors."
+    )
 
 
 def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:

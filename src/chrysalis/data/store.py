@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+from filelock import FileLock
 from PIL import UnidentifiedImageError
 
 from chrysalis.data.listing import uncollected
@@ -83,7 +84,7 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSe
     key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
     if not folder.is_dir():
-        _decode(source, size, resize, folder)
+        _decode_once(source, size, resize, folder)
     pictures = open_folder(folder)
     if pictures.rejected:
         listed = _listed(pictures.rejected, 10)
@@ -135,6 +136,16 @@ class _Column:
             short[start : start + 1024] = self.values[start : min(start + 1024, self.n)]
         short.flush()
         self.partial.unlink()
+
+
+def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
+    """Of several processes that want the same set, one decodes it and the others wait for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        for killed in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(killed, ignore_errors=True)
+        if not folder.is_dir():
+            _decode(source, size, resize, folder)
 
 
 def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:

@@ -1,0 +1,67 @@
+"""Whether a model folder's files can be what they say, before memory is taken for them, and what was loaded is sound."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from safetensors import safe_open
+
+LARGEST = 2**27  # bytes of a configuration file
+MOST = {"layers_per_block": 64, "num_train_timesteps": 100_000, "norm_num_groups": 1024, "attention_head_dim": 4096}
+WEIGHTS = "diffusion_pytorch_model*.safetensors"
+
+
+def settings(file: Path) -> dict:
+    """A configuration file's; ValueError, with a reason in words, for one that is none or holds numbers of no sense."""
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        raise ValueError(f"{file.name} is missing, or no text file")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f"{file.name} is damaged, no JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} holds no settings")
+    for name, most in MOST.items():
+        value = found.get(name)
+        if value is not None and not _is_whole(value, most):
+            raise ValueError(f"{name}={value!r:.40} in {file.name} must be a whole number from 1 to {most}")
+    channels = found.get("block_out_channels", [1])
+    if not isinstance(channels, list) or not 0 < len(channels) < 17 or not all(_is_whole(c, 16_384) for c in channels):
+        raise ValueError(f"block_out_channels={channels!r:.60} in {file.name} must be whole numbers from 1 to 16384")
+    size = found.get("sample_size")
+    if size is not None and not all(_is_whole(s, 4096) for s in (size if isinstance(size, list) else [size])):
+        raise ValueError(f"sample_size={size!r:.40} in {file.name} must be pixels, from 1 to 4096")
+    return found
+
+
+def _is_whole(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def require_weights_of(config: Mapping, folder: Path) -> None:
+    """ValueError if the files hold far fewer numbers than the UNet of `config` has: memory would be taken for it."""
+    held = 0
+    for file in sorted(folder.glob(WEIGHTS)):
+        with safe_open(file, "pt") as f:
+            held += sum(torch.Size(f.get_slice(name).get_shape()).numel() for name in f.keys())  # noqa: SIM118
+    with torch.device("meta"):  # shapes without numbers
+        asked = sum(p.numel() for p in UNet2DModel.from_config(dict(config)).parameters())
+    if asked > 2 * held:
+        raise ValueError(f"its config.json describes a UNet of {asked} weights, and its files hold {held}")
+
+
+def require_complete(report: Mapping, modules: Sequence[torch.nn.Module]) -> None:
+    """ValueError for weights that a loaded UNet lacks, that it has no use for, or that are no numbers.
+
+    report: the loading info of diffusers, which would fill gaps with random numbers.
+    """
+    for what, words in (("missing_keys", "are missing"), ("unexpected_keys", "belong to another kind of model")):
+        if names := sorted(report.get(what, ())):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"of its weights {names[0]}{more} {words}")
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise ValueError(f"its weights {name} hold values that are not finite")
