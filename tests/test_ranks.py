@@ -1,10 +1,8 @@
-"""Two processes on one machine: equal to one at the same effective batch, one error for all, stopping together."""
+"""Two processes on one machine: equal to one at the same effective batch. More: tests/torture/test_ranks_end.py."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -56,57 +54,6 @@ def test_two_processes_are_one_with_the_same_effective_batch(tmp_path):
         results(tmp_path / "runs" / "two")["held_out_loss"], rel=1e-5
     )
     assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
-
-
-def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
-    """In the third step the second process fails, and only that one."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
-        "if os.environ.get('LOCAL_RANK') == '1':\n"
-        "    import chrysalis.denoiser as d, chrysalis.module as m\n"
-        "    plain = m.FineTuning.training_step\n"
-        "    def step(self, batch, i):\n"
-        "        if self.trainer.global_step == 2:\n"
-        "            raise ValueError('the second process fails alone')\n"
-        "        return plain(self, batch, i)\n"
-        "    m.FineTuning.training_step = step\n"
-    )
-    process = started(
-        tmp_path,
-        "name=a",
-        "trainer.devices=2",
-        "callbacks.checkpoint.every_n_steps=1",
-        env={"PYTHONPATH": str(tmp_path)},
-    )
-    began = time.monotonic()
-    code, told = finished(process)
-    assert code != 0
-    assert "ValueError: the second process fails alone" in told
-    assert time.monotonic() - began < 60
-    assert weights(tmp_path / "runs" / "a")["global_step"] == 2
-    assert not (tmp_path / "runs" / "a" / "results.json").exists()
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_both_stop_at_the_same_step(tmp_path, signum, code):
-    """The signal reaches the first alone; Ctrl-C exports, and is not killed while it does."""
-    process = started(
-        tmp_path, "name=a", "trainer.devices=2", "trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=100000"
-    )
-    samples = tmp_path / "runs" / "a" / "samples"
-    for _ in range(600):
-        if samples.is_dir() and any(samples.iterdir()):
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(signum)
-    returned, told = finished(process)
-    assert returned == code, told
-    step = weights(tmp_path / "runs" / "a")["global_step"]
-    assert 1 <= step < 100000
-    if signum == signal.SIGINT:
-        assert results(tmp_path / "runs" / "a")["steps"] == step
-    assert "Traceback" not in told
 
 
 def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
