@@ -1,5 +1,6 @@
 """A mistake ends in one or two sentences that name the key, exit code 2, no traceback, nothing half written."""
 
+import os
 import subprocess
 import sys
 import time
@@ -49,6 +50,14 @@ TRAIN = {
     "part of a pass": ([*SMALL, "+trainer.limit_train_batches=2"], ["trainer.limit_train_batches"]),
     "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["same one"]),
     "grey model": (["model.pretrained=grey-model"], ["grey-model", "only RGB"]),
+    "no number": (["optimizer.lr=x"], ["optimizer.lr=x must be a number"]),
+    "neither true nor false": ([*SMALL, "profile=perhaps"], ["profile=perhaps must be true or false"]),
+    "another program": (["optimizer._target_=os.system"], ["optimizer._target_=os.system cannot be used"]),
+    "no list": (["optimizer.betas={a:1}"], ["optimizer.betas"]),
+    "a schedule without end": (["trainer.max_steps=-1"], ["lr_schedule=cosine needs an end"]),
+    "a name that leads out": (["name=../x/y"], ["name=../x/y cannot be a folder's name"]),
+    "no run's name": (["resume=5"], ["resume=5"]),
+    "no step": (["trainer.max_steps=0"], ["trainer.max_steps=0 would make no step"]),
     "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
 }
 SAMPLE = {
@@ -59,6 +68,9 @@ SAMPLE = {
     "folder in use": (["model.pretrained=eps-model", "out=one"], ["out=one"]),
     "size it cannot halve": (["model.pretrained=eps-model", "image_size=17"], ["17", "16 or 18"]),
     "too many steps": (["model.pretrained=eps-model", "steps=2000"], ["steps=2000", "1000"]),
+    "no number": (["steps=x"], ["steps=x must be a whole number; the default is 40."]),
+    "more pictures than anybody wants": (["n=1000000000"], ["n=1000000000 must be from 1 to 1000000"]),
+    "a pipe": (["task=img2img", "task.image=pipe"], ["task.image=pipe"]),
     "out is a file": (["model.pretrained=eps-model", "out=one/a.png"], ["one/a.png"]),
     "unknown device": (["model.pretrained=eps-model", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
 }
@@ -72,6 +84,7 @@ def places(tmp_path, model_folder):
     for name in "ab":
         (tmp_path / "same").mkdir(exist_ok=True)
         Image.new("RGB", (20, 20)).save(tmp_path / "same" / f"{name}.png")
+    os.mkfifo(tmp_path / "pipe")
     grey = DDPMPipeline(unet=tiny_unet(in_channels=1, out_channels=1), scheduler=DDPMScheduler())
     grey.save_pretrained(tmp_path / "grey-model")
     model_folder.rename(tmp_path / "eps-model")
@@ -94,6 +107,15 @@ def test_mistake(run, places, capfd, program, case):
     ]
     assert len(told) == 1, told
     assert {p: p.stat().st_mtime_ns for p in places.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "x" * 300, "'a\nb'"])
+def test_a_name_that_is_no_folders_is_refused(run, places, capfd, name):
+    assert run("train", f"name={name}") == 2
+    error = capfd.readouterr().err
+    assert "name" in error
+    assert "Traceback" not in error
+    assert not list(places.rglob("config.yaml"))
 
 
 def test_debug_shows_the_traceback(run, places, capfd):

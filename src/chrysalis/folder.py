@@ -140,7 +140,9 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
         if path.is_dir():
             return path / "pipeline" if (path / "pipeline" / "model_index.json").is_file() else path
     if given.exists():
-        raise UserError(f"{key}={pretrained} is a file: give the diffusers folder that holds it.{_unpickled(given)}")
+        raise UserError(
+            f"{key}={pretrained} is a file: give the diffusers folder that holds it.{soundness.unpickled(given)}"
+        )
     if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
         raise UserError(
             f"{key}={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
@@ -160,7 +162,9 @@ def _load_folder(folder: Path, asked: str) -> Model:
     unet_at = folder / "unet" if nested else folder
     scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     if not (unet_at / "config.json").is_file():
-        raise UserError(f"{asked} is not a diffusers folder: it has no config.json, neither in unet/ nor at its root.")
+        raise UserError(
+            f"{asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its root."
+        )
     try:
         config = soundness.settings(unet_at / "config.json")
     except ValueError as error:
@@ -170,7 +174,7 @@ def _load_folder(folder: Path, asked: str) -> Model:
     if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
         pickled = next(iter(sorted(unet_at.glob("*.bin"))), None)
         what = "only pickled weights, which are never loaded" if pickled else "no weights"
-        raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{_unpickled(pickled)}")
+        raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{soundness.unpickled(pickled)}")
     if not (scheduler_at / "scheduler_config.json").is_file():
         raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
     listening = (folder / "conditioner" / "config.json").is_file()
@@ -193,16 +197,6 @@ def _load_folder(folder: Path, asked: str) -> Model:
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
         raise UserError(f"{asked} could not be loaded: {why}.") from error
-
-
-def _unpickled(file: Path | None) -> str:
-    """How to come from pickled weights, which can run any code, to safetensors; nothing for another file."""
-    if file is None or file.suffix not in (".bin", ".ckpt", ".pt", ".pth"):
-        return ""
-    return (
-        " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
-        "save_pretrained write it as safetensors."
-    )
 
 
 def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
@@ -272,8 +266,8 @@ def scratch(
 
     gradient_checkpointing: see load.
     """
-    if any(channels % 8 for channels in block_out_channels):
-        raise UserError(f"model.block_out_channels={list(block_out_channels)} must be multiples of 8.")
+    if not block_out_channels or any(channels % 8 for channels in block_out_channels):
+        raise UserError(f"model.block_out_channels={list(block_out_channels)} must be one or more multiples of 8.")
     levels = range(len(block_out_channels))
     if any(level not in levels for level in attention_levels):
         raise UserError(f"model.attention_levels={list(attention_levels)} must lie in 0..{len(levels) - 1}.")

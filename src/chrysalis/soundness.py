@@ -1,4 +1,4 @@
-"""Whether a model folder's files can be what they say, before memory is taken for them, and what was loaded is sound."""
+"""Whether a model folder's files can be what they say, before memory is taken for them, and what they hold."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,3 +65,13 @@ def require_complete(report: Mapping, modules: Sequence[torch.nn.Module]) -> Non
         for name, weight in module.state_dict().items():
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise ValueError(f"its weights {name} hold values that are not finite")
+
+
+def unpickled(file: Path | None) -> str:
+    """How to come from pickled weights, which can run any code, to safetensors; nothing for another file."""
+    if file is None or file.suffix not in (".bin", ".ckpt", ".pt", ".pth"):
+        return ""
+    return (
+        " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
+        "save_pretrained write it as safetensors."
+    )

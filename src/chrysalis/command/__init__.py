@@ -20,6 +20,7 @@ from chrysalis.command.mistakes import sentence
 from chrysalis.command.quick_start import keep_compiled
 from chrysalis.command.ranks import agree
 from chrysalis.command.runs import set_changes_aside
+from chrysalis.command.values import require_name
 from chrysalis.files import remove_if_empty
 from chrysalis.terminal import console, is_main_process
 
@@ -56,6 +57,9 @@ def command(config_name: str) -> Callable:
                 earlier.clear()
             _typed[:] = sys.argv[1:]
             try:
+                for argument in sys.argv[1:]:
+                    if argument.startswith("name=") and config_name == "train":
+                        require_name(argument[5:])  # before a folder is made of it
                 given = sweep.only_swept_in_names(agree(sys.argv[1:], config_name))
                 sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()

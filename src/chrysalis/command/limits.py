@@ -20,7 +20,7 @@ LIMITS = {
     "task.corrections": (0, 1000),
     "task.resamplings": (1, 1000),
     "data.n": (-LARGEST, 100_000_000),
-    "data.num_workers": (0, 1024),
+    "data.num_workers": (0, 256),
     "data.image_size": (-LARGEST, LARGEST),
     "model.image_size": (-LARGEST, 4096),
     "model.block_out_channels": (1, 16_384),

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 from chrysalis import folder, hardware
 from chrysalis.conditioning.asked import NAMES
 from chrysalis.data.listing import SUFFIXES
+from chrysalis.data.picture import contents
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
 
@@ -34,9 +36,9 @@ def expanded(arguments: list[str]) -> list[str]:
         return arguments
     path = asked[-1]
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(contents(Path(path)))) as image:
             picture, record = image.text["picture"], json.loads(image.text["record"])
-    except (OSError, AttributeError, KeyError, ValueError) as error:
+    except Exception as error:  # a file from anywhere can fail in any way
         raise UserError(f"from={path} is not a picture that sample.py drew: it does not say how.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))

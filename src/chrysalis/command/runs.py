@@ -37,12 +37,13 @@ def began() -> float:
 def set_changes_aside(arguments: list[str]) -> list[str]:
     """With resume=... among them, only that: the other overrides are for the recorded configuration, see begin."""
     _changes.clear()
-    given = any(a.startswith("resume=") for a in arguments)
+    given = [a for a in arguments if a.startswith("resume=") and a[7:] not in ("", "''", '""', "null", "false")]
+    arguments = [a for a in arguments if a in given or not a.startswith("resume=")]
     if any(a in ("-m", "--multirun") for a in arguments):
         return arguments
     if not given and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the same job, queued again
         return [*arguments, "resume=true"]
-    if not any(a.startswith("resume=") and a not in ("resume=", "resume=null", "resume=true") for a in arguments):
+    if [a.lower() for a in given] in ([], ["resume=true"]):
         return arguments
     kept = [a for a in arguments if a.startswith(("-", "resume=", "name=", "hydra"))]
     _changes.extend(a for a in arguments if a not in kept)
@@ -58,6 +59,8 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     """
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
+    if not isinstance(cfg.resume, str | bool | None):
+        raise UserError(f"resume={cfg.resume} is not a run: give runs/NAME, or true with a name.")
     if cfg.resume is True and not checkpoints.any_in(Path(HydraConfig.get().runtime.output_dir)):
         cfg.resume = None
     if not cfg.resume:
