@@ -32,6 +32,7 @@ TINY_RUN = [
     "callbacks.pictures.steps=2",
     "callbacks.pictures.every_n_steps=2",
     "callbacks.checkpoint.every_n_steps=2",
+    "preflight=false",  # it has tests of its own
 ]
 
 

@@ -69,7 +69,14 @@ def test_only_says_everything_and_leaves_nothing(run, capfd, tmp_path):
 
 
 def test_a_run_is_the_same_to_the_bit_without_it(run, tmp_path, model_folder, capfd):
-    same = [f"model.pretrained={model_folder}", "data.image_size=16", *DATA, *TINY_RUN, "trainer.precision=32-true"]
+    same = [
+        f"model.pretrained={model_folder}",
+        "data.image_size=16",
+        *DATA,
+        *TINY_RUN,
+        "preflight=true",
+        "trainer.precision=32-true",
+    ]
     assert run("train", *same, "name=with") == 0
     assert "hardly better than predicting nothing" in " ".join(capfd.readouterr().err.replace("│", " ").split())
     assert run("train", *same, "name=without", "preflight=false") == 0
@@ -97,7 +104,7 @@ def test_other_processes_say_nothing(plan, capfd, monkeypatch):
 
 
 def test_a_continued_run_is_not_measured_again(run, tmp_path, capfd):
-    assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "trainer.max_steps=2") == 0
+    assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "preflight=true", "name=a", "trainer.max_steps=2") == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")}
     capfd.readouterr()
     assert run("train", "resume=runs/a", "trainer.max_steps=6", "preflight=only") == 0

@@ -245,7 +245,7 @@ def test_clipping_can_be_turned_off(tiny_run, off):
 
 
 def test_divergence_is_said_and_nothing_is_exported(run, tmp_path, capfd):
-    wild = ["optimizer.lr=1e6", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "trainer.gradient_clip_val=null"]
+    wild = ["optimizer.lr=1000", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "trainer.gradient_clip_val=null"]
     tiny = [*TINY_MODEL, *DATA, *TINY_RUN, "name=wild", "trainer.max_steps=40"]
     assert run("train", *tiny, *wild) == 2
     assert "diverged" in capfd.readouterr().err
