@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,6 +128,28 @@ def picture_folder(tmp_path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn.image).save(folder / f"{i}.png")
     return tmp_path / "pictures"
+
+
+@pytest.fixture(scope="session")
+def _stock(tmp_path_factory):
+    env = {**os.environ, "HF_HOME": str(tmp_path_factory.mktemp("hf")), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-W", "ignore", str(REPOSITORY / "tests" / "stock.py")]
+    with subprocess.Popen(words, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def stock(_stock):
+    """stock(script, folder, *arguments) runs a script in a process that has diffusers and no Chrysalis."""
+
+    def call(script: str, folder: Path, *arguments) -> None:
+        asked = {"script": script, "folder": str(folder), "arguments": [str(a) for a in arguments]}
+        print(json.dumps(asked), file=_stock.stdin, flush=True)
+        code = _stock.stdout.readline().strip()
+        assert code == "0", (Path(folder) / "stock.txt").read_text()
+
+    return call
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """From the command line: a condition is learned, drawn with, exported, loaded by diffusers alone, and asked wrongly."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +30,9 @@ TOLD = {
     "lora apart": (["condition=label", "adapter=lora", "adapter.merge=false"], ["label=monarch"], {"label": "monarch"}),
 }
 
-# diffusers alone: Chrysalis cannot be imported here
+# diffusers alone
 STOCK = """
 import json, sys
-sys.modules["chrysalis"] = None
 import numpy as np, torch
 from PIL import Image
 from diffusers import DiffusionPipeline
@@ -72,7 +68,7 @@ def image(path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", TOLD)
-def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, tmp_path, pictures, way):
+def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, stock, tmp_path, pictures, way):
     train, ask, given = TOLD[way]
     if way == "text encoder":
         tiny_clip(tmp_path / "clip")
@@ -82,11 +78,7 @@ def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, 
     assert {"held_out_loss_told_null", "held_out_loss_told_shuffled"} <= set(r)
     pipeline = "model.pretrained=runs/told"
     assert run("sample", pipeline, "n=4", *SMALL, *ask, "guidance=cfg", "guidance.scale=2") == 0
-    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    stock = subprocess.run(
-        [sys.executable, "-c", STOCK, json.dumps(given)], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert stock.returncode == 0, stock.stderr
+    stock(STOCK, tmp_path, json.dumps(given))
     ours = np.stack([image(f"drawn/seed_{k:05d}.png") for k in range(4)])
     theirs = np.stack([image(f"stock_{k}.png") for k in range(4)])
     assert np.abs(ours - theirs).max() <= 1  # one convolution or two: they round apart

@@ -33,6 +33,10 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "image_size=256" not in command)]
     if not any(o.startswith("data=") for o in overrides):
         small.append("data.n=60")
+    if "image_size=256" in command:
+        small.append("trainer.max_steps=1")
+    if "-m" in overrides:  # its jobs in this process: tests/test_sweep.py has them as they are
+        small.append("hydra/launcher=basic")
     if any(o.startswith("resume=") for o in overrides):
         small = ["trainer.max_steps=5"]
     return program, [*overrides, *small]

@@ -41,6 +41,7 @@ def test_mistakes_in_continuing(run, tmp_path, capfd):
         (["resume=true"], "resume=true needs the sweep's name: give name=NAME"),
         (["resume=runs/there"], "a sweep continues with name=NAME resume=true"),
         (["name=there"], "runs/there already holds a sweep"),
+        (["preflight=only"], "preflight=only looks at one run"),
     ):
         assert run("train", "-m", "seed=1,2", *given) == 2
         error = capfd.readouterr().err

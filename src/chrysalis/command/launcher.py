@@ -45,7 +45,7 @@ class FreshProcesses(Launcher):
         self.folder = Path(config.hydra.sweep.dir)
         self.before = sweep.jobs(self.folder)
         self.number = max((j.number for j in self.before), default=-1)  # the highest that is taken
-        _require_resumable(config, self.folder, self.before)
+        _require_sweepable(config, self.folder, self.before)
         stopped.clear()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -119,8 +119,12 @@ def _has_terminal() -> bool:
         return False
 
 
-def _require_resumable(config: DictConfig, folder: Path, before: list[sweep.Job]) -> None:
+def _require_sweepable(config: DictConfig, folder: Path, before: list[sweep.Job]) -> None:
     """Whether resume has a meaning in this command; a sweep that is there already is continued or left alone."""
+    if config.get("preflight") == "only":
+        raise UserError(
+            "preflight=only looks at one run and leaves nothing behind: give it one value of each key, without -m."
+        )
     typed = list(config.hydra.overrides.task)
     continues = config.resume is True
     if not continues and any(o.startswith("resume=") and o not in ("resume=", "resume=null") for o in typed):
