@@ -60,7 +60,7 @@ def train(cfg) -> None:
     if not goes_on(cfg.preflight, plan):
         return
     compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
-    runs.record(cfg, run_dir)
+    runs.record(cfg, run_dir, checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     outcome.complete(trainer, module)
     say(outcome.summary())

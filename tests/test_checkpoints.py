@@ -12,6 +12,8 @@ from conftest import TINY_MODEL, TINY_RUN, results
 
 from chrysalis import checkpoints, files
 from chrysalis.callbacks.checkpoint import CompleteCheckpoints, require_room, size
+from chrysalis.command import CONF
+from chrysalis.command.mistakes import sentence
 from chrysalis.errors import UserError
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_steps=1"]
@@ -83,6 +85,37 @@ def test_a_damaged_one_is_set_aside(begun, run, capfd, how):
     assert results(begun)["steps"] == 4
 
 
+def test_only_looking_changes_nothing(begun, run):
+    """preflight=only may look at a run that goes on in another process."""
+    last = begun / "checkpoints" / "last.ckpt"
+    shutil.copy(last, last.with_name("previous.ckpt"))
+    damaged(last, "cut")
+    (begun / "checkpoints" / ".last.ckpt.abc.partial").write_bytes(b"half")
+    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*")}
+    assert run("train", "resume=runs/a", "trainer.max_steps=4", "preflight=only") == 0
+    assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == before
+
+
+def test_a_damaged_best_one_is_not_exported(begun, run):
+    last = begun / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    held_out = next(value for key, value in state["callbacks"].items() if key.startswith("HeldOut"))
+    held_out["best_step"] = 2
+    torch.save(state, last)
+    torch.save({**state, "global_step": 2}, begun / "checkpoints" / "best.ckpt")
+    damaged(begun / "checkpoints" / "best.ckpt", "cut")
+    (begun / "results.json").unlink()
+    assert run("train", "resume=runs/a") == 0
+    assert results(begun)["best_step"] == state["global_step"]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "seed: 1", "", "[1, 2]"])
+def test_a_damaged_configuration_is_said(begun, run, capfd, text):
+    (begun / "config.yaml").write_text(text)
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
+    assert "runs/a/config.yaml is damaged" in capfd.readouterr().err
+
+
 def test_both_damaged_is_said(begun, run, capfd):
     for name in checkpoints.NAMES:
         damaged(begun / "checkpoints" / name, "cut")
@@ -129,6 +162,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence(run, tmp_path, capfd, monkeypa
     assert "Traceback" not in told
     assert last.read_bytes() == before
     assert run("train", "resume=runs/a", "trainer.max_steps=5") == 0
+
+
+def test_a_disk_that_is_full_elsewhere_is_said():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is always full")
+    with pytest.raises(OSError, match="No space") as full, open("/dev/full", "w") as f:
+        f.write("x" * 100_000)
+    assert full.value.filename is None
+    assert "The disk is full" in sentence(full.value, "train", CONF)
 
 
 def test_room_is_looked_at_before_saving(tmp_path):

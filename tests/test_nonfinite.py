@@ -73,6 +73,7 @@ def test_skipping_leaves_out_the_update_alone(run, tmp_path, capfd):
     moments = state["optimizer_states"][0]["state"]
     assert {int(m["step"]) for m in moments.values()} == {4}
     assert results(tmp_path / "runs" / "a")["steps"] == 6
+    assert 0 < results(tmp_path / "runs" / "a")["final_training_loss"] < 10
 
 
 @pytest.mark.usefixtures("bad_picture")

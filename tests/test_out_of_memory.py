@@ -1,5 +1,7 @@
 """Out of memory: the step is made again in smaller parts, the optimizer sees the same pictures, and it stays so."""
 
+import weakref
+
 import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN, results
@@ -88,6 +90,43 @@ def test_it_is_deterministic_from_then_on_and_after_a_resume(run, tmp_path, tigh
     assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
 
 
+def test_nothing_of_the_failed_pass_is_held_while_it_is_repeated(run, monkeypatch, tight):
+    tight(2, "backward")
+    held, plain, released = [], Denoiser.forward, memory.release
+
+    def forward(self, x_t, t, cond=None):
+        out = plain(self, x_t, t, cond)
+        if self.training and out.grad_fn is not None:
+            held.append(weakref.ref(out.grad_fn))
+        return out
+
+    def release(device):
+        released(device)
+        alive.append([node() is not None for node in held])
+        held.clear()
+
+    alive = []
+    monkeypatch.setattr(Denoiser, "forward", forward)
+    monkeypatch.setattr(memory, "release", release)
+    assert run("train", *RUN, "name=a", "trainer.max_steps=1") == 0
+    assert alive == [[False]]
+
+
+def test_measuring_takes_fewer_at_once_where_they_do_not_fit():
+    asked = []
+
+    def call(places: slice) -> torch.Tensor:
+        asked.append(places.stop - places.start)
+        if asked[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.arange(100)[places]
+
+    assert memory.in_batches(call, 10, 8, torch.device("cpu")).tolist() == list(range(10))
+    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.in_batches(lambda places: call(slice(0, 9)), 10, 8, torch.device("cpu"))
+
+
 def test_where_one_picture_does_not_fit_it_is_said(run, capfd, tight):
     tight(0, "forward")
     assert run("train", *RUN, "name=a") == 2
@@ -108,4 +147,5 @@ def test_what_allocators_say():
     assert memory.ran_out(cpu.value)
     assert memory.ran_out(torch.OutOfMemoryError("CUDA out of memory"))
     assert memory.ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert memory.ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     assert not memory.ran_out(RuntimeError("shapes"))

@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN, results
 
+from chrysalis.command import ranks
+
 TRAIN = str(Path(__file__).parents[1] / "train.py")
 RUN = [
     *TINY_MODEL,
@@ -42,6 +44,8 @@ def test_two_processes_are_one_with_the_same_effective_batch(tmp_path):
     code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
     assert code == 0, told
     assert finished(started(tmp_path, "name=both", "data.batch_size=8", "trainer.max_steps=2"))[0] == 0
+    began = tmp_path / "runs" / "both" / "checkpoints" / "last.ckpt"
+    torch.save(weights(tmp_path / "runs" / "both") | {"parts": 2}, began)  # as after running out of memory alone
     resumed = [sys.executable, TRAIN, "resume=runs/both", "trainer.max_steps=4", "trainer.devices=2"]
     code, told = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
     assert code == 0, told
@@ -54,6 +58,17 @@ def test_two_processes_are_one_with_the_same_effective_batch(tmp_path):
         results(tmp_path / "runs" / "two")["held_out_loss"], rel=1e-5
     )
     assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.parametrize(("tasks", "program", "named"), [("1", "train", 1), ("2", "train", 1), ("1", "sample", 0)])
+def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, named):
+    """So that the same job, queued again, finds what it began."""
+    for name, value in {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "NTASKS": tasks, "JOB_NAME": "moths"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert ranks.agree([], program) == ["name=slurm-77-0"] * named
+    assert ranks.agree(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert ranks.agree([], program) == []
 
 
 def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):

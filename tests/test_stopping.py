@@ -174,6 +174,14 @@ def test_another_handler_decides_after_saving(run, at, tmp_path):
         at(3, sent(signal.SIGTERM))
         assert run("train", *RUN, "name=b") == 0
         assert results(tmp_path / "runs" / "b")["steps"] == 6
+
+        def leaves(signum, frame):
+            assert weights(tmp_path / "runs" / "c")["global_step"] == 2
+            raise SystemExit(7)
+
+        signal.signal(signal.SIGTERM, leaves)
+        at(3, sent(signal.SIGTERM))
+        assert run("train", *RUN, "name=c") == 7
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -202,6 +210,10 @@ def test_the_same_command_again_continues(run, at, tmp_path, monkeypatch, capfd)
     assert results(tmp_path / "runs" / "a")["steps"] == 3
     assert run("train", *RUN, "name=a", "resume=true", "optimizer.lr=0.5") == 2
     assert "optimizer.lr=0.5" in capfd.readouterr().err
+    assert run("train", *RUN, "name=a", "resume=true", "condition=label") == 2
+    assert "condition.label cannot change" in capfd.readouterr().err
+    assert run("train", *RUN, "name=a", "resume=true", "+callbacks.ema.what=1") == 2
+    assert "callbacks.ema.what cannot change" in capfd.readouterr().err
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run("train", *RUN, "name=a") == 0
     assert results(tmp_path / "runs" / "a")["steps"] == 6

@@ -37,12 +37,17 @@ def test_mistakes_in_continuing(run, tmp_path, capfd):
     (tmp_path / "runs" / "there" / "0_seed-1").mkdir(parents=True)
     (tmp_path / "runs" / "there" / "0_seed-1" / "job.json").write_text('{"overrides": ["seed=1"], "exit_code": 0}')
     (tmp_path / "runs" / "there" / "multirun.yaml").write_text("seed: 1\n")
+    (tmp_path / "runs" / "there" / "best_one").mkdir()  # renamed by somebody: no job of the sweep any more
+    (tmp_path / "runs" / "there" / "best_one" / "job.json").write_text('{"overrides": [], "exit_code": 0}')
     for given, told in (
         (["resume=true"], "resume=true needs the sweep's name: give name=NAME"),
         (["resume=runs/there"], "a sweep continues with name=NAME resume=true"),
         (["name=there"], "runs/there already holds a sweep"),
         (["preflight=only"], "preflight=only looks at one run"),
+        (["name=there", "resume=true", "optimizer.lr=1"], "results.json is damaged"),
     ):
+        if "damaged" in told:
+            (tmp_path / "runs" / "there" / "0_seed-1" / "results.json").write_text("{")
         assert run("train", "-m", "seed=1,2", *given) == 2
         error = capfd.readouterr().err
         assert told in error

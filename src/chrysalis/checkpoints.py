@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chrysalis.errors import UserError
 from chrysalis.files import shown
-from chrysalis.terminal import is_main_process, warn
+from chrysalis.terminal import warn
 
 NAMES = ("last.ckpt", "previous.ckpt")  # in the order in which they are tried
 
@@ -27,7 +27,7 @@ def any_in(run: Path) -> bool:
 
 
 def newest(run: Path) -> Path:
-    """The newest intact checkpoint of a run; a damaged one is set aside and said.
+    """The newest intact checkpoint of a run; a damaged one is said, and `tidy` will set it aside.
 
     Raises UserError where there is none.
     """
@@ -39,26 +39,21 @@ def newest(run: Path) -> Path:
     for path in there:
         if intact(path):
             return path
-        _set_aside(path)
+        warn(f"{shown(path)} is damaged and will be set aside; the one before it is used, if there is one.")
     raise UserError(
         f"resume={shown(run)} cannot be continued: {' and '.join(p.name for p in there)} in {shown(folder)} "
         f"{'are' if len(there) > 1 else 'is'} damaged. Start anew under another name."
     )
 
 
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
-    warn(f"{shown(path)} is damaged and is set aside as {aside.name}; the one before it is used, if there is one.")
-    if is_main_process():
-        os.replace(path, aside)
-
-
-def sweep_up(run: Path) -> None:
-    """Take away what a killed process was writing: partial files and folders, which have not got their names."""
-    if not is_main_process():
-        return
+def tidy(run: Path, chosen: Path) -> None:
+    """Before a run goes on from a checkpoint: newer ones, which are damaged, are renamed to NAME.damaged, and what a
+    killed process was writing is taken away, partial files and folders which have not got their names."""
     import shutil
 
+    for name in NAMES[: NAMES.index(chosen.name)]:
+        if (damaged := chosen.with_name(name)).exists():
+            os.replace(damaged, damaged.with_name(f"{name}.damaged"))
     for path in [*run.rglob(".*.partial"), *run.rglob(".*.previous")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +109,23 @@ def free(device: torch.device) -> int:
 
 def ran_out(error: Exception) -> bool:
     """Whether it says that an allocation failed, on whatever device."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
+def in_batches(call: Callable[[slice], torch.Tensor], n: int, at_once: int, device: torch.device) -> torch.Tensor:
+    """`call`'s rows for n places, of at most `at_once` places together; of fewer where those do not fit."""
+    rows: list[torch.Tensor] = []
+    while (done := sum(map(len, rows))) < n:
+        try:
+            rows.append(call(slice(done, min(n, done + at_once))))
+            continue
+        except RuntimeError as error:
+            if not ran_out(error) or at_once == 1:
+                raise
+        at_once //= 2
+        release(device)
+    return torch.cat(rows)
 
 
 def release(device: torch.device) -> None:

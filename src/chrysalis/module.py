@@ -59,7 +59,12 @@ class FineTuning(LightningModule):
         self.train()  # from_pretrained returns eval mode, and Lightning leaves modes as they are
 
     def on_train_start(self) -> None:
-        """The optimizer's state as the weights lie in memory now, which may be another layout than it was saved in."""
+        """The optimizer's state as the weights lie in memory now, which may be another layout than it was saved in.
+
+        Among several processes, of which each has fewer pictures, micro-batches are whole again.
+        """
+        if self.trainer.world_size > 1:
+            self.parts = 1
         for p, state in self.optimizers(use_pl_optimizer=False).state.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == p.shape and value.stride() != p.stride():
@@ -75,23 +80,34 @@ class FineTuning(LightningModule):
         Lightning divides by accumulate_grad_batches and averages over processes; both are undone here.
         """
         self.window.append(Seen(batch))
-        share, undo = self._forward_pass(), self.trainer.accumulate_grad_batches * self.trainer.world_size
+        share = self._joint_share() if self.trainer.world_size > 1 else self._own_share()
+        undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
 
-    def _forward_pass(self) -> torch.Tensor:
-        seen = self.window[-1]
+    def _own_share(self) -> torch.Tensor:
+        """Both passes at once: no one else holds the graph, so that memory is free again when one of them fails."""
         try:
-            return self._share(seen, seen.batch) if self.parts == 1 else self._in_parts(seen)
+            return self._in_parts(self.window[-1])
         except RuntimeError as error:
             self._only_out_of_memory(error)
         return self._repeated_in_parts()  # not among the above: what failed is held until its exception is gone
 
+    def _joint_share(self) -> torch.Tensor:
+        """The forward pass; the processes' gradients are averaged as Lightning calls the backward pass."""
+        try:
+            return self._share(self.window[-1], self.window[-1].batch)
+        except RuntimeError as error:
+            raise self._of_one_process(error) from None
+
     def backward(self, loss: torch.Tensor, *given, **named) -> None:
         try:
-            return loss.backward(*given, **named)
+            loss.backward(*given, **named)
         except RuntimeError as error:
-            self._only_out_of_memory(error)
-        self._repeated_in_parts()
+            raise self._of_one_process(error) from None
+
+    def _of_one_process(self, error: RuntimeError) -> UserError:
+        self._only_out_of_memory(error)
+        return UserError(f"Out of memory on process {self.global_rank}: {SMALLER}")
 
     def optimizer_step(self, *given, **named) -> None:
         """Gradients go with the step: Lightning keeps them through the next forward pass, which then runs slower."""
@@ -136,8 +152,6 @@ class FineTuning(LightningModule):
 
         The optimizer sees the same pictures; the sum is rounded differently.
         """
-        if self.trainer.world_size > 1:
-            raise UserError(f"Out of memory on process {self.global_rank}: {SMALLER}")
         while self.parts < max(len(seen.batch) for seen in self.window):
             self.parts *= 2
             self.zero_grad()

@@ -1,5 +1,7 @@
 """Training loss, learning rate, gradient norm and images/s, once every optimizer step or so."""
 
+import math
+
 import torch
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -47,9 +49,13 @@ class Curves(Callback):
         losses = torch.stack([loss.to(module.device) for loss in self._pending]).tolist()
         self._pending = []
         for at, loss in enumerate(losses, step - len(losses) + 1):
+            if not math.isfinite(loss):  # of an update that was left out
+                continue
             self._average = (
                 loss if self._average is None else self._average + (1 - self._keep(at)) * (loss - self._average)
             )
+        if self._average is None:
+            return
         self.history.append([step, losses[-1], self._average])
         values = {
             "train/loss": losses[-1],

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from chrysalis import adapters, card, exporting, hardware, pixels
+from chrysalis import adapters, card, checkpoints, exporting, hardware, pixels
 from chrysalis.callbacks.clock import Clock, of
 from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
@@ -107,7 +107,7 @@ class Outcome(Callback):
     def _best(self, trainer: Trainer, held_out: HeldOut) -> tuple[int, dict[str, torch.Tensor] | None]:
         """(step, averages) of the best step, or of the last (None: the current ones) where best.ckpt is another's."""
         file = self.run_dir / "checkpoints" / "best.ckpt"
-        if held_out.best_step < trainer.global_step and file.is_file():
+        if held_out.best_step < trainer.global_step and checkpoints.intact(file):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             if checkpoint["global_step"] == held_out.best_step:
                 return held_out.best_step, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from chrysalis import pixels, seeds
+from chrysalis import memory, pixels, seeds
 from chrysalis.batch import Batch
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
@@ -111,13 +111,18 @@ class Pictures(Callback):
         """uint8 [n, 3, H, W] with the weights that the module holds now; of a conditional model row by row."""
         scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
         with paused(trainer), evaluating(trainer, module):
-            shown, cond = self.examples, None
-            generators = seeds.generators(self.seed, self.n)
+            shown, size = self.examples, trainer.datamodule.size
+            own = [self.seed + k for k in range(self.n)]
             if shown is not None:
-                cond = batches.moved(shown.cond, module.device)
-                generators = seeds.of_each([self.seed + k for _ in shown.names for k in range(shown.columns)])
-            size = trainer.datamodule.size
-            return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, generators, size, cond)).cpu()
+                own = [self.seed + k for _ in shown.names for k in range(shown.columns)]
+
+            def drawn(places: slice) -> torch.Tensor:
+                some = range(len(own))[places]
+                cond = None if shown is None else batches.moved(batches.rows(shown.cond, some), module.device)
+                how = (seeds.of_each(own[places]), size, cond)
+                return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *how)).cpu()
+
+            return memory.in_batches(drawn, len(own), len(own), module.device)
 
     @property
     def picked(self) -> list[int]:

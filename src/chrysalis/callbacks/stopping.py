@@ -41,6 +41,8 @@ class Stopping(Callback):
     def __init__(self, run_dir: str, max_time: str | dict | None = None, look_every: float = 1.0):
         self.folder, self.max_seconds, self.look_every = Path(run_dir), seconds(max_time), look_every
         self.asked, self.signum, self.code = 0, 0, 0
+        self._left_by = 0  # the signal that asks for LEAVE
+        self._saved_for = 0  # the signal that asks for SAVE, whose earlier handler decides what follows
         self._there_before = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
         self._seconds, self._began, self._looked, self._seen_step = 0.0, time.monotonic(), 0.0, 0
         self._group, self._ending, self._listening = None, False, False
@@ -71,6 +73,9 @@ class Stopping(Callback):
             of(trainer, Checkpoint).save(trainer)
             self.asked = 0
             say(f"step {step}: saved")
+            signum, self._saved_for = self._saved_for, 0
+            if signum:
+                self._there_before[signum](signum, None)
         if asked == FINISH:
             trainer.should_stop = True
 
@@ -99,7 +104,12 @@ class Stopping(Callback):
             self.asked, self.code = max(self.asked, FINISH), 130
             os.write(2, b"\nending after this step: saving, measuring, exporting. Ctrl-C again to leave now.\n")
             return
-        self.asked = max(self.asked, self._wanted(signum))
+        wanted = self._wanted(signum)
+        self.asked = max(self.asked, wanted)
+        if wanted == SAVE:
+            self._saved_for = signum
+        else:
+            self._left_by = signum
         clock, saving = of(self._trainer, Clock), of(self._trainer, Checkpoint).saving
         alone = self._trainer.world_size == 1
         if self.asked == LEAVE and alone and not again and not saving and (clock.is_paused or self._ending):
@@ -133,10 +143,10 @@ class Stopping(Callback):
             return
         of(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
         say(f"step {trainer.global_step}: saved and left. Continue with resume={shown(self.folder)}")
-        earlier = self._there_before.get(self.signum)
+        earlier = self._there_before.get(self._left_by)
         if callable(earlier):
-            earlier(self.signum, None)  # submitit's queues the job again and exits
-        elif self.signum not in (signal.SIGTERM, signal.SIGINT) and trainer.is_global_zero:
+            earlier(self._left_by, None)  # submitit's queues the job again and exits
+        elif self._left_by not in (0, signal.SIGTERM) and trainer.is_global_zero:
             _queue_again()
 
     def leave(self) -> None:

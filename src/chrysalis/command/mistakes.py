@@ -1,6 +1,7 @@
 """From an exception to the one or two sentences that help."""
 
 import difflib
+import errno
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from chrysalis.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
@@ -49,6 +52,8 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
 
         if told := why_not_compiled(error):
             return str(told)
+    if any(isinstance(link, OSError) and link.errno in FULL for link in chain):
+        return "The disk is full, or a limit of it is reached: make room. A run continues with resume=runs/NAME."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     return None

@@ -26,7 +26,8 @@ def agree(arguments: list[str], config_name: str) -> list[str]:
         return arguments
     if several and {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return [*arguments, f"{key}={begins}{_first_ones(time.strftime('%Y-%m-%d_%H-%M-%S'))}"]
-    if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
+    job = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if job and (config_name == "train" or int(os.environ.get("SLURM_NTASKS") or 1) > 1):
         step = "-".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         return [*arguments, f"{key}={begins}slurm-{step}"]
     return arguments

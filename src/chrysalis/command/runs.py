@@ -23,6 +23,7 @@ CHANGEABLE = re.compile(
     r"|data\.(path|num_workers|on_device)|outcome\.half|on_nonfinite|callbacks\.nonfinite\.at_most|preflight|compile|channels_last|profile|profiling\.\w+|debug"
 )
 
+BEGUN = "begun_with_batch_size"  # in config.yaml, where another number of processes has changed data.batch_size
 SETTLED = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 _process_began: list[float] = [chrysalis.BEGAN]
@@ -75,9 +76,7 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     if not recorded.is_file():
         raise UserError(f"resume={cfg.resume} is not a run: it has no config.yaml. Runs lie in runs/NAME.")
     checkpoint = checkpoints.newest(folder)
-    checkpoints.sweep_up(folder)
-    was = OmegaConf.load(recorded)
-    was = OmegaConf.create({**cfg, **was})  # of a run that was recorded before there were some keys
+    was = OmegaConf.create({**cfg, **_read(recorded)})  # of a run that was recorded before there were some keys
     was.callbacks = {**cfg.callbacks, **was.callbacks}
     _link(was, cfg)
     processes = _processes(was)
@@ -88,6 +87,16 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     _keep_joint_batch(was, processes)
     _set_everywhere(was, "run_dir", str(folder))
     return was, folder, checkpoint
+
+
+def _read(recorded: Path) -> DictConfig:
+    try:
+        was = OmegaConf.load(recorded)
+        if all(OmegaConf.is_dict(was[group]) for group in ("trainer", "data", "callbacks")):
+            return was
+    except Exception:  # a damaged file can fail in any way
+        pass
+    raise UserError(f"{shown(recorded)} is damaged or not of this program: the run cannot be continued.")
 
 
 def _change(cfg: DictConfig, folder: Path) -> None:
@@ -107,10 +116,25 @@ def _change_to(was: DictConfig, cfg: DictConfig, folder: Path) -> None:
 
     What was settled when the run began (data.batch_size=auto) stays as it is.
     """
-    settled = ("name", "resume", "run_dir", *(SETTLED if cfg.data.get("batch_size") == "auto" else ()))
+    settled = ["name", "resume", "run_dir", *(SETTLED if cfg.data.get("batch_size") == "auto" else ())]
+    if cfg.data.get("batch_size") == was.get(BEGUN):
+        settled.append("data.batch_size")
     new, old = (dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (cfg, was))
-    for key in new:
-        if key in settled or key.endswith(".run_dir") or key not in old or new[key] == old[key]:
+    typed = tuple(f"{o.split('=')[0].lstrip('+~')}." for o in HydraConfig.get().overrides.task)
+    for key in {**new, **old}:
+        if key in settled or key.endswith(".run_dir"):
+            continue
+        if key in new and key in old and new[key] == old[key]:
+            continue
+        if key not in new or key not in old:
+            if f"{key}.".startswith(typed) and CHANGEABLE.fullmatch(key):
+                OmegaConf.update(was, key, new.get(key), force_add=True)
+            elif f"{key}.".startswith(typed):  # else it is one that another version has
+                had = "has it" if key in old else "does not have it"
+                raise UserError(
+                    f"{key.removesuffix('._target_')} cannot change when a run continues, and {shown(folder)} {had}: "
+                    "leave it as it was, or choose another name."
+                )
             continue
         if not CHANGEABLE.fullmatch(key):
             raise UserError(
@@ -144,6 +168,8 @@ def _keep_joint_batch(cfg: DictConfig, before: int | None) -> None:
         raise UserError(
             f"trainer.devices={now} cannot share the {joint} pictures of a micro-batch equally: take a divisor of it."
         )
+    if cfg.get(BEGUN) is None:
+        cfg[BEGUN] = cfg.data.batch_size
     cfg.data.batch_size = joint // now
     say(f"data.batch_size={cfg.data.batch_size}, so that {now} processes see the same pictures a step as {before} did")
 
@@ -165,9 +191,11 @@ def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
             _set_everywhere(cfg[key], name, value)
 
 
-def record(cfg: DictConfig, folder: Path) -> None:
-    """config.yaml: resolved, enough to run it again."""
+def record(cfg: DictConfig, folder: Path, checkpoint: Path | None) -> None:
+    """config.yaml: resolved, enough to run it again. Of a run that continues, what a killed process left goes."""
     if is_main_process():
+        if checkpoint is not None:
+            checkpoints.tidy(folder, checkpoint)
         plain = OmegaConf.to_container(cfg, resolve=True)
         plain["resume"] = None
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Column, Table
 
+from chrysalis.errors import UserError
 from chrysalis.files import remove_if_empty, shown, write_text, written
 from chrysalis.terminal import console, say
 
@@ -66,14 +67,25 @@ class Job:
 
 
 def job(folder: Path) -> Job:
-    record, results = json.loads((folder / RECORD).read_text(encoding="utf-8")), folder / "results.json"
-    figures = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None
-    return Job(folder, record["overrides"], record["exit_code"], figures)
+    results = folder / "results.json"
+    record, figures = _loaded(folder / RECORD), _loaded(results) if results.is_file() else None
+    return Job(folder, record.get("overrides", []), record.get("exit_code"), figures)
+
+
+def _loaded(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{shown(file)} is damaged: take its folder out of the sweep's, and that job runs again.")
 
 
 def jobs(folder: Path) -> list[Job]:
     """Those of a sweep's folder, by their numbers."""
-    return sorted((job(record.parent) for record in folder.glob(f"*/{RECORD}")), key=lambda j: j.number)
+    found = (record.parent for record in folder.glob(f"*/{RECORD}"))
+    return sorted((job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
 
 
 def _identity(overrides: list[str]) -> frozenset[str]:

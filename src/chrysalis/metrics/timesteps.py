@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from chrysalis import pixels, seeds
+from chrysalis import memory, pixels, seeds
 from chrysalis.conditioning import batches
 from chrysalis.denoiser import Denoiser
 
@@ -31,14 +31,15 @@ def held_out_loss(
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
-    losses = []
     pairs = [(i, j) for i in range(len(images)) for j in range(bins)]
-    for start in range(0, len(pairs), batch_size):
-        chunk = pairs[start : start + batch_size]
+
+    def measured(places: slice) -> torch.Tensor:
+        chunk = pairs[places]
         x0 = pixels.to_signed(images[[i for i, _ in chunk]].to(device))
         keys = [seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk]
         eps = seeds.normal(keys, x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
         told = None if cond is None else batches.moved(batches.rows(cond, [i for i, _ in chunk]), device)
-        losses.append(denoiser.loss_at(x0, t, eps, told).per_sample)
-    return torch.cat(losses).view(len(images), bins).cpu()
+        return denoiser.loss_at(x0, t, eps, told).per_sample
+
+    return memory.in_batches(measured, len(pairs), batch_size, device).view(len(images), bins).cpu()
