@@ -33,7 +33,8 @@ TINY_RUN = [
     "callbacks.pictures.steps=2",
     "callbacks.pictures.every_n_steps=2",
     "callbacks.checkpoint.every_n_steps=2",
-    "preflight=false",  # it has tests of its own
+    "preflight=false",  # these have tests of their own
+    "callbacks.evaluate.n=0",
 ]
 
 

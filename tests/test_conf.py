@@ -45,6 +45,8 @@ def needs(group, leaf, picture_folder, tmp_path):
         images = [str(p) for p in sorted(Path(picture_folder).rglob("*.png"))]
         Dataset.from_dict({"image": images}, features=Features(image=Image())).save_to_disk(tmp_path / "hub")
         return [f"data.path={tmp_path / 'hub'}"]
+    if (group, leaf) == ("features", "inception"):
+        return ["features.weights=weights.pth"]
     if group in ("task", "guidance"):
         return needs_of_drawing(leaf, picture_folder, tmp_path)
     return []
@@ -73,6 +75,7 @@ def needs_of_drawing(leaf, picture_folder, tmp_path):
         "blend": [f"task.base={tmp_path / 'model'}"],
         "img2img": [f"task.image={picture}"],
         "invert": [f"task.image={picture}"],
+        "evaluate": ["data=butterflies", f"features.pretrained={tmp_path / 'model'}"],
         "inpaint": [f"task.image={picture}", f"task.mask={tmp_path / 'mask.png'}"],
     }.get(leaf, [])
 
@@ -86,6 +89,8 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         cfg = composed(program, f"callbacks=[{leaf}]")
     else:
         cfg = composed(program, *([f"{group}={leaf}"]), *extra)
+    if (group, leaf) == ("model", "moths"):
+        assert folder.locate(cfg.model.pretrained, "").is_dir()
     node = cfg if group == "experiment" else cfg[group]
     if group == "model" and leaf == "pretrained":
         node.pretrained = str(model_folder)

@@ -23,8 +23,9 @@ FLOORS = {
         "optimization",
         "sampling",
         "soundness",
+        "transformers_folder",
     },
-    2: {"callbacks", "datamodule", "evaluating", "logger", "module", "preflight", "sharing", "trainer"},
+    2: {"callbacks", "datamodule", "evaluating", "evaluation", "logger", "module", "preflight", "sharing", "trainer"},
     3: {"command"},
 }
 LIBRARIES = {"torch": 0, "diffusers": 1, "datasets": 1, "transformers": 1, "peft": 1, "lightning": 2}

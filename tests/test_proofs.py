@@ -40,3 +40,18 @@ def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path):
     assert gap > 0
     assert results["held_out_loss"] < results["held_out_loss_told_null"]
     assert results["seconds"] <= 60 * MINUTES
+
+
+@pytest.mark.parametrize("pictures", ["few", "many"])
+def test_copies_are_found_where_there_are_any(pictures, tmp_path):
+    """Twenty pictures seen 600 times each are learned by heart; nine hundred seen three times are not."""
+    few = ["data.n=40", "data.val_fraction=0.5", "trainer.max_steps=1500", "lr_schedule=constant"]
+    evaluate = ["callbacks.evaluate.every_n_steps=500", "callbacks.evaluate.n=128", "callbacks.evaluate.steps=20"]
+    own = [*few, "optimizer.lr=1e-3", "callbacks.ema.decay=0.99"] if pictures == "few" else []
+    command = [sys.executable, str(REPOSITORY / "train.py"), "name=proof", *own, *evaluate]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    results = json.loads((tmp_path / "runs" / "proof" / "results.json").read_text())
+    found = results["evaluation"]
+    print(f"\n{pictures}: {found['copies_share']:.0%} near copies, {results['verdict']}")
+    assert (found["copies_chance"] < 0.01) is (pictures == "few")
+    assert ("copies of training pictures appear" in results["verdict"]) is (pictures == "few")

@@ -28,6 +28,8 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
     if "--help" in overrides:
         return program, overrides
     if program == "sample":
+        if "data=butterflies" in overrides:
+            overrides.append("data.n=60")
         kept = [o for o in overrides if not o.startswith(("n=", "steps="))]
         return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "image_size=256" not in command)]

@@ -133,7 +133,7 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     assert "from before" in capfd.readouterr().err
 
 
-def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(model, tmp_path):
+def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model, tmp_path):
     words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
     drawing = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
     while drawing.poll() is None and len(list((tmp_path / "drawn").glob("seed_*.png"))) < 6:
@@ -149,23 +149,23 @@ def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(model, tmp
     record["settings"]["n"] = 12
     (tmp_path / "drawn" / "settings.json").write_text(json.dumps(record))
     words[words.index("n=400")] = "n=12"
-    subprocess.run(words, cwd=tmp_path, stderr=subprocess.DEVNULL, check=True)
+    assert run("sample", *words[2:]) == 0
     assert len(list((tmp_path / "drawn").glob("seed_*.png"))) >= 12
     assert all((tmp_path / "drawn" / name).read_bytes() == data for name, data in drawn.items())
 
 
 @pytest.fixture
-def shared_out(model, tmp_path):
+def shared_out(run, model, tmp_path):
     """The same pictures drawn by one process and by two."""
-    words = [sys.executable, str(REPOSITORY / "sample.py"), model, "n=7", "scheduler=ddpm", *SMALL]
+    words = [model, "n=7", "scheduler=ddpm", *SMALL, "trainer.accelerator=cpu", "trajectory=true"]
+    assert run("sample", *words, "out=one") == 0
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     # conftest's threads are this process's own; here one is enough, and the same for all
     environment["OMP_NUM_THREADS"] = "1"
-    for out, devices in (("one", 1), ("two", 2)):
-        more = [f"out={out}", f"trainer.devices={devices}", "trainer.accelerator=cpu", "trajectory=true"]
-        done = subprocess.run([*words, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.strip().startswith("7 pictures"), done.stderr
+    words = [sys.executable, str(REPOSITORY / "sample.py"), *words, "out=two", "trainer.devices=2"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().startswith("7 pictures"), done.stderr
     return tmp_path
 
 

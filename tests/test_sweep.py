@@ -1,11 +1,13 @@
 """Sweeps: a fresh process a job, failures listed, continuing. And several processes, one folder."""
 
 import csv
+import json
 import subprocess
 import sys
 
 import pytest
 from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
+from PIL import Image
 
 SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
 TWO = ["trainer.devices=2", "trainer.strategy=auto", "trainer.accelerator=cpu"]
@@ -71,4 +73,30 @@ def test_processes_of_torchrun_share_a_folder(tmp_path):
     [folder] = (tmp_path / "runs").iterdir()
     assert results(folder)["steps"] == 4
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
-    assert done.stderr.count("held-out loss") == 3  # said by one of them
+    assert done.stderr.count("held-out loss 0") + done.stderr.count("held-out loss 1") == 3  # said by one of them
+
+
+def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
+    from chrysalis import plots
+    from chrysalis.command import sweep
+
+    for number, (model, seed) in enumerate([("moths", 0), ("moths", 1), ("scratch", 0), ("scratch", 1), ("late", 0)]):
+        folder = tmp_path / f"{number}_{model}"
+        folder.mkdir()
+        code = None if model == "late" else 0
+        overrides = ["experiment=transfer", f"model={model}", f"seed={seed}"]
+        (folder / "job.json").write_text(json.dumps({"overrides": overrides, "exit_code": code}))
+        if code is None:
+            continue
+        rows = [{"step": step, "ema": 0.3 - 0.001 * step + 0.01 * seed} for step in (0, 50, 100)]
+        judged = [{"step": step, "kd": 0.1 - 0.0005 * step} for step in (50, 100)]
+        (folder / "history.json").write_text(json.dumps({"held_out": rows, "evaluation": judged}))
+        results = {"final_held_out_loss": 0.2, "held_out_loss": 0.2, "best_step": 100, "seconds": 1}
+        (folder / "results.json").write_text(json.dumps(results))
+    drawn, plain = [], plots.sweep_figure
+    monkeypatch.setattr(plots, "sweep_figure", lambda path, groups: drawn.append(groups) or plain(path, groups))
+    there = sweep.jobs(tmp_path)
+    assert sweep._figure(tmp_path, there) == tmp_path / "figure.png"
+    assert {name: len(runs) for name, runs in drawn[0].items()} == {"model=moths": 2, "model=scratch": 2}
+    assert Image.open(tmp_path / "figure.png").size[0] > 1000
+    assert sweep._figure(tmp_path, there[:2]) is None

@@ -13,7 +13,6 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     if training:
@@ -29,10 +28,7 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     right.set(title="held-out loss (always the same pictures and noise)", xlabel="optimizer step", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(
-            FuncFormatter(lambda value, _, axes=axes: f"{value:g}" if _few_decades(axes) else "")
-        )
+        _plain_numbers(axes)
         _style(axes)
     _save(figure, path)
 
@@ -76,7 +72,144 @@ def _save(figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _plain_numbers(axes) -> None:
+    """On a log axis, without powers of ten."""
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _few_decades(axes) else ""))
+
+
 def _few_decades(axes) -> bool:
     """On a short log axis the powers of ten alone would leave it without numbers."""
     low, high = axes.get_ylim()
     return high / low < 10
+
+
+def report_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
+    """(title, what it shows, SVG) of each figure of a report. histories: of runs by name, as in history.json; best:
+    the best step of each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    made = []
+    with plt.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure, axes = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
+        for name, history in histories.items():
+            _held_out(axes, name if len(histories) > 1 else None, history, best[name], colours[name])
+        axes.set(xlabel="optimizer step", ylabel="difference to the base model")
+        axes.legend(frameon=False)
+        says = "Below zero is better than the base model. The band is the standard error over the held-out pictures."
+        made.append(("Held-out loss", says, _svg(figure)))
+
+        figure, axes = plt.subplots(figsize=(8.6, 3.0), layout="constrained")
+        for name, history in histories.items():
+            row = next(r for r in history["held_out"] if r["step"] == best[name])["ema_minus_base"]
+            how = {"yerr": row["error_by_bin"], "marker": "o", "markersize": 4, "capsize": 3, "color": colours[name]}
+            axes.errorbar(history["timesteps"], row["by_bin"], **how, label=name)
+        axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
+        axes.set(xlabel="timestep: from little noise to much", ylabel="difference to the base model")
+        says = "At the best step, with standard errors: little noise asks for detail, much noise for the whole."
+        made.append(("Held-out loss by timestep", says, _svg(figure)))
+
+        if any(history["evaluation"] for history in histories.values()):
+            figure, sides = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
+            for name, history in histories.items():
+                for axes, key in zip(sides, ("kd", "copies_share"), strict=True):
+                    rows = [r for r in history["evaluation"] if key in r]
+                    _interval(axes, rows, key, colours[name])
+            sides[1].axhline(0.05, color="#8a8275", linestyle="--", linewidth=1)
+            sides[0].set(title="KD: distance to real pictures", xlabel="optimizer step")
+            sides[1].set(title="share near copies", xlabel="optimizer step", ylim=(0, None))
+            says = "Drawn on the way, with 95% intervals. The dashed line is the share that chance alone flags."
+            made.append(("Drawn pictures", says, _svg(figure, sides)))
+
+        figure, axes = plt.subplots(figsize=(8.6, 2.8), layout="constrained")
+        for name, history in histories.items():
+            if history["training"]:
+                steps, _, averages = zip(*history["training"], strict=True)
+                axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=name)
+        axes.set(xlabel="optimizer step", yscale="log")
+        _plain_numbers(axes)
+        made.append(("Training loss", "Its moving average; it says little about the pictures.", _svg(figure)))
+    return made
+
+
+def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> None:
+    rows = history["held_out"]
+    steps = [r["step"] for r in rows]
+    mean, error = ([r["ema_minus_base"][k] for r in rows] for k in ("mean", "error"))
+    low, high = ([m + sign * e for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
+    axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(
+        steps, mean, color=colour, linewidth=1.8, marker="o", markersize=3, label=name or "averaged weights (EMA)"
+    )
+    if name is None:
+        raw = [r["raw_minus_base"]["mean"] for r in rows]
+        axes.plot(steps, raw, color="#c9c2b4", linewidth=1.2, marker="o", markersize=2.5, label="raw weights")
+    axes.plot([best], [mean[steps.index(best)]], "o", color=colour, markersize=9, fillstyle="none")
+    axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
+
+
+def _interval(axes, rows: list[dict], key: str, colour: str) -> None:
+    steps = [r["step"] for r in rows]
+    low, middle, high = ([r[f"{key}{end}"] for r in rows] for end in ("_low", "", "_high"))
+    around = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
+    if steps:
+        axes.errorbar(steps, middle, yerr=around, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.6)
+
+
+def _svg(figure, sides=None) -> str:
+    """As an element of a page."""
+    import io
+
+    from matplotlib import pyplot as plt
+
+    for axes in figure.axes if sides is None else sides:
+        _style(axes)
+        axes.patch.set_alpha(0)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True)
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
+    """groups: by what their jobs have in common, the contents of their history.json. Mean and range of each group."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    evaluated = any("kd" in row for runs in groups.values() for run in runs for row in run["evaluation"])
+    figure, sides = plt.subplots(
+        1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.6), layout="constrained", squeeze=False
+    )
+    for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
+        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, name)
+        if evaluated:
+            kd = [{r["step"]: r["kd"] for r in run["evaluation"] if "kd" in r} for run in runs]
+            _band(sides[0][1], kd, colour, name)
+    sides[0][0].set(title="held-out loss", xlabel="optimizer step", yscale="log")
+    _plain_numbers(sides[0][0])
+    if evaluated:
+        sides[0][1].set(title="KD: distance of drawn to real pictures", xlabel="optimizer step")
+    sides[0][0].legend(frameon=False, fontsize=9)
+    for axes in sides[0]:
+        _style(axes)
+    _save(figure, path)
+
+
+def _band(axes, runs: list[dict[int, float]], colour: str, name: str) -> None:
+    """The mean of runs over the steps that all of them have, and from the least to the most."""
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    values = [[run[step] for run in runs] for step in steps]
+    if len(runs) > 1:
+        axes.fill_between(
+            steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.18, linewidth=0
+        )
+    axes.plot(
+        steps, [sum(v) / len(v) for v in values], color=colour, linewidth=1.8, marker="o", markersize=3, label=name
+    )

@@ -48,29 +48,50 @@ def told(folder: Path) -> str:
 
 
 def test_killed_at_a_hundred_moments(tmp_path):
-    """A run that saves every step: never unreadable, never back behind a step that it had saved, and exact."""
-    rng, folder, steps, lost = lives.seeded(0), tmp_path / "runs" / "a", [0], 0
-    endless = ["trainer.max_steps=1000000", "lr_schedule=constant", "name=a", "resume=true"]
-    rare = ["callbacks.held_out.every_n_steps=1000000", "callbacks.pictures.every_n_steps=1000000"]
+    """Two runs that save every step: never unreadable, never back behind a step that was saved, and exact."""
+    rng, lanes = lives.seeded(0), [Lane(tmp_path / name) for name in ("first", "second")]
     began = time.monotonic()
-    for _ in range(KILLS):
-        pid = lives.begin(tmp_path, *RUN, *endless, *rare)
-        assert lives.kill_after(pid, rng.uniform(0.5, 1.7)) == -signal.SIGKILL, (tmp_path / "told.txt").read_text()
-        if not checkpoints.any_in(folder):
-            assert steps == [0]  # killed before the first step
-            continue
-        assert checkpoints.intact(folder / "checkpoints" / "last.ckpt")
-        steps.append(checkpoint(folder)["global_step"])
-        lost += steps[-1] < steps[-2]
-    assert lost == 0
-    assert len(set(steps)) > KILLS / 3  # most lives got somewhere
-    end = f"trainer.max_steps={steps[-1] + 1}"
-    assert life(tmp_path, *RUN, *endless[1:], *rare, end) == 0, (tmp_path / "told.txt").read_text()[-2000:]
-    alone = ["lr_schedule=constant", "name=b", *rare, "callbacks.checkpoint.every_n_steps=10000"]
-    assert life(tmp_path, *RUN, *alone, end) == 0
-    assert same_weights(checkpoint(tmp_path / "runs" / "b"), checkpoint(folder))
-    print(f"{KILLS} kills in {time.monotonic() - began:.0f} s, {steps[-1]} steps reached, {lost} lost")
-    assert "Traceback" not in (tmp_path / "told.txt").read_text()
+    for _ in range(KILLS // len(lanes)):
+        moments = sorted(rng.uniform(0.5, 1.7) for _ in lanes)
+        pids = [begin(lane.folder, *RUN, *lane.endless) for lane in lanes]
+        for pid, lane, wait in zip(pids, lanes, (moments[0], moments[1] - moments[0]), strict=True):
+            assert lives.kill_after(pid, wait) == -signal.SIGKILL, told(tmp_path)
+            lane.look()
+        lanes.reverse()
+    steps = [lane.steps[-1] for lane in lanes]
+    seen = {(k, step) for k, lane in enumerate(lanes) for step in lane.steps}
+    assert len(seen) > KILLS / 3  # most lives got somewhere
+    ends = [f"trainer.max_steps={step + 1}" for step in steps]
+    rest = (begin(lane.folder, *RUN, *lane.endless[1:], end) for lane, end in zip(lanes, ends, strict=True))
+    assert both(rest) == [0, 0], told(tmp_path)[-2000:]
+    alone = ["name=alone", "resume=null", "callbacks.checkpoint.every_n_steps=10000"]
+    whole = (begin(lane.folder, *RUN, *lane.endless[1:], *alone, end) for lane, end in zip(lanes, ends, strict=True))
+    assert both(whole) == [0, 0], told(tmp_path)[-2000:]
+    for lane in lanes:
+        assert same_weights(checkpoint(lane.folder / "runs" / "alone"), checkpoint(lane.run))
+    print(f"{KILLS} kills in {time.monotonic() - began:.0f} s, {sum(steps)} steps reached, 0 lost")
+    assert "Traceback" not in told(tmp_path)
+
+
+class Lane:
+    """A run that is killed and continued, in a folder of its own."""
+
+    endless = ("trainer.max_steps=1000000", "lr_schedule=constant", "name=a", "resume=true")
+    endless += ("callbacks.held_out.every_n_steps=1000000", "callbacks.pictures.every_n_steps=1000000")
+
+    def __init__(self, folder: Path):
+        self.folder, self.run, self.steps = folder, folder / "runs" / "a", [0]
+        folder.mkdir()
+
+    def look(self) -> None:
+        """After a kill."""
+        if not checkpoints.any_in(self.run):
+            assert self.steps == [0]  # killed before the first step
+            return
+        assert checkpoints.intact(self.run / "checkpoints" / "last.ckpt")
+        step = checkpoint(self.run)["global_step"]
+        assert step >= self.steps[-1], f"step {self.steps[-1]} was saved, and {step} is there"
+        self.steps.append(step)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -8,8 +8,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.clock import of, paused
-from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, written
 from chrysalis.terminal import say
@@ -78,7 +78,7 @@ def _intact_before(folder: Path) -> str:
 
 
 class Checkpoint(Callback):
-    """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt when held-out loss is at its lowest."""
+    """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt at the best step so far."""
 
     def __init__(self, run_dir: str, every_n_steps: int = 100):
         require_whole("callbacks.checkpoint.every_n_steps", every_n_steps)
@@ -90,21 +90,21 @@ class Checkpoint(Callback):
         count_passes(checkpoint["loops"]["fit_loop"], trainer.datamodule.micro_batches())
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        held_out = of(trainer, HeldOut)
+        best = of(trainer, Best).step
         if trainer.global_step:
             say(f"continues after step {trainer.global_step}")
-        self._saved = {"last": trainer.global_step, "best": held_out.best_step}
-        if trainer.global_step and held_out.best_step == trainer.global_step:  # measured only now, or killed since
+        self._saved = {"last": trainer.global_step, "best": best}
+        if trainer.global_step and best == trainer.global_step:  # measured only now, or killed since
             self._saved["best"] = trainer.global_step - 1
             self.save_if_new(trainer, "best", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
-        self.save_if_new(trainer, "best", of(trainer, HeldOut).best_step)
+        self.save_if_new(trainer, "best", of(trainer, Best).step)
         if trainer.global_step % self.every_n_steps == 0:
             self.save_if_new(trainer, "last", trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.save_if_new(trainer, "best", of(trainer, HeldOut).best_step)
+        self.save_if_new(trainer, "best", of(trainer, Best).step)
         if trainer.global_step:
             self.save(trainer)  # once more, with what was measured at the end
 

@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.batch import Batch
+from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.clock import of, paused
 from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.untouched import Untouched
@@ -17,7 +18,7 @@ from chrysalis.conditioning import batches
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
-from chrysalis.metrics.timesteps import fixed_timesteps, held_out_loss
+from chrysalis.metrics.timesteps import Paired, fixed_timesteps, held_out_loss, paired
 from chrysalis.terminal import say
 
 WORDS = {"null": "nothing", "shuffled": "of another picture"}
@@ -51,8 +52,8 @@ class HeldOut(Callback):
         self.every_n_steps, self.n_images, self.bins, self.seed = every_n_steps, n_images, bins, seed
         self.base: torch.Tensor | None = None  # [N, bins]
         self.history: list[list[float]] = []  # [step, raw, ema]
+        self.measured: dict[int, dict[str, torch.Tensor]] = {}  # of each step in history: raw and ema [N, bins]
         self.told: dict[str, list[list[float]]] = {}  # "null", "shuffled", ...: [step, ema]
-        self.best_step, self.best = 0, float("inf")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         batch = trainer.datamodule.held_out_batch(self.n_images)
@@ -70,6 +71,7 @@ class HeldOut(Callback):
                 self.base = self._measure(trainer, module)
             mean = self.base.mean().item()
             self.history.append([0, mean, mean])
+            self.measured[0] = {"raw": self.base, "ema": self.base}
             self._log(trainer, 0, self.base, self.base)
         if step and step % self.every_n_steps == 0 and step > self.history[-1][0]:
             self.measure(trainer, module)
@@ -93,11 +95,14 @@ class HeldOut(Callback):
                 f"The held-out loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
                 "trainer.gradient_clip_val=1.0."
             )
-        if self.history[-1][2] < self.best:
-            self.best_step, self.best = step, self.history[-1][2]
+        self.measured[step] = {"raw": raw, "ema": averaged}
+        of(trainer, Best).hear("held_out_loss", step, self.history[-1][2])
         self._log(trainer, step, raw, averaged)
-        base = self.base.mean().item()
-        say(f"step {step}: held-out loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}")
+        base, change = self.base.mean().item(), self.difference(step)
+        say(
+            f"step {step}: held-out loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}, "
+            f"difference {change}"
+        )
         if self.told:
             others = (f"{WORDS.get(name, name)} {values[-1][1]:.5f}" for name, values in self.told.items())
             say(f"  told {', '.join(others)}")
@@ -106,6 +111,10 @@ class HeldOut(Callback):
         with paused(trainer), evaluating(trainer, module):
             cond = self.conds.get(told)
             return held_out_loss(module.denoiser, self.images, self.contents, self.bins, self.seed, cond=cond)
+
+    def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
+        """Of the losses at one measured step and another, picture by picture; the base model's are those of step 0."""
+        return paired(self.measured[step][weights], self.measured[to][weights])
 
     def told_at(self, step: int) -> dict[str, float]:
         """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""
@@ -117,7 +126,10 @@ class HeldOut(Callback):
         values = {
             "held_out/raw": raw.mean().item(),
             "held_out/ema": averaged.mean().item(),
-            "held_out/ema_minus_base": (averaged - self.base).mean().item(),
+            "held_out/ema_minus_base": paired(averaged, self.base).mean,
+            "held_out/ema_minus_base_error": paired(averaged, self.base).error,
+            "held_out/raw_minus_base": paired(raw, self.base).mean,
+            "held_out/raw_minus_base_error": paired(raw, self.base).error,
             "held_out/ema_relative_to_base": (averaged.mean() / self.base.mean()).item(),
         }
         for t, ours, base in zip(
@@ -134,9 +146,8 @@ class HeldOut(Callback):
         trainer.logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict:
-        best = {"best_step": self.best_step, "best": self.best}
-        return {"base": self.base, "history": self.history, "told": self.told, **best}
+        return {"base": self.base, "history": self.history, "told": self.told, "measured": self.measured}
 
     def load_state_dict(self, state: dict) -> None:
         self.base, self.history, self.told = state["base"], list(state["history"]), dict(state.get("told", {}))
-        self.best_step, self.best = state["best_step"], state["best"]
+        self.measured = dict(state["measured"])

@@ -2,19 +2,25 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from chrysalis import adapters, card, checkpoints, exporting, hardware, pixels
+from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.clock import Clock, of
 from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
+from chrysalis.callbacks.evaluate import Evaluate
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
 from chrysalis.conditioning.conditioner import Conditioner
+from chrysalis.evaluation import report
+from chrysalis.evaluation.verdict import verdict
 from chrysalis.files import shown, shown_program, write_text
+from chrysalis.metrics.timesteps import fixed_timesteps
 from chrysalis.plots import loss_curve
 
 
@@ -64,7 +70,7 @@ class Outcome(Callback):
         if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
         ema, held_out, pictures = of(trainer, EMA), of(trainer, HeldOut), of(trainer, Pictures)
-        step, averages = self._best(trainer, held_out)
+        step, averages = self._best(trainer)
         with ema.applied(module, averages):
             drawn_at, after = pictures.latest
             if drawn_at != step:
@@ -79,7 +85,9 @@ class Outcome(Callback):
             exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
         loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
+        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
+        report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, strip)
 
     def summary(self) -> str:
@@ -99,24 +107,26 @@ class Outcome(Callback):
             f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, {verdict} than the base model's "
             f"{r['base_held_out_loss']:.5f}\n"
             f"{told}"
-            f"the run        {run_dir}   (before_after.png, samples/, loss.png, results.json)\n"
+            f"{r['verdict']}\n"
+            f"the run        {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
             f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}\n"
             f"watch it       {shown_program('tensorboard')} --logdir runs"
         )
 
-    def _best(self, trainer: Trainer, held_out: HeldOut) -> tuple[int, dict[str, torch.Tensor] | None]:
+    def _best(self, trainer: Trainer) -> tuple[int, dict[str, torch.Tensor] | None]:
         """(step, averages) of the best step, or of the last (None: the current ones) where best.ckpt is another's."""
-        file = self.run_dir / "checkpoints" / "best.ckpt"
-        if held_out.best_step < trainer.global_step and checkpoints.intact(file):
+        file, best = self.run_dir / "checkpoints" / "best.ckpt", of(trainer, Best).step
+        if best < trainer.global_step and checkpoints.intact(file):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            if checkpoint["global_step"] == held_out.best_step:
-                return held_out.best_step, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
+            if checkpoint["global_step"] == best:
+                return best, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
         return trainer.global_step, None
 
     def _results(self, trainer: Trainer, held_out: HeldOut, step: int) -> dict:
         on = trainer.strategy.root_device.type
         clock = of(trainer, Clock)
         speed, first = clock.images_per_second(), clock.first_step_at
+        difference = held_out.difference(step)
         return {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
@@ -126,6 +136,10 @@ class Outcome(Callback):
             "final_held_out_loss": held_out.history[-1][2],
             "final_training_loss": of(trainer, Curves).latest,
             **{f"held_out_loss_told_{name}": loss for name, loss in held_out.told_at(step).items()},
+            "held_out_minus_base": difference.mean,
+            "held_out_minus_base_error": difference.error,
+            "evaluation": of(trainer, Evaluate).latest,
+            "verdict": verdict(step, trainer.global_step, held_out, of(trainer, Evaluate).history),
             "best_step": step,
             "steps": trainer.global_step,
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
@@ -134,6 +148,24 @@ class Outcome(Callback):
             "precision": str(trainer.precision),
             "hardware": hardware.description(on),
             "versions": hardware.versions(),
+        }
+
+    def _history(self, trainer: Trainer, held_out: HeldOut) -> dict:
+        """What was measured on the way, for the report."""
+        timesteps = fixed_timesteps(len(trainer.lightning_module.denoiser.noise), held_out.bins).tolist()
+        rows = []
+        for step, losses in sorted(held_out.measured.items()):
+            row = {"step": step}
+            for weights in ("raw", "ema"):
+                row[weights] = losses[weights].mean().item()
+                row[f"{weights}_by_timestep"] = losses[weights].mean(dim=0).tolist()
+                row[f"{weights}_minus_base"] = asdict(held_out.difference(step, weights=weights))
+            rows.append(row)
+        return {
+            "timesteps": timesteps,
+            "held_out": rows,
+            "training": of(trainer, Curves).history,
+            "evaluation": of(trainer, Evaluate).history,
         }
 
     def _log(self, trainer: Trainer, strip: torch.Tensor) -> None:

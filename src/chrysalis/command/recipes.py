@@ -25,6 +25,8 @@ from chrysalis.terminal import warn
 # Where, on what and how shown they are drawn; none of these changes a picture
 ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
 
+OF_A_TASK = ("data", "features")  # that has them among its own settings, if it is task=evaluate
+
 _recalled: dict = {}
 
 
@@ -71,7 +73,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, *OF_A_TASK)}
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:

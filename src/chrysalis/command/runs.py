@@ -20,7 +20,9 @@ from chrysalis.terminal import is_main_process, say
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
     r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
-    r"|data\.(path|num_workers|on_device)|outcome\.half|on_nonfinite|callbacks\.nonfinite\.at_most|preflight|compile|channels_last|profile|profiling\.\w+|debug"
+    r"|callbacks\.(evaluate|early_stop)\..+|callbacks\.best\.figure|callbacks\.nonfinite\.at_most|features\..+"
+    r"|data\.(path|num_workers|on_device)|outcome\.half|on_nonfinite|preflight|compile|channels_last|profile"
+    r"|profiling\.\w+|debug"
 )
 
 BEGUN = "begun_with_batch_size"  # in config.yaml, where another number of processes has changed data.batch_size

@@ -146,6 +146,8 @@ class Summary(Callback):
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *rows])
         console.print(_table(rows, shown(folder)))
+        if figure := _figure(folder, there):
+            say(f"figure: {shown(figure)}")
         where = shown(folder / "summary.csv")
         console.print(f"also in {where};  tensorboard --logdir {shown(folder)}", markup=False, soft_wrap=True)
 
@@ -153,6 +155,23 @@ class Summary(Callback):
 def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # a job that failed at once has taken its empty folder away
     write_text(folder / RECORD, json.dumps({"overrides": overrides, "exit_code": exit_code}, indent=2) + "\n")
+
+
+def _figure(folder: Path, there: list[Job]) -> Path | None:
+    """figure.png: held-out loss and KD against steps, jobs that differ in their seed alone as one band; None where
+    there is nothing to compare."""
+    groups: dict[str, list[dict]] = {}
+    common = set.intersection(*(set(j.overrides) for j in there)) if there else set()
+    for j in there:
+        if j.finished and (j.folder / "history.json").is_file():
+            own = [o for o in j.overrides if o not in common and not o.startswith("seed=")]
+            groups.setdefault(", ".join(own), []).append(_loaded(j.folder / "history.json"))
+    if len(groups) < 2:
+        return None
+    from chrysalis.plots import sweep_figure
+
+    sweep_figure(folder / "figure.png", groups)
+    return folder / "figure.png"
 
 
 def _table(rows: list[tuple[str, ...]], title: str) -> Table:

@@ -55,7 +55,15 @@ ALSO = {  # beside the annotation
     "condition.text.levels": None,
 }
 KEYS = "it must have keys, and a _target_ where `--cfg job` shows one."
-CALLED_LATER = ("objective", "optimizer", "lr_schedule", "trainer", "outcome", "scheduler")  # with more arguments
+CALLED_LATER = (
+    "features",
+    "objective",
+    "optimizer",
+    "lr_schedule",
+    "trainer",
+    "outcome",
+    "scheduler",
+)  # with more arguments
 BUILT = ("data", "model", "adapter", "logger", "profiling", "animation")  # at once
 
 
@@ -104,7 +112,7 @@ def _require_nodes(plain: dict) -> None:
     """Refuse a value where there must be an object's keys."""
     sampling = "optimizer" not in plain
     for name in (*BUILT, *CALLED_LATER, "task"):
-        if name not in plain or (sampling and name == "trainer"):
+        if name not in plain or (sampling and (name == "trainer" or (name == "data" and plain[name] is None))):
             continue
         node = plain[name]
         if not isinstance(node, dict) or "_target_" not in node:

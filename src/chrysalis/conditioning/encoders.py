@@ -1,11 +1,8 @@
 """Frozen text encoders of transformers, by folder or hub id."""
 
-from pathlib import Path
-
 import torch
 
-from chrysalis import hub
-from chrysalis.errors import UserError
+from chrysalis import transformers_folder
 
 
 def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
@@ -13,22 +10,15 @@ def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None =
 
     tokenizer: where it lies, if not in the same place. key: what the user set it by.
     """
-    try:
+    asked, like = f"{key}={name}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(asked, name, "a text encoder", like, extra="text") as where:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
-    except ImportError as error:
-        raise UserError(f"{key} needs transformers: pip install 'chrysalis[text]'.") from error
-    local = Path(name).expanduser().is_dir()
-    if not local and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
-        raise UserError(f"{key}={name} is neither a folder nor a hub id like openai/clip-vit-large-patch14.")
-    where, offline = (str(Path(name).expanduser()), True) if local else (name, hub.unreachable())
-    try:
-        kind = AutoConfig.from_pretrained(where, local_files_only=offline).model_type
+
+        kind = AutoConfig.from_pretrained(**where).model_type
         cls = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}.get(kind, AutoModel)
-        model = cls.from_pretrained(where, local_files_only=offline, use_safetensors=True)
-        return AutoTokenizer.from_pretrained(tokenizer or where, local_files_only=offline), model
-    except Exception as error:  # transformers and the hub's client raise dozens of kinds
-        why = "there is no network" if offline and not local else str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{key}={name} could not be loaded: {why}") from error
+        model = cls.from_pretrained(**where, use_safetensors=True)
+        apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
+        return AutoTokenizer.from_pretrained(**apart), model
 
 
 def width(encoder: torch.nn.Module) -> int:

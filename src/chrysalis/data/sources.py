@@ -32,7 +32,7 @@ class Source(Protocol):
 
 
 class Drawn:
-    """`n` pictures of a drawn domain: butterflies, moths or flowers. Needs no file and no network.
+    """`n` pictures of a drawn domain: butterflies, moths, flowers, or all in turn. Needs no file and no network.
 
     A row's vector is the mean colour of its subject, each channel from 0 to 1.
     """
@@ -42,11 +42,12 @@ class Drawn:
     def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
         from chrysalis.data.butterflies import DOMAINS
 
-        if domain not in DOMAINS:
-            raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}.")
+        if domain not in (*DOMAINS, "all"):
+            raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}, all.")
         if n < 2:
             raise UserError(f"data.n={n} must be at least 2: one picture to learn from, one to hold out.")
         self.name, self.domain, self.n, self.seed = f"drawn {domain}", domain, n, seed
+        self.domains = list(DOMAINS) if domain == "all" else [domain]
 
     def __len__(self) -> int:
         return self.n
@@ -56,20 +57,24 @@ class Drawn:
         code = b"".join(p.read_bytes() for p in [folder / "butterflies.py", *sorted((folder / "drawing").glob("*.py"))])
         return f"drawn {self.domain} {self.n} {self.seed} {content_hash(code)}"
 
+    def _domain(self, i: int) -> str:
+        return self.domains[i % len(self.domains)]
+
     def row_name(self, i: int) -> str:
-        return f"{self.domain} {i}"
+        return f"{self._domain(i)} {i}"
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
         from chrysalis.data.butterflies import draw, species_names
 
-        drawn = draw(self.domain, i, self.seed, max(size))
+        domain = self._domain(i)
+        drawn = draw(domain, i, self.seed, max(size))
         image = to_training_size(Image.fromarray(drawn.image), size, resize)
         mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
         subject = image[:, mask[0] > 0]
         return Picture(
             image,
-            content_hash(f"{self.domain} {i} {self.seed}".encode()),
-            species_names(self.domain)[drawn.label],
+            content_hash(f"{domain} {i} {self.seed}".encode()),
+            species_names(domain)[drawn.label],
             drawn.caption,
             mask,
             vector=tuple((subject.mean(axis=1) / 255).tolist()) if subject.size else None,

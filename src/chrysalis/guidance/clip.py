@@ -1,15 +1,11 @@
 """CLIP as an energy: how far a picture is from what a text says, or from what another picture shows."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from chrysalis import hub, seeds
+from chrysalis import seeds, transformers_folder
 from chrysalis.data.given import Given
 from chrysalis.errors import UserError, require_whole
 from chrysalis.guidance.energies import Energy
@@ -80,43 +76,23 @@ class Clip(Energy):
 
 def _load(model: str, with_text: bool) -> tuple:
     """(frozen CLIPModel, its tokenizer or None, mean and std of each channel), from a folder or a hub id."""
-    try:
-        import transformers  # noqa: F401 -- optional, and slow to import
-    except ImportError as error:
-        raise UserError('guidance=clip needs the transformers library: pip install "chrysalis[clip]".') from error
-    asked, folder = f"guidance.clip.model={model}", Path(model).expanduser()
-    local = folder.is_dir()
-    if not local and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise UserError(f"{asked} is neither a folder nor a hub id like openai/clip-vit-large-patch14.")
-    only_cached = local or hub.unreachable()
-    try:
-        with _quiet():
-            return _read(str(folder) if local else model, with_text, only_cached)
-    except Exception as error:  # the hub's client and the readers of damaged files raise dozens of kinds
-        why = (str(error) or type(error).__name__).splitlines()[0][:300].rstrip(".")
-        if only_cached and not local and isinstance(error, OSError):
-            why = "there is no network. Give a folder instead"
-        raise UserError(f"{asked} could not be loaded as a CLIPModel with safetensors: {why}.") from error
+    asked, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(asked, model, "a CLIPModel", like, extra="clip") as where:
+        from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-
-def _read(source: str, with_text: bool, only_cached: bool) -> tuple:
-    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    where = {"pretrained_model_name_or_path": source, "local_files_only": only_cached}
-    kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
-    if kind != "clip":
-        raise ValueError(f"its config.json is missing or of another model (model_type {kind})")
-    clip, report = CLIPModel.from_pretrained(**where, use_safetensors=True, output_loading_info=True)
-    if report["missing_keys"]:
-        raise ValueError(f"{len(report['missing_keys'])} of CLIP's weights are not in its file")
-    tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
-    try:
-        processor = CLIPImageProcessor.from_pretrained(**where)
-        mean, std = processor.image_mean, processor.image_std
-    except OSError:
-        if Path(source, "preprocessor_config.json").exists():  # and cannot be read
-            raise
-        mean, std = MEAN, STD
+        kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
+        if kind != "clip":
+            raise ValueError(f"its config.json is missing or of another model (model_type {kind})")
+        clip, report = CLIPModel.from_pretrained(**where, use_safetensors=True, output_loading_info=True)
+        transformers_folder.require_complete(report)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
+        try:
+            processor = CLIPImageProcessor.from_pretrained(**where)
+            mean, std = processor.image_mean, processor.image_std
+        except OSError:
+            if Path(where["pretrained_model_name_or_path"], "preprocessor_config.json").exists():  # and cannot be read
+                raise
+            mean, std = MEAN, STD
     return clip.float().requires_grad_(False).eval(), tokenizer, mean, std
 
 
@@ -129,20 +105,3 @@ def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
     if set(ids) <= set(tokenizer.all_special_ids):
         raise UserError(f"guidance.clip.text={text}: the model's tokenizer knows no word of it, or has no files.")
     return F.normalize(clip.text_projection(clip.text_model(input_ids=torch.tensor([ids])).pooler_output), dim=1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings and bars."""
-    from transformers.utils import logging as bars
-
-    level, shown = logging.root.manager.disable, bars.is_progress_bar_enabled()
-    with warnings.catch_warnings(action="ignore"):
-        logging.disable(logging.WARNING)
-        bars.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.disable(level)
-            if shown:
-                bars.enable_progress_bar()

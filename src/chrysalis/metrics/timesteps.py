@@ -1,6 +1,7 @@
 """Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -43,3 +44,29 @@ def held_out_loss(
         return denoiser.loss_at(x0, t, eps, told).per_sample
 
     return memory.in_batches(measured, len(pairs), batch_size, device).view(len(images), bins).cpu()
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference with its standard error, and both by timestep bin."""
+
+    mean: float
+    error: float
+    by_bin: list[float]
+    error_by_bin: list[float]
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.5f} ± {self.error:.5f}"
+
+
+def paired(a: torch.Tensor, b: torch.Tensor) -> Paired:
+    """Of losses [N, bins] on the same triples: a - b. The pictures are the sample, N of them, not their triples, for
+    what is hard about a picture is hard at every t."""
+    difference = (a - b).double()
+    n = len(difference)
+
+    def error(values: torch.Tensor) -> torch.Tensor:
+        return values.std(dim=0) / n**0.5 if n > 1 else torch.full(values.shape[1:], torch.inf)
+
+    mean = difference.mean(dim=1)
+    return Paired(float(mean.mean()), float(error(mean)), difference.mean(dim=0).tolist(), error(difference).tolist())

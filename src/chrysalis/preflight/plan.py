@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from chrysalis.callbacks.clock import of
+from chrysalis.callbacks.evaluate import Evaluate
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
 from chrysalis.datamodule import Pictures as Data
@@ -33,6 +34,7 @@ class Plan:
         self.data.trainer = self.trainer  # as fit does later: what counts micro-batches needs it now
         self.on = self.trainer.strategy.root_device
         self.held_out, self.pictures = of(self.trainer, HeldOut), of(self.trainer, Pictures)
+        self.evaluate = of(self.trainer, Evaluate)
 
     @property
     def pictures_a_step(self) -> int:
@@ -60,8 +62,15 @@ class Plan:
         each = 4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3
         measure = min(held_out.n_images, len(self.data.held_out_rows)) * held_out.bins
         measuring = measure * (1 + -(-steps // held_out.every_n_steps) * (1 + told))
-        drawing = drawn.n * drawn.steps * self.drawings
+        drawing = drawn.n * drawn.steps * self.drawings + self.evaluation * self.evaluate.steps
         return steps * self.pictures_a_step * each, measuring + drawing
+
+    @property
+    def evaluation(self) -> int:
+        """How many pictures one device draws to hold them against the data."""
+        steps = self.steps or 0
+        when = self.evaluate.plan(steps, self.pictures_a_step * self.trainer.world_size)
+        return when.n * when.times(steps) // self.trainer.world_size
 
     @property
     def drawings(self) -> int:

@@ -183,6 +183,7 @@ def draw(
         if only is None:
             rows = [] if task.one_condition else _show_rows(out, canvas, pictures, text)
             files += rows or task.finish(out, pictures, film, text)
+            files += task.conclude(out, pictures)
             files += _tell_guidance(out, pictures[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))
     return files

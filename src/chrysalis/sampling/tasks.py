@@ -106,3 +106,7 @@ class Generate:
         """grid.png of the first 64 of the pictures, which lie in `out`."""
         save_grid(out, [p.name for p in pictures[:64]], text)
         return ["grid.png"]
+
+    def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
+        """What else is made of all pictures together, in whatever rows they are shown."""
+        return []

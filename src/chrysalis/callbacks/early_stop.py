@@ -1,0 +1,52 @@
+"""Ends a run whose held-out loss has stopped to fall."""
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from chrysalis.callbacks.clock import of
+from chrysalis.callbacks.held_out import HeldOut
+from chrysalis.errors import UserError, require_whole
+from chrysalis.metrics.timesteps import paired
+from chrysalis.terminal import say
+
+
+class EarlyStop(Callback):
+    """Stops after `patience` measurements in a row of which none was surely lower than the lowest before them.
+
+    Surely: by more than `sure` standard errors of the paired difference over the held-out pictures, so that the wait
+    is not begun again by chance. The averaged weights are measured. What is right is discussed in docs/experiments.md.
+    """
+
+    def __init__(self, patience: int = 3, sure: float = 1.0):
+        require_whole("callbacks.early_stop.patience", patience)
+        if not 0 <= sure <= 10:
+            raise UserError(f"callbacks.early_stop.sure={sure} must be a number from 0 to 10.")
+        self.patience, self.sure = patience, sure
+        self.step, self.waited, self.seen = 0, 0, 0
+        self.lowest: torch.Tensor | None = None  # [N, bins]
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        for step, losses in of(trainer, HeldOut).measured.items():
+            if step > self.seen or self.lowest is None:
+                self.hear(step, losses["ema"])
+        if self.waited >= self.patience and not trainer.should_stop:
+            say(
+                f"step {trainer.global_step}: stops early. Held-out loss has not surely fallen since step {self.step}, "
+                f"for {self.waited} measurements (callbacks.early_stop.patience)."
+            )
+            trainer.should_stop = True
+
+    def hear(self, step: int, losses: torch.Tensor) -> None:
+        self.seen = step
+        if self.lowest is not None:
+            change = paired(losses, self.lowest)
+            if change.mean >= -self.sure * change.error:
+                self.waited += 1
+                return
+        self.lowest, self.step, self.waited = losses, step, 0
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "waited": self.waited, "seen": self.seen, "lowest": self.lowest}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self.waited, self.seen, self.lowest = (state[k] for k in ("step", "waited", "seen", "lowest"))

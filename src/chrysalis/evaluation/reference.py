@@ -1,0 +1,92 @@
+"""What drawn pictures are held against: features of a data set's pictures, of those learned from and those held out."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from chrysalis.datamodule import Pictures
+from chrysalis.metrics import distances
+from chrysalis.metrics.distances import FEW, Distances
+from chrysalis.metrics.features import Network, features, of_set
+from chrysalis.metrics.memorisation import HELD_OUT_LEAST, Copies, copies
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of drawn pictures, all of them. features: the name of the network. against: which real pictures."""
+
+    features: str
+    against: str
+    distances: Distances
+    copies: Copies
+
+    def figures(self) -> dict[str, float]:
+        """Those that are not withheld, by the names that they are logged under."""
+        d, c = self.distances, self.copies
+        found = {"fd": d.fd, "precision": d.precision, "recall": d.recall, "density": d.density, "coverage": d.coverage}
+        if d.kd is not None:
+            found |= {"kd": d.kd.value, "kd_low": d.kd.low, "kd_high": d.kd.high}
+        found["copies_ratio"] = float(c.ratio.median())
+        if c.threshold is not None:
+            found |= {"copies_share": c.share, "copies_share_low": c.interval[0], "copies_share_high": c.interval[1]}
+            found |= {"copies_chance": c.chance}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def record(self) -> dict:
+        """For results.json."""
+        d = asdict(self.distances)
+        counts = {"n_drawn": d["n_drawn"], "n_real": d["n_real"], "n_held_out": self.copies.n_held_out}
+        return {"features": self.features, "against": self.against, **counts, **self.figures(), "withheld": self.why}
+
+    @property
+    def why(self) -> list[str]:
+        said = list(self.distances.why)
+        if self.copies.threshold is None:
+            said.append(
+                f"the share of copies is withheld: it takes {HELD_OUT_LEAST} held-out pictures to know how near new "
+                f"ones come (there are {self.copies.n_held_out}; more with data.val_fraction)."
+            )
+        return said
+
+    def sentence(self) -> str:
+        """KD and copies in one line."""
+        d, c, said = self.distances, self.copies, []
+        if d.kd is not None:
+            said.append(f"KD {d.kd.value:.4f} [{d.kd.low:.4f}, {d.kd.high:.4f}]")
+        if c.threshold is not None:
+            said.append(f"{c.share:.0%} near copies" + ("" if c.copies else " (5% are by chance)"))
+        else:
+            said.append(f"median distance ratio {c.ratio.median():.2f}")
+        return f"{d.n_drawn} drawn pictures against {d.n_real} {self.against}: {', '.join(said)}"
+
+
+class Reference:
+    """Looks at a data set once with a network; the features are kept in the cache.
+
+    Distances are to the held-out pictures if there are enough of them, else to all: to those learned from alone, a
+    model that copies would be the best.
+    """
+
+    def __init__(self, network: Network, data: Pictures, on: torch.device | str = "cpu"):
+        self.network, self.pictures, self.on = network, data.pictures, on
+        self.train_rows, held_out = data.train_rows, data.held_out_rows
+        self.train = of_set(network, self.pictures, self.train_rows, on=on)
+        self.held_out = of_set(network, self.pictures, held_out, on=on)
+        self.mirrored = of_set(network, self.pictures, held_out, mirrored=True, on=on) if data.flip else None
+        enough = len(held_out) >= FEW
+        self.real = self.held_out if enough else torch.cat([self.train, self.held_out])
+        self.against = "held-out ones" if enough else "real ones"
+
+    def hold(self, images: torch.Tensor, seed: int = 0) -> Evaluation:
+        """Drawn pictures, uint8 [N, 3, H, W], against the set."""
+        drawn = features(self.network, images, self.on)
+        mirrored = features(self.network, images.flip(-1), self.on) if self.mirrored is not None else None
+        near = copies(drawn, self.train, self.held_out, mirrored, self.mirrored)
+        return Evaluation(self.network.name, self.against, distances.distances(self.real, drawn, seed), near)
+
+    def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:
+        """The k most suspicious drawn pictures, and uint8 [k, 3, H, W], the training picture nearest to each."""
+        worst = evaluation.copies.ratio.argsort()[:k].tolist()
+        rows = self.train_rows[evaluation.copies.nearest[worst].numpy()]
+        return worst, torch.from_numpy(np.asarray(self.pictures.images[rows]))

@@ -1,0 +1,129 @@
+"""One HTML file that needs nothing else: curves, figures with intervals, pictures, settings, of one run or several."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from rich.table import Column, Table
+
+from chrysalis import plots
+from chrysalis.errors import UserError
+from chrysalis.files import shown, write_text
+from chrysalis.terminal import console
+
+SHEETS = 4  # sample sheets shown of a run: the first, the last, and some between
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, or a folder that task=evaluate made. pictures: (what it shows, file)."""
+
+    name: str
+    results: dict
+    history: dict
+    evaluation: dict
+    settings: str = ""
+    command: str = ""
+    pictures: list[tuple[str, Path]] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """What there is to be read, in words: {"KD": "0.0123 [0.0101, 0.0150]", ...}."""
+        r, e, said = self.results, self.evaluation, {}
+        if "held_out_loss" in r:
+            change, error = r["held_out_minus_base"], r["held_out_minus_base_error"]
+            said["held-out loss"] = f"{r['held_out_loss']:.5f}"
+            said["minus the base model's"] = f"{change:+.5f} ± {error:.5f}"
+            said["best step"] = f"{r['best_step']:,} of {r['steps']:,}"
+        if "kd" in e:
+            said["KD"] = f"{e['kd']:.4f} [{e['kd_low']:.4f}, {e['kd_high']:.4f}]"
+        if "fd" in e:
+            said["FD"] = f"{e['fd']:.3f}"
+        said |= {name: f"{e[name]:.2f}" for name in ("precision", "recall", "density", "coverage") if name in e}
+        if "copies_share" in e:
+            share = f"{e['copies_share']:.0%} [{e['copies_share_low']:.0%}, {e['copies_share_high']:.0%}]"
+            said["near copies (5% by chance)"] = share
+        if e:
+            said["of pictures"] = f"{e['n_drawn']} drawn, {e['n_real']} {e['against']}"
+            said["features"] = e["features"]
+        if "seconds" in r:
+            said["time"] = f"{r['seconds']:.0f} s, {r['hardware']}"
+        return said
+
+    @property
+    def withheld(self) -> list[str]:
+        return self.evaluation.get("withheld", [])
+
+
+def of_run(folder: Path) -> Subject:
+    """What a finished run left in its folder."""
+    results, history = (_read(folder / f"{name}.json") for name in ("results", "history"))
+    sheets = sorted((folder / "samples").glob("step_*.png"))
+    chosen = sorted({round(i * (len(sheets) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if sheets else []
+    pictures = [("before and after", folder / "before_after.png")]
+    pictures += [(f"drawn at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
+    near = sorted((folder / "nearest").glob("step_*.png"))
+    pictures += [(f"nearest training pictures, step {int(file.stem[5:]):,}", file) for file in near[-1:]]
+    settings = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
+    there = [(what, file) for what, file in pictures if file.is_file()]
+    evaluation = results.get("evaluation") or {}
+    return Subject(shown(folder), results, history, evaluation, settings, results["command"], there)
+
+
+def evaluated(folder: Path, evaluation: dict) -> Subject:
+    """A folder of drawings with what task=evaluate found."""
+    record = _read(folder / "settings.json")
+    pictures = [("drawn", folder / "grid.png"), ("nearest training pictures", folder / "nearest.png")]
+    there = [(what, file) for what, file in pictures if file.is_file()]
+    settings = json.dumps(record["settings"], indent=2)
+    return Subject(shown(folder), {}, {}, evaluation, settings, record["command"], there)
+
+
+def found(folder: Path) -> Subject:
+    """Either kind; raises UserError for a folder that is neither."""
+    if (folder / "results.json").is_file() and (folder / "history.json").is_file():
+        return of_run(folder)
+    if (folder / "evaluation.json").is_file():
+        return evaluated(folder, _read(folder / "evaluation.json"))
+    raise UserError(
+        f"{shown(folder)} holds neither a finished run nor what task=evaluate makes: give runs/NAME, or evaluate a "
+        "model with sample.py task=evaluate first."
+    )
+
+
+def write(path: Path, subjects: Sequence[Subject]) -> None:
+    """The page at `path`, complete or absent."""
+    environment = Environment(loader=PackageLoader("chrysalis.evaluation", "."), autoescape=select_autoescape(["j2"]))
+    environment.filters["data"] = _embedded
+    page = environment.get_template("report.html.j2")
+    rows = list(dict.fromkeys(name for s in subjects for name in s.figures))
+    histories = {s.name: s.history for s in subjects if s.history}
+    best = {s.name: s.results["best_step"] for s in subjects if s.history}
+    colours = {s.name: colour for s, colour in zip(subjects, plots.COLOURS * len(subjects), strict=False)}
+    figures = plots.report_figures(histories, best, colours) if histories else []
+    write_text(path, page.render(subjects=subjects, rows=rows, figures=figures, colours=colours))
+
+
+def show(subjects: Sequence[Subject]) -> None:
+    """The table, on screen."""
+    table = Table(Column("", style="cyan"), *(Column(s.name, overflow="fold") for s in subjects))
+    for name in dict.fromkeys(name for s in subjects for name in s.figures):
+        table.add_row(name, *(s.figures.get(name, "") for s in subjects))
+    console.print(table)
+
+
+def _read(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{shown(file)} is missing or damaged: the run cannot be reported.")
+
+
+def _embedded(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -1,0 +1,66 @@
+"""task=evaluate: draw with any model and hold the pictures against any data; or put runs side by side."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from chrysalis import pixels
+from chrysalis.datamodule import Pictures
+from chrysalis.errors import UserError, require_whole
+from chrysalis.evaluation import report
+from chrysalis.evaluation.panel import panel
+from chrysalis.evaluation.reference import Reference
+from chrysalis.files import write_text
+from chrysalis.metrics.features import Network
+from chrysalis.sampling.sheets import read
+from chrysalis.sampling.tasks import Generate, Picture
+from chrysalis.terminal import say
+
+
+class Evaluate(Generate):
+    """As task=generate, then evaluation.json, nearest.png and report.html.
+
+    data: what the pictures are held against, at the drawn pictures' size whatever data.image_size says. panel: how
+    many are shown beside their nearest training pictures. compare: folders, in place of drawing, see `compare`.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[], Network],
+        data: Pictures | None = None,
+        panel: int = 8,
+        compare: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        if data is None:
+            raise UserError(
+                "task=evaluate needs pictures to compare with: data=folder data.path=DIR, or another data=."
+            )
+        require_whole("task.panel", panel)
+        self.data, self.panel, self.network = data, panel, features()
+
+    def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
+        images = torch.stack([read(out / f"{p.name}.png") for p in pictures])
+        self.data.size = tuple(images.shape[2:])
+        self.data.setup()
+        reference = Reference(self.network, self.data)
+        evaluation = reference.hold(images)
+        self.notes = {**evaluation.record(), "data": self.data.source.name}
+        pixels.save_png(panel(evaluation, reference, images, self.panel), out / "nearest.png")
+        write_text(out / "evaluation.json", json.dumps(self.notes, indent=2) + "\n")
+        report.write(out / "report.html", [report.evaluated(out, self.notes)])
+        say(evaluation.sentence())
+        for why in evaluation.why:
+            say(why)
+        return ["evaluation.json", "nearest.png", "report.html"]
+
+
+def compare(folders: Sequence[str], out: Path) -> None:
+    """One table, comparison.html in `out` and on screen, of runs and of folders that task=evaluate made."""
+    found = [report.found(Path(folder)) for folder in folders]
+    if len(found) < 2:
+        raise UserError("task.compare needs two folders or more, such as [runs/a,runs/b].")
+    report.write(out / "comparison.html", found)
+    report.show(found)

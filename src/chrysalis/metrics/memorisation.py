@@ -1,0 +1,122 @@
+"""Are these my training pictures? Drawn pictures held against their nearest training pictures, in feature space.
+
+The loss does not show copying. A copy is much nearer to one training picture than that one is to any other; how much
+nearer pictures come that are certainly no copies is read off the held-out ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import betabinom
+
+QUANTILE = 0.05  # of held-out pictures, below which a ratio is flagged: the share that is flagged of non-copies too
+HELD_OUT_LEAST = 20  # fewer have no fifth percentile
+SURE = 0.01
+AT_ONCE = 2**24  # distances that are held in memory
+
+
+@dataclass(frozen=True)
+class Copies:
+    """ratio [N]: d(drawn, nearest training picture) / d(that one, its nearest other). nearest [N]: which one it is.
+
+    threshold: of the ratios of `n_held_out` pictures the one at the 5th percentile; None where there are too few.
+    """
+
+    ratio: torch.Tensor
+    nearest: torch.Tensor
+    distance: torch.Tensor
+    threshold: float | None
+    n_held_out: int
+
+    @property
+    def flagged(self) -> torch.Tensor:
+        """bool [N]."""
+        return self.ratio < self.threshold if self.threshold is not None else torch.zeros_like(self.ratio, dtype=bool)
+
+    @property
+    def share(self) -> float | None:
+        return None if self.threshold is None else float(self.flagged.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the share (Wilson 1927)."""
+        return None if self.threshold is None else wilson(int(self.flagged.sum()), len(self.ratio))
+
+    @property
+    def chance(self) -> float:
+        """The probability that so many or more are flagged if drawn pictures are as new as held-out ones.
+
+        The share of new pictures below the k-th smallest of N others is Beta(k, N + 1 - k), so that their number is
+        beta-binomial: a percentile of few held-out pictures is a rough one, and that is counted in.
+        """
+        if self.threshold is None:
+            return 1.0
+        k = rank(self.n_held_out)
+        return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, self.n_held_out + 1 - k))
+
+    @property
+    def copies(self) -> bool:
+        """Whether more are flagged than chance explains."""
+        return self.chance < SURE
+
+
+def rank(n: int) -> int:
+    """Of the ratio of n held-out pictures that stands at their 5th percentile, counted from 1."""
+    return max(1, round(QUANTILE * (n + 1)))
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share of n."""
+    p, d = hits / n, 1 + z**2 / n
+    centre, half = (p + z**2 / (2 * n)) / d, z / d * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None = None):
+    """(ratio, nearest, distance) [N] of features x [N, D] to training features [M, D].
+
+    mirrored: features of the mirror images of x, where training mirrors: whichever comes nearer counts.
+    """
+    distance, nearest = _to_nearest(x, train)
+    if mirrored is not None:
+        again, also = _to_nearest(mirrored, train)
+        distance, nearest = torch.minimum(distance, again), torch.where(again < distance, also, nearest)
+    asked, which = nearest.unique(return_inverse=True)
+    other, _ = _to_nearest(train[asked], train, leave_out=asked)
+    return distance / other.clamp(min=torch.finfo(torch.float32).tiny)[which], nearest, distance
+
+
+def _to_nearest(x, train, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(distance, row) of each x to its nearest training picture, in parts that fit into memory.
+
+    leave_out: a row for each x that is not counted.
+    """
+    nearest, at_once = [], max(1, AT_ONCE // len(train))
+    for start in range(0, len(x), at_once):
+        part = slice(start, start + at_once)
+        apart = _apart(x[part], train)
+        if leave_out is not None:
+            apart.scatter_(1, leave_out[part, None], torch.inf)
+        nearest.append(apart.min(dim=1))
+    return torch.cat([n.values for n in nearest]), torch.cat([n.indices for n in nearest])
+
+
+def copies(
+    drawn: torch.Tensor,
+    train: torch.Tensor,
+    held_out: torch.Tensor,
+    drawn_mirrored: torch.Tensor | None = None,
+    held_out_mirrored: torch.Tensor | None = None,
+) -> Copies:
+    """Of features [N, D] against those of the training pictures [M, D], with the held-out pictures' as the measure."""
+    if len(train) < 2:
+        raise ValueError("copies are looked for among at least two training pictures")
+    threshold = None
+    if len(held_out) >= HELD_OUT_LEAST:
+        ratio = ratios(held_out, train, held_out_mirrored)[0]
+        threshold = float(ratio.kthvalue(rank(len(held_out))).values)
+    return Copies(*ratios(drawn, train, drawn_mirrored), threshold, len(held_out))
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")

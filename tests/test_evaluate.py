@@ -1,0 +1,285 @@
+"""Evaluation while it learns and of any folder: the same figures as other libraries give for the same pictures."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN, results
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torchvision.transforms.functional import gaussian_blur
+
+from chrysalis.callbacks.best import Best
+from chrysalis.callbacks.early_stop import EarlyStop
+from chrysalis.callbacks.evaluate import Evaluate, When
+from chrysalis.data.sources import Drawn
+from chrysalis.data.store import open_set
+from chrysalis.errors import UserError
+from chrysalis.evaluation.verdict import verdict
+from chrysalis.metrics import distances, features
+from chrysalis.metrics.timesteps import paired
+
+RUN = [*TINY_MODEL, *TINY_RUN, "data.n=150", "name=a", "callbacks.evaluate.n=24", "callbacks.evaluate.steps=2"]
+RUN += ["callbacks.evaluate.every_n_steps=2", "trainer.precision=32-true"]
+
+
+@pytest.fixture
+def looked(model_folder):
+    return f"features.pretrained={model_folder}"
+
+
+def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path, looked, model_folder, capfd):
+    """sample.py draws the same pictures from the export; torch-fidelity has KD of them and the held-out ones."""
+    assert run("train", *RUN, looked) == 0
+    told = capfd.readouterr().err
+    assert "step 4: 24 drawn pictures against 150 real ones: KD" in told
+    assert "share of copies is withheld" in told
+    folder = tmp_path / "runs" / "a"
+    r = results(folder)
+    assert [row["step"] for row in json.loads((folder / "history.json").read_text())["evaluation"]] == [0, 2, 4]
+    assert r["evaluation"]["step"] == r["best_step"] == 4
+    draw = ["model.pretrained=runs/a", "n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24"]
+    assert run("sample", *draw, "out=drawn") == 0
+    drawn = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "drawn").glob("seed_*.png"))])
+    network = features.Denoiser(str(model_folder), size=48)
+    own = features.features(network, torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    real = features.of_set(network, open_set(Drawn("butterflies", 150), (16, 16), "crop"), range(150))
+    theirs = kid_features_to_metric(
+        own.double(), real[:24].double(), kid_subsets=1, kid_subset_size=24, kid_kernel="poly", verbose=False
+    )
+    assert distances.kernel(real[:24], own).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    assert distances.kernel(real, own).value == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
+    events = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
+    assert [e.step for e in events.Scalars("evaluation/kd")] == [0, 2, 4]
+    assert [e.step for e in events.Images("nearest")] == [0, 2, 4]
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_resumed_run_evaluates_what_is_due(run, tmp_path, looked):
+    assert run("train", *RUN, looked) == 0
+    assert run("train", *RUN[:-1], RUN[-1], looked, "name=b", "trainer.max_steps=3") == 0
+    assert run("train", "resume=runs/b", "trainer.max_steps=4") == 0
+    one, other = (json.loads((tmp_path / "runs" / n / "history.json").read_text())["evaluation"] for n in "ab")
+    assert one[-1] == other[-1]
+    assert [row["step"] for row in other] == [0, 2, 3, 4]
+
+
+def test_it_costs_nothing_when_it_is_off(run, tmp_path):
+    """Not even its network is looked for."""
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "features.pretrained=nowhere") == 0
+    assert results(tmp_path / "runs" / "a")["evaluation"] is None
+    assert not (tmp_path / "runs" / "a" / "nearest").exists()
+
+
+def test_it_changes_no_bit_of_the_run(run, tmp_path, looked):
+    assert run("train", *RUN, looked) == 0
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "name=b") == 0
+    one, other = (torch.load(tmp_path / "runs" / n / "checkpoints" / "last.ckpt", weights_only=True) for n in "ab")
+    assert all(torch.equal(w, other["state_dict"][name]) for name, w in one["state_dict"].items())
+
+
+def test_the_best_step_can_be_that_of_another_figure(run, tmp_path, looked):
+    assert run("train", *RUN, looked, "callbacks.best.figure=coverage", "callbacks.evaluate.n=64") == 0
+    history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
+    best = max(history[1:], key=lambda row: (row["coverage"], -row["step"]))
+    assert results(tmp_path / "runs" / "a")["best_step"] in (best["step"], history[-1]["step"])
+
+
+def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, picture_folder, capfd):
+    model, data = f"model.pretrained={model_folder}", ["data=folder", f"data.path={picture_folder}"]
+    words = ["task=evaluate", model, *data, looked, "n=20", "steps=2", "out=drawn"]
+    assert run("sample", *words) == 0
+    told = capfd.readouterr().err
+    assert "20 drawn pictures against 24 real ones: KD" in told
+    found = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
+    assert found["n_drawn"] == 20
+    assert any("FD is withheld" in why for why in found["withheld"])
+    assert {"grid.png", "nearest.png", "report.html", "settings.json"} <= {
+        p.name for p in (tmp_path / "drawn").iterdir()
+    }
+    assert run("sample", *words) == 0  # complete: drawn once, evaluated again
+    assert json.loads((tmp_path / "drawn" / "evaluation.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["task=evaluate"], "task=evaluate needs pictures to compare with"),
+        (["task=evaluate", "task.compare=[here]"], "here holds neither a finished run nor"),
+        (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
+        (["task=evaluate", "data=butterflies", "features.at=3"], "features.at=3"),
+        (["task=evaluate", "data=butterflies", "features=dinov2"], "no network"),
+    ],
+)
+def test_mistakes(run, capfd, model_folder, words, told, tmp_path):
+    assert run("sample", *words, f"model.pretrained={model_folder}", "out=drawn", "n=2") == 2
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
+    for name in ("a", "b"):
+        assert run("train", *RUN, looked, f"name={name}", f"seed={ord(name)}") == 0
+    assert run("sample", "task=evaluate", "task.compare=[runs/a,runs/b]", "out=both") == 0
+    told = capfd.readouterr().err
+    for name in ("a", "b"):
+        assert f"{results(tmp_path / 'runs' / name)['held_out_loss']:.5f}" in told
+    page = (tmp_path / "both" / "comparison.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page), "all that it shows is in it"
+    assert page.count("<svg") == 4
+    assert page.count("data:image/png") >= 6
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no browser")
+def test_the_report_opens_in_a_browser(run, tmp_path, looked):
+    assert run("train", *RUN, looked) == 0
+    page, shot = tmp_path / "runs" / "a" / "report.html", tmp_path / "shot.png"
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,2400"]
+    subprocess.run([*browser, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    seen = np.asarray(Image.open(shot).convert("L"))
+    assert seen.shape == (2400, 1000)
+    assert (seen < 128).mean() > 0.002, "text and curves"
+
+
+@pytest.mark.parametrize(
+    ("total", "n", "every", "due"),
+    [
+        (150, 256, "auto", [150]),  # too short for 256 pictures: fewer, once
+        (3000, 256, "auto", [1500, 3000]),
+        (5334, 256, "auto", [0, 1778, 3556, 5334]),
+        (100, 32, 40, [0, 40, 80, 100]),
+        (10, 256, "auto", []),
+    ],
+)
+def test_when_it_evaluates(total, n, every, due):
+    """auto: 4 % of the forward passes of training with 16 pictures a step, of 10 passes a drawn picture."""
+    callback = Evaluate("run", lambda: None, n=n, every_n_steps=every)
+    when = callback.plan(total, 16)
+    steps = [step for step in range(total + 1) if when.is_due(step)]
+    assert steps == due
+    assert when.times(total) == len(due)
+    assert every != "auto" or when.n * len(steps) * callback.steps <= 0.04 * 3 * 16 * total
+
+
+def test_an_endless_run_is_evaluated_ever_again():
+    when = Evaluate("run", lambda: None).plan(math.inf, 16)
+    due = [step for step in range(10 * when.every) if when.is_due(step)]
+    assert due == list(range(0, 10 * when.every, when.every))
+    assert When(0).is_due(0) is False
+
+
+def losses(mean: float, seed: int, n: int = 24) -> torch.Tensor:
+    """[n, 4] with pictures that differ much and measurements that differ little."""
+    pictures = torch.linspace(0, 1, n)[:, None]
+    return mean + pictures + 0.01 * torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_paired_differences_are_those_of_a_paired_test():
+    from scipy.stats import ttest_rel
+
+    a, b = losses(0.5, 0), losses(0.49, 1)
+    ours = paired(a, b)
+    theirs = ttest_rel(a.mean(1).numpy(), b.mean(1).numpy())
+    assert ours.mean / ours.error == pytest.approx(theirs.statistic, rel=1e-4)
+    for j in range(4):
+        by_bin = ttest_rel(a[:, j].numpy(), b[:, j].numpy()).statistic
+        assert ours.by_bin[j] / ours.error_by_bin[j] == pytest.approx(by_bin, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("means", "stops_at"),
+    [
+        ([1.0, 0.8, 0.6, 0.5, 0.45, 0.43], None),
+        ([1.0, 0.8, 0.6, 0.62, 0.64, 0.66], 5),
+        ([1.0, 0.8, 0.6, 0.6, 0.6, 0.6, 0.6], 5),
+        ([1.0, 0.8, 0.82, 0.82, 0.7, 0.72, 0.74, 0.76], 7),
+    ],
+)
+def test_early_stopping_waits_for_a_sure_improvement(means, stops_at):
+    callback, stopped = EarlyStop(patience=3), None
+    for i, mean in enumerate(means):
+        callback.hear(100 * i, losses(mean, i))
+        if callback.waited >= 3 and stopped is None:
+            stopped = i
+    assert stopped == stops_at
+
+
+def test_a_run_stops_early_and_says_so(run, tmp_path, capfd):
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "callbacks=early_stop", "callbacks.early_stop.sure=10",
+               "callbacks.early_stop.patience=2", "trainer.max_steps=40", "callbacks.held_out.every_n_steps=1",
+               "lr_schedule=constant", "optimizer.lr=1e-9") == 0  # fmt: skip
+    assert "stops early. Held-out loss has not surely fallen since step 0" in capfd.readouterr().err
+    assert results(tmp_path / "runs" / "a")["steps"] == 2
+
+
+class History:
+    def __init__(self, means: dict[int, float]):
+        self.measured = {step: losses(mean, step) for step, mean in means.items()}
+
+    def difference(self, step: int, to: int = 0):
+        return paired(self.measured[step], self.measured[to])
+
+
+FALLING = "best at step 200, the last one: held-out loss was still falling"
+
+
+@pytest.mark.parametrize(
+    ("means", "best", "copied", "told"),
+    [
+        ([1, 0.8, 0.9], 100, 200, "best at step 100; after that held-out loss rises and copies of training pictures "
+         "appear by step 200"),
+        ([1, 0.8, 0.6], 200, None, FALLING),
+        ([1, 0.8, 0.8], 100, None, "best at step 100; after that held-out loss stays about the same"),
+        ([1, 1.0], 100, None, "not surely better than the base model on held-out pictures"),
+        ([1, 0.8, 0.6], 200, 100, f"{FALLING}; copies of training pictures appear already by step 100"),
+    ],
+)  # fmt: skip
+def test_the_verdict(means, best, copied, told):
+    means = {100 * i: mean for i, mean in enumerate(means)}
+    rows = [{"step": step, "copies_chance": 0.001 if copied and step >= copied else 0.5} for step in means if step]
+    assert verdict(best, max(means), History(means), rows) == told
+
+
+def test_best_knows_which_figures_fall(tmp_path):
+    best = Best("coverage")
+    for step, value in ((1, 0.2), (2, 0.5), (3, 0.4)):
+        best.hear("coverage", step, value)
+        best.hear("held_out_loss", step, 0.0)
+    assert (best.step, best.value) == (2, -0.5)
+    with pytest.raises(UserError, match=r"callbacks\.best\.figure=loss"):
+        Best("loss")
+
+
+def spoiled(images: torch.Tensor, how: str, much: float) -> torch.Tensor:
+    if how == "noise":
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        return (images + 255 * much * noise).clamp(0, 255).to(torch.uint8)
+    if how == "blur":
+        return gaussian_blur(images, 9, sigma=10 * much)
+    return images[: int((1 - much) * len(images))].repeat(25, 1, 1, 1)[: len(images)]
+
+
+SPOILED = {"noise": (0.02, 0.1, 0.3), "blur": (0.07, 0.12, 0.3), "modes": (0.5, 0.8, 0.95)}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_spoiling_a_set_raises_its_distances(how):
+    """The bundled network, on drawn pictures sorted by kind, so that modes are lost as they are dropped."""
+    network = features.Denoiser("assets/features")
+    pictures = open_set(Drawn("butterflies", 500), (64, 64), "crop")
+    order = pictures.labels.argsort(kind="stable")
+    real, others = (torch.from_numpy(pictures.images[order[k::2]]) for k in (0, 1))
+    a = features.features(network, real)
+    sets = [others, *(spoiled(others, how, much) for much in SPOILED[how])]
+    found = [distances.distances(a, features.features(network, b)) for b in sets]
+    kd, fd = [d.kd.value for d in found], [d.fd for d in found]
+    assert kd == sorted(kd)
+    assert fd == sorted(fd)
+    assert found[0].kd.low < 0 < found[0].kd.high
+    assert found[-1].coverage < found[0].coverage
