@@ -35,6 +35,7 @@ TINY_RUN = [
     "callbacks.checkpoint.every_n_steps=2",
     "preflight=false",  # these have tests of their own
     "callbacks.evaluate.n=0",
+    "outcome.report=false",
 ]
 
 

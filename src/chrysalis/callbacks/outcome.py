@@ -42,7 +42,7 @@ def told(conditioner: Conditioner | None) -> dict[str, str]:
 class Outcome(Callback):
     """At the end, with the averaged weights of the best step: export, draw, and write down.
 
-    half: store the exported weights as float16. settings: the flat configuration, for hparams.
+    settings: the flat configuration, for hparams. half: export the weights as float16. report: write report.html.
     started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
     """
 
@@ -55,9 +55,10 @@ class Outcome(Callback):
         origin: str | None,
         half: bool = False,
         merge: bool = True,
+        report: bool = True,
     ):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
-        self.started, self.origin, self.half, self.merge = started, origin, half, merge
+        self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.results: dict = {}
         self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
@@ -87,7 +88,8 @@ class Outcome(Callback):
         loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
         write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
-        report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
+        if self.report:
+            report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, strip)
 
     def summary(self) -> str:

@@ -21,7 +21,7 @@ CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
     r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
     r"|callbacks\.(evaluate|early_stop)\..+|callbacks\.best\.figure|callbacks\.nonfinite\.at_most|features\..+"
-    r"|data\.(path|num_workers|on_device)|outcome\.half|on_nonfinite|preflight|compile|channels_last|profile"
+    r"|data\.(path|num_workers|on_device)|outcome\.(half|report)|on_nonfinite|preflight|compile|channels_last|profile"
     r"|profiling\.\w+|debug"
 )
 

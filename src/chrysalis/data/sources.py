@@ -46,8 +46,8 @@ class Drawn:
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}, all.")
         if n < 2:
             raise UserError(f"data.n={n} must be at least 2: one picture to learn from, one to hold out.")
-        self.name, self.domain, self.n, self.seed = f"drawn {domain}", domain, n, seed
         self.domains = list(DOMAINS) if domain == "all" else [domain]
+        self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
 
     def __len__(self) -> int:
         return self.n
