@@ -265,7 +265,7 @@ def spoiled(images: torch.Tensor, how: str, much: float) -> torch.Tensor:
     return images[: int((1 - much) * len(images))].repeat(30, 1, 1, 1)[: len(images)]
 
 
-SPOILED = {"noise": (0.06, 0.15, 0.4), "blur": (0.07, 0.12, 0.3), "modes": (0.5, 0.8, 0.95)}
+SPOILED = {"noise": (0.1, 0.4), "blur": (0.1, 0.3), "modes": (0.5, 0.9)}
 
 
 @pytest.mark.parametrize("how", SPOILED)

@@ -80,6 +80,16 @@ def test_a_preempted_run_saves_leaves_and_continues(run, at, tmp_path, monkeypat
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_preempted_in_its_last_step_it_is_exported_when_it_continues(run, at, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "training_step", FineTuning.training_step)
+        at(12, sent(signal.SIGTERM))
+        assert run("train", *RUN, "name=a", "callbacks.held_out.every_n_steps=4") == 143
+    assert run("train", "resume=runs/a") == 0
+    assert results(tmp_path / "runs" / "a")["steps"] == 6
+    assert (tmp_path / "runs" / "a" / "pipeline" / "unet").is_dir()
+
+
 def test_ctrl_c_saves_exports_and_leaves(run, at, tmp_path, capfd):
     at(5, sent(signal.SIGINT))
     assert run("train", *RUN, "name=a") == 130

@@ -128,12 +128,13 @@ class Outcome(Callback):
         on = trainer.strategy.root_device.type
         clock = of(trainer, Clock)
         speed, first = clock.images_per_second(), clock.first_step_at
-        difference = held_out.difference(step)
+        at = max(s for s in held_out.measured if s <= step)  # a run that left in its last step was not measured there
+        difference = held_out.difference(at)
         return {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
             "peak_memory_mib": hardware.peak_memory_mib(on),
-            "held_out_loss": next(row[2] for row in held_out.history if row[0] == step),
+            "held_out_loss": next(row[2] for row in held_out.history if row[0] == at),
             "base_held_out_loss": held_out.history[0][1],
             "final_held_out_loss": held_out.history[-1][2],
             "final_training_loss": of(trainer, Curves).latest,
@@ -141,7 +142,7 @@ class Outcome(Callback):
             "held_out_minus_base": difference.mean,
             "held_out_minus_base_error": difference.error,
             "evaluation": of(trainer, Evaluate).latest,
-            "verdict": verdict(step, trainer.global_step, held_out, of(trainer, Evaluate).history),
+            "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,
             "steps": trainer.global_step,
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
