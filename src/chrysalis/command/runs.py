@@ -40,7 +40,7 @@ def began() -> float:
 def set_changes_aside(arguments: list[str]) -> list[str]:
     """With resume=... among them, only that: the other overrides are for the recorded configuration, see begin."""
     _changes.clear()
-    given = [a for a in arguments if a.startswith("resume=") and a[7:] not in ("", "''", '""', "null", "false")]
+    given = [a for a in arguments if a.startswith("resume=") and a[7:].strip() not in ("", "''", '""', "null", "false")]
     arguments = [a for a in arguments if a in given or not a.startswith("resume=")]
     if any(a in ("-m", "--multirun") for a in arguments):
         return arguments
