@@ -15,7 +15,6 @@ def sample(cfg) -> None:
     from chrysalis.conditioning.asked import NAMES, Asked
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
-    from chrysalis.evaluation.task import compare
     from chrysalis.files import shown
     from chrysalis.guidance.guided import Guided
     from chrysalis.objective import choose
@@ -28,6 +27,8 @@ def sample(cfg) -> None:
     values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
     if folders := cfg.task.get("compare"):
+        from chrysalis.evaluation.task import compare
+
         return compare(folders, out)
     pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
     record = recipes.record(cfg, pretrained)

@@ -1,5 +1,6 @@
 """Files and folders that are complete or absent: written beside their target, synced, then renamed."""
 
+import json
 import os
 import shutil
 import sys
@@ -7,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from chrysalis.errors import UserError
 
 
 def _umask() -> int:
@@ -83,6 +86,17 @@ def _keep(path: Path, before: Path) -> None:
         os.replace(path, before)
         return
     os.replace(link, before)
+
+
+def read_mapping(path: Path, otherwise: str) -> dict:
+    """A JSON file's object; raises UserError, the file's name and `otherwise`, for one that is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{shown(path)} {otherwise}")
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

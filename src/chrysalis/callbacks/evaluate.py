@@ -138,7 +138,7 @@ class Evaluate(Callback):
             self.history.append({"step": step, **figures})
             for name in LOWER.keys() & figures.keys():
                 of(trainer, Best).hear(name, step, figures[name])
-            if step == 0 or len(self.history) == 1:
+            if len(self.history) == 1:
                 for why in evaluation.why:
                     say(why)
             say(f"step {step}: {evaluation.sentence()}")

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Column, Table
 
-from chrysalis.errors import UserError
-from chrysalis.files import remove_if_empty, shown, write_text, written
+from chrysalis.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.terminal import console, say
 
 COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # losses are held-out
@@ -73,13 +72,7 @@ def job(folder: Path) -> Job:
 
 
 def _loaded(file: Path) -> dict:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    except (OSError, ValueError):
-        pass
-    raise UserError(f"{shown(file)} is damaged: take its folder out of the sweep's, and that job runs again.")
+    return read_mapping(file, "is damaged: take its folder out of the sweep's, and that job runs again.")
 
 
 def jobs(folder: Path) -> list[Job]:

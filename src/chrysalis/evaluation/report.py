@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from chrysalis import plots
 from chrysalis.errors import UserError
-from chrysalis.files import shown, write_text
+from chrysalis.files import read_mapping, shown, write_text
 from chrysalis.terminal import console
 
 SHEETS = 4  # sample sheets shown of a run: the first, the last, and some between
@@ -116,13 +116,7 @@ def show(subjects: Sequence[Subject]) -> None:
 
 
 def _read(file: Path) -> dict:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    except (OSError, ValueError):
-        pass
-    raise UserError(f"{shown(file)} is missing or damaged: the run cannot be reported.")
+    return read_mapping(file, "is missing or damaged: the run cannot be reported.")
 
 
 def _embedded(file: Path) -> str:

@@ -7,7 +7,6 @@ nearer pictures come that are certainly no copies is read off the held-out ones.
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import betabinom
 
 QUANTILE = 0.05  # of held-out pictures, below which a ratio is flagged: the share that is flagged of non-copies too
 HELD_OUT_LEAST = 20  # fewer have no fifth percentile
@@ -51,6 +50,8 @@ class Copies:
         """
         if self.threshold is None:
             return 1.0
+        from scipy.stats import betabinom  # slow to import, and needed only once pictures have been drawn
+
         k = rank(self.n_held_out)
         return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, self.n_held_out + 1 - k))
 
