@@ -1,5 +1,6 @@
 """Every leaf of conf/ composes, and every target in it can be built from its keys."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ from conftest import REPOSITORY, TINY_MODEL, real_data, tiny_clip
 from diffusers import DDPMScheduler
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from chrysalis import folder
-from chrysalis.command import recipes
+from chrysalis.command import recipes, values
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.denoiser import Denoiser
 
@@ -19,7 +21,11 @@ CONF = REPOSITORY / "conf"
 LEAVES = sorted(
     (p.parent.name, p.stem) for p in CONF.rglob("*.yaml") if p.parent.parent == CONF and p.parent.name != "hydra"
 )
-EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+SWEEPS = {
+    path.stem: params
+    for path in sorted((CONF / "experiment").glob("*.yaml"))
+    if (params := OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params"))
+}
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         cfg = composed(program, f"callbacks=[{leaf}]")
     else:
         cfg = composed(program, *([f"{group}={leaf}"]), *extra)
-    if (group, leaf) == ("model", "moths"):
+    if group == "model" and leaf in ("moths", "flowers"):
         assert folder.locate(cfg.model.pretrained, "").is_dir()
     node = cfg if group == "experiment" else cfg[group]
     if group == "model" and leaf == "pretrained":
@@ -124,6 +130,20 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert instantiate(node)(DDPMScheduler()).config.num_train_timesteps == 1000
     else:
         assert instantiate(node) is not None
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_job_of_a_sweep_can_be_run(composed, name):
+    swept = OverridesParser.create().parse_overrides([f"{key}={those}" for key, those in SWEEPS[name].items()])
+    jobs = list(itertools.product(*(override.sweep_string_iterator() for override in swept)))
+    assert len(jobs) >= 6
+    settings = set()
+    for job in jobs:
+        overrides = [f"{o.key_or_group}={value}" for o, value in zip(swept, job, strict=True)]
+        cfg = composed("train", f"experiment={name}", *overrides)
+        values.require(cfg)
+        settings.add(OmegaConf.to_yaml(cfg))
+    assert len(settings) == len(jobs)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear"])

@@ -57,6 +57,7 @@ TRAIN = {
     "a schedule without end": (["trainer.max_steps=-1"], ["lr_schedule=cosine needs an end"]),
     "a name that leads out": (["name=../x/y"], ["name=../x/y cannot be a folder's name"]),
     "no run's name": (["resume=5"], ["resume=5"]),
+    "processes by the hundred": ([*SMALL, "trainer.devices=900"], ["trainer.devices=900", "CPU cores"]),
     "no step": (["trainer.max_steps=0"], ["trainer.max_steps=0 would make no step"]),
     "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
 }

@@ -1,6 +1,7 @@
 """What this machine is and which arithmetic it does well."""
 
 import ctypes
+import os
 import platform
 
 import torch
@@ -21,6 +22,15 @@ def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
     if asked == "gpu" and not (available["cuda"] or available["mps"]):
         raise UserError(f"{key}=gpu: there is none on this machine. Leave it auto, or take cpu.")
     return next(name for name, here in available.items() if here)
+
+
+def require_processes(devices: int | str, on: str) -> None:
+    """Raises UserError for far more processes on a CPU than it has cores."""
+    cores = os.cpu_count() or 1
+    if on == "cpu" and isinstance(devices, int) and devices > 4 * cores:
+        raise UserError(
+            f"trainer.devices={devices} would start {devices} processes on {cores} CPU cores: take at most {4 * cores}."
+        )
 
 
 def precision(asked: str, on: str) -> tuple[str, str]:

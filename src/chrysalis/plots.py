@@ -74,16 +74,17 @@ def _save(figure, path: Path) -> None:
 
 def _plain_numbers(axes) -> None:
     """On a log axis, without powers of ten."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _few_decades(axes) else ""))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _is_short(axes) else ""))
 
 
-def _few_decades(axes) -> bool:
-    """On a short log axis the powers of ten alone would leave it without numbers."""
+def _is_short(axes) -> bool:
+    """1, 2 and 5 alone would leave a short log axis without numbers."""
     low, high = axes.get_ylim()
-    return high / low < 10
+    return high / low < 4
 
 
 def report_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
@@ -185,7 +186,7 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
 
     evaluated = any("kd" in row for runs in groups.values() for run in runs for row in run["evaluation"])
     figure, sides = plt.subplots(
-        1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.6), layout="constrained", squeeze=False
+        1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.9), layout="constrained", squeeze=False
     )
     for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
         _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, name)
@@ -196,7 +197,19 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
     _plain_numbers(sides[0][0])
     if evaluated:
         sides[0][1].set(title="KD: distance of drawn to real pictures", xlabel="optimizer step")
-    sides[0][0].legend(frameon=False, fontsize=9)
+        if sides[0][1].dataLim.y0 > 0:  # unbiased, it may be below 0
+            sides[0][1].set(yscale="log")
+            _plain_numbers(sides[0][1])
+    most = max(len(runs) for runs in groups.values())
+    figure.legend(
+        *sides[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2 if max(map(len, groups)) > 24 else 4,
+        frameon=False,
+        fontsize=9,
+        title=f"mean and range of {most} seeds" if most > 1 else None,
+        title_fontsize=9,
+    )
     for axes in sides[0]:
         _style(axes)
     _save(figure, path)

@@ -29,6 +29,7 @@ def launch(
         require_whole("trainer.devices", devices)
     require_whole("trainer.num_nodes", num_nodes)
     on = hardware.accelerator(accelerator)
+    hardware.require_processes(devices, on)
     if devices == 1 and num_nodes == 1:
         return Share(), torch.device(on)
     from lightning.fabric import Fabric

@@ -37,6 +37,7 @@ def make_trainer(
     # ours continues by counting micro-batches, see data/loaders.py
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     on = hardware.accelerator(accelerator)
+    hardware.require_processes(lightning.get("devices", 1), on)
     chosen, why = hardware.precision(precision, on)
     say(f"on {hardware.description(on)}, precision {chosen} ({why})")
     try:
