@@ -21,6 +21,7 @@ from chrysalis.callbacks.evaluate import Evaluate, When
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
 from chrysalis.errors import UserError
+from chrysalis.evaluation import held_out
 from chrysalis.evaluation.verdict import verdict
 from chrysalis.metrics import distances, features
 from chrysalis.metrics.timesteps import paired
@@ -132,8 +133,30 @@ def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
         assert f"{results(tmp_path / 'runs' / name)['held_out_loss']:.5f}" in told
     page = (tmp_path / "both" / "comparison.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "all that it shows is in it"
+    losses = [results(tmp_path / "runs" / name)["held_out"]["pictures"] for name in ("a", "b")]
+    both = sorted(losses[0].keys() & losses[1].keys())
+    assert len(both) >= 2
+    change = np.array([losses[1][key] - losses[0][key] for key in both])
+    assert f"{change.mean():+.5f} ± {change.std(ddof=1) / math.sqrt(len(both)):.5f}" in page
     assert page.count("<svg") == 4
     assert page.count("data:image/png") >= 6
+
+
+def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):
+    assert run("train", *RUN, looked, "callbacks.held_out.n_images=6", "callbacks.held_out.bins=8") == 0
+    data = ["data=butterflies", "data.n=150", "data.seed=0"]
+    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *data, looked, "n=20", "steps=2", "out=drawn") == 0
+    ran = results(tmp_path / "runs" / "a")["held_out"]
+    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["held_out"]
+    assert len(ran["pictures"]) == 6
+    assert len(again["pictures"]) > 6, "all that are held out"
+    for key, loss in ran["pictures"].items():
+        assert again["pictures"][key] == pytest.approx(loss, rel=1e-5)
+    assert run("sample", "task=evaluate", "task.compare=[runs/a,drawn]", "out=both") == 0
+    assert "0.00000 ± 0.00000" in capfd.readouterr().err
+    other = {**again, "prediction": "sample"}
+    assert held_out.difference(ran, other) is None
+    assert held_out.difference(ran, {**again, "pictures": {}}) is None
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no browser")

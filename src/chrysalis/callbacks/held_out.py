@@ -18,6 +18,7 @@ from chrysalis.conditioning import batches
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
+from chrysalis.evaluation import held_out
 from chrysalis.metrics.timesteps import Paired, fixed_timesteps, held_out_loss, paired
 from chrysalis.terminal import say
 
@@ -115,6 +116,12 @@ class HeldOut(Callback):
     def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
         """Of the losses at one measured step and another, picture by picture; the base model's are those of step 0."""
         return paired(self.measured[step][weights], self.measured[to][weights])
+
+    def record(self, trainer: Trainer, step: int) -> dict:
+        """Of the averaged weights at a measured step, see evaluation/held_out.py."""
+        contents = trainer.datamodule.held_out_batch(self.n_images).key.tolist()
+        prediction = trainer.lightning_module.denoiser.objective.prediction
+        return held_out.record(self.measured[step]["ema"], contents, prediction, self.seed)
 
     def told_at(self, step: int) -> dict[str, float]:
         """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""

@@ -141,6 +141,7 @@ class Outcome(Callback):
             **{f"held_out_loss_told_{name}": loss for name, loss in held_out.told_at(step).items()},
             "held_out_minus_base": difference.mean,
             "held_out_minus_base_error": difference.error,
+            "held_out": held_out.record(trainer, at),
             "evaluation": of(trainer, Evaluate).latest,
             "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from chrysalis import plots
 from chrysalis.errors import UserError
+from chrysalis.evaluation import held_out
 from chrysalis.files import read_mapping, shown, write_text
 from chrysalis.terminal import console
 
@@ -33,9 +34,10 @@ class Subject:
     def figures(self) -> dict[str, str]:
         """What there is to be read, in words: {"KD": "0.0123 [0.0101, 0.0150]", ...}."""
         r, e, said = self.results, self.evaluation, {}
+        if self.held_out:
+            said["held-out loss"] = f"{self.held_out['loss']:.5f} ({self.held_out['prediction']})"
         if "held_out_loss" in r:
             change, error = r["held_out_minus_base"], r["held_out_minus_base_error"]
-            said["held-out loss"] = f"{r['held_out_loss']:.5f}"
             said["minus the base model's"] = f"{change:+.5f} ± {error:.5f}"
             said["best step"] = f"{r['best_step']:,} of {r['steps']:,}"
         if "kd" in e:
@@ -52,6 +54,10 @@ class Subject:
         if "seconds" in r:
             said["time"] = f"{r['seconds']:.0f} s, {r['hardware']}"
         return said
+
+    @property
+    def held_out(self) -> dict | None:
+        return self.results.get("held_out") or self.evaluation.get("held_out")
 
     @property
     def withheld(self) -> list[str]:
@@ -94,25 +100,35 @@ def found(folder: Path) -> Subject:
     )
 
 
+def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
+    """Rows of (figure, its value of each); of several also how their held-out losses differ from the first one's."""
+    cells = [s.figures for s in subjects]
+    for subject, own in zip(subjects[1:], cells[1:], strict=True):
+        if subject.held_out and subjects[0].held_out:
+            change = held_out.difference(subject.held_out, subjects[0].held_out)
+            own["held-out loss, minus the first's"] = str(change or "not measured alike")
+    names = dict.fromkeys(name for own in cells for name in own)
+    return [(name, [own.get(name, "") for own in cells]) for name in names]
+
+
 def write(path: Path, subjects: Sequence[Subject]) -> None:
     """The page at `path`, complete or absent."""
     environment = Environment(loader=PackageLoader("chrysalis.evaluation", "."), autoescape=select_autoescape(["j2"]))
     environment.filters["data"] = _embedded
     page = environment.get_template("report.html.j2")
-    rows = list(dict.fromkeys(name for s in subjects for name in s.figures))
     histories = {s.name: s.history for s in subjects if s.history}
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
     colours = {s.name: colour for s, colour in zip(subjects, plots.COLOURS * len(subjects), strict=False)}
     figures = plots.report_figures(histories, best, colours) if histories else []
-    write_text(path, page.render(subjects=subjects, rows=rows, figures=figures, colours=colours))
+    write_text(path, page.render(subjects=subjects, rows=table(subjects), figures=figures, colours=colours))
 
 
 def show(subjects: Sequence[Subject]) -> None:
     """The table, on screen."""
-    table = Table(Column("", style="cyan"), *(Column(s.name, overflow="fold") for s in subjects))
-    for name in dict.fromkeys(name for s in subjects for name in s.figures):
-        table.add_row(name, *(s.figures.get(name, "") for s in subjects))
-    console.print(table)
+    shown_table = Table(Column("", style="cyan"), *(Column(s.name, overflow="fold") for s in subjects))
+    for name, cells in table(subjects):
+        shown_table.add_row(name, *cells)
+    console.print(shown_table)
 
 
 def _read(file: Path) -> dict:

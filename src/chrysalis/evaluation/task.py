@@ -8,15 +8,21 @@ import torch
 
 from chrysalis import pixels
 from chrysalis.datamodule import Pictures
+from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError, require_whole
-from chrysalis.evaluation import report
+from chrysalis.evaluation import held_out, report
 from chrysalis.evaluation.panel import panel
 from chrysalis.evaluation.reference import Reference
 from chrysalis.files import write_text
+from chrysalis.folder import Model
 from chrysalis.metrics.features import Network
+from chrysalis.metrics.timesteps import held_out_loss
+from chrysalis.objective import choose
 from chrysalis.sampling.sheets import read
 from chrysalis.sampling.tasks import Generate, Picture
 from chrysalis.terminal import say
+
+MOST = 256  # held-out pictures, at eight timesteps each
 
 
 class Evaluate(Generate):
@@ -28,6 +34,7 @@ class Evaluate(Generate):
 
     def __init__(
         self,
+        model: Model,
         features: Callable[[], Network],
         data: Pictures | None = None,
         panel: int = 8,
@@ -39,7 +46,7 @@ class Evaluate(Generate):
                 "task=evaluate needs pictures to compare with: data=folder data.path=DIR, or another data=."
             )
         require_whole("task.panel", panel)
-        self.data, self.panel, self.network = data, panel, features()
+        self.model, self.data, self.panel, self.network = model, data, panel, features()
 
     def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
         images = torch.stack([read(out / f"{p.name}.png") for p in pictures])
@@ -48,6 +55,10 @@ class Evaluate(Generate):
         reference = Reference(self.network, self.data)
         evaluation = reference.hold(images)
         self.notes = {**evaluation.record(), "data": self.data.source.name}
+        if measured := self.measured():
+            self.notes["held_out"] = measured
+            predicts = f"the model predicts {measured['prediction']}"
+            say(f"held-out loss {measured['loss']:.5f} on {len(measured['pictures'])} pictures ({predicts})")
         pixels.save_png(panel(evaluation, reference, images, self.panel), out / "nearest.png")
         write_text(out / "evaluation.json", json.dumps(self.notes, indent=2) + "\n")
         report.write(out / "report.html", [report.evaluated(out, self.notes)])
@@ -55,6 +66,18 @@ class Evaluate(Generate):
         for why in evaluation.why:
             say(why)
         return ["evaluation.json", "nearest.png", "report.html"]
+
+    def measured(self) -> dict | None:
+        """The record of evaluation/held_out.py; None without held-out pictures, or of a model that is to be told
+        something: only its own run knows what."""
+        if self.model.conditioner is not None or len(self.data.held_out_rows) < 2:
+            return None
+        batch = self.data.held_out_batch(MOST)
+        denoiser = Denoiser(self.model.unet, self.model.scheduler, choose(self.model.prediction)).eval()
+        denoiser.to(next(self.model.unet.parameters()).device)
+        contents = batch.key.tolist()
+        losses = held_out_loss(denoiser, batch.image, contents)
+        return held_out.record(losses, contents, denoiser.objective.prediction, seed=0)
 
 
 def compare(folders: Sequence[str], out: Path) -> None:
