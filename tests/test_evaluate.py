@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torchvision.transforms.functional import gaussian_blur
 
+from chrysalis import plots
 from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.early_stop import EarlyStop
 from chrysalis.callbacks.evaluate import Evaluate, When
@@ -140,6 +141,27 @@ def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
     assert f"{change.mean():+.5f} ± {change.std(ddof=1) / math.sqrt(len(both)):.5f}" in page
     assert page.count("<svg") == 4
     assert page.count("data:image/png") >= 6
+    assert "<th>" in page
+    assert "runs/a, runs/b" not in page, "what all of them share says nothing"
+
+
+def test_runs_from_different_models_are_not_compared_by_what_they_gained(tmp_path):
+    """A model that knows nothing gains the most."""
+    histories = {}
+    for name, losses in {"near": (0.15, 0.10), "scratch": (0.57, 0.19)}.items():
+        rows = [{"step": s, "ema": v, "raw": v, "ema_by_timestep": [v, v]} for s, v in zip((0, 9), losses, strict=True)]
+        for row in rows:
+            change = row["ema"] - losses[0]
+            gained = {"mean": change, "error": 0.01, "by_bin": [change] * 2, "error_by_bin": [0.01] * 2}
+            row |= {"ema_minus_base": gained, "raw_minus_base": gained}
+        histories[name] = {"held_out": rows, "timesteps": [250, 750], "evaluation": [], "training": []}
+    best, colours = dict.fromkeys(histories, 9), dict(zip(histories, plots.COLOURS, strict=False))
+    apart = plots.report_figures(histories, best, colours)
+    alone = plots.report_figures({"near": histories["near"]}, best, colours)
+    for ours, theirs in zip(apart[:2], alone[:2], strict=True):
+        assert "difference to the base model" in theirs[2]
+        assert "difference to the base model" not in ours[2]
+    assert "began with different models" in apart[0][1]
 
 
 def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):

@@ -97,23 +97,7 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
 
     made = []
     with plt.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, axes = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
-        for name, history in histories.items():
-            _held_out(axes, name if len(histories) > 1 else None, history, best[name], colours[name])
-        axes.set(xlabel="optimizer step", ylabel="difference to the base model")
-        axes.legend(frameon=False)
-        says = "Below zero is better than the base model. The band is the standard error over the held-out pictures."
-        made.append(("Held-out loss", says, _svg(figure)))
-
-        figure, axes = plt.subplots(figsize=(8.6, 3.0), layout="constrained")
-        for name, history in histories.items():
-            row = next(r for r in history["held_out"] if r["step"] == best[name])["ema_minus_base"]
-            how = {"yerr": row["error_by_bin"], "marker": "o", "markersize": 4, "capsize": 3, "color": colours[name]}
-            axes.errorbar(history["timesteps"], row["by_bin"], **how, label=name)
-        axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
-        axes.set(xlabel="timestep: from little noise to much", ylabel="difference to the base model")
-        says = "At the best step, with standard errors: little noise asks for detail, much noise for the whole."
-        made.append(("Held-out loss by timestep", says, _svg(figure)))
+        made += _held_out_figures(histories, best, colours)
 
         if any(history["evaluation"] for history in histories.values()):
             figure, sides = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
@@ -138,6 +122,48 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
     return made
 
 
+def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
+    """As differences to the base model; of runs that began with different ones, as the losses themselves, for the
+    worst beginning leaves the most to gain."""
+    from matplotlib import pyplot as plt
+
+    alike = len({round(history["held_out"][0]["ema"], 5) for history in histories.values()}) == 1
+    figure, over_steps = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
+    figures = [figure]
+    figure, by_timestep = plt.subplots(figsize=(8.6, 3.0), layout="constrained")
+    figures.append(figure)
+    for name, history in histories.items():
+        rows, colour = history["held_out"], colours[name]
+        at_best = next(row for row in rows if row["step"] == best[name])
+        how = {"color": colour, "marker": "o", "markersize": 4}
+        if alike:
+            _held_out(over_steps, name if len(histories) > 1 else None, history, best[name], colour)
+            change = at_best["ema_minus_base"]
+            by_timestep.errorbar(history["timesteps"], change["by_bin"], change["error_by_bin"], capsize=3, **how)
+        else:
+            over_steps.plot([row["step"] for row in rows], [row["ema"] for row in rows], **how, label=name)
+            over_steps.plot([best[name]], [at_best["ema"]], "o", color=colour, markersize=9, fillstyle="none")
+            by_timestep.plot(history["timesteps"], at_best["ema_by_timestep"], **how)
+    over_steps.set(xlabel="optimizer step")
+    by_timestep.set(xlabel="timestep: from little noise to much")
+    for axes in (over_steps, by_timestep):
+        if alike:
+            axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
+            axes.set(ylabel="difference to the base model")
+        else:
+            axes.set(ylabel="averaged weights (EMA)", yscale="log")
+            _plain_numbers(axes)
+    over_steps.legend(frameon=False)
+    if alike:
+        first = "Below zero is better than the base model. The band is the standard error over the held-out pictures."
+        second = "At the best step, with standard errors: little noise asks for detail, much noise for the whole."
+    else:
+        first = "The runs began with different models, or held out different pictures: these are the losses themselves."
+        second = "At the best step: little noise asks for detail, much noise for the whole."
+    titles = ("Held-out loss", first), ("Held-out loss by timestep", second)
+    return [(*title, _svg(figure)) for title, figure in zip(titles, figures, strict=True)]
+
+
 def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> None:
     rows = history["held_out"]
     steps = [r["step"] for r in rows]
@@ -151,7 +177,6 @@ def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> 
         raw = [r["raw_minus_base"]["mean"] for r in rows]
         axes.plot(steps, raw, color="#c9c2b4", linewidth=1.2, marker="o", markersize=2.5, label="raw weights")
     axes.plot([best], [mean[steps.index(best)]], "o", color=colour, markersize=9, fillstyle="none")
-    axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
 
 
 def _interval(axes, rows: list[dict], key: str, colour: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,5 +86,8 @@ def compare(folders: Sequence[str], out: Path) -> None:
     found = [report.found(Path(folder)) for folder in folders]
     if len(found) < 2:
         raise UserError("task.compare needs two folders or more, such as [runs/a,runs/b].")
+    parents = {Path(folder).resolve().parent for folder in folders}
+    if len(parents) == 1:
+        found = [replace(subject, name=Path(folder).name) for subject, folder in zip(found, folders, strict=True)]
     report.write(out / "comparison.html", found)
     report.show(found)

@@ -75,7 +75,7 @@ def _read(file: Path, n: int, dim: int) -> dict[str, torch.Tensor]:
 
 def digest(network: Network) -> str:
     """Of the network's kind, settings and weights."""
-    how = [getattr(network, name, None) for name in ("size", "t", "mean", "std")]
+    how = [getattr(network, name, None) for name in ("size", "t", "alpha", "mean", "std")]
     found = hashlib.sha256(f"{type(network).__name__} {network.dim} {how}".encode())
     for name, weight in sorted(network.module.state_dict().items()):
         found.update(name.encode())
