@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torchvision.transforms.functional import gaussian_blur
 
+from benchmarks import early_stopping
 from chrysalis import plots
 from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.early_stop import EarlyStop
@@ -261,6 +262,20 @@ def test_a_run_stops_early_and_says_so(run, tmp_path, capfd):
                "lr_schedule=constant", "optimizer.lr=1e-9") == 0  # fmt: skip
     assert "stops early. Held-out loss has not surely fallen since step 0" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["steps"] == 2
+
+
+def test_recorded_runs_stop_where_they_would_have_stopped_live(run, tmp_path, capsys):
+    rule = {"patience": 2, "sure": 10.0}
+    steps = ["trainer.max_steps=12", "callbacks.held_out.every_n_steps=1", "lr_schedule=constant", "optimizer.lr=0.3"]
+    never = "callbacks.early_stop.patience=99"
+    for name, words in {"live": [f"callbacks.early_stop.{k}={v}" for k, v in rule.items()], "on": [never]}.items():
+        told = [*RUN, "callbacks.evaluate.n=0", *steps, "callbacks=early_stop", *words, f"name={name}"]
+        assert run("train", *told) == 0
+    live = results(tmp_path / "runs" / "live")["steps"]
+    recorded = early_stopping.measured(tmp_path / "runs" / "on")
+    assert max(recorded) == 12
+    assert early_stopping.stopped(recorded, EarlyStop(**rule)) == live < 12
+    assert early_stopping.stopped(recorded, EarlyStop(patience=99)) == 12
 
 
 class History:

@@ -120,10 +120,11 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
     colours = {s.name: colour for s, colour in zip(subjects, plots.COLOURS * len(subjects), strict=False)}
     figures = plots.report_figures(histories, best, colours) if histories else []
-    notes = {f"{s.name}: {why}": why for s in subjects for why in s.withheld}
     if all(s.withheld == subjects[0].withheld for s in subjects):
-        notes = dict.fromkeys(subjects[0].withheld)
-    shown_there = {"rows": table(subjects), "figures": figures, "colours": colours, "notes": list(notes)}
+        notes = subjects[0].withheld
+    else:
+        notes = [f"{s.name}: {why}" for s in subjects for why in s.withheld]
+    shown_there = {"rows": table(subjects), "figures": figures, "colours": colours, "notes": notes}
     write_text(path, page.render(subjects=subjects, **shown_there))
 
 
