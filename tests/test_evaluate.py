@@ -80,6 +80,12 @@ def test_it_costs_nothing_when_it_is_off(run, tmp_path):
     assert not (tmp_path / "runs" / "a" / "nearest").exists()
 
 
+def test_one_picture_to_learn_from_is_too_few_to_evaluate(run, tmp_path, looked, capfd):
+    assert run("train", *RUN, looked, "data.n=2", "data.batch_size=1") == 0
+    assert "Nothing is evaluated" in capfd.readouterr().err
+    assert results(tmp_path / "runs" / "a")["evaluation"] is None
+
+
 def test_it_changes_no_bit_of_the_run(run, tmp_path, looked):
     assert run("train", *RUN, looked) == 0
     assert run("train", *RUN, "callbacks.evaluate.n=0", "name=b") == 0
@@ -115,6 +121,7 @@ def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, 
     [
         (["task=evaluate"], "task=evaluate needs pictures to compare with"),
         (["task=evaluate", "task.compare=[here]"], "here holds neither a finished run nor"),
+        (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable pictures"),
         (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
         (["task=evaluate", "data=butterflies", "features.at=3"], "features.at=3"),
         (["task=evaluate", "data=butterflies", "features=dinov2"], "no network"),
@@ -124,6 +131,12 @@ def test_mistakes(run, capfd, model_folder, words, told, tmp_path):
     assert run("sample", *words, f"model.pretrained={model_folder}", "out=drawn", "n=2") == 2
     assert told in capfd.readouterr().err
     assert not (tmp_path / "drawn").exists()
+
+
+def test_a_set_smaller_than_a_batch_of_training_can_be_evaluated_against(run, tmp_path, looked, model_folder):
+    few = ["data=butterflies", "data.n=5", looked, f"model.pretrained={model_folder}"]
+    assert run("sample", "task=evaluate", *few, "n=2", "steps=2", "out=drawn") == 0
+    assert json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["n_real"] == 5
 
 
 def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):

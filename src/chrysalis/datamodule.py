@@ -59,18 +59,22 @@ class Pictures(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.pictures is not None:
             return
-        self.pictures = open_set(self.source, self.size, self.resize)
-        if len(self.pictures) < 2:
-            raise UserError(
-                f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
-            )
-        self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
+        self.look()
         key = "effective_batch" if self.batch_size == "auto" else "batch_size"
         if getattr(self, key) > len(self.train_rows):
             raise UserError(
                 f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} pictures to learn "
                 f"from ({len(self.held_out_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
             )
+
+    def look(self) -> None:
+        """Decode the pictures and part them, which is all that measuring needs."""
+        self.pictures = open_set(self.source, self.size, self.resize)
+        if len(self.pictures) < 2:
+            raise UserError(
+                f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
+            )
+        self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
 
     def fit_batch(self, module: FineTuning, trainer: Trainer) -> str | None:
         """Settle batch_size=auto and the trainer's accumulation; a sentence about it, None if there is nothing to do.

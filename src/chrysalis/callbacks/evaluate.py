@@ -93,6 +93,9 @@ class Evaluate(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         a_step = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         self.when = self.plan(trainer.estimated_stepping_batches, a_step)
+        if self.when.n and len(trainer.datamodule.train_rows) < 2:
+            say("Nothing is evaluated: how near a copy comes cannot be said with one picture to learn from.")
+            self.when = When(0)
         self._evaluate_if_due(trainer, module)  # where a run was stopped before it could
 
     def plan(self, total: float, pictures_a_step: int) -> When:

@@ -20,7 +20,7 @@ from chrysalis.metrics.features import Network
 from chrysalis.metrics.timesteps import held_out_loss
 from chrysalis.objective import choose
 from chrysalis.sampling.sheets import read
-from chrysalis.sampling.tasks import Generate, Picture
+from chrysalis.sampling.tasks import Canvas, Generate, Picture
 from chrysalis.terminal import say
 
 MOST = 256  # held-out pictures, at eight timesteps each
@@ -49,10 +49,16 @@ class Evaluate(Generate):
         require_whole("task.panel", panel)
         self.model, self.data, self.panel, self.network = model, data, panel, features()
 
+    def prepare(self, canvas: Canvas) -> None:
+        self.data.size = canvas.size
+        self.data.look()
+        if len(self.data.train_rows) < 2:
+            raise UserError(
+                f"{self.data.source.name} has too few usable pictures to evaluate against: give three or more."
+            )
+
     def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
         images = torch.stack([read(out / f"{p.name}.png") for p in pictures])
-        self.data.size = tuple(images.shape[2:])
-        self.data.setup()
         reference = Reference(self.network, self.data)
         evaluation = reference.hold(images)
         self.notes = {**evaluation.record(), "data": self.data.source.name}

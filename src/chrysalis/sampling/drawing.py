@@ -145,6 +145,7 @@ def draw(
     Returns what was written, in words.
     """
     torch.backends.cudnn.deterministic = True  # a picture can be drawn again from its own file
+    task.prepare(canvas)
     film, share = film or Film(), share or Share()
     settings, only = record["settings"], record.get("only")
     pictures = asked_for(task, canvas.asked, settings)

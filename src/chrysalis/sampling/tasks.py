@@ -94,6 +94,9 @@ class Generate:
     def pictures(self, seed: int, n: int) -> list[Picture]:
         return [Picture(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
 
+    def prepare(self, canvas: Canvas) -> None:
+        """What may be refused before the first picture is drawn."""
+
     def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
         """The full steps, with the recurrence that guidance asks for."""
         return repeated([(0, len(canvas.timetable))], canvas.recurrence)
