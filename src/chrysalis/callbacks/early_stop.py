@@ -17,7 +17,7 @@ class EarlyStop(Callback):
     is not begun again by chance. The averaged weights are measured. What is right is discussed in docs/experiments.md.
     """
 
-    def __init__(self, patience: int = 3, sure: float = 1.0):
+    def __init__(self, patience: int = 5, sure: float = 1.0):
         require_whole("callbacks.early_stop.patience", patience)
         if not 0 <= sure <= 10:
             raise UserError(f"callbacks.early_stop.sure={sure} must be a number from 0 to 10.")
