@@ -65,7 +65,8 @@ def description(on: str) -> str:
     """One line for records: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
     if on == "cuda":
         return torch.cuda.get_device_name()
-    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def peak_memory_mib(on: str) -> int | None:
