@@ -26,7 +26,7 @@ def sample(cfg) -> None:
 
     values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
-    if folders := cfg.task.get("compare"):
+    if (folders := cfg.task.get("compare")) is not None:
         from chrysalis.evaluation.task import compare
 
         return compare(folders, out)

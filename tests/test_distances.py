@@ -130,7 +130,19 @@ def test_what_so_few_pictures_cannot_support_is_withheld_and_says_why():
     assert "more pictures than the 64 features (there are 40 real and 15 drawn ones)" in few.why[0]
     enough = d.distances(features(100, 64), features(90, 64, seed=1))
     assert enough.why == ()
-    assert enough.fd == pytest.approx(d.frechet(features(100, 64)[:90], features(90, 64, seed=1)))
+    assert enough.fd == pytest.approx(d.frechet(d.some(features(100, 64), 90, 0), features(90, 64, seed=1)))
+
+
+def test_sets_sorted_by_kind_are_as_far_apart_as_mixed_ones(monkeypatch):
+    """Where not all are looked at, those that are must be of every kind."""
+    real = torch.cat([features(100, 4), features(100, 4, shift=6, seed=1)])[torch.randperm(200)]
+    drawn = torch.cat([features(400, 4, seed=2), features(400, 4, shift=6, seed=3)])
+    monkeypatch.setattr(d, "MOST", 150)
+    by_kind, mixed = d.distances(real, drawn), d.distances(real, drawn[torch.randperm(800)])
+    assert by_kind.fd < 10
+    assert mixed.fd < 10  # one kind alone: above 30
+    assert by_kind.kd.low < mixed.kd.value < by_kind.kd.high
+    assert abs(by_kind.coverage - mixed.coverage) < 0.15
 
 
 def test_features_of_two_kinds_are_refused():

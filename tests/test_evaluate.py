@@ -41,7 +41,9 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     """sample.py draws the same pictures from the export; torch-fidelity has KD of them and the held-out ones."""
     assert run("train", *RUN, looked) == 0
     told = capfd.readouterr().err
-    assert "step 4: 24 drawn pictures against 150 real ones: KD" in told
+    pictures = open_set(Drawn("butterflies", 150), (16, 16), "crop")
+    held = pictures.split(0.1)[1]
+    assert f"step 4: 24 drawn pictures against {len(held)} held-out ones: KD" in told
     assert "share of copies is withheld" in told
     folder = tmp_path / "runs" / "a"
     r = results(folder)
@@ -52,11 +54,13 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     drawn = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "drawn").glob("seed_*.png"))])
     network = features.Denoiser(str(model_folder), size=48)
     own = features.features(network, torch.from_numpy(drawn).permute(0, 3, 1, 2))
-    real = features.of_set(network, open_set(Drawn("butterflies", 150), (16, 16), "crop"), range(150))
+    real = features.of_set(network, pictures, held)
+    n = min(len(held), 24)
     theirs = kid_features_to_metric(
-        own.double(), real[:24].double(), kid_subsets=1, kid_subset_size=24, kid_kernel="poly", verbose=False
+        own[:n].double(), real[:n].double(), kid_subsets=1, kid_subset_size=n, kid_kernel="poly", verbose=False
     )
-    assert distances.kernel(real[:24], own).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    ours = distances.kernel(real[:n], own[:n]).value
+    assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
     assert distances.kernel(real, own).value == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
     events = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
     assert [e.step for e in events.Scalars("evaluation/kd")] == [0, 2, 4]
@@ -94,10 +98,56 @@ def test_it_changes_no_bit_of_the_run(run, tmp_path, looked):
 
 
 def test_the_best_step_can_be_that_of_another_figure(run, tmp_path, looked):
-    assert run("train", *RUN, looked, "callbacks.best.figure=coverage", "callbacks.evaluate.n=64") == 0
+    """The base model is none of them, however good it is."""
+    asked = ["callbacks.best.figure=kd", "callbacks.evaluate.every_n_steps=1", "optimizer.lr=0.3"]
+    assert run("train", *RUN, looked, *asked, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
     history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
-    best = max(history[1:], key=lambda row: (row["coverage"], -row["step"]))
-    assert results(tmp_path / "runs" / "a")["best_step"] in (best["step"], history[-1]["step"])
+    best = min(history[1:], key=lambda row: row["kd"])
+    assert results(tmp_path / "runs" / "a")["best_step"] == best["step"]
+    assert history[0]["kd"] <= best["kd"]
+    assert best["step"] < 4
+
+
+def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
+    """Also where the best step is one at which nothing was drawn: sample.py finds the same figures."""
+    asked = ["callbacks.evaluate.every_n_steps=9", "callbacks.held_out.every_n_steps=1", "callbacks.ema.decay=0"]
+    asked += ["optimizer.lr=1", "lr_schedule=constant", "trainer.max_steps=6"]
+    assert run("train", *RUN, looked, *asked) == 0
+    r = results(tmp_path / "runs" / "a")
+    steps = [row["step"] for row in json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]]
+    assert 0 < r["best_step"] < 6, "or this shows nothing"
+    assert steps == [0, r["best_step"], 6]
+    assert r["evaluation"]["step"] == r["best_step"]
+    draw = ["n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24", "data=butterflies", "data.n=150"]
+    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, looked, "out=drawn") == 0
+    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
+    assert again["kd"] == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
+    assert f"24 drawn at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["features.pretrained=nowhere"], "features.pretrained=nowhere"),
+        (["callbacks.evaluate.features=null"], "callbacks.evaluate.features=null"),
+        (["callbacks.best.figure=kd", "callbacks.evaluate.n=0"], "callbacks.best.figure=kd needs two measurements"),
+        (["callbacks.best.figure=kd", "callbacks.evaluate.every_n_steps=4"], "needs two measurements"),
+        (["callbacks.best.figure=coverage"], "callbacks.best.figure=coverage takes 50 pictures"),
+        (["callbacks.best.figure=fd"], "callbacks.best.figure=fd takes 33 pictures"),
+        (["callbacks=early_stop", "data.n=4", "data.batch_size=1"], "needs two held-out pictures or more"),
+        (["~callbacks.evaluate"], "The callback Evaluate was taken out of callbacks"),
+        (["features.size=100000"], "features.size=100000"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path, looked, words, told, capfd):
+    assert run("train", *RUN, looked, *words) == 2
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "runs" / "a").exists()
+
+
+def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
+    assert run("train", *RUN, looked, "callbacks=early_stop", "preflight=only") == 0
+    assert "callbacks=early_stop cannot end this run" in capfd.readouterr().err
 
 
 def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, picture_folder, capfd):
@@ -105,7 +155,7 @@ def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, 
     words = ["task=evaluate", model, *data, looked, "n=20", "steps=2", "out=drawn"]
     assert run("sample", *words) == 0
     told = capfd.readouterr().err
-    assert "20 drawn pictures against 24 real ones: KD" in told
+    assert "20 drawn pictures against 24 real ones: KD" in told, "of few held-out pictures, all are looked at"
     found = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
     assert found["n_drawn"] == 20
     assert any("FD is withheld" in why for why in found["withheld"])
@@ -121,6 +171,9 @@ def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, 
     [
         (["task=evaluate"], "task=evaluate needs pictures to compare with"),
         (["task=evaluate", "task.compare=[here]"], "here holds neither a finished run nor"),
+        (["task=evaluate", "task.compare=here"], "here holds neither a finished run nor"),
+        (["task=evaluate", "task.compare=[]"], "task.compare needs two folders or more"),
+        (["task=evaluate", "data=butterflies", "task.features=null"], "task.features=null"),
         (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable pictures"),
         (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
         (["task=evaluate", "data=butterflies", "features.at=3"], "features.at=3"),
@@ -190,9 +243,42 @@ def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, 
         assert again["pictures"][key] == pytest.approx(loss, rel=1e-5)
     assert run("sample", "task=evaluate", "task.compare=[runs/a,drawn]", "out=both") == 0
     assert "0.00000 ± 0.00000" in capfd.readouterr().err
-    other = {**again, "prediction": "sample"}
-    assert held_out.difference(ran, other) is None
-    assert held_out.difference(ran, {**again, "pictures": {}}) is None
+    for key, value, why in (("prediction", "sample", "targets"), ("size", [32, 32], "sizes"), ("pictures", {}, "held")):
+        assert re.match(f"not comparable: other .*{why}", held_out.difference(ran, {**again, key: value}))
+
+
+def test_a_model_whose_run_held_out_others_is_warned_of(run, tmp_path, looked, capfd):
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "data.val_fraction=0.4") == 0
+    words = ["task=evaluate", "model.pretrained=runs/a", "data=butterflies", "data.n=60", looked, "n=2", "steps=2"]
+    capfd.readouterr()
+    assert run("sample", *words, "out=drawn") == 0
+    assert "runs/a held out data.val_fraction=0.4 of its pictures" in capfd.readouterr().err
+    assert run("sample", *words, "data.val_fraction=0.4", "out=drawn") == 0, "the same pictures, looked at anew"
+    assert "held out data.val_fraction" not in capfd.readouterr().err
+    assert run("sample", *words, "data.val_fraction=0.4", "task.panel=1", "features.at=0.2", "out=drawn") == 0
+
+
+def test_damaged_and_odd_runs_are_compared_or_refused_in_a_sentence(run, tmp_path, looked, capfd):
+    for name in ("_a", "b_$5_and_$6"):
+        assert run("train", *RUN, "callbacks.evaluate.n=0", f"name={name}", "trainer.max_steps=2") == 0
+    both = ["task=evaluate", "task.compare=[runs/_a,runs/b_$5_and_$6]"]
+    assert run("sample", *both, "out=both") == 0
+    assert "both/comparison.html" in capfd.readouterr().err
+    page = (tmp_path / "both" / "comparison.html").read_text()
+    for name in ("_a", "b_$5_and_$6"):
+        assert re.search(rf"<text [^>]*>\s*{re.escape(name)}</text>", page), "in the legend, as it is"
+    file = tmp_path / "runs" / "_a" / "results.json"
+    file.write_text(json.dumps({"command": "python train.py"}))
+    assert run("sample", *both, "out=again") == 2
+    assert "runs/_a/results.json is missing, damaged, or from another version" in capfd.readouterr().err
+
+
+def test_one_held_out_picture_has_no_error(run, tmp_path):
+    """And JSON has no word for infinity."""
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "callbacks.held_out.n_images=1") == 0
+    for name in ("results", "history"):
+        json.loads((tmp_path / "runs" / "a" / f"{name}.json").read_text(), parse_constant=pytest.fail)
+    assert results(tmp_path / "runs" / "a")["held_out_minus_base_error"] is None
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no browser")
@@ -311,12 +397,32 @@ FALLING = "best at step 200, the last one: held-out loss was still falling"
         ([1, 0.8, 0.8], 100, None, "best at step 100; after that held-out loss stays about the same"),
         ([1, 1.0], 100, None, "not surely better than the base model on held-out pictures"),
         ([1, 0.8, 0.6], 200, 100, f"{FALLING}; copies of training pictures appear already by step 100"),
+        ([1, 0.8, 0.6], 100, None, "best at step 100; after that held-out loss falls"),
+        ([1, 1.8], 100, None, "worse than the base model on held-out pictures, also at the best step, 100"),
     ],
 )  # fmt: skip
 def test_the_verdict(means, best, copied, told):
     means = {100 * i: mean for i, mean in enumerate(means)}
     rows = [{"step": step, "copies_chance": 0.001 if copied and step >= copied else 0.5} for step in means if step]
     assert verdict(best, max(means), History(means), rows) == told
+
+
+def test_many_looks_at_a_run_are_no_alarm():
+    """One look in a hundred finds so many by chance."""
+    held_out = History({100 * i: 1 - 0.01 * i for i in range(31)})
+    looks = [{"step": 100 * i, "copies_chance": 0.008 if i == 17 else 0.5} for i in range(31)]
+    assert "copies" not in verdict(3000, 3000, held_out, looks)
+    assert "copies" in verdict(3000, 3000, held_out, [{**row, "copies_chance": 1e-4} for row in looks])
+
+
+def test_a_difference_is_sure_by_students_test():
+    from scipy.stats import ttest_rel
+
+    for n in (2, 3, 8, 40):
+        for seed in range(20):
+            a, b = losses(0.5, seed, n), losses(0.503, 100 + seed, n)
+            assert paired(a, b).is_sure == (ttest_rel(a.mean(1).numpy(), b.mean(1).numpy()).pvalue < 0.05)
+    assert not paired(losses(1, 0, 1), losses(2, 1, 1)).is_sure
 
 
 def test_best_knows_which_figures_fall(tmp_path):

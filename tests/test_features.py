@@ -8,7 +8,16 @@ from conftest import CLIP_SIZE, tiny_clip, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from transformers import AutoImageProcessor, CLIPModel, Dinov2Config, Dinov2Model
+from transformers import (
+    AutoImageProcessor,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
+    ViTMAEConfig,
+    ViTMAEModel,
+)
 
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
@@ -138,6 +147,29 @@ def test_other_weights_are_other_features(tmp_path):
         DDPMPipeline(unet=tiny_unet(seed), scheduler=DDPMScheduler()).save_pretrained(tmp_path / str(seed))
         digests.add(f.digest(f.Denoiser(str(tmp_path / str(seed)))))
     assert len(digests) == 2
+
+
+def test_features_that_are_no_numbers_are_refused(denoiser_features, images):
+    denoiser_features.module.conv_in.weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"are not numbers: choose another network"):
+        f.features(denoiser_features, images)
+
+
+def test_a_model_with_another_vector_each_time_is_refused(tmp_path):
+    """A masked autoencoder hides other parts of a picture at every look."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    ViTMAEModel(ViTMAEConfig(**sizes, **decoder, intermediate_size=16)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor"}))
+    with pytest.raises(UserError, match=r"features\.pretrained=.* does not turn a picture into one vector"):
+        f.Transformer(str(tmp_path))
+
+
+def test_a_model_without_patches_is_refused_in_a_sentence(tmp_path):
+    ConvNextModel(ConvNextConfig(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1])).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ConvNextImageProcessor"}))
+    with pytest.raises(UserError, match=r"features\.pretrained=.* (could not be loaded|does not turn)"):
+        f.Transformer(str(tmp_path))
 
 
 @pytest.mark.parametrize(

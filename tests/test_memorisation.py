@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from chrysalis.metrics.memorisation import copies, ratios, wilson
+from chrysalis.metrics.memorisation import Measure, ratios, spacing, wilson
 
 
 def points(n: int, seed: int, dim: int = 6) -> torch.Tensor:
@@ -26,12 +26,13 @@ def test_the_ratio_is_its_definition():
 
 def test_copies_are_flagged_and_new_pictures_are_not():
     train, held_out = points(300, 0), points(100, 1)
-    new = copies(points(400, 2), train, held_out)
+    measure = Measure(train, held_out)
+    new = measure.hold(points(400, 2))
     assert not new.copies
     assert 0.01 < new.share < 0.12
     assert new.chance > 0.01
     copied = train[:200] + 0.05 * points(200, 3)
-    found = copies(torch.cat([points(200, 4), copied]), train, held_out)
+    found = measure.hold(torch.cat([points(200, 4), copied]))
     assert found.copies
     assert found.flagged[200:].all()
     assert found.nearest[200:].tolist() == list(range(200))
@@ -43,10 +44,10 @@ def test_a_mirrored_copy_is_a_copy_only_of_a_run_that_mirrors():
     train, drawn, held_out = points(200, 0) + 3, points(60, 1) + 3, points(50, 2) + 3
     other = torch.tensor([-1.0, 1, 1, 1, 1, 1])
     drawn[:30] = (train[:30] + 0.01 * points(30, 3)) * other
-    found = copies(drawn, train, held_out, drawn * other, held_out * other)
+    found = Measure(train, held_out, held_out * other).hold(drawn, drawn * other)
     assert found.flagged[:30].all()
     assert found.nearest[:30].tolist() == list(range(30))
-    assert not copies(drawn, train, held_out).flagged[:30].any()
+    assert not Measure(train, held_out).hold(drawn).flagged[:30].any()
 
 
 def test_parts_change_nothing(monkeypatch):
@@ -60,7 +61,7 @@ def test_parts_change_nothing(monkeypatch):
 
 
 def test_too_few_held_out_pictures_withhold_the_share():
-    few = copies(points(30, 0), points(30, 1), points(19, 2))
+    few = Measure(points(30, 1), points(19, 2)).hold(points(30, 0))
     assert (few.threshold, few.share, few.interval, few.copies) == (None, None, None, False)
     assert not few.flagged.any()
     assert len(few.ratio) == 30
@@ -70,8 +71,43 @@ def test_a_false_alarm_is_as_rare_as_it_says():
     """1 % of sets without a copy; of 300 such sets 3 are expected, and more than 10 one time in a thousand."""
     train, alarms = points(60, 0), 0
     for seed in range(300):
-        alarms += copies(points(40, 2 * seed + 1), train, points(24, 2 * seed + 2)).copies
+        alarms += Measure(train, points(24, 2 * seed + 2)).hold(points(40, 2 * seed + 1)).copies
     assert alarms <= 10
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.01], ids=["twice", "nearly twice"])
+def test_copies_of_what_a_set_holds_twice_are_copies(apart):
+    """Their distance to the nearest other one is all but 0."""
+    train = torch.cat([points(300, 0), points(300, 0)[:60] + apart * points(60, 1)])
+    found = Measure(train, points(100, 2)).hold(torch.cat([train[:60] + 0.02 * points(60, 3), points(100, 4)]))
+    assert found.flagged[:60].all()
+    assert found.flagged[60:].double().mean() < 0.15
+    assert not Measure(train, points(100, 2)).hold(points(100, 4)).copies
+
+
+def test_held_out_pictures_that_are_trained_on_too_are_no_measure_for_new_ones():
+    train = points(300, 0)
+    held_out = torch.cat([points(100, 1), train[:8]])
+    measure = Measure(train, held_out)
+    assert (measure.twins, measure.n_held_out) == (8, 100)
+    assert measure.threshold == Measure(train, points(100, 1)).threshold
+    assert measure.hold(train[:50] + 0.01 * points(50, 2)).flagged.all()
+
+
+def test_spacing_is_the_median_of_nearest_distances():
+    t = points(80, 0).double().numpy()
+    apart = np.linalg.norm(t[:, None] - t[None], axis=2) + np.diag(np.full(80, np.inf))
+    assert spacing(points(80, 0)) == pytest.approx(np.sort(apart.min(1))[39])
+
+
+def test_the_share_that_chance_flags_is_what_it_says():
+    """Over many sets of 28 held-out pictures: 1 of 29, and not 5 %."""
+    train, shares = points(60, 0), []
+    for seed in range(200):
+        found = Measure(train, points(28, 2 * seed + 1)).hold(points(40, 2 * seed + 2))
+        shares.append(found.share)
+    assert found.expected == pytest.approx(1 / 29)
+    assert np.mean(shares) == pytest.approx(found.expected, abs=4 * np.std(shares) / 200**0.5)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (25, 400)])

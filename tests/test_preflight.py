@@ -13,6 +13,7 @@ from rich.console import Console
 
 from chrysalis import datamodule, memory, pixels, seeds
 from chrysalis.callbacks.advice import Advice, minutes_saved
+from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.evaluate import Evaluate
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
@@ -39,7 +40,7 @@ def plan(tmp_path):
         data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)
         data.setup()
         callbacks = [HeldOut(2, n_images=2, bins=2), Pictures(str(tmp_path), 2, n=2, steps=2), Advice()]
-        callbacks.append(Evaluate(str(tmp_path), lambda: None, n=0))
+        callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best()]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
         trainer = Trainer(callbacks=callbacks, accumulate_grad_batches=accumulate, **quiet, **trainer)

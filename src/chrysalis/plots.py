@@ -58,6 +58,11 @@ def guidance_curves(path: Path, rows: list[list]) -> None:
     _save(figure, path)
 
 
+def _named(name: str) -> str:
+    """As a label that matplotlib shows as it is: it hides those that begin with a _, and sets $ as mathematics."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def _style(axes) -> None:
     axes.title.set_fontsize(11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -115,7 +120,7 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
         for name, history in histories.items():
             if history["training"]:
                 steps, _, averages = zip(*history["training"], strict=True)
-                axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=name)
+                axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=_named(name))
         axes.set(xlabel="optimizer step", yscale="log")
         _plain_numbers(axes)
         made.append(("Training loss", "Its moving average; it says little about the pictures.", _svg(figure)))
@@ -137,11 +142,12 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
         at_best = next(row for row in rows if row["step"] == best[name])
         how = {"color": colour, "marker": "o", "markersize": 4}
         if alike:
-            _held_out(over_steps, name if len(histories) > 1 else None, history, best[name], colour)
+            _held_out(over_steps, _named(name) if len(histories) > 1 else None, history, best[name], colour)
             change = at_best["ema_minus_base"]
-            by_timestep.errorbar(history["timesteps"], change["by_bin"], change["error_by_bin"], capsize=3, **how)
+            errors = [error or 0 for error in change["error_by_bin"]]
+            by_timestep.errorbar(history["timesteps"], change["by_bin"], errors, capsize=3, **how)
         else:
-            over_steps.plot([row["step"] for row in rows], [row["ema"] for row in rows], **how, label=name)
+            over_steps.plot([row["step"] for row in rows], [row["ema"] for row in rows], **how, label=_named(name))
             over_steps.plot([best[name]], [at_best["ema"]], "o", color=colour, markersize=9, fillstyle="none")
             by_timestep.plot(history["timesteps"], at_best["ema_by_timestep"], **how)
     over_steps.set(xlabel="optimizer step")
@@ -167,7 +173,7 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
 def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> None:
     rows = history["held_out"]
     steps = [r["step"] for r in rows]
-    mean, error = ([r["ema_minus_base"][k] for r in rows] for k in ("mean", "error"))
+    mean, error = ([r["ema_minus_base"][k] or 0 for r in rows] for k in ("mean", "error"))
     low, high = ([m + sign * e for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
     axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(
@@ -214,10 +220,10 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
         1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.9), layout="constrained", squeeze=False
     )
     for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
-        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, name)
+        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, _named(name))
         if evaluated:
             kd = [{r["step"]: r["kd"] for r in run["evaluation"] if "kd" in r} for run in runs]
-            _band(sides[0][1], kd, colour, name)
+            _band(sides[0][1], kd, colour, _named(name))
     sides[0][0].set(title="held-out loss", xlabel="optimizer step", yscale="log")
     _plain_numbers(sides[0][0])
     if evaluated:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from chrysalis.errors import UserError
+
 
 class Clock(Callback):
     """Counts seconds and images of training after `warmup_steps` optimizer steps, measurements and drawing left out."""
@@ -74,4 +76,9 @@ def paused(trainer: Trainer):
 
 def of(trainer: Trainer, kind: type):
     """The run's callback of a kind."""
-    return next(c for c in trainer.callbacks if isinstance(c, kind))
+    found = next((c for c in trainer.callbacks if isinstance(c, kind)), None)
+    if found is None:
+        raise UserError(
+            f"The callback {kind.__name__} was taken out of callbacks, where others rely on it: leave it in."
+        )
+    return found

@@ -25,6 +25,16 @@ class EarlyStop(Callback):
         self.step, self.waited, self.seen = 0, 0, 0
         self.lowest: torch.Tensor | None = None  # [N, bins]
 
+    def require_measurements(self, steps: int | None, every_n_steps: int, held_out: int) -> None:
+        """Raises UserError, or says, where the rule cannot work in a run of so many steps (None: endless)."""
+        if held_out < 2:
+            raise UserError("callbacks=early_stop needs two held-out pictures or more: raise data.val_fraction.")
+        if steps is not None and steps // every_n_steps <= self.patience:
+            say(
+                f"callbacks=early_stop cannot end this run: it waits for {self.patience} measurements without a fall, "
+                f"and there are {-(-steps // every_n_steps)} (callbacks.held_out.every_n_steps={every_n_steps})."
+            )
+
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         for step, losses in of(trainer, HeldOut).measured.items():
             if step > self.seen or self.lowest is None:

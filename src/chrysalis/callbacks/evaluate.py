@@ -15,11 +15,12 @@ from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.untouched import Untouched
 from chrysalis.conditioning import batches
+from chrysalis.datamodule import Pictures
 from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.evaluation.panel import panel
-from chrysalis.evaluation.reference import Evaluation, Reference
-from chrysalis.metrics.distances import KERNEL_LEAST
+from chrysalis.evaluation.reference import Evaluation, Reference, distinct, held_against
+from chrysalis.metrics.distances import FEW, KERNEL_LEAST
 from chrysalis.metrics.features import Network
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
@@ -58,7 +59,8 @@ class Evaluate(Callback):
 
     every_n_steps: `auto` evaluates as often as takes `share` of the forward passes of training, the last step
     included, and the base model first where there are three times or more; a run too short for one evaluation of n
-    pictures has one of fewer. n: 0 for never. Of a conditional model each picture is told what a held-out one is.
+    pictures has one of fewer. Once more at the end if the exported weights are of a step that was not evaluated.
+    n: 0 for never. Of a conditional model each picture is told what a held-out one is.
     """
 
     def __init__(
@@ -85,17 +87,42 @@ class Evaluate(Callback):
         self.run_dir, self.n, self.every_n_steps, self.share = Path(run_dir), n, every_n_steps, share
         self.scheduler, self.steps, self.seed, self.batch_size, self.panel = scheduler, steps, seed, batch_size, panel
         self.features = features
-        self.history: list[dict] = []  # of each evaluated step: "step" and the figures that were not withheld
-        self.latest: dict | None = None  # the record of the last one
+        self.history: list[dict] = []  # the record of each evaluated step, in their order
         self.when = When(0)
+        self.network: Network | None = None
         self.reference: Reference | None = None
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        a_step = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        self.when = self.plan(trainer.estimated_stepping_batches, a_step)
-        if self.when.n and len(trainer.datamodule.train_rows) < 2:
+    def prepare(self, trainer: Trainer, data: Pictures, total: float) -> None:
+        """What can be known before the first of `total` steps. Raises UserError for a network that cannot be had, and
+        where callbacks.best.figure is one that will not be measured."""
+        self.when = self.plan(total, data.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
+        if self.when.n and len(distinct(data)) < 2:
             say("Nothing is evaluated: how near a copy comes cannot be said with one picture to learn from.")
             self.when = When(0)
+        if self.when.n:
+            if not callable(self.features):
+                raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
+            self.network = self.features()
+        self._require_measured(of(trainer, Best).figure, len(held_against(data)[0]))
+
+    def _require_measured(self, figure: str, n_real: int) -> None:
+        """Of what chooses the best step."""
+        if figure == "held_out_loss":
+            return
+        asked, steps = f"callbacks.best.figure={figure}", self.when.total
+        if not self.when.n or (steps < math.inf and self.when.times(steps) - self.when.is_due(0) < 2):
+            raise UserError(
+                f"{asked} needs two measurements to choose between, and this run would make fewer: set "
+                "callbacks.evaluate.every_n_steps (and .n) to numbers."
+            )
+        least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[figure]
+        if min(n_real, self.when.n) < least:
+            raise UserError(
+                f"{asked} takes {least} pictures, and there are {n_real} real and {self.when.n} drawn ones: raise "
+                "callbacks.evaluate.n or data.val_fraction, or choose another figure."
+            )
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._evaluate_if_due(trainer, module)  # where a run was stopped before it could
 
     def plan(self, total: float, pictures_a_step: int) -> When:
@@ -130,38 +157,49 @@ class Evaluate(Callback):
             with of(trainer, EMA).applied(module):
                 self._evaluate(trainer, module, step)
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+    def at(self, trainer: Trainer, module: LightningModule, step: int) -> dict | None:
+        """The record of a step whose weights are applied, evaluated now if it was not before; by one process alone.
+        None if nothing is evaluated."""
+        there = next((row for row in self.history if row["step"] == step), None)
+        if there is None and self.when.n and step:
+            self._evaluate(trainer, module, step, alone=True)
+            there = next(row for row in self.history if row["step"] == step)
+        return there
+
+    def _evaluate(self, trainer: Trainer, module: LightningModule, step: int, alone: bool = False) -> None:
         with paused(trainer):
             if self.reference is None:
-                self.reference = self._looked_at(trainer, module)
-            images = self.draw(trainer, module)
+                self.reference = self._looked_at(trainer, module, alone)
+            images = self.draw(trainer, module, alone)
             evaluation = self.reference.hold(images)
-            figures = evaluation.figures()
-            self.latest = {"step": step, **evaluation.record()}
-            self.history.append({"step": step, **figures})
-            for name in LOWER.keys() & figures.keys():
-                of(trainer, Best).hear(name, step, figures[name])
-            if len(self.history) == 1:
+            row = {"step": step, **evaluation.record()}
+            if not alone:
+                row = trainer.strategy.broadcast(row)  # whose last bits may differ, and with them what is the best
+            if not self.history:
                 for why in evaluation.why:
                     say(why)
+            self.history = sorted([*self.history, row], key=lambda other: other["step"])
+            for name in LOWER.keys() & row.keys():
+                if step and not alone:
+                    of(trainer, Best).hear(name, step, row[name])
             say(f"step {step}: {evaluation.sentence()}")
             self._show(trainer, evaluation, images, step)
 
-    def _looked_at(self, trainer: Trainer, module: LightningModule) -> Reference:
+    def _looked_at(self, trainer: Trainer, module: LightningModule, alone: bool) -> Reference:
         """The first process looks at the data, the others read what it found from the cache."""
-        network, first = self.features(), trainer.is_global_zero
+        first = trainer.is_global_zero
         if not first:
             trainer.strategy.barrier()
-        reference = Reference(network, trainer.datamodule, module.device)
-        if first:
+        reference = Reference(self.network, trainer.datamodule, module.device)
+        if first and not alone:
             trainer.strategy.barrier()
         return reference
 
-    def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
+    def draw(self, trainer: Trainer, module: LightningModule, alone: bool = False) -> torch.Tensor:
         """uint8 [n, 3, H, W], picture i from seed + i, on the CPU; each process draws its share of them."""
         scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
-        n, processes = self.when.n, trainer.world_size
-        mine = [i % n for i in range(trainer.global_rank, -(-n // processes) * processes, processes)]
+        n, (rank, processes) = self.when.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
+        mine = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
         told = self._told(trainer, module)
         with evaluating(trainer, module):
 
@@ -195,7 +233,7 @@ class Evaluate(Callback):
             trainer.logger.experiment.add_image("nearest", sheet, step)
 
     def state_dict(self) -> dict:
-        return {"history": self.history, "latest": self.latest}
+        return {"history": self.history}
 
     def load_state_dict(self, state: dict) -> None:
-        self.history, self.latest = list(state["history"]), state["latest"]
+        self.history = list(state["history"])

@@ -119,9 +119,9 @@ class HeldOut(Callback):
 
     def record(self, trainer: Trainer, step: int) -> dict:
         """Of the averaged weights at a measured step, see evaluation/held_out.py."""
-        contents = trainer.datamodule.held_out_batch(self.n_images).key.tolist()
-        prediction = trainer.lightning_module.denoiser.objective.prediction
-        return held_out.record(self.measured[step]["ema"], contents, prediction, self.seed)
+        data, denoiser = trainer.datamodule, trainer.lightning_module.denoiser
+        contents = data.held_out_batch(self.n_images).key.tolist()
+        return held_out.record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
 
     def told_at(self, step: int) -> dict[str, float]:
         """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""

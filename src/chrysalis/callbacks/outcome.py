@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -77,7 +76,8 @@ class Outcome(Callback):
             if drawn_at != step:
                 after = pictures.draw(trainer, module)
             strip = pixels.strip([pictures.base[pictures.picked], after[pictures.picked]])
-            self.results = self._results(trainer, held_out, step)
+            evaluation = of(trainer, Evaluate).at(trainer, module, step)
+            self.results = self._results(trainer, held_out, step, evaluation)
             made, data = module.denoiser, trainer.datamodule
             self.told = told(made.conditioner)
             own = bool(self.told) or (adapters.injected(made.unet) and not self.merge)
@@ -124,7 +124,7 @@ class Outcome(Callback):
                 return best, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
         return trainer.global_step, None
 
-    def _results(self, trainer: Trainer, held_out: HeldOut, step: int) -> dict:
+    def _results(self, trainer: Trainer, held_out: HeldOut, step: int, evaluation: dict | None) -> dict:
         on = trainer.strategy.root_device.type
         clock = of(trainer, Clock)
         speed, first = clock.images_per_second(), clock.first_step_at
@@ -140,9 +140,10 @@ class Outcome(Callback):
             "final_training_loss": of(trainer, Curves).latest,
             **{f"held_out_loss_told_{name}": loss for name, loss in held_out.told_at(step).items()},
             "held_out_minus_base": difference.mean,
-            "held_out_minus_base_error": difference.error,
+            "held_out_minus_base_error": difference.known_error,
             "held_out": held_out.record(trainer, at),
-            "evaluation": of(trainer, Evaluate).latest,
+            "val_fraction": trainer.datamodule.val_fraction,
+            "evaluation": evaluation,
             "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,
             "steps": trainer.global_step,
@@ -163,7 +164,7 @@ class Outcome(Callback):
             for weights in ("raw", "ema"):
                 row[weights] = losses[weights].mean().item()
                 row[f"{weights}_by_timestep"] = losses[weights].mean(dim=0).tolist()
-                row[f"{weights}_minus_base"] = asdict(held_out.difference(step, weights=weights))
+                row[f"{weights}_minus_base"] = held_out.difference(step, weights=weights).record()
             rows.append(row)
         return {
             "timesteps": timesteps,

@@ -46,6 +46,7 @@ LIMITS = {
     "callbacks.evaluate.n": (0, 1_000_000),
     "callbacks.evaluate.panel": (1, 64),
     "task.panel": (1, 64),
+    "*features.size": (8, 2048),
     "callbacks.held_out.bins": (1, 1000),
     "callbacks.pictures.n": (1, 1000),
     "callbacks.pictures.rows": (1, 1000),

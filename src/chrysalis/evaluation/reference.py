@@ -7,9 +7,9 @@ import torch
 
 from chrysalis.datamodule import Pictures
 from chrysalis.metrics import distances
-from chrysalis.metrics.distances import FEW, Distances
+from chrysalis.metrics.distances import KERNEL_LEAST, Distances
 from chrysalis.metrics.features import Network, features, of_set
-from chrysalis.metrics.memorisation import HELD_OUT_LEAST, Copies, copies
+from chrysalis.metrics.memorisation import HELD_OUT_LEAST, Copies, Measure
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Evaluation:
         found["copies_ratio"] = float(c.ratio.median())
         if c.threshold is not None:
             found |= {"copies_share": c.share, "copies_share_low": c.interval[0], "copies_share_high": c.interval[1]}
-            found |= {"copies_chance": c.chance}
+            found |= {"copies_chance": c.chance, "copies_expected": c.expected}
         return {name: value for name, value in found.items() if value is not None}
 
     def record(self) -> dict:
@@ -42,6 +42,11 @@ class Evaluation:
     @property
     def why(self) -> list[str]:
         said = list(self.distances.why)
+        if twins := self.copies.twins:
+            said.append(
+                f"{twins} held-out pictures are all but the same as training pictures, so that held-out loss is too "
+                "low; they are left out where new pictures are the measure for copies."
+            )
         if self.copies.threshold is None:
             said.append(
                 f"the share of copies is withheld: it takes {HELD_OUT_LEAST} held-out pictures to know how near new "
@@ -55,34 +60,46 @@ class Evaluation:
         if d.kd is not None:
             said.append(f"KD {d.kd.value:.4f} [{d.kd.low:.4f}, {d.kd.high:.4f}]")
         if c.threshold is not None:
-            said.append(f"{c.share:.0%} near copies" + ("" if c.copies else " (5% are by chance)"))
+            said.append(f"{c.share:.0%} near copies" + ("" if c.copies else f" ({c.expected:.0%} are by chance)"))
         else:
             said.append(f"median distance ratio {c.ratio.median():.2f}")
         return f"{d.n_drawn} drawn pictures against {d.n_real} {self.against}: {', '.join(said)}"
 
 
-class Reference:
-    """Looks at a data set once with a network; the features are kept in the cache.
+def held_against(data: Pictures) -> tuple[np.ndarray, str]:
+    """(rows, what they are called) of the pictures that distances are to: the held-out ones if there are enough of
+    them, else all. To those learned from, a model that copies would be the best."""
+    if len(data.held_out_rows) >= KERNEL_LEAST:
+        return data.held_out_rows, "held-out ones"
+    return np.concatenate([data.held_out_rows, data.train_rows]), "real ones"
 
-    Distances are to the held-out pictures if there are enough of them, else to all: to those learned from alone, a
-    model that copies would be the best.
-    """
+
+def distinct(data: Pictures) -> np.ndarray:
+    """The rows learned from, each picture once: one that is there twice is no copy of itself."""
+    _, first = np.unique(data.pictures.contents[data.train_rows], return_index=True)
+    return data.train_rows[np.sort(first)]
+
+
+class Reference:
+    """Looks at a data set once with a network; the features are kept in the cache."""
 
     def __init__(self, network: Network, data: Pictures, on: torch.device | str = "cpu"):
-        self.network, self.pictures, self.on = network, data.pictures, on
-        self.train_rows, held_out = data.train_rows, data.held_out_rows
-        self.train = of_set(network, self.pictures, self.train_rows, on=on)
-        self.held_out = of_set(network, self.pictures, held_out, on=on)
-        self.mirrored = of_set(network, self.pictures, held_out, mirrored=True, on=on) if data.flip else None
-        enough = len(held_out) >= FEW
-        self.real = self.held_out if enough else torch.cat([self.train, self.held_out])
-        self.against = "held-out ones" if enough else "real ones"
+        self.network, self.pictures, self.on, self.flip = network, data.pictures, on, data.flip
+        self.train_rows = distinct(data)
+
+        def look(rows: np.ndarray, mirrored: bool = False) -> torch.Tensor:
+            return of_set(network, data.pictures, rows, mirrored, on)
+
+        mirrored = look(data.held_out_rows, mirrored=True) if self.flip else None
+        self.measure = Measure(look(self.train_rows), look(data.held_out_rows), mirrored)
+        rows, self.against = held_against(data)
+        self.real = look(rows)
 
     def hold(self, images: torch.Tensor, seed: int = 0) -> Evaluation:
         """Drawn pictures, uint8 [N, 3, H, W], against the set."""
         drawn = features(self.network, images, self.on)
-        mirrored = features(self.network, images.flip(-1), self.on) if self.mirrored is not None else None
-        near = copies(drawn, self.train, self.held_out, mirrored, self.mirrored)
+        mirrored = features(self.network, images.flip(-1), self.on) if self.flip else None
+        near = self.measure.hold(drawn, mirrored)
         return Evaluation(self.network.name, self.against, distances.distances(self.real, drawn, seed), near)
 
     def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:

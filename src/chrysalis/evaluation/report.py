@@ -15,6 +15,10 @@ from chrysalis.evaluation import held_out
 from chrysalis.files import read_mapping, shown, write_text
 from chrysalis.terminal import console
 
+NEEDED = {
+    "results": ("command", "best_step", "steps", "held_out_minus_base", "held_out_minus_base_error", "hardware"),
+    "history": ("held_out", "timesteps", "training", "evaluation"),
+}
 SHEETS = 4  # sample sheets shown of a run: the first, the last, and some between
 
 
@@ -38,7 +42,7 @@ class Subject:
             said["held-out loss"] = f"{self.held_out['loss']:.5f} ({self.held_out['prediction']})"
         if "held_out_loss" in r:
             change, error = r["held_out_minus_base"], r["held_out_minus_base_error"]
-            said["minus the base model's"] = f"{change:+.5f} ± {error:.5f}"
+            said["minus the base model's"] = f"{change:+.5f}" + ("" if error is None else f" ± {error:.5f}")
             said["best step"] = f"{r['best_step']:,} of {r['steps']:,}"
         if "kd" in e:
             said["KD"] = f"{e['kd']:.4f} [{e['kd_low']:.4f}, {e['kd_high']:.4f}]"
@@ -47,10 +51,12 @@ class Subject:
         said |= {name: f"{e[name]:.2f}" for name in ("precision", "recall", "density", "coverage") if name in e}
         if "copies_share" in e:
             share = f"{e['copies_share']:.0%} [{e['copies_share_low']:.0%}, {e['copies_share_high']:.0%}]"
-            said["near copies (5% by chance)"] = share
+            said["near copies"] = f"{share}, by chance {e.get('copies_expected', 0.05):.0%}"
+            said["chance of so many"] = f"{e['copies_chance']:.2g}"
         if e:
-            said["of pictures"] = f"{e['n_drawn']} drawn, {e['n_real']} {e['against']}"
-            said["features"] = e["features"]
+            at = f" at step {e['step']:,}" if "step" in e else ""
+            said["of pictures"] = f"{e['n_drawn']} drawn{at}, {e['n_real']} {e['against']}"
+            said["seen by"] = e["features"]
         if "seconds" in r:
             said["time"] = f"{r['seconds']:.0f} s, {r['hardware']}"
         return said
@@ -66,7 +72,7 @@ class Subject:
 
 def of_run(folder: Path) -> Subject:
     """What a finished run left in its folder."""
-    results, history = (_read(folder / f"{name}.json") for name in ("results", "history"))
+    results, history = (_read(folder / f"{name}.json", needed) for name, needed in NEEDED.items())
     sheets = sorted((folder / "samples").glob("step_*.png"))
     chosen = sorted({round(i * (len(sheets) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if sheets else []
     pictures = [("before and after", folder / "before_after.png")]
@@ -81,7 +87,7 @@ def of_run(folder: Path) -> Subject:
 
 def evaluated(folder: Path, evaluation: dict) -> Subject:
     """A folder of drawings with what task=evaluate found."""
-    record = _read(folder / "settings.json")
+    record = _read(folder / "settings.json", ("settings", "command"))
     pictures = [("drawn", folder / "grid.png"), ("nearest training pictures", folder / "nearest.png")]
     there = [(what, file) for what, file in pictures if file.is_file()]
     settings = json.dumps(record["settings"], indent=2)
@@ -93,7 +99,7 @@ def found(folder: Path) -> Subject:
     if (folder / "results.json").is_file() and (folder / "history.json").is_file():
         return of_run(folder)
     if (folder / "evaluation.json").is_file():
-        return evaluated(folder, _read(folder / "evaluation.json"))
+        return evaluated(folder, _read(folder / "evaluation.json", ("n_drawn", "n_real", "against", "features")))
     raise UserError(
         f"{shown(folder)} holds neither a finished run nor what task=evaluate makes: give runs/NAME, or evaluate a "
         "model with sample.py task=evaluate first."
@@ -106,7 +112,7 @@ def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
     for subject, own in zip(subjects[1:], cells[1:], strict=True):
         if subject.held_out and subjects[0].held_out:
             change = held_out.difference(subject.held_out, subjects[0].held_out)
-            own["held-out loss, minus the first's"] = str(change or "not measured alike")
+            own["held-out loss, minus the first's"] = str(change)
     names = dict.fromkeys(name for own in cells for name in own)
     return [(name, [own.get(name, "") for own in cells]) for name in names]
 
@@ -124,6 +130,8 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
         notes = subjects[0].withheld
     else:
         notes = [f"{s.name}: {why}" for s in subjects for why in s.withheld]
+    if other := apart(subjects):
+        notes = [other, *notes]
     shown_there = {"rows": table(subjects), "figures": figures, "colours": colours, "notes": notes}
     write_text(path, page.render(subjects=subjects, **shown_there))
 
@@ -134,10 +142,25 @@ def show(subjects: Sequence[Subject]) -> None:
     for name, cells in table(subjects):
         shown_table.add_row(name, *cells)
     console.print(shown_table)
+    if other := apart(subjects):
+        console.print(other, style="yellow", markup=False)
 
 
-def _read(file: Path) -> dict:
-    return read_mapping(file, "is missing or damaged: the run cannot be reported.")
+def apart(subjects: Sequence[Subject]) -> str | None:
+    """A sentence, where distances stand side by side that were not measured alike."""
+    known = [s.evaluation for s in subjects if "kd" in s.evaluation]
+    for key, what in (("features", "networks"), ("against", "real pictures"), ("n_real", "numbers of real pictures")):
+        if len({str(e[key]) for e in known}) > 1:
+            return f"KD, FD, precision, recall, density and coverage are of other {what}: they do not compare."
+    return None
+
+
+def _read(file: Path, needed: Sequence[str]) -> dict:
+    otherwise = "is missing, damaged, or from another version: the run cannot be reported."
+    found = read_mapping(file, otherwise)
+    if any(name not in found for name in needed):
+        raise UserError(f"{shown(file)} {otherwise}")
+    return found
 
 
 def _embedded(file: Path) -> str:

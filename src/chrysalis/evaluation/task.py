@@ -13,15 +13,15 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluation import held_out, report
 from chrysalis.evaluation.panel import panel
-from chrysalis.evaluation.reference import Reference
-from chrysalis.files import write_text
+from chrysalis.evaluation.reference import Reference, distinct
+from chrysalis.files import read_mapping, shown, write_text
 from chrysalis.folder import Model
 from chrysalis.metrics.features import Network
 from chrysalis.metrics.timesteps import held_out_loss
 from chrysalis.objective import choose
 from chrysalis.sampling.sheets import read
 from chrysalis.sampling.tasks import Canvas, Generate, Picture
-from chrysalis.terminal import say
+from chrysalis.terminal import say, warn
 
 MOST = 256  # held-out pictures, at eight timesteps each
 
@@ -47,19 +47,37 @@ class Evaluate(Generate):
                 "task=evaluate needs pictures to compare with: data=folder data.path=DIR, or another data=."
             )
         require_whole("task.panel", panel)
+        if not callable(features):
+            raise UserError("task.features=null: choose a network with features=.")
         self.model, self.data, self.panel, self.network = model, data, panel, features()
 
     def prepare(self, canvas: Canvas) -> None:
         self.data.size = canvas.size
         self.data.look()
-        if len(self.data.train_rows) < 2:
+        if len(distinct(self.data)) < 2:
             raise UserError(
                 f"{self.data.source.name} has too few usable pictures to evaluate against: give three or more."
             )
+        if told := self._parted_otherwise():
+            warn(told)
+
+    def _parted_otherwise(self) -> str | None:
+        """A warning, if a run's model is looked at that held out another share of its pictures."""
+        folder = Path(self.model.origin or "")
+        file = (folder.parent if folder.name == "pipeline" else folder) / "results.json"
+        if not file.is_file():
+            return None
+        was = read_mapping(file, "is damaged: what the run held out is not known.").get("val_fraction")
+        if was in (None, self.data.val_fraction):
+            return None
+        return (
+            f"{shown(file.parent)} held out data.val_fraction={was} of its pictures: give that here too if these "
+            "are the same ones, or some that it learned from count as held out, or the other way round."
+        )
 
     def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
         images = torch.stack([read(out / f"{p.name}.png") for p in pictures])
-        reference = Reference(self.network, self.data)
+        reference = Reference(self.network, self.data, next(self.model.unet.parameters()).device)
         evaluation = reference.hold(images)
         self.notes = {**evaluation.record(), "data": self.data.source.name}
         if measured := self.measured():
@@ -84,11 +102,12 @@ class Evaluate(Generate):
         denoiser.to(next(self.model.unet.parameters()).device)
         contents = batch.key.tolist()
         losses = held_out_loss(denoiser, batch.image, contents)
-        return held_out.record(losses, contents, denoiser.objective.prediction, seed=0)
+        return held_out.record(losses, contents, denoiser, self.data.size, seed=0)
 
 
-def compare(folders: Sequence[str], out: Path) -> None:
+def compare(folders: str | Sequence[str], out: Path) -> None:
     """One table, comparison.html in `out` and on screen, of runs and of folders that task=evaluate made."""
+    folders = [folders] if isinstance(folders, str) else list(map(str, folders))
     found = [report.found(Path(folder)) for folder in folders]
     if len(found) < 2:
         raise UserError("task.compare needs two folders or more, such as [runs/a,runs/b].")
@@ -97,3 +116,4 @@ def compare(folders: Sequence[str], out: Path) -> None:
         found = [replace(subject, name=Path(folder).name) for subject, folder in zip(found, folders, strict=True)]
     report.write(out / "comparison.html", found)
     report.show(found)
+    say(f"the same with curves and pictures: {shown(out / 'comparison.html')}")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from chrysalis import seeds
+
 FEW = 50  # below, one picture moves a share by more than 2 %
 KERNEL_LEAST = 16
-MOST = 5000  # pictures of each set, the first ones, where every pair is looked at
+MOST = 5000  # pictures of each set, where every pair is looked at
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def kernel(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, seed: int = 
     arXiv 1801.01401), here of the whole sets and not of subsets.
 
     The interval is the bootstrap's: pictures are drawn anew with replacement `resamples` times, and pairs of one and
-    the same picture are left out, which would count it as its own neighbour.
+    the same picture are left out, which would count it as its own neighbour. It holds the truth in 95 % of cases or
+    more: where two sets are alike, in 99 %.
     """
     a, b = _pair(a, b)
     within_a, within_b, across = polynomial(a, a), polynomial(b, b), polynomial(a, b)
@@ -118,17 +121,22 @@ class Distances:
 
 
 def distances(real: torch.Tensor, drawn: torch.Tensor, seed: int = 0) -> Distances:
-    """All of them. FD is of equally many pictures of each set, the first ones, for it falls as n grows; the others look
-    at every pair, of the first MOST pictures of each set."""
+    """All of them. FD is of equally many pictures of each set, for it falls as n grows; the others look at every pair,
+    of at most MOST pictures of each set. Which ones are left out is random, for sets may come sorted by kind."""
     n, m, least = len(real), len(drawn), min(len(real), len(drawn))
     why = withheld(n, m, real.shape[1])
-    fd = frechet(real[:least], drawn[:least]) if least > real.shape[1] else None
-    real, drawn = real[:MOST], drawn[:MOST]
+    fd = frechet(*(some(x, least, seed) for x in (real, drawn))) if least > real.shape[1] else None
+    real, drawn = (some(x, MOST, seed) for x in (real, drawn))
     shares = (None,) * 4
     if least >= FEW:
         shares = (*precision_recall(real, drawn), *density_coverage(real, drawn))
     kd = kernel(real, drawn, seed=seed) if least >= KERNEL_LEAST else None
     return Distances(n, m, fd, kd, *shares, why)
+
+
+def some(x: torch.Tensor, n: int, seed: int) -> torch.Tensor:
+    """n rows at random, always the same ones; all of them where there are no more."""
+    return x if len(x) <= n else x[seeds.permutation(len(x), seed, "some")[:n]]
 
 
 def withheld(n_real: int, n_drawn: int, dim: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from chrysalis import folder, pixels, transformers_folder
+from chrysalis import folder, memory, pixels, transformers_folder
 from chrysalis.data.store import PictureSet, cache_folder
 from chrysalis.errors import UserError, require_path, require_whole
 from chrysalis.files import written
@@ -32,11 +32,20 @@ class Network(Protocol):
 
 
 def features(network: Network, images: torch.Tensor, on: torch.device | str = "cpu") -> torch.Tensor:
-    """float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; a picture's do not depend on the others'."""
+    """float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; a picture's do not depend on the others'.
+
+    Raises UserError if they are not finite.
+    """
     network.module.to(on)
+    if not len(images):
+        return torch.empty(0, network.dim)
     with torch.no_grad():
-        parts = [network.embed(images[k : k + BATCH].to(on)).float().cpu() for k in range(0, len(images), BATCH)]
-    return torch.cat(parts) if parts else torch.empty(0, network.dim)
+        found = memory.in_batches(
+            lambda places: network.embed(images[places].to(on)).float().cpu(), len(images), BATCH, torch.device(on)
+        )
+    if not found.isfinite().all():
+        raise UserError(f"The features of {network.name} are not numbers: choose another network with features=.")
+    return found
 
 
 def of_set(
@@ -163,7 +172,8 @@ def _without_reading(theirs, state: dict) -> torch.nn.Module:
 
 
 class Transformer:
-    """DINOv2's class token, or CLIP's picture embedding: any vision model of transformers, from a folder or hub id."""
+    """DINOv2's class token, or CLIP's picture embedding, from a folder or hub id; models of transformers that are
+    built like one of them serve as well."""
 
     def __init__(self, pretrained: str):
         asked, like = f"features.pretrained={pretrained}", "facebook/dinov2-small"
@@ -179,8 +189,17 @@ class Transformer:
                 processor.image_mean,
                 processor.image_std,
             )
-        self.dim = getattr(model.config, "projection_dim", vision.hidden_size)
-        self.module, self.name = model.float().requires_grad_(False).eval(), Path(str(pretrained)).name
+            self.module, self.name = model.float().requires_grad_(False).eval(), Path(str(pretrained)).name
+            self.dim = self._looked_at_twice(asked)
+
+    def _looked_at_twice(self, asked: str) -> int:
+        """The length of a picture's features; UserError for models that have none, or others every time."""
+        picture = torch.randint(256, (1, 3, *self.size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        with torch.no_grad():
+            once, again = (self.embed(picture) for _ in range(2))
+        if once.ndim != 2 or not torch.equal(once, again):
+            raise UserError(f"{asked} does not turn a picture into one vector, as DINOv2 and CLIP do.")
+        return once.shape[1]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))

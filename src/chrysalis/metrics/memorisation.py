@@ -10,6 +10,9 @@ import torch
 
 QUANTILE = 0.05  # of held-out pictures, below which a ratio is flagged: the share that is flagged of non-copies too
 HELD_OUT_LEAST = 20  # fewer have no fifth percentile
+HELD_OUT_MOST = 1000  # more would not make the percentile surer to any purpose
+TWIN = 0.1  # a held-out picture with a lower ratio is in the training set itself
+LOOKED_AT = 1000  # training pictures, for how far apart they are
 SURE = 0.01
 AT_ONCE = 2**24  # distances that are held in memory
 
@@ -19,6 +22,7 @@ class Copies:
     """ratio [N]: d(drawn, nearest training picture) / d(that one, its nearest other). nearest [N]: which one it is.
 
     threshold: of the ratios of `n_held_out` pictures the one at the 5th percentile; None where there are too few.
+    twins: how many held-out pictures were no measure, being in the training set themselves.
     """
 
     ratio: torch.Tensor
@@ -26,6 +30,7 @@ class Copies:
     distance: torch.Tensor
     threshold: float | None
     n_held_out: int
+    twins: int = 0
 
     @property
     def flagged(self) -> torch.Tensor:
@@ -40,6 +45,11 @@ class Copies:
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the share (Wilson 1927)."""
         return None if self.threshold is None else wilson(int(self.flagged.sum()), len(self.ratio))
+
+    @property
+    def expected(self) -> float:
+        """The share that is flagged on average where nothing is copied: 5 %, as near as n_held_out pictures allow."""
+        return rank(self.n_held_out) / (self.n_held_out + 1)
 
     @property
     def chance(self) -> float:
@@ -73,10 +83,11 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None = None):
+def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None = None, floor: float = 0.0):
     """(ratio, nearest, distance) [N] of features x [N, D] to training features [M, D].
 
-    mirrored: features of the mirror images of x, where training mirrors: whichever comes nearer counts.
+    mirrored: features of the mirror images of x, where training mirrors: whichever comes nearer counts. floor: the
+    least distance between training pictures that is divided by, see `spacing`.
     """
     distance, nearest = _to_nearest(x, train)
     if mirrored is not None:
@@ -84,7 +95,17 @@ def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None =
         distance, nearest = torch.minimum(distance, again), torch.where(again < distance, also, nearest)
     asked, which = nearest.unique(return_inverse=True)
     other, _ = _to_nearest(train[asked], train, leave_out=asked)
-    return distance / other.clamp(min=torch.finfo(torch.float32).tiny)[which], nearest, distance
+    return distance / other.clamp(min=max(floor, torch.finfo(torch.float32).tiny))[which], nearest, distance
+
+
+def spacing(train: torch.Tensor) -> float:
+    """The median distance of a training picture to its nearest other one.
+
+    Half of it is the floor of what is divided by: a picture that a set holds twice, or nearly, has a distance of 0 to
+    its other, and would make the most likely copies look like none.
+    """
+    some = torch.arange(0, len(train), -(-len(train) // LOOKED_AT))
+    return float(_to_nearest(train[some], train, leave_out=some)[0].median())
 
 
 def _to_nearest(x, train, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,21 +123,27 @@ def _to_nearest(x, train, leave_out: torch.Tensor | None = None) -> tuple[torch.
     return torch.cat([n.values for n in nearest]), torch.cat([n.indices for n in nearest])
 
 
-def copies(
-    drawn: torch.Tensor,
-    train: torch.Tensor,
-    held_out: torch.Tensor,
-    drawn_mirrored: torch.Tensor | None = None,
-    held_out_mirrored: torch.Tensor | None = None,
-) -> Copies:
-    """Of features [N, D] against those of the training pictures [M, D], with the held-out pictures' as the measure."""
-    if len(train) < 2:
-        raise ValueError("copies are looked for among at least two training pictures")
-    threshold = None
-    if len(held_out) >= HELD_OUT_LEAST:
-        ratio = ratios(held_out, train, held_out_mirrored)[0]
-        threshold = float(ratio.kthvalue(rank(len(held_out))).values)
-    return Copies(*ratios(drawn, train, drawn_mirrored), threshold, len(held_out))
+class Measure:
+    """What is known of a data set before any picture is drawn: [M, D] features learned from, and of held-out pictures
+    (of their mirror images too where training mirrors) how near new ones come."""
+
+    def __init__(self, train: torch.Tensor, held_out: torch.Tensor, mirrored: torch.Tensor | None = None):
+        if len(train) < 2:
+            raise ValueError("copies are looked for among at least two training pictures")
+        self.train, self.floor = train, spacing(train) / 2
+        some = slice(HELD_OUT_MOST)
+        new = torch.empty(0)
+        if len(held_out):
+            new = ratios(held_out[some], train, None if mirrored is None else mirrored[some], self.floor)[0]
+        self.twins = int((new < TWIN).sum())
+        new = new[new >= TWIN]
+        self.n_held_out = len(new)
+        self.threshold = float(new.kthvalue(rank(len(new))).values) if len(new) >= HELD_OUT_LEAST else None
+
+    def hold(self, drawn: torch.Tensor, mirrored: torch.Tensor | None = None) -> Copies:
+        """Features [N, D] of drawn pictures, and of their mirror images, against the set."""
+        found = ratios(drawn, self.train, mirrored, self.floor)
+        return Copies(*found, self.threshold, self.n_held_out, self.twins)
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

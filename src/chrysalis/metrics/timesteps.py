@@ -1,7 +1,7 @@
 """Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -48,15 +48,34 @@ def held_out_loss(
 
 @dataclass(frozen=True)
 class Paired:
-    """A mean difference with its standard error, and both by timestep bin."""
+    """A mean difference over n pictures with its standard error (inf of one picture), and both by timestep bin."""
 
     mean: float
     error: float
     by_bin: list[float]
     error_by_bin: list[float]
+    n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.5f} ± {self.error:.5f}"
+        return f"{self.mean:+.5f} ± {self.error:.5f}" if self.n > 1 else f"{self.mean:+.5f} (of one picture)"
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is no chance: beyond Student's 95 % interval for n pictures."""
+        if self.n < 2:
+            return False
+        from scipy.stats import t  # slow to import, and needed at a run's end only
+
+        return abs(self.mean) > t.ppf(0.975, self.n - 1) * self.error
+
+    @property
+    def known_error(self) -> float | None:
+        """The error as JSON has it."""
+        return self.error if self.n > 1 else None
+
+    def record(self) -> dict:
+        errors = self.error_by_bin if self.n > 1 else [None] * len(self.by_bin)
+        return {**asdict(self), "error": self.known_error, "error_by_bin": errors}
 
 
 def paired(a: torch.Tensor, b: torch.Tensor) -> Paired:
@@ -69,4 +88,5 @@ def paired(a: torch.Tensor, b: torch.Tensor) -> Paired:
         return values.std(dim=0) / n**0.5 if n > 1 else torch.full(values.shape[1:], torch.inf)
 
     mean = difference.mean(dim=1)
-    return Paired(float(mean.mean()), float(error(mean)), difference.mean(dim=0).tolist(), error(difference).tolist())
+    by_bin = difference.mean(dim=0).tolist(), error(difference).tolist()
+    return Paired(float(mean.mean()), float(error(mean)), *by_bin, n)

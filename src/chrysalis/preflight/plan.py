@@ -1,11 +1,13 @@
 """What a run is made of, and how much of it there will be: steps, passes, measurements, forward passes."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning import Trainer
 
 from chrysalis.callbacks.clock import of
+from chrysalis.callbacks.early_stop import EarlyStop
 from chrysalis.callbacks.evaluate import Evaluate
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
@@ -35,6 +37,13 @@ class Plan:
         self.on = self.trainer.strategy.root_device
         self.held_out, self.pictures = of(self.trainer, HeldOut), of(self.trainer, Pictures)
         self.evaluate = of(self.trainer, Evaluate)
+
+    def prepare(self) -> None:
+        """Raises UserError, or says, what would else be found out at the first evaluation, or never."""
+        self.evaluate.prepare(self.trainer, self.data, math.inf if self.steps is None else self.steps)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, EarlyStop):
+                callback.require_measurements(self.steps, self.held_out.every_n_steps, len(self.data.held_out_rows))
 
     @property
     def pictures_a_step(self) -> int:

@@ -53,7 +53,8 @@ def sample(
     return last
 
 
-HOW = ("batch_size", "compile", "moments", "trajectory", "animation")  # may change when a stopped drawing goes on
+# what may change when a stopped drawing goes on, or when what is drawn is looked at once more
+HOW = ("batch_size", "compile", "moments", "trajectory", "animation", "task.features", "task.data", "task.panel")
 
 
 def refuse_other_pictures(out: Path, record: dict) -> None:
@@ -69,7 +70,7 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
         was, now = (_compared(r) for r in (drawn, json.loads(json.dumps(record))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
-    other = [key for key in {**was, **now} if was.get(key) != now.get(key) and key.split(".")[0] not in HOW]
+    other = [key for key in {**was, **now} if was.get(key) != now.get(key) and not key.startswith(HOW)]
     if other:
         key = other[0]
         if key in drawn["inputs"] or key in record["inputs"]:
