@@ -108,13 +108,13 @@ def found(folder: Path) -> Subject:
 
 def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
     """Rows of (figure, its value of each); of several also how their held-out losses differ from the first one's."""
-    cells = [s.figures for s in subjects]
-    for subject, own in zip(subjects[1:], cells[1:], strict=True):
-        if subject.held_out and subjects[0].held_out:
-            change = held_out.difference(subject.held_out, subjects[0].held_out)
-            own["held-out loss, minus the first's"] = str(change)
+    cells, first = [s.figures for s in subjects], subjects[0].held_out
     names = dict.fromkeys(name for own in cells for name in own)
-    return [(name, [own.get(name, "") for own in cells]) for name in names]
+    rows = [(name, [own.get(name, "") for own in cells]) for name in names]
+    if len(subjects) > 1 and first:
+        changes = [str(held_out.difference(s.held_out, first)) if s.held_out else "" for s in subjects[1:]]
+        rows.insert(1, ("minus the first's", ["", *changes]))  # the loss itself is the first row
+    return rows
 
 
 def write(path: Path, subjects: Sequence[Subject]) -> None:

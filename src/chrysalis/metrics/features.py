@@ -111,7 +111,7 @@ class Denoiser:
         if model.conditioner is not None:
             raise UserError(f"features.pretrained={pretrained} is told something: choose an unconditional model.")
         self.module = unet = model.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.name = Path(pretrained).name
+        self.name = str(pretrained)
         total = len(model.scheduler.alphas_cumprod)
         self.t, self.alpha = int(at * total), float(model.scheduler.alphas_cumprod[int(at * total)]) ** 0.5
         self.size = model.size() if size is None else (size, size)
