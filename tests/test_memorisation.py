@@ -89,9 +89,24 @@ def test_held_out_pictures_that_are_trained_on_too_are_no_measure_for_new_ones()
     train = points(300, 0)
     held_out = torch.cat([points(100, 1), train[:8]])
     measure = Measure(train, held_out)
-    assert (measure.twins, measure.n_held_out) == (8, 100)
+    assert (measure.twins, measure.n_held_out) == (8, 108)
     assert measure.threshold == Measure(train, points(100, 1)).threshold
-    assert measure.hold(train[:50] + 0.01 * points(50, 2)).flagged.all()
+    found = measure.hold(train[:50] + 0.01 * points(50, 2))
+    assert found.flagged.all()
+    assert found.expected == pytest.approx((8 + 5) / 109)
+
+
+def test_a_set_of_near_duplicates_is_not_called_copied():
+    """A tenth of it lies in five tight clusters, of what is learned from, held out and drawn alike."""
+    centres = 3 * points(5, 7)
+
+    def alike(n: int, seed: int) -> torch.Tensor:
+        x = points(n, seed)
+        x[: n // 10] = centres[torch.arange(n // 10) % 5] + 1e-3 * points(n // 10, seed + 5000)
+        return x
+
+    alarms = [Measure(alike(400, 3 * s), alike(100, 3 * s + 1)).hold(alike(200, 3 * s + 2)).copies for s in range(40)]
+    assert sum(alarms) <= 3
 
 
 def test_spacing_is_the_median_of_nearest_distances():

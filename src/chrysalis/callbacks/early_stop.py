@@ -29,7 +29,7 @@ class EarlyStop(Callback):
         """Raises UserError, or says, where the rule cannot work in a run of so many steps (None: endless)."""
         if held_out < 2:
             raise UserError("callbacks=early_stop needs two held-out pictures or more: raise data.val_fraction.")
-        if steps is not None and steps // every_n_steps <= self.patience:
+        if steps is not None and (steps - 1) // every_n_steps < self.patience:
             say(
                 f"callbacks=early_stop cannot end this run: it waits for {self.patience} measurements without a fall, "
                 f"and there are {-(-steps // every_n_steps)} (callbacks.held_out.every_n_steps={every_n_steps})."

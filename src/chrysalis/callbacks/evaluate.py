@@ -59,7 +59,7 @@ class Evaluate(Callback):
 
     every_n_steps: `auto` evaluates as often as takes `share` of the forward passes of training, the last step
     included, and the base model first where there are three times or more; a run too short for one evaluation of n
-    pictures has one of fewer. Once more at the end if the exported weights are of a step that was not evaluated.
+    pictures has one of fewer. Once more at the end, beyond `share`, if the exported weights are of another step.
     n: 0 for never. Of a conditional model each picture is told what a held-out one is.
     """
 
@@ -236,4 +236,6 @@ class Evaluate(Callback):
         return {"history": self.history}
 
     def load_state_dict(self, state: dict) -> None:
-        self.history = list(state["history"])
+        """Of a checkpoint from before rows were whole, only the last record is."""
+        rows = [*state["history"], *filter(None, [state.get("latest")])]
+        self.history = [row for row in rows if "n_drawn" in row]

@@ -70,6 +70,7 @@ class Outcome(Callback):
         if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
         ema, held_out, pictures = of(trainer, EMA), of(trainer, HeldOut), of(trainer, Pictures)
+        module.to(trainer.strategy.root_device)  # after fit it is on the CPU
         step, averages = self._best(trainer)
         with ema.applied(module, averages):
             drawn_at, after = pictures.latest

@@ -130,6 +130,7 @@ def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of every file that the settings name, of the weights in every model folder and of the pictures in
     every folder of masks."""
     groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
+    groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
     negative = (groups["guidance"] or {}).get("negative") or {}
     pictures = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
     words = {*_strings([negative.get("label"), negative.get("text")])}

@@ -35,7 +35,9 @@ def record(losses: torch.Tensor, contents: Sequence[int], denoiser: Denoiser, si
 
 def difference(a: dict, b: dict) -> Paired | str:
     """a - b over the pictures of both records; in words why not, where there is no such thing."""
-    if other := next((name for name in LIKE if a.get(name) != b.get(name)), None):
+    if not a.keys() >= LIKE.keys() <= b.keys():
+        return "not comparable: measured by another version"
+    if other := next((name for name in LIKE if a[name] != b[name]), None):
         return f"not comparable: other {LIKE[other]}"
     common = sorted(a["pictures"].keys() & b["pictures"].keys())
     if len(common) < 2:

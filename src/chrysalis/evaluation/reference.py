@@ -8,15 +8,17 @@ import torch
 from chrysalis.datamodule import Pictures
 from chrysalis.metrics import distances
 from chrysalis.metrics.distances import KERNEL_LEAST, Distances
-from chrysalis.metrics.features import Network, features, of_set
+from chrysalis.metrics.features import Network, digest, features, of_set
 from chrysalis.metrics.memorisation import HELD_OUT_LEAST, Copies, Measure
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of drawn pictures, all of them. features: the name of the network. against: which real pictures."""
+    """Of drawn pictures, all of them. features: the name of the network, network: a digest of its weights and
+    settings. against: which real pictures."""
 
     features: str
+    network: str
     against: str
     distances: Distances
     copies: Copies
@@ -37,15 +39,16 @@ class Evaluation:
         """For results.json."""
         d = asdict(self.distances)
         counts = {"n_drawn": d["n_drawn"], "n_real": d["n_real"], "n_held_out": self.copies.n_held_out}
-        return {"features": self.features, "against": self.against, **counts, **self.figures(), "withheld": self.why}
+        seen = {"features": self.features, "network": self.network, "against": self.against}
+        return {**seen, **counts, **self.figures(), "withheld": self.why}
 
     @property
     def why(self) -> list[str]:
         said = list(self.distances.why)
         if twins := self.copies.twins:
             said.append(
-                f"{twins} held-out pictures are all but the same as training pictures, so that held-out loss is too "
-                "low; they are left out where new pictures are the measure for copies."
+                f"{twins} held-out pictures are all but the same as training pictures: held-out loss is too low for "
+                "that, and as large a share of new pictures is taken to be so without being copied."
             )
         if self.copies.threshold is None:
             said.append(
@@ -85,6 +88,7 @@ class Reference:
 
     def __init__(self, network: Network, data: Pictures, on: torch.device | str = "cpu"):
         self.network, self.pictures, self.on, self.flip = network, data.pictures, on, data.flip
+        self.digest = digest(network)[:12]
         self.train_rows = distinct(data)
 
         def look(rows: np.ndarray, mirrored: bool = False) -> torch.Tensor:
@@ -100,7 +104,8 @@ class Reference:
         drawn = features(self.network, images, self.on)
         mirrored = features(self.network, images.flip(-1), self.on) if self.flip else None
         near = self.measure.hold(drawn, mirrored)
-        return Evaluation(self.network.name, self.against, distances.distances(self.real, drawn, seed), near)
+        apart = distances.distances(self.real, drawn, seed)
+        return Evaluation(self.network.name, self.digest, self.against, apart, near)
 
     def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:
         """The k most suspicious drawn pictures, and uint8 [k, 3, H, W], the training picture nearest to each."""

@@ -77,11 +77,12 @@ def of_run(folder: Path) -> Subject:
     chosen = sorted({round(i * (len(sheets) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if sheets else []
     pictures = [("before and after", folder / "before_after.png")]
     pictures += [(f"drawn at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
-    near = sorted((folder / "nearest").glob("step_*.png"))
-    pictures += [(f"nearest training pictures, step {int(file.stem[5:]):,}", file) for file in near[-1:]]
     settings = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
     there = [(what, file) for what, file in pictures if file.is_file()]
     evaluation = results.get("evaluation") or {}
+    if "step" in evaluation:
+        near = folder / "nearest" / f"step_{evaluation['step']:06d}.png"
+        there += [(f"nearest training pictures, step {evaluation['step']:,}", near)] if near.is_file() else []
     return Subject(shown(folder), results, history, evaluation, settings, results["command"], there)
 
 
@@ -149,8 +150,8 @@ def show(subjects: Sequence[Subject]) -> None:
 def apart(subjects: Sequence[Subject]) -> str | None:
     """A sentence, where distances stand side by side that were not measured alike."""
     known = [s.evaluation for s in subjects if "kd" in s.evaluation]
-    for key, what in (("features", "networks"), ("against", "real pictures"), ("n_real", "numbers of real pictures")):
-        if len({str(e[key]) for e in known}) > 1:
+    for key, what in (("network", "networks"), ("against", "real pictures"), ("n_real", "numbers of real pictures")):
+        if len({e[key] for e in known if key in e}) > 1:
             return f"KD, FD, precision, recall, density and coverage are of other {what}: they do not compare."
     return None
 

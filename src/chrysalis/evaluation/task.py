@@ -63,7 +63,9 @@ class Evaluate(Generate):
 
     def _parted_otherwise(self) -> str | None:
         """A warning, if a run's model is looked at that held out another share of its pictures."""
-        folder = Path(self.model.origin or "")
+        if self.model.origin is None:
+            return None
+        folder = Path(self.model.origin)
         file = (folder.parent if folder.name == "pipeline" else folder) / "results.json"
         if not file.is_file():
             return None

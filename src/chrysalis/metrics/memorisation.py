@@ -21,8 +21,8 @@ AT_ONCE = 2**24  # distances that are held in memory
 class Copies:
     """ratio [N]: d(drawn, nearest training picture) / d(that one, its nearest other). nearest [N]: which one it is.
 
-    threshold: of the ratios of `n_held_out` pictures the one at the 5th percentile; None where there are too few.
-    twins: how many held-out pictures were no measure, being in the training set themselves.
+    threshold: the `rank`-th smallest of the ratios of `n_held_out` pictures: the 5th percentile of those that are not
+    `twins`, all but in the training set themselves. None where there are too few.
     """
 
     ratio: torch.Tensor
@@ -30,7 +30,8 @@ class Copies:
     distance: torch.Tensor
     threshold: float | None
     n_held_out: int
-    twins: int = 0
+    rank: int
+    twins: int
 
     @property
     def flagged(self) -> torch.Tensor:
@@ -48,8 +49,9 @@ class Copies:
 
     @property
     def expected(self) -> float:
-        """The share that is flagged on average where nothing is copied: 5 %, as near as n_held_out pictures allow."""
-        return rank(self.n_held_out) / (self.n_held_out + 1)
+        """The share that is flagged on average where nothing is copied: 5 %, as near as n_held_out pictures allow,
+        and what share of new pictures the set holds already."""
+        return self.rank / (self.n_held_out + 1)
 
     @property
     def chance(self) -> float:
@@ -62,8 +64,8 @@ class Copies:
             return 1.0
         from scipy.stats import betabinom  # slow to import, and needed only once pictures have been drawn
 
-        k = rank(self.n_held_out)
-        return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, self.n_held_out + 1 - k))
+        k, left = self.rank, self.n_held_out + 1 - self.rank
+        return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, left))
 
     @property
     def copies(self) -> bool:
@@ -135,15 +137,15 @@ class Measure:
         new = torch.empty(0)
         if len(held_out):
             new = ratios(held_out[some], train, None if mirrored is None else mirrored[some], self.floor)[0]
-        self.twins = int((new < TWIN).sum())
-        new = new[new >= TWIN]
-        self.n_held_out = len(new)
-        self.threshold = float(new.kthvalue(rank(len(new))).values) if len(new) >= HELD_OUT_LEAST else None
+        self.n_held_out, self.twins = len(new), int((new < TWIN).sum())
+        others = self.n_held_out - self.twins
+        self.rank = self.twins + rank(others)
+        self.threshold = float(new.kthvalue(self.rank).values) if others >= HELD_OUT_LEAST else None
 
     def hold(self, drawn: torch.Tensor, mirrored: torch.Tensor | None = None) -> Copies:
         """Features [N, D] of drawn pictures, and of their mirror images, against the set."""
         found = ratios(drawn, self.train, mirrored, self.floor)
-        return Copies(*found, self.threshold, self.n_held_out, self.twins)
+        return Copies(*found, self.threshold, self.n_held_out, self.rank, self.twins)
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and picture)
 
 
 def goes_on(asked: bool | str, plan: Plan) -> bool:
-    """Say what a run will do, as `asked`; False if that was all. Nothing of the run is changed by it.
+    """Say what a run will do, as `asked`; False if that was all. Nothing of the run is changed by it but
+    that what will be evaluated is planned, and its network loaded.
 
     Raises UserError where the disk is too full for what will be written, or what is asked for cannot be measured.
     """

@@ -70,12 +70,16 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
         was, now = (_compared(r) for r in (drawn, json.loads(json.dumps(record))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
-    other = [key for key in {**was, **now} if was.get(key) != now.get(key) and not key.startswith(HOW)]
+    other = [key for key in {**was, **now} if was.get(key) != now.get(key) and not _is_how(key)]
     if other:
         key = other[0]
         if key in drawn["inputs"] or key in record["inputs"]:
             raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
         raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
+
+
+def _is_how(key: str) -> bool:
+    return any(key == how or key.startswith(f"{how}.") for how in HOW)
 
 
 def _compared(record: dict) -> dict:
