@@ -5,6 +5,9 @@ import re
 import pytest
 from conftest import REPOSITORY
 
+from benchmarks import early_stopping
+
+RECORDS = ("early_stopping", "early_stopping_others")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
@@ -29,3 +32,13 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_early_stopping_table_is_what_the_records_give():
+    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    folder = REPOSITORY / "benchmarks" / "results"
+    runs, others = (early_stopping.recorded(folder / f"{name}.json") for name in RECORDS)
+    assert len(runs) == 6
+    assert f"and of {len(others)} of the sections above" in page
+    for row in early_stopping.table(runs, others):
+        assert row in page
