@@ -27,7 +27,7 @@ train: setup  ## fine-tune the bundled moth model on the drawn butterflies (minu
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-prove: setup  ## train the three conditional experiments and let judges look at them (half an hour on two cores)
+prove: setup  ## train experiments whole and look at what they draw; compile (an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -m proof
 
 torture: setup  ## interrupt, kill and mislead it a few thousand times (a quarter of an hour on two cores)

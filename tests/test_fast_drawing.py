@@ -141,6 +141,7 @@ def test_auto_is_recorded_as_what_it_was(run, model, tmp_path):
     assert (f"trainer.precision={chosen}" in record["overrides"]) == (chosen != "32-true")
 
 
+@pytest.mark.proof  # a minute of compiling
 def test_a_compiled_unet_draws_full_batches_alone(model, tmp_path):
     """Three pictures in batches of two: one compilation, and pictures as without. In a process of its own, which
     counts its compilations."""

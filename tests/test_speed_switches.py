@@ -13,6 +13,7 @@ STEPS = 50
 ALIKE = [*TINY_MODEL, *TINY_RUN, "data.n=60", f"trainer.max_steps={STEPS}", "trainer.precision=32-true"]
 ALIKE += [f"callbacks.{name}.every_n_steps={STEPS}" for name in ("held_out", "pictures", "checkpoint")]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
+NEEDS_COMPILER = pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
 
 
 @pytest.fixture
@@ -59,9 +60,7 @@ def test_micro_batches_of_the_same_window_agree(curve):
     [
         ("channels_last=true", 1e-3),
         ("trainer.precision=bf16-mixed", 3e-2),
-        pytest.param(
-            "compile=true", 1e-3, marks=pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
-        ),
+        pytest.param("compile=true", 1e-3, marks=[NEEDS_COMPILER, pytest.mark.proof]),  # a minute of compiling
     ],
 )
 def test_rounding_is_all_that_changes(curve, switch, rtol):

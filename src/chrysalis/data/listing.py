@@ -136,7 +136,7 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
 
     def below(name: str | None) -> Path | None:
         path = (root / name).resolve() if name else None
-        if path is not None and not path.is_relative_to(root):
+        if path is not None and (not path.is_relative_to(root) or path.is_symlink()):  # still a link: a loop
             raise ValueError(name)
         return path
 
