@@ -12,6 +12,7 @@ from test_folder import CELEBAHQ
 
 from chrysalis import folder, seeds
 from chrysalis.adapters import LoRA
+from chrysalis.alignment import align
 from chrysalis.batch import Batch
 from chrysalis.conditioning import batches
 from chrysalis.conditioning.conditioner import Conditioner, FrozenEncoder, TokenEncoder
@@ -84,7 +85,7 @@ def test_surgery_alone_changes_no_bit(tmp_path, names, layout, kept):
     else:
         unet.save_pretrained(tmp_path)
         scheduler.save_pretrained(tmp_path)
-    stock = UNet2DModel.from_pretrained(tmp_path / "unet" if kept == "nested" else tmp_path)
+    stock = align(UNet2DModel.from_pretrained(tmp_path / "unet" if kept == "nested" else tmp_path))
     x, t = noisy(size=size)
     model = folder.load(str(tmp_path))
     conditioner = listening(model.unet, names)

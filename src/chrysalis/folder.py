@@ -11,6 +11,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from chrysalis import adapters, hub, soundness
+from chrysalis.alignment import align
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_path
@@ -191,7 +192,7 @@ def _load_folder(folder: Path, asked: str) -> Model:
             raise ValueError("the noise levels in its scheduler_config.json are not finite")
         if (folder / "lora").is_dir():
             adapters.load(unet, folder / "lora")
-        return Model(unet, scheduler, str(folder), conditioner)
+        return Model(align(unet), scheduler, str(folder), conditioner)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
@@ -207,7 +208,7 @@ def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
         at, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
         conditioner.use_encoder(*encoders.load(at, "model.pretrained", tokenizer))
     conditioner.attach(unet)
-    return conditioner
+    return align(conditioner)
 
 
 def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
@@ -238,7 +239,7 @@ def _load_hub(hub_id: str, asked: str) -> Model:
                 last = error
             else:
                 _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
-                return Model(unet, scheduler, hub_id)
+                return Model(align(unet), scheduler, hub_id)
     raise _not_to_be_had(asked) from last
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from chrysalis import transformers_folder
+from chrysalis.alignment import align
 
 
 def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
@@ -18,7 +19,7 @@ def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None =
         cls = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}.get(kind, AutoModel)
         model = cls.from_pretrained(**where, use_safetensors=True)
         apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
-        return AutoTokenizer.from_pretrained(**apart), model
+        return AutoTokenizer.from_pretrained(**apart), align(model)
 
 
 def width(encoder: torch.nn.Module) -> int:

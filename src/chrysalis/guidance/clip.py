@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from chrysalis import seeds, transformers_folder
+from chrysalis.alignment import align
 from chrysalis.data.given import Given
 from chrysalis.errors import UserError, require_whole
 from chrysalis.guidance.energies import Energy
@@ -93,7 +94,7 @@ def _load(model: str, with_text: bool) -> tuple:
             if Path(where["pretrained_model_name_or_path"], "preprocessor_config.json").exists():  # and cannot be read
                 raise
             mean, std = MEAN, STD
-    return clip.float().requires_grad_(False).eval(), tokenizer, mean, std
+    return align(clip.float()).requires_grad_(False).eval(), tokenizer, mean, std
 
 
 def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:

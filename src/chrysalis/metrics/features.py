@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from chrysalis import folder, memory, pixels, transformers_folder
+from chrysalis.alignment import align, aligned
 from chrysalis.data.store import PictureSet, cache_folder
 from chrysalis.errors import UserError, require_path, require_whole
 from chrysalis.files import written
@@ -74,7 +75,7 @@ def of_set(
 
 def _read(file: Path, n: int, dim: int) -> dict[str, torch.Tensor]:
     try:
-        known = load_file(file)
+        known = aligned(load_file(file))
         if known["features"].shape == (n, dim):
             return known
     except Exception:  # absent, or damaged in any way: made anew
@@ -189,7 +190,7 @@ class Transformer:
                 processor.image_mean,
                 processor.image_std,
             )
-            self.module, self.name = model.float().requires_grad_(False).eval(), Path(str(pretrained)).name
+            self.module, self.name = align(model.float()).requires_grad_(False).eval(), Path(str(pretrained)).name
             self.dim = self._looked_at_twice(asked)
 
     def _looked_at_twice(self, asked: str) -> int:

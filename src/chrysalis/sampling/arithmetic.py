@@ -49,6 +49,8 @@ def use(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compiled:
                     "use trainer.precision=bf16-mixed or 32-true."
                 )
     denoisers = [denoiser, *(term.other for term in terms.values() if hasattr(term, "other"))]
+    for each in denoisers:  # guided or not: torch rounds a linear layer otherwise if its weights take gradients
+        each.requires_grad_(False)
     if PRECISIONS[precision] is not None:
         for each in denoisers:
             _lower(each, PRECISIONS[precision])
