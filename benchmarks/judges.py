@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from chrysalis import pixels, seeds
+from chrysalis import hardware, pixels, seeds
 from chrysalis.data.butterflies import DOMAINS
 from chrysalis.data.picture import content_hash
 from chrysalis.data.sources import Drawn
@@ -157,7 +157,9 @@ class Judges:
         for i in range(passes):
             for rows in seeds.permutation(len(drawn), seed, i).split(BATCH):
                 x, y = disturbed(pixels.to_signed(images[rows]), masks[rows].float() / 255, generator)
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast(
+                    "cpu", torch.bfloat16, enabled=hardware.precision("auto", "cpu")[0] == "bf16-mixed"
+                ):
                     named, cut = namer(x), cutter(x)
                 loss = F.binary_cross_entropy_with_logits(cut.float(), y)
                 loss += sum(F.cross_entropy(a.float(), b) for a, b in zip(named, labels[rows].T, strict=True))

@@ -1,5 +1,6 @@
 """Tiny real objects: a UNet of a few thousand weights, a folder of drawn pictures, a run."""
 
+import copy
 import json
 import os
 import subprocess
@@ -48,6 +49,32 @@ def real_data() -> Path:
 def _one_thread_and_own_cache(tmp_path_factory):
     torch.set_num_threads(1)
     os.environ["CHRYSALIS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compose_once():
+    """Hundreds of commands read the same few files of conf/: each is parsed once, and composed once a command.
+
+    Hydra composes everything twice, the first time to learn whether -m was meant; commands in processes of their own do.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+    file_source = SourcesRegistry.instance().resolve("file")
+    read, known = file_source.load_config, {}
+
+    def load_config(self, config_path: str):
+        at = (self.path, config_path)
+        if at not in known:
+            known[at] = read(self, config_path)
+        return copy.deepcopy(known[at])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
+        patch.setattr(file_source, "load_config", load_config)
+        yield
 
 
 def tiny_unet(seed: int = 0, **config) -> UNet2DModel:

@@ -30,10 +30,11 @@ SCALES = (0.0, 0.15, 0.4, 0.8)
 
 def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
     training = DDPMScheduler(clip_sample=False, prediction_type=prediction)
-    return Denoiser(tiny_unet(seed).eval(), training, Objective(prediction))
+    shallow = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return Denoiser(tiny_unet(seed, **shallow, add_attention=False).eval(), training, Objective(prediction))
 
 
-def draw(denoiser, name="ddim", seed=0, n=4, steps=8):
+def draw(denoiser, name="ddim", seed=0, n=4, steps=6):
     scheduler = schedulers.build(getattr(denoiser, "denoiser", denoiser).scheduler, name)
     return sample(denoiser, scheduler, steps, seeds.generators(seed, n), (16, 16))
 
@@ -74,8 +75,8 @@ def test_every_scheduler_with_every_way(name, way):
     assert torch.equal(results[0.0], plain)
     medians = [energy(results[scale]).median().item() for scale in SCALES]
     assert all(a > b for a, b in itertools.pairwise(medians)), medians
-    alone = torch.cat([draw(Guided(denoiser, {"e": guide}), name, seed=k, n=1) for k in range(4)])
-    torch.testing.assert_close(alone, results[SCALES[-1]], rtol=1e-3, atol=1e-3)
+    alone = torch.cat([draw(Guided(denoiser, {"e": guide}), name, seed=k, n=1) for k in (0, 3)])
+    torch.testing.assert_close(alone, results[SCALES[-1]][[0, 3]], rtol=1e-3, atol=1e-3)
 
 
 def view_of(denoiser, through, n=3, t=400):

@@ -245,7 +245,7 @@ def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names):
     before = {name: p.clone() for name, p in denoiser.named_parameters()}
     for how in ({}, {"precision": torch.bfloat16}, {"precision": torch.bfloat16, "on": "cpu"}):
         cost = memory.cost(denoiser, (16, 16), **how)
-        for n in (3, 8, 16):
+        for n in (3, 16):
             assert cost.total(n) == pytest.approx(memory.need(denoiser, (16, 16), n, **how).total, rel=0.01)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in denoiser.named_parameters())
 
