@@ -151,15 +151,14 @@ class Judges:
         images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
         labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
         generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
+        lower = hardware.precision("auto", "cpu")[0] == "bf16-mixed"  # elsewhere bf16 is emulated, and slower
         optimizer = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, passes * -(-len(drawn) // BATCH))
         namer, cutter = self.networks.train().values()
         for i in range(passes):
             for rows in seeds.permutation(len(drawn), seed, i).split(BATCH):
                 x, y = disturbed(pixels.to_signed(images[rows]), masks[rows].float() / 255, generator)
-                with torch.autocast(
-                    "cpu", torch.bfloat16, enabled=hardware.precision("auto", "cpu")[0] == "bf16-mixed"
-                ):
+                with torch.autocast("cpu", torch.bfloat16, enabled=lower):
                     named, cut = namer(x), cutter(x)
                 loss = F.binary_cross_entropy_with_logits(cut.float(), y)
                 loss += sum(F.cross_entropy(a.float(), b) for a, b in zip(named, labels[rows].T, strict=True))

@@ -55,7 +55,7 @@ def _one_thread_and_own_cache(tmp_path_factory):
 def _compose_once():
     """Hundreds of commands read the same few files of conf/: each is parsed once, and composed once a command.
 
-    Hydra composes everything twice, the first time to learn whether -m was meant; commands in processes of their own do.
+    Hydra composes all twice, the first time to learn whether -m was meant; commands in their own processes do.
     """
     from hydra._internal.hydra import Hydra
     from hydra._internal.sources_registry import SourcesRegistry
