@@ -447,16 +447,23 @@ def spoiled(images: torch.Tensor, how: str, much: float) -> torch.Tensor:
 SPOILED = {"noise": (0.1, 0.4), "blur": (0.1, 0.3), "modes": (0.5, 0.9)}
 
 
-@pytest.mark.parametrize("how", SPOILED)
-def test_spoiling_a_set_raises_its_distances(how):
-    """The bundled network, on drawn pictures sorted by kind, so that modes are lost as they are dropped."""
+@pytest.fixture(scope="module")
+def two_halves():
+    """(the bundled network, images of one half, its features, features of the other); each half sorted by kind."""
     network = features.Denoiser("assets/features")
     pictures = open_set(Drawn("butterflies", 300), (64, 64), "crop")
     order = pictures.labels.argsort(kind="stable")
     real, others = (torch.from_numpy(pictures.images[order[k::2]]) for k in (0, 1))
-    a = features.features(network, real)
-    sets = [others, *(spoiled(others, how, much) for much in SPOILED[how])]
-    found = [distances.distances(a, features.features(network, b)) for b in sets]
+    return network, others, features.features(network, others), features.features(network, real)
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_spoiling_a_set_raises_its_distances(two_halves, how):
+    """On images sorted by kind, so that modes are lost as they are dropped."""
+    network, others, unspoiled, a = two_halves
+    found = [distances.distances(a, unspoiled)]
+    for much in SPOILED[how]:
+        found.append(distances.distances(a, features.features(network, spoiled(others, how, much))))
     kd, fd = [d.kd.value for d in found], [d.fd for d in found]
     assert kd == sorted(kd)
     assert fd == sorted(fd)

@@ -71,10 +71,10 @@ def test_inception_is_torch_fidelitys(tmp_path, images, monkeypatch):
     save_file(theirs.state_dict(), tmp_path / "w.safetensors")
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     with torch.no_grad():
-        expected = theirs(images)[0]
+        expected = theirs(images[:3])[0]
     for name in ("w.safetensors", "w.pth"):
-        ours = f.features(f.Inception(str(tmp_path / name)), images)
-        assert ours.shape == (9, 2048)
+        ours = f.features(f.Inception(str(tmp_path / name)), images[:3])
+        assert ours.shape == (3, 2048)
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 FLOORS = {
     0: {"errors", "files", "batch", "noise", "objective", "seeds", "weights", "pixels"}
-    | {"plots", "card", "checkpoints", "hardware", "hub", "terminal", "compiling", "normalisation"},
+    | {"alignment", "plots", "card", "checkpoints", "hardware", "hub", "terminal", "compiling", "normalisation"},
     1: {
         "adapters",
         "conditioning",

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -23,16 +22,14 @@ LMSDiscreteScheduler(), lightning.Trainer, transformers.AutoModel, peft.LoraConf
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env=ENVIRONMENT)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        ["condition=text", "condition.text.encoder=ENCODER", "callbacks.pictures.scheduler=lms"],
-        ["condition=label", "adapter=lora", "adapter.rank=2", "adapter.merge=false", "model.attention_levels=[1]"],
-    ],
-    ids=["text encoder, lms", "lora"],
-)
-def test_a_run_in_its_own_process(what, tmp_path, text_encoder_folder):
-    what = [argument.replace("ENCODER", str(text_encoder_folder)) for argument in what]
+def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
+    """With all that is imported late: a text encoder, peft, LMS's scipy and matplotlib."""
+    what = [
+        "condition=[text,label]",
+        f"condition.text.encoder={text_encoder_folder}",
+        "callbacks.pictures.scheduler=lms",
+    ]
+    what += ["adapter=lora", "adapter.rank=2", "adapter.merge=false", "model.attention_levels=[1]"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *TINY_MODEL, *TINY_RUN, "data.n=30", "name=a", *what]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

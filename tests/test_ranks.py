@@ -38,11 +38,26 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+def assert_near(folder, other):
+    a = weights(folder)["state_dict"]
+    for name, w in weights(other)["state_dict"].items():
+        torch.testing.assert_close(w, a[name], rtol=1e-6, atol=1e-6)
+
+
 def test_two_processes_are_one_with_the_same_effective_batch(run, tmp_path):
-    """And a run that one process began is continued by two."""
     assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
     code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
     assert code == 0, told
+    assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
+    one, two = (results(tmp_path / "runs" / name) for name in ("one", "two"))
+    assert one["held_out_loss"] == pytest.approx(two["held_out_loss"], rel=1e-5)
+    assert one["evaluation"]["kd"] == pytest.approx(two["evaluation"]["kd"], rel=1e-2)  # a rounded pixel may differ
+    assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.proof  # starts processes for a minute
+def test_a_run_that_one_process_began_is_continued_by_two(run, tmp_path):
+    assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
     assert run("train", *RUN, "name=both", "data.batch_size=8", "trainer.max_steps=2") == 0
     began = tmp_path / "runs" / "both" / "checkpoints" / "last.ckpt"
     torch.save(weights(tmp_path / "runs" / "both") | {"parts": 2}, began)  # as after running out of memory alone
@@ -50,16 +65,7 @@ def test_two_processes_are_one_with_the_same_effective_batch(run, tmp_path):
     code, told = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
     assert code == 0, told
     assert "data.batch_size=4" in told
-    a = weights(tmp_path / "runs" / "one")["state_dict"]
-    for other in ("two", "both"):
-        for name, w in weights(tmp_path / "runs" / other)["state_dict"].items():
-            torch.testing.assert_close(w, a[name], rtol=1e-6, atol=1e-6)
-    assert results(tmp_path / "runs" / "one")["held_out_loss"] == pytest.approx(
-        results(tmp_path / "runs" / "two")["held_out_loss"], rel=1e-5
-    )
-    one, two = (results(tmp_path / "runs" / name)["evaluation"] for name in ("one", "two"))
-    assert one["kd"] == pytest.approx(two["kd"], rel=1e-2)  # pictures may differ by a rounded pixel
-    assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
+    assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "both")
 
 
 @pytest.mark.parametrize(("tasks", "program", "named"), [("1", "train", 1), ("2", "train", 1), ("1", "sample", 0)])

@@ -177,6 +177,7 @@ def test_two_processes_draw_the_same_pictures_as_one(shared_out):
         assert (image(shared_out / "one" / name) == image(shared_out / "two" / name)).all(), name
 
 
+@pytest.mark.proof  # starts processes for half a minute
 def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
     """The second process's loss fails; both end with exit code 2, and what was complete stays."""
     (tmp_path / "mine.py").write_text(

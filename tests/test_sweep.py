@@ -58,6 +58,7 @@ def test_mistakes_in_continuing(run, tmp_path, capfd):
         assert (tmp_path / "runs" / "there" / "multirun.yaml").read_text() == "seed: 1\n"
 
 
+@pytest.mark.proof  # starts processes for half a minute
 def test_processes_of_torchrun_share_a_folder(tmp_path):
     """Though the second reads the clock two seconds later. A sweep under torchrun is refused."""
     late = tmp_path / "late.py"
