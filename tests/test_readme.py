@@ -38,7 +38,7 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
         return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "batch" in command)]
     if not any(o.startswith("data=") for o in overrides):
-        small.append("data.n=8" if "image_size=256" in command else "data.n=60")
+        small.append("data.n=12" if "image_size=256" in command else "data.n=60")
     own = any(o.startswith(("model", "experiment=transfer")) for o in overrides)
     if not own and command != "python train.py name=first":
         small.append("model.pretrained=narrow")
