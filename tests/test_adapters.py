@@ -212,6 +212,7 @@ def test_it_learns_under_bf16_autocast():
     torch.testing.assert_close(output(unet, bf16=True).float(), output(unet), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.proof  # compiles
 def test_it_learns_compiled():
     small = {"block_out_channels": (8,), "down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet, compiled = (LoRA(rank=2).inject(unet_of(**small)) for _ in range(2))

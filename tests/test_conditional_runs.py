@@ -122,10 +122,10 @@ def test_an_unconditional_export_is_still_stocks_own(run, tmp_path):
 
 
 @pytest.mark.parametrize("how", [["condition=[label,text]"], ["condition=mask", "adapter=lora"], ["model.train=new"]])
-def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, tmp_path, how):
+def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path, how):
     """Weights and held-out losses, to the bit; with a condition, an adapter, and frozen weights."""
     if how == ["model.train=new"]:
-        model = ["model.pretrained=assets/moths-64", "condition=vector", "data.image_size=32"]
+        model = [f"model.pretrained={model_folder}", "condition=vector", "data.image_size=16"]
     else:
         model = TINY_MODEL
     common = [*model, *TINY_RUN, "data.n=60", *how]

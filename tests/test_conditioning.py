@@ -30,7 +30,7 @@ LAYOUTS = {
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     },
-    "celebahq": {**CELEBAHQ, "sample_size": 64},
+    "celebahq": {**CELEBAHQ, "sample_size": 32},
 }
 
 
@@ -74,8 +74,7 @@ def noisy(n=4, size=16):
     return x, torch.tensor([3, 700, 411, 999])[:n]
 
 
-@pytest.mark.parametrize("kept", ["nested", "flat"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "kept"), [("attention", "nested"), ("attention", "flat"), ("celebahq", "flat")])
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 def test_surgery_alone_changes_no_bit(tmp_path, names, layout, kept):
     size = LAYOUTS[layout].get("sample_size", 16)

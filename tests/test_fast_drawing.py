@@ -159,6 +159,7 @@ def test_a_compiled_unet_draws_full_batches_alone(model, tmp_path):
         assert np.abs(plain - compiled).max() <= 1
 
 
+@pytest.mark.proof  # compiles
 def test_every_condition_is_compiled_with_its_hooks(monkeypatch):
     """Captions of many lengths, and the null that guidance asks for, cost three compilations and not one each."""
     from torch._dynamo.testing import CompileCounter

@@ -8,6 +8,8 @@ from torchmetrics.functional.classification import binary_jaccard_index
 
 from benchmarks.judges import HELD_OUT, SIZE, WORDS, Judges, agreement, disturbed, drawings, iou, truth
 
+pytestmark = pytest.mark.proof  # trains networks; what they judge is proved there too
+
 
 @pytest.fixture(scope="module")
 def judges() -> Judges:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -22,6 +23,7 @@ LMSDiscreteScheduler(), lightning.Trainer, transformers.AutoModel, peft.LoraConf
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env=ENVIRONMENT)
 
 
+@pytest.mark.proof  # every sweep of tests/test_sweep.py runs in its own processes too
 def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
     """With all that is imported late: a text encoder, peft, LMS's scipy and matplotlib."""
     what = [

@@ -133,6 +133,7 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     assert "from before" in capfd.readouterr().err
 
 
+@pytest.mark.proof  # starts a process
 def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model, tmp_path):
     words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
     drawing = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -169,6 +170,7 @@ def shared_out(run, model, tmp_path):
     return tmp_path
 
 
+@pytest.mark.proof  # starts processes for half a minute
 def test_two_processes_draw_the_same_pictures_as_one(shared_out):
     one, two = ({p.name: p.read_bytes() for p in (shared_out / out).glob("*.png")} for out in ("one", "two"))
     assert len(one) == 9

@@ -48,7 +48,7 @@ def test_the_cache_changes_no_bit(curve, monkeypatch, tmp_path):
     assert_equal_to_the_bit(cold, curve("warm"))
 
 
-@pytest.mark.parametrize("switch", ["data.on_device=true", "data.on_device=false", "data.num_workers=1"])
+@pytest.mark.parametrize("switch", ["data.on_device=true", "data.on_device=false"])
 def test_where_the_pictures_are_held_changes_no_bit(curve, switch):
     assert_equal_to_the_bit(curve("plain"), curve("switched", switch))
 
