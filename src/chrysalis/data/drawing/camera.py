@@ -1,11 +1,13 @@
 """What a camera adds to a scene: light from a side, depth of field, vignette, colour temperature, tone, grain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from chrysalis.data.drawing.grids import blurred, noise, pixel_plane
 from chrysalis.data.drawing.plane import Array
+
+SHOULDER = np.float32(0.82)  # brighter values are compressed, so that pale things keep their detail
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,13 @@ class Camera:
     haze: float
 
 
+PLAIN = Camera(*[0.0] * len(fields(Camera)))
+
+
 def random_camera(rng: np.random.Generator) -> Camera:
     """Choose settings: a quarter of the images are plain, as the drawn butterflies are."""
     if rng.random() < 0.25:
-        return Camera(*([0.0] * 11))
+        return PLAIN
     return Camera(
         exposure=float(np.clip(rng.normal(0.12, 0.16), -0.35, 0.4)),
         warmth=float(np.clip(rng.normal(0, 0.045), -0.12, 0.12)),
@@ -46,6 +51,8 @@ def random_camera(rng: np.random.Generator) -> Camera:
 
 def photographed(rgb: Array, camera: Camera, light: Array, rng: np.random.Generator) -> Array:
     """Apply the camera to rgb [size, size, 3]; `light` [3] points to the lamp. Values may leave [0, 1]."""
+    if camera == PLAIN:
+        return rgb
     plane = pixel_plane(rgb.shape[0])
     rgb = blurred(rgb, camera.softness)
     if camera.chroma_blur:
@@ -56,7 +63,8 @@ def photographed(rgb: Array, camera: Camera, light: Array, rng: np.random.Genera
     gain = 1 - camera.vignette * (plane.x**2 + plane.y**2) / 2
     gain = gain + camera.falloff * (light[0] * plane.x + light[1] * plane.y) * 0.7
     tint = np.array([1 + camera.warmth, 1.0, 1 - camera.warmth]) * 2**camera.exposure
-    rgb = np.clip(rgb * (gain[..., None] * tint.astype(np.float32)), 0, 1)
+    rgb = np.maximum(rgb * (gain[..., None] * tint.astype(np.float32)), 0)
+    rgb = np.minimum(rgb, SHOULDER) + (1 - SHOULDER) * np.tanh(np.maximum(rgb - SHOULDER, 0) / (1 - SHOULDER))
     if camera.contrast:
         curve = rgb * rgb * (3 - 2 * rgb)
         rgb = rgb + camera.contrast * (curve - rgb)

@@ -36,9 +36,12 @@ def paint_body(
     index = (rows + low_y) * size + columns + low_x
     x, y, pixel = x[keep], y[keep], plane.pixel / pose.scale
     feelers, feeler_rgb = _antennae(anatomy, palette, pose, x, y, pixel)
-    rgb, cover = _trunk(anatomy, palette, pose, light, x, y, pixel, rng)
-    rgb = feeler_rgb + (rgb - feeler_rgb) * cover[:, None]
-    return index, rgb, np.maximum(cover, feelers)
+    near = np.flatnonzero(np.abs(x) < 2 * anatomy.girth)
+    trunk_rgb, trunk = _trunk(anatomy, palette, pose, light, x[near], y[near], pixel, rng)
+    rgb, cover = np.array(np.broadcast_to(feeler_rgb, (len(x), 3))), feelers
+    rgb[near] += (trunk_rgb - rgb[near]) * trunk[:, None]
+    cover[near] = np.maximum(cover[near], trunk)
+    return index, rgb, cover
 
 
 def _trunk(anatomy, palette, pose, light, x, y, pixel, rng) -> tuple[Array, Array]:
@@ -56,7 +59,8 @@ def _trunk(anatomy, palette, pose, light, x, y, pixel, rng) -> tuple[Array, Arra
                        np.cos(pose.turn) * light[1] - np.sin(pose.turn) * light[0]])  # fmt: skip
     for cy, wide, long in parts:
         nx, ny = x / wide, (y - cy) / long
-        inner = (1 - np.hypot(nx, ny)) * min(wide, long) + fray
+        away = np.hypot(nx, ny) + 1e-3
+        inner = np.hypot(x, y - cy) * (1 / away - 1) + fray
         top = inner > depth
         depth = np.where(top, inner, depth)
         round_z = np.sqrt(np.clip(1 - nx * nx - ny * ny, 0, 1))
@@ -76,10 +80,11 @@ def _trunk(anatomy, palette, pose, light, x, y, pixel, rng) -> tuple[Array, Arra
 
 
 def _antennae(anatomy, palette, pose, x, y, pixel) -> tuple[Array, Array]:
-    """Coverage and colour of two curved antennae: clubbed, feathered, thread or bristle."""
+    """Coverage [N] and colour [3] of two curved antennae: clubbed, feathered, thread or bristle."""
     start, length, spread = -0.2 - 0.9 * anatomy.girth, anatomy.reach, anatomy.spread * anatomy.reach
     t = np.linspace(0, 1, 5)
-    cover, rgb = np.zeros_like(x), np.broadcast_to(palette["ink"], (len(x), 3))
+    covered, ahead = np.zeros_like(x), np.flatnonzero(y < 0.1)
+    x, y, cover = x[ahead], y[ahead], np.zeros(len(ahead), dtype=np.float32)
     for side in (-1, 1):
         across = side * (0.3 * anatomy.girth + spread * (0.45 * t + 0.55 * t * t))
         path = pose.project(np.stack([across, start - length * (t - 0.2 * t * t), 0.25 * length * t], axis=-1))
@@ -92,9 +97,8 @@ def _antennae(anatomy, palette, pose, x, y, pixel) -> tuple[Array, Array]:
         if anatomy.antennae == "clubbed":
             width = width + 0.013 * smoothstep(0.8, 0.97, along)
         cover = np.maximum(cover, inside(width - away, pixel))
-    if anatomy.antennae == "feathered":
-        rgb = np.broadcast_to(palette["body"] * np.float32(0.85), (len(x), 3))
-    return cover, rgb
+    covered[ahead] = cover
+    return covered, palette["body"] * np.float32(0.85) if anatomy.antennae == "feathered" else palette["ink"]
 
 
 def paint_legs(

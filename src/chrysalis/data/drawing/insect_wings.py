@@ -44,9 +44,8 @@ def _box(outline: Outline, matrix: Array, centre: tuple[float, float], plane: Pl
     return slice(low[1], high[1]), slice(low[0], high[0])
 
 
-def _place(outline: Outline, pose: Pose, side: int, plane: Plane) -> tuple[Array, Array, Array]:
+def _place(outline: Outline, pose: Pose, matrix: Array, plane: Plane) -> tuple[Array, Array, Array]:
     """Flat indices of the samples in a wing's box, and their coordinates in the wing's own plane."""
-    matrix, _ = pose.wing(side)
     if abs(np.linalg.det(matrix)) < 0.04 * pose.scale**2:  # seen from its edge
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32)
     rows, columns = _box(outline, matrix, (pose.x, pose.y), plane)
@@ -71,7 +70,8 @@ def paint_pair(
     """Paint a left and a right wing of one outline; the pattern of both is computed at once."""
     swing = pose.swing * (0.6 if hind else 1.0)
     outline = replace(outline, leading=outline.leading + swing, trailing=outline.trailing + swing * 0.8)
-    places = [_place(outline, pose, side, plane) for side in (-1, 1)]
+    plates = [pose.wing(side) for side in (-1, 1)]
+    places = [_place(outline, pose, matrix, plane) for matrix, _ in plates]
     x, y = (np.concatenate([place[k] for place in places]) for k in (1, 2))
     side = np.repeat(np.array([0, 1]), [len(place[0]) for place in places])
     index = np.concatenate([place[0] for place in places])
@@ -82,7 +82,7 @@ def paint_pair(
     index, side = index[keep], side[keep]
     wing.texture = 1.4 * cloud(wing.x, wing.y, rng, 0.16, 2)
     wing.grain = 1.4 * cloud(0.8 * wing.x + 0.6 * wing.y, 0.8 * wing.y - 0.6 * wing.x, rng, 0.03, 2)
-    shades, facings = zip(*(_lighting(pose, s, light) for s in (-1, 1)), strict=True)
+    shades, facings = zip(*(_lighting(normal, light) for _, normal in plates), strict=True)
     wing.facing = np.array(facings, dtype=np.float32)[side]
     rgb = np.zeros((len(keep), 3), dtype=np.float32)
     for layer in pattern.hind if hind else pattern.fore:
@@ -96,9 +96,8 @@ def paint_pair(
     ]
 
 
-def _lighting(pose: Pose, side: int, light: Array) -> tuple[float, float]:
+def _lighting(normal: Array, light: Array) -> tuple[float, float]:
     """Brightness of a wing under a light from `light` [3], and how much of its sheen shows."""
-    _, normal = pose.wing(side)
     facing = float(normal @ light) * np.sign(normal[2] or 1)
     return 0.66 + 0.42 * max(facing, 0.0), float(np.clip(0.25 + 0.9 * facing, 0, 1.1))
 

@@ -67,7 +67,7 @@ def garden(size, rng):
 
 
 def forest(size, rng):
-    rgb = _out_of_focus(size, rng, (95, 165), (rng.uniform(0.15, 0.26), rng.uniform(0.38, 0.55)), 0.06)
+    rgb = _out_of_focus(size, rng, (95, 165), (rng.uniform(0.18, 0.32), rng.uniform(0.42, 0.6)), 0.07)
     return _discs(rgb, rng, (90, 130), rng.integers(2, 12), 0.5)
 
 
@@ -130,15 +130,15 @@ def paper(size, rng):
 def leaf(size, rng):
     base = oklch(rng.uniform(0.4, 0.55), rng.uniform(0.07, 0.12), rng.uniform(110, 150))
     rgb = np.broadcast_to(base * np.float32(0.6), (size, size, 3))
-    hue, tone = rng.uniform(105, 150), rng.uniform(0.48, 0.66)
+    hue, tone = rng.uniform(105, 150), rng.uniform(0.5, 0.7)
     x, y = rng.uniform(-0.3, 0.3, 2)
     return paint_leaf(rgb, rng, (x, y), rng.uniform(-np.pi, np.pi), 2.4, rng.uniform(0.9, 1.7), (tone, 0.11, hue))
 
 
 def foliage(size, rng):
     """Overlapping leaves, the lower ones darker and less sharp."""
-    hue, tone = rng.uniform(100, 150), rng.uniform(0.42, 0.6)
-    rgb = _out_of_focus(size, rng, (hue, hue + 20), (0.18, 0.34), 0.06)
+    hue, tone = rng.uniform(100, 150), rng.uniform(0.48, 0.68)
+    rgb = _out_of_focus(size, rng, (hue, hue + 20), (0.24, 0.4), 0.06)
     number = int(rng.integers(4, 9))
     for k in range(number):
         light = tone * (0.6 + 0.4 * (k + 1) / number) * rng.uniform(0.9, 1.1)

@@ -35,7 +35,7 @@ def paint_leaf(
     vein = oklch(min(tone + 0.17, 0.92), chroma * 0.75, hue - 10)
     paint = over(paint, vein, 0.5 * inside(0.009 - phase, soft))
     paint = over(paint, vein, 0.8 * inside(0.02 - np.abs(y), soft))
-    shadow = 0.4 * inside(depth + 0.05, 0.14 + blur)
+    shadow = 0.32 * inside(depth + 0.05, 0.14 + blur)
     rgb = rgb * (1 - shadow)[..., None]
     return over(rgb, paint, inside(depth, soft))
 
