@@ -1,4 +1,4 @@
-"""The drawn world: butterflies, moths and flowers, each picture a pure function of (domain, index, seed)."""
+"""The drawn world: butterflies, moths, flowers, insects; each image is a function of (domain, index, seed)."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,14 @@ import numpy as np
 from chrysalis.data.drawing.backgrounds import PHRASES
 from chrysalis.data.drawing.butterfly_species import BUTTERFLIES
 from chrysalis.data.drawing.flowers import FLOWERS, draw_flower
+from chrysalis.data.drawing.imaginary_insects import draw_imaginary_insect
+from chrysalis.data.drawing.insect_kinds import KINDS
 from chrysalis.data.drawing.insects import draw_insect
 from chrysalis.data.drawing.moth_species import MOTHS
 from chrysalis.data.drawing.plane import Plane
 
-DOMAINS = {"butterflies": BUTTERFLIES, "moths": MOTHS, "flowers": FLOWERS}
+DOMAINS = {"butterflies": BUTTERFLIES, "moths": MOTHS, "flowers": FLOWERS, "insects": KINDS}
+ALL = ("butterflies", "moths", "flowers")  # what domain=all takes in turn; insects is a domain to pretrain on
 NOUNS = {"butterflies": " butterfly", "moths": "", "flowers": ""}
 
 
@@ -34,6 +37,8 @@ def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
     rng = np.random.default_rng([seed, index, *domain.encode()])
+    if domain == "insects":
+        return _imaginary_insect(rng, size)
     plane = Plane.of_size(size)
     label = int(rng.integers(len(DOMAINS[domain])))
     species = DOMAINS[domain][label]
@@ -45,3 +50,10 @@ def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
     image = np.clip(plane.settle(rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
     mask = (plane.settle(silhouette) > 0.5).astype(np.uint8) * 255
     return Drawn(image, mask, label, caption)
+
+
+def _imaginary_insect(rng: np.random.Generator, size: int) -> Drawn:
+    """Draw an image of the domain insects; its label is the number of the kind."""
+    rgb, silhouette, label, caption = draw_imaginary_insect(size, rng)
+    image = (rgb * 255 + 0.5).astype(np.uint8)
+    return Drawn(image, (silhouette > 0.5).astype(np.uint8) * 255, label, caption)

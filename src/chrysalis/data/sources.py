@@ -32,7 +32,9 @@ class Source(Protocol):
 
 
 class Drawn:
-    """`n` pictures of a drawn domain: butterflies, moths, flowers, or all in turn. Needs no file and no network.
+    """`n` images of a drawn domain: butterflies, moths, flowers, these three in turn (all), or insects.
+
+    Needs no file and no network.
 
     A row's vector is the mean colour of its subject, each channel from 0 to 1.
     """
@@ -40,13 +42,13 @@ class Drawn:
     vector_names = ("red", "green", "blue")
 
     def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
-        from chrysalis.data.butterflies import DOMAINS
+        from chrysalis.data.butterflies import ALL, DOMAINS
 
         if domain not in (*DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}, all.")
         if n < 2:
             raise UserError(f"data.n={n} must be at least 2: one picture to learn from, one to hold out.")
-        self.domains = list(DOMAINS) if domain == "all" else [domain]
+        self.domains = list(ALL) if domain == "all" else [domain]
         self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
 
     def __len__(self) -> int:

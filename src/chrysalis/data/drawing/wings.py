@@ -25,6 +25,15 @@ class Outline:
     scallops: tuple[int, float] = (0, 0.0)  # how many, how deep
     tail: tuple[float, float, float] = (0.0, 0.0, 1.0)  # where in v, how long, how wide
 
+    def radius(self, v: Array) -> Array:
+        """Distance of the margin from the root at v."""
+        radius = through(self.radii, v)
+        if self.scallops[0]:
+            radius = radius * (1 - self.scallops[1] * np.abs(np.sin(np.pi * self.scallops[0] * np.clip(v, 0, 1))))
+        if self.tail[1]:
+            radius = radius + self.tail[1] * np.exp(-(((v - self.tail[0]) / self.tail[2]) ** 2))
+        return np.maximum(radius, 0.02).astype(np.float32)
+
 
 @dataclass
 class Wing:
@@ -58,13 +67,7 @@ class Wing:
         self.depth = np.minimum(self.reach - self.r, self.r * np.sin(np.clip(sides, -1.5, 1.5)))
 
     def radius(self, v: Array) -> Array:
-        o = self.outline
-        radius = through(o.radii, v)
-        if o.scallops[0]:
-            radius = radius * (1 - o.scallops[1] * np.abs(np.sin(np.pi * o.scallops[0] * np.clip(v, 0, 1))))
-        if o.tail[1]:
-            radius = radius + o.tail[1] * np.exp(-(((v - o.tail[0]) / o.tail[2]) ** 2))
-        return np.maximum(radius, 0.02).astype(np.float32)
+        return self.outline.radius(v)
 
     def point(self, u: float, v: float) -> tuple[float, float]:
         """Where (u, v) lies, as (dx, dy) from the root."""
