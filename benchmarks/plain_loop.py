@@ -58,7 +58,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def forever(loader: DataLoader) -> Iterator[torch.Tensor]:
+def forever(loader: DataLoader) -> Iterator:
     while True:
         yield from loader
 
@@ -128,6 +128,15 @@ def sample(options: argparse.Namespace, device: torch.device) -> dict:
     return {"images_per_second": options.n / seconds, "timed_seconds": seconds}
 
 
+def print_record(what: str, device: torch.device, figures: dict) -> None:
+    """One line of JSON, with the most memory that the process has had."""
+    record = {"what": what, "device": str(device), "torch": torch.__version__, **figures}
+    record["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        record["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    print(json.dumps(record))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "sample"))
@@ -149,11 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("training takes --data and --image-size")
     device = torch.device(options.device)
     figures = {"train": train, "sample": sample}[options.what](options, device)
-    record = {"what": options.what, "device": str(device), "torch": torch.__version__, **figures}
-    record["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        record["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    print(json.dumps(record))
+    print_record(options.what, device, figures)
 
 
 if __name__ == "__main__":

@@ -1,123 +1,45 @@
-"""The plain loop is what it claims to be; what `make bench` and benchmarks/growth.py make of figures."""
+"""What `make bench` and benchmarks/growth.py make of figures."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from PIL import Image
-from safetensors.torch import load_file
+from diffusers import DDPMScheduler
 from torch.nn import functional as F
-from torchvision.transforms import functional as T
 
-from benchmarks import growth, plain_loop
-from benchmarks.speed import held_out, report
+from benchmarks import growth
+from benchmarks.speed import report, sampling, validation
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench, Ours, SideFailed
 from chrysalis import datamodule
-from chrysalis.data.butterflies import draw
 from chrysalis.folder import load
 
-PLAIN_LOOP = REPOSITORY / "benchmarks" / "plain_loop.py"
-
-
-@pytest.fixture
-def twelve(tmp_path):
-    (tmp_path / "twelve").mkdir()
-    for i in range(12):
-        Image.fromarray(draw("butterflies", i, size=32).image).save(tmp_path / "twelve" / f"{i:02d}.png")
-    return tmp_path / "twelve"
-
-
-def called(capsys, *arguments) -> dict:
-    """What the plain loop prints."""
-    plain_loop.main([str(argument) for argument in arguments])
-    return json.loads(capsys.readouterr().out)
-
-
-def test_the_plain_loop_trains_as_stock_pieces_do(model_folder, twelve, capsys, tmp_path):
-    """Written out: shuffled by a DataLoader, mirrored one by one, then noise, then timesteps, from one generator."""
-
-    def picture(i: int) -> torch.Tensor:
-        image = T.resize(Image.open(twelve / f"{i:02d}.png").convert("RGB"), [16, 16])
-        image = T.hflip(image) if torch.rand(1) < 0.5 else image
-        return 2 * T.to_tensor(image) - 1
-
-    torch.manual_seed(3)
-    unet = UNet2DModel.from_pretrained(model_folder / "unet").train()
-    abar, losses = DDPMScheduler().alphas_cumprod, []
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
-    rows = torch.utils.data.DataLoader(range(12), 4, shuffle=True, collate_fn=lambda r: torch.stack([*map(picture, r)]))
-    while len(losses) < 10:
-        for x0 in rows:
-            eps, t = torch.randn(4, 3, 16, 16), torch.randint(1000, (4,))
-            a = abar[t].view(4, 1, 1, 1)
-            loss = F.mse_loss(unet(a.sqrt() * x0 + (1 - a).sqrt() * eps, t).sample, eps)
-            loss.backward()
-            losses.append(loss.item())
-            if len(losses) % 2 == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-            if len(losses) == 10:
-                break
-
-    options = ("--model", model_folder, "--data", twelve, "--image-size", 16, "--lr", 1e-3, "--seed", 3)
-    told = called(capsys, "train", *options, "--steps", 10, "--save", tmp_path / "saved")
-    assert told["losses"] == pytest.approx(losses, abs=1e-6)
-    assert told["mean_loss"] == pytest.approx(sum(losses) / 10, abs=1e-6)
-    saved = load_file(tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.allclose(weight, saved[name], atol=1e-6) for name, weight in unet.state_dict().items())
-
-
-def test_the_plain_loop_draws_as_the_stock_scheduler_does(model_folder, capsys, tmp_path):
-    unet, ddim = UNet2DModel.from_pretrained(model_folder / "unet").eval(), DDIMScheduler()
-    torch.manual_seed(5)
-    x = torch.randn(2, 3, 16, 16)
-    ddim.set_timesteps(4)
-    with torch.no_grad():
-        for t in (750, 500, 250, 0):
-            x = ddim.step(unet(x, t).sample, t, x).prev_sample
-    told = called(
-        capsys, "sample", "--model", model_folder, "--n", 2, "--ddim-steps", 4, "--seed", 5, "--save", tmp_path / "x"
-    )
-    assert torch.allclose(torch.load(tmp_path / "x"), x, atol=1e-6)
-    assert told["images_per_second"] == pytest.approx(2 / told["timed_seconds"])
-
-
-@pytest.mark.skipif("CHRYSALIS_REFERENCE_LOOP" not in os.environ, reason="names no other plain loop to compare with")
-def test_the_plain_loop_is_the_reference_loop(model_folder, twelve, tmp_path):
-    def run(program) -> tuple[dict, dict]:
-        saved = tmp_path / "saved" / os.path.basename(program)
-        options = ["--model", model_folder, "--data", twelve, "--image-size", "16", "--steps", "10", "--save", saved]
-        done = subprocess.run(
-            [sys.executable, program, "train", *options, "--lr", "1e-3"], capture_output=True, text=True, check=True
-        )
-        weights = load_file(saved / "unet" / "diffusion_pytorch_model.safetensors")
-        return json.loads(done.stdout.splitlines()[-1]), weights
-
-    theirs, their_weights = run(os.environ["CHRYSALIS_REFERENCE_LOOP"])
-    ours, our_weights = run(str(PLAIN_LOOP))
-    assert set(theirs) <= set(ours)
-    assert ours["mean_loss"] == pytest.approx(theirs["mean_loss"], abs=1e-6)
-    assert all(torch.allclose(weight, our_weights[name], atol=1e-6) for name, weight in their_weights.items())
-
-
+TRAIN = Row("train", "training at 64 px", "images/s", 1.5, True, [20.0, 18.0, 22.0], [40.0, 50.0, 45.0])
+TRAIN.script, TRAIN.script_target, TRAIN.notes = [40.0, 36.0, 38.0], 1.0, {"ours": "bf16"}
 ROWS = [
-    Row("train", "training at 64 px", "images/s", 1.5, True, [20.0, 18.0, 22.0], [40.0, 50.0, 45.0], {"ours": "bf16"}),
+    TRAIN,
     Row("first-step", "to the first step", "s", 1.2, False, [5.0], [7.0]),
     Row("data", "the data path | alone", "images/s", 5000, ours=[6000.0]),
-    Row("drawing", "drawing", "", 0.0, failed="plain sample ended with 1: no such folder"),
+    Row("sampling", "sampling", "", 0.0, failed="plain sample ended with 1: no such folder"),
+    Row("shown", "to the script's loss", "s", None, False, ours=[9.0], script=[10.0]),
 ]
 
 
-def test_rows_know_their_medians_ratio_and_target():
-    ratios = [row.record()["ratio"] for row in ROWS]
-    assert ratios == [2.25, 1.4, None, None]
-    assert [row.record()["reached"] for row in ROWS] == [True, False, True, False]
+def test_rows_know_their_medians_ratios_and_targets():
+    records = [row.record() for row in ROWS]
+    assert [record["ratio"] for record in records] == [2.25, 1.4, None, None, None]
+    assert [record["script_ratio"] for record in records] == [45 / 38, None, None, None, 0.9]
+    assert [record["reached"] for record in records] == [True, False, True, False, None]
+
+
+def test_a_target_of_either_peer_can_be_missed():
+    row = Row("train", "training", "images/s", 1.5, plain=[10.0], ours=[20.0], script=[21.0], script_target=1.0)
+    assert row.reached is False
+    row.script = [20.0]
+    assert row.reached is True
+    row.ours = [14.0]
+    row.script = [10.0]
+    assert row.reached is False
 
 
 def test_what_is_written_can_be_added_to(tmp_path):
@@ -128,15 +50,35 @@ def test_what_is_written_can_be_added_to(tmp_path):
     path, page = report.write(tmp_path, machine, about | {"commit": "def"}, [again])
     assert path.name == "intel-xeon-2-threads.json"
     records = {record["name"]: record for record in json.loads(path.read_text())["rows"]}
-    assert list(records) == ["train", "first-step", "data", "drawing"]
+    assert list(records) == ["train", "first-step", "data", "sampling", "shown"]
     assert records["train"]["plain"] == [20.0, 18.0, 22.0]
     assert (records["first-step"]["ours"], records["first-step"]["reached"]) == ([5.5], True)
     assert records["first-step"]["measured"]["commit"] == "def"
     lines = page.read_text().splitlines()
-    assert "| training at 64 px | 20 images/s | 45 images/s | 2.25 | at least 1.5 | reached |" in lines
-    assert "| the data path / alone |  | 6,000 images/s |  | at least 5,000 images/s | reached |" in lines
-    assert "| drawing |  |  |  |  | no figure: plain sample ended with 1: no such folder |" in lines
+    limits = "at least 1.5; 1 to script"
+    assert (
+        f"| training at 64 px | 20 images/s | 38 images/s | 45 images/s | 2.25 | 1.18 | {limits} | reached |" in lines
+    )
+    assert "| the data path / alone |  |  | 6,000 images/s |  |  | at least 5,000 images/s | reached |" in lines
+    assert "| sampling |  |  |  |  |  |  | no figure: plain sample ended with 1: no such folder |" in lines
+    assert "| to the script's loss |  | 10 s | 9 s |  | 0.90 |  |  |" in lines
+    assert lines[0].endswith("Targets reached: 3 of 4; missed: sampling.")
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_rows_from_before_there_was_a_second_peer_can_be_shown():
+    record = {k: v for k, v in ROWS[1].record().items() if "script" not in k}
+    row = "| to the first step | 5 s |  | 7 s | 1.40 |  | at most 1.2 | missed |"
+    assert row in report.markdown("a machine", [record])
+
+
+def test_the_table_has_every_machine(tmp_path):
+    for machine in ("AMD EPYC (2 threads)", "Intel Xeon (2 threads)"):
+        report.write(tmp_path, machine, {"commit": "abc", "torch": "2.15", "date": "2026-01-01"}, ROWS)
+    (tmp_path / "early_stopping.json").write_text("[]")
+    page = report.tables(tmp_path)
+    assert page.index("### AMD EPYC (2 threads)") < page.index("### Intel Xeon (2 threads)")
+    assert page.count("| training at 64 px |") == 2
 
 
 def test_machines_have_file_names():
@@ -158,16 +100,16 @@ def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timest
     data = datamodule.folder(str(picture_folder), image_size=16, resize="stretch", val_fraction=0.3)
     data.setup()
     unet, noising = load(str(model_folder)).unet.eval(), DDPMScheduler()
-    batch, losses = data.held_out_batch(held_out.IMAGES), []
+    batch, losses = data.held_out_batch(validation.IMAGES), []
     for image, key in zip(pixels.to_signed(batch.image), batch.key.tolist(), strict=True):
-        for j in range(8):
-            t = torch.tensor([int((j + 0.5) * 1000 / 8)])
+        for j in range(validation.BINS):
+            t = torch.tensor([int((j + 0.5) * 1000 / validation.BINS)])
             eps = seeds.normal([seeds.key(0, "held out", key, j)], image.shape)
             with torch.no_grad():
                 losses.append(F.mse_loss(unet(noising.add_noise(image[None], eps, t), t).sample, eps).item())
     halved = hardware.precision("auto", "cpu")[0] != "32-true"
     expected = pytest.approx(sum(losses) / len(losses), rel=1e-2 if halved else 1e-5)
-    assert held_out.loss_of(model_folder, data) == expected
+    assert validation.loss_of(model_folder, data) == expected
 
 
 def test_the_first_loss_that_is_low_enough_counts(tmp_path):
@@ -181,17 +123,36 @@ def test_the_first_loss_that_is_low_enough_counts(tmp_path):
         writer.add_event(Event(step=step, wall_time=100.0 + step, summary=Summary(value=values)))
     writer.close()
     ours = Ours({}, tmp_path, started=90.0)
-    assert held_out.reached(ours, 0.3001) == (10, 20.0)
-    assert held_out.reached(ours, 0.01, or_nothing=True) == (None, None)
+    assert validation.reached(ours, 0.3001) == (10, 20.0)
+    assert validation.reached(ours, 0.01, or_nothing=True) == (None, None)
     with pytest.raises(ValueError, match=r"ours came to 0\.2"):
-        held_out.reached(ours, 0.01)
+        validation.reached(ours, 0.01)
 
 
-def test_the_plain_loop_gets_links_to_what_ours_reads(tmp_path, picture_folder):
+def test_the_peers_get_links_to_what_ours_reads(tmp_path, picture_folder):
     bench = Bench("cpu", "model", str(picture_folder), tmp_path, tmp_path)
     names = {path.resolve() for path in bench.view().iterdir()}
     assert names == {path.resolve() for path in picture_folder.rglob("*.png")}
     assert len(list(bench.view("some", lambda file: file.name < "2").iterdir())) < len(names)
+
+
+def test_repetitions_end_where_their_time_does(tmp_path, monkeypatch):
+    """Two in any case; a third one only if it is likely to fit."""
+    bench, seconds = Bench("cpu", "model", "images", tmp_path, tmp_path), 0.0
+    monkeypatch.setattr("benchmarks.speed.sides.time.perf_counter", lambda: seconds)
+    for each, expected in ((10.0, 3), (19.9, 3), (20.1, 2), (1000.0, 2)):
+        made = 0
+        for _ in bench.repeat(3, budget=60):
+            made, seconds = made + 1, seconds + each
+        assert made == expected
+
+
+def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
+    """Otherwise every machine would sample for minutes."""
+    bench = Bench("cpu", sampling.folder.BUNDLED, "images", tmp_path, tmp_path / "kept")
+    limit = sampling.limit(bench)
+    assert (limit.shape, limit.dtype) == ((sampling.N, 3, 64, 64), torch.uint8)
+    assert not bench.kept.exists()
 
 
 def test_a_side_that_fails_says_why(tmp_path):

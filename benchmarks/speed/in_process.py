@@ -1,11 +1,10 @@
-"""What only shows from inside: the data path alone, the time a run waits for it, and what surrounds the bare step."""
+"""What only shows from inside: the data path alone, waiting for it, and what surrounds the bare step."""
 
 import copy
 import os
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,19 +14,19 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import QUIET, Bench
+from benchmarks.speed.training import warm
 from chrysalis import datamodule, hardware
 from chrysalis.batch import Batch
 from chrysalis.command import CONF
-from chrysalis.compiling import compile_unet
 from chrysalis.data import loaders
 from chrysalis.data.loaders import Order, loader
 from chrysalis.denoiser import Denoiser
 from chrysalis.module import FineTuning
 
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
-LEFT_OUT = 4  # of a fit's steps: the base model is measured and drawn with after the first
-WAITING_STEPS, WAITING_TARGET = 40, 1.0  # per cent
-GROUP, GROUPS, OVERHEAD_TARGET = 4, 20, 1.03
+LEFT_OUT = 4  # of a fit's steps: the base model is evaluated and sampled from after the first
+WAITING_TARGET = 1.0  # per cent
+GROUP, GROUPS, OVERHEAD_TARGET = 4, 10, 1.03
 FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
 
 
@@ -49,18 +48,6 @@ def data(bench: Bench) -> Row:
     return row
 
 
-class Ticks(Callback):
-    """The last of the callbacks: when each step was over."""
-
-    def __init__(self) -> None:
-        self.at: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
-        if len(self.at) in (LEFT_OUT - 1, trainer.max_steps - 1):
-            synchronise()  # a GPU is waited for at both ends of what is timed, and not between
-        self.at.append(time.perf_counter())
-
-
 class Paired(Callback):
     """The last of the callbacks: times groups of steps, and after each the same number of bare ones.
 
@@ -68,8 +55,7 @@ class Paired(Callback):
     short, what else happens on the machine happens to both.
     """
 
-    def __init__(self, compiled: bool) -> None:
-        self.compiled = compiled
+    def __init__(self) -> None:
         self.whole: list[float] = []  # seconds a step, of each group
         self.bare: list[float] = []
         self._batches: list[Batch] = []
@@ -80,12 +66,10 @@ class Paired(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         if trainer.global_step == LEFT_OUT:
             self._denoiser = copy.deepcopy(module.denoiser)
-            compile_unet(self._denoiser.unet, self.compiled)
             self._params = [p for p in self._denoiser.parameters() if p.requires_grad]
             self._optimizer = module.make_optimizer([{"params": self._params}])
             self._bare_group(trainer)  # discarded: the optimizer's state is made in it
         elif trainer.global_step > LEFT_OUT and len(self._batches) == GROUP:
-            synchronise()
             self.whole.append((time.perf_counter() - self._began) / GROUP)
             self.bare.append(self._bare_group(trainer))
         else:
@@ -102,20 +86,10 @@ class Paired(Callback):
             torch.nn.utils.clip_grad_norm_(self._params, 1.0)
             self._optimizer.step()
             self._optimizer.zero_grad()
-        synchronise()
         return (time.perf_counter() - began) / len(self._batches)
 
 
-@dataclass
-class Fit:
-    """A finished run: its parts, and when each of its steps was over."""
-
-    trainer: Trainer
-    module: FineTuning
-    ticks: Ticks
-
-
-def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None, paired: Paired | None = None) -> Fit:
+def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> None:
     """What train.py does, with its own configuration: every default callback, the logger, the outcome."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -135,42 +109,34 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler | None = None, paired
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}
-    callbacks += [instantiate(cfg.outcome)(**record), ticks := Ticks()]
-    if paired is not None:
-        callbacks.append(paired)
-    also = {} if profiler is None else {"profiler": profiler}
-    trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), **also)
+    callbacks += [instantiate(cfg.outcome)(**record), paired]
+    trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler)
     hardware.tune(denoiser.unet, bench.device, trainer.precision, cfg.channels_last)
-    compile_unet(denoiser.unet, bench.on_gpu)
     trainer.fit(module, datamodule=pictures)
-    return Fit(trainer, module, ticks)
 
 
 @cache
-def warm_fit(bench: Bench) -> None:
-    """Discarded: it decodes, and compiles on a GPU."""
-    fit(bench, LEFT_OUT + 2)
+def measured(bench: Bench) -> tuple[Paired, list[float]]:
+    """One run for both rows, and how many seconds it waited for each batch after the first few."""
+    warm(bench)
+    paired, profiler = Paired(), SimpleProfiler()
+    with in_scratch(bench):
+        fit(bench, LEFT_OUT + bench.runs(GROUPS) * GROUP, profiler, paired)
+    return paired, profiler.recorded_durations[FETCHING][LEFT_OUT:]
 
 
 def waiting(bench: Bench) -> Row:
     row = Row("waiting", "time that training waits for data", "%", WAITING_TARGET, at_least=False)
-    with in_scratch(bench):
-        warm_fit(bench)
-        profiler = SimpleProfiler()
-        done = fit(bench, bench.steps(WAITING_STEPS), profiler)
-    at, fetching = done.ticks.at[LEFT_OUT - 1 :], profiler.recorded_durations[FETCHING]
-    row.ours = [100 * sum(fetching[LEFT_OUT : len(done.ticks.at)]) / (at[-1] - at[0])]
-    row.notes = {"ms a batch": 1000 * statistics.median(fetching[LEFT_OUT:])}
+    paired, fetching = measured(bench)
+    row.ours = [100 * statistics.mean(fetching) / statistics.mean(paired.whole)]
+    row.notes = {"ms a batch": 1000 * statistics.median(fetching)}
     return row
 
 
 def overhead(bench: Bench) -> Row:
     """In turns: Lightning with logger, callbacks, EMA and data loading; the bare step."""
     row = Row("overhead", "a whole training step beside its bare torch (left)", "ms", OVERHEAD_TARGET, at_least=False)
-    paired = Paired(compiled=bench.on_gpu)
-    with in_scratch(bench):
-        warm_fit(bench)
-        fit(bench, LEFT_OUT + bench.runs(GROUPS) * GROUP, paired=paired)
+    paired, _ = measured(bench)
     row.ours, row.plain = ([1000 * seconds for seconds in taken] for taken in (paired.whole, paired.bare))
     return row
 
@@ -184,8 +150,3 @@ def in_scratch(bench: Bench):
         yield
     finally:
         os.chdir(here)
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What was measured: rows with both sides' raw runs, as JSON that can be added to and as a table for the README."""
+"""What was measured: rows with every side's raw runs, as JSON that can be added to and as a table for the docs."""
 
 import json
 import re
@@ -11,42 +11,53 @@ from rich.table import Table
 
 from chrysalis.files import write_text
 
+SIDES = ("plain", "script", "ours")
+
 
 @dataclass
 class Row:
-    """One comparison. plain, ours: the raw runs of each side; plain is empty where the target is for ours alone.
+    """One comparison. plain, script, ours: the raw runs of each side; only ours where nobody else does such a thing.
 
-    target: of the ratio ours / plain, or of ours; at_least: whether more is better. notes: whatever explains it.
-    failed: why there is no figure.
+    target: limit of ours / plain, or of ours where there is no plain; script_target: limit of ours / script. None: the
+    figure is shown and not judged. at_least: whether more is better. notes: whatever explains it. seconds: what
+    measuring took. failed: why there is no figure.
     """
 
     name: str
     what: str
     unit: str
-    target: float
+    target: float | None
     at_least: bool = True
     plain: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     notes: dict = field(default_factory=dict)
     failed: str | None = None
+    script: list[float] = field(default_factory=list)
+    script_target: float | None = None
+    seconds: float | None = None
+
+    def ratio(self, to: str = "plain") -> float | None:
+        theirs = getattr(self, to)
+        return statistics.median(self.ours) / statistics.median(theirs) if theirs and self.ours else None
 
     @property
-    def ratio(self) -> float | None:
-        return statistics.median(self.ours) / statistics.median(self.plain) if self.plain and self.ours else None
-
-    @property
-    def reached(self) -> bool:
+    def reached(self) -> bool | None:
+        """Whether every target is; None where there is none."""
         if not self.ours or self.failed:
             return False
-        figure = statistics.median(self.ours) if self.ratio is None else self.ratio
-        return figure >= self.target if self.at_least else figure <= self.target
+        to_plain = self.ratio("plain") if self.plain else statistics.median(self.ours)
+        figures = ((to_plain, self.target), (self.ratio("script"), self.script_target))
+        judged = [(figure, limit) for figure, limit in figures if figure is not None and limit is not None]
+        if not judged:
+            return None
+        return all(figure >= limit if self.at_least else figure <= limit for figure, limit in judged)
 
     def record(self) -> dict:
         medians = {
-            f"{side}_median": statistics.median(runs) if (runs := getattr(self, side)) else None
-            for side in ("plain", "ours")
+            f"{side}_median": statistics.median(runs) if (runs := getattr(self, side)) else None for side in SIDES
         }
-        return {**asdict(self), **medians, "ratio": self.ratio, "reached": self.reached}
+        ratios = {"ratio": self.ratio("plain"), "script_ratio": self.ratio("script")}
+        return {**asdict(self), **medians, **ratios, "reached": self.reached}
 
 
 def slug(hardware: str) -> str:
@@ -63,7 +74,7 @@ def without_folders(text: str) -> str:
 def write(folder: Path, machine: str, about: dict, rows: Sequence[Row]) -> tuple[Path, Path]:
     """(JSON, markdown) of these rows and those of other names that were measured before.
 
-    about: of this measurement (commit, date, command ...), kept with each of its rows.
+    about: commit, date, command ... of this measurement, kept with each of its rows.
     """
     path = folder / f"{slug(machine)}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
@@ -75,22 +86,34 @@ def write(folder: Path, machine: str, about: dict, rows: Sequence[Row]) -> tuple
     return path, page
 
 
-HEAD = ("", "plain loop", "Chrysalis", "ratio", "target", "")
+def tables(folder: Path) -> str:
+    """Markdown of every machine that was measured, one heading each."""
+    machines = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    measured = [made for made in machines if isinstance(made, dict) and {"machine", "rows"} <= set(made)]
+    return "\n".join(f"### {made['machine']}\n\n{markdown(made['machine'], made['rows'])}" for made in measured)
+
+
+HEAD = ("", "plain loop", "diffusers' script", "Chrysalis", "to plain", "to script", "target", "")
 
 
 def cells(record: dict) -> tuple[str, ...]:
-    """A row of the table, of a Row's record."""
+    """A row of the table, from a Row's record."""
     if record["failed"]:
-        return (record["what"], "", "", "", "", f"no figure: {record['failed']}")
-    medians = (record[f"{side}_median"] for side in ("plain", "ours"))
+        return (record["what"], *[""] * (len(HEAD) - 2), f"no figure: {record['failed']}")
+    medians = (record.get(f"{side}_median") for side in SIDES)
     sides = ("" if median is None else f"{short(median)} {record['unit']}" for median in medians)
-    ratio = "" if record["ratio"] is None else f"{record['ratio']:.2f}"
-    return (record["what"], *sides, ratio, _target(record), "reached" if record["reached"] else "missed")
+    ratios = ("" if record.get(name) is None else f"{record[name]:.2f}" for name in ("ratio", "script_ratio"))
+    verdict = {True: "reached", False: "missed", None: ""}[record["reached"]]
+    return (record["what"], *sides, *ratios, _target(record), verdict)
 
 
 def _target(record: dict) -> str:
+    """'at least 1.5; 1 to script'"""
     unit = "" if record["plain"] else f" {record['unit']}"
-    return f"{'at least' if record['at_least'] else 'at most'} {short(record['target'])}{unit}"
+    own = [] if record["target"] is None else [f"{short(record['target'])}{unit}"]
+    script = record.get("script_target")
+    limits = own + ([] if script is None else [f"{short(script)} to script"])
+    return f"{'at least' if record['at_least'] else 'at most'} {'; '.join(limits)}" if limits else ""
 
 
 def short(figure: float) -> str:
@@ -99,15 +122,28 @@ def short(figure: float) -> str:
 
 
 def markdown(machine: str, records: Sequence[dict]) -> str:
-    lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---|---|"]
+    lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---:|---:|---|---|"]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells(record))} |" for record in records]
-    notes = [f"- *{r['what']}*: {told}" for r in records if (told := _told(r["notes"]))]
+    notes = [f"- *{r['what']}*: {text}" for r in records if (text := _text(r["notes"]))]
     whens = sorted({f"{m['commit']}, torch {m['torch']}, {m['date']}" for r in records if (m := r.get("measured"))})
-    parts = [f"Medians on {machine} ({'; '.join(whens)}).", "\n".join(lines), *(["\n".join(notes)] if notes else [])]
+    parts = [
+        f"Medians on {machine} ({'; '.join(whens)}). {summary(records)}",
+        "\n".join(lines),
+        *(["\n".join(notes)] if notes else []),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def _told(notes: dict) -> str:
+def summary(records: Sequence[dict]) -> str:
+    """'Reached: 9 of 10 targets; missed: ...'"""
+    judged = [record for record in records if record["reached"] is not None]
+    missed = [record["what"] for record in judged if not record["reached"]]
+    return f"Targets reached: {len(judged) - len(missed)} of {len(judged)}" + (
+        f"; missed: {', '.join(missed)}." if missed else "."
+    )
+
+
+def _text(notes: dict) -> str:
     """The notes that are single values; lists stay in the JSON."""
 
     def shown(value) -> str:
@@ -121,7 +157,7 @@ def table(machine: str, rows: Sequence[Row]) -> Table:
     """For the terminal."""
     made = Table(title=f"medians on {machine}", title_justify="left", title_style="", box=None, pad_edge=False)
     for i, column in enumerate(HEAD):
-        made.add_column(column, justify="right" if i in (1, 2, 3) else "left")
+        made.add_column(column, justify="right" if 1 <= i <= 5 else "left")
     for row in rows:
-        made.add_row(*cells(row.record()), style=None if row.reached else "yellow")
+        made.add_row(*cells(row.record()), style="yellow" if row.reached is False else None)
     return made

@@ -1,11 +1,11 @@
-"""The two sides, each a process of its own, run in turns in a folder that is removed afterwards."""
+"""The three sides, each a process of its own, run in turns in a folder that is removed afterwards."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from chrysalis.folder import REPOSITORY
 from chrysalis.terminal import say
 
 NEVER = 1_000_000  # steps
-# Neither measures nor draws more than it must; the clock leaves both out, the stopwatch on the whole process does not.
+# Neither evaluates nor samples more than it must; the clock leaves both out, the whole process takes longer with them.
 QUIET = (
     f"callbacks.held_out.every_n_steps={NEVER}",
     "callbacks.held_out.n_images=2",
@@ -22,6 +22,7 @@ QUIET = (
     f"callbacks.pictures.every_n_steps={NEVER}",
     "callbacks.pictures.n=1",
     "callbacks.pictures.steps=1",
+    "callbacks.evaluate.n=0",
 )
 
 
@@ -40,7 +41,7 @@ class Ours:
 
 @dataclass(eq=False)
 class Bench:
-    """device: cpu | cuda. model: the diffusers folder that both start from. data: pictures, for ours.
+    """device: cpu | cuda. model: the diffusers folder that all start from. data: images, as ours takes them.
 
     scratch: the temporary folder that everything happens in. kept: the user's own cache folder, for what is made once.
     image_size: of training. quick: a few steps a run, to try the program itself.
@@ -54,7 +55,7 @@ class Bench:
     image_size: int = 64
     eps_model: str | None = None
     quick: bool = False
-    pairs: list[tuple[dict, dict]] = field(default_factory=list)  # (plain's figures, our results) of training
+    turns: list[tuple[dict, dict, dict]] = field(default_factory=list)  # training/turns
     _runs: int = 0
 
     @property
@@ -67,8 +68,15 @@ class Bench:
     def runs(self, n: int) -> int:
         return 1 if self.quick else n
 
+    def repeat(self, n: int, budget: float) -> Iterator[int]:
+        """0, 1, ... n - 1; after the second only as long as another one fits into `budget` seconds."""
+        began = time.perf_counter()
+        for i in range(self.runs(n)):
+            if i < 2 or (time.perf_counter() - began) * (i + 1) / i <= budget:
+                yield i
+
     def view(self, name: str = "all", rows: Callable[[Path], bool] = lambda file: True) -> Path:
-        """A folder of links to the pictures that ours reads, for the plain loop, which takes every file it finds."""
+        """A folder of links to the images that ours reads, for the peers, which take every file they find."""
         folder = self.scratch / f"view-{name}"
         if not folder.is_dir():
             folder.mkdir()
@@ -79,13 +87,19 @@ class Bench:
 
     def plain(self, what: str, **options) -> dict:
         """One run of the plain loop; options by their names, `image_size` for --image-size."""
+        return self._peer(f"plain {what}", [str(REPOSITORY / "benchmarks" / "plain_loop.py"), what], options)
+
+    def script(self, **options) -> dict:
+        """One run of what diffusers' script does; options likewise."""
+        return self._peer("diffusers' script", ["-m", "benchmarks.diffusers_script"], options)
+
+    def _peer(self, name: str, command: list[str], options: Mapping) -> dict:
         given = {"model": self.model, "device": self.device, **options}
-        words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        said = self._process(f"plain {what}", [str(REPOSITORY / "benchmarks" / "plain_loop.py"), what, *words])
-        return json.loads(said.strip().splitlines()[-1])
+        words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        return json.loads(self._process(name, [*command, *words]).strip().splitlines()[-1])
 
     def ours(self, *overrides: str) -> Ours:
-        """One run of train.py on these pictures, on this device."""
+        """One run of train.py on these images, on this device."""
         self._runs += 1
         name, started = f"run{self._runs}", time.time()
         own = ["data=folder", f"data.path={self.data}", "data.resize=stretch", f"data.image_size={self.image_size}"]
@@ -106,8 +120,10 @@ class Bench:
         return time.perf_counter() - began
 
     def environment(self) -> Mapping[str, str]:
-        """Ours as it is, with the cache folder that the caller chose; nobody asks the hub."""
-        return {**os.environ, "HF_HUB_OFFLINE": "1"} | ({} if self.on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
+        """The caller's, without the hub; `python -m benchmarks...` works from any folder."""
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+        return {**os.environ, **own} | ({} if self.on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
 
     def _process(self, what: str, command: list[str]) -> str:
         began = time.perf_counter()

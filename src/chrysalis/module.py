@@ -72,7 +72,9 @@ class FineTuning(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Dropout is a pure function of (seed, micro-batch, process), so that a resumed run continues exactly."""
-        torch.manual_seed(seeds.key(self.trainer.datamodule.seed, "dropout", self._micro_batch(), self.global_rank))
+        key = seeds.key(self.trainer.datamodule.seed, "dropout", self._micro_batch(), self.global_rank)
+        # torch.manual_seed also seeds GPUs; where none is in use, it formats a stack trace each time for later
+        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(key)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
         """The batch's share of its window's mean, so that a short last window is averaged over what it holds.
@@ -187,8 +189,11 @@ class FineTuning(LightningModule):
             scaler.unscale_(optimizer)  # under float16 a fused optimizer would do it in its step, after clipping
         self.learning_rate = optimizer.param_groups[0]["lr"]
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(params, gradient_clip_val if by_norm else float("inf"))
-        if gradient_clip_val and not by_norm:
+        self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        # what clip_grad_norm_ does, but for multiplying by 1; a GPU is not waited for
+        if by_norm and (self.grad_norm.is_cuda or self.grad_norm + 1e-6 > gradient_clip_val):
+            torch.nn.utils.clip_grads_with_norm_(params, gradient_clip_val, self.grad_norm)
+        elif gradient_clip_val and not by_norm:
             torch.nn.utils.clip_grad_value_(params, gradient_clip_val)
         for callback in self.trainer.callbacks:
             if hasattr(callback, "on_gradients_measured"):

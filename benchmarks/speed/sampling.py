@@ -1,0 +1,107 @@
+"""Images a second at equal distance: the plain loop's 40 steps of DDIM beside the fastest that ours knows.
+
+Distance: root mean square over the pixels, 0 to 255, to what 1000 steps of DDIM in float32 give from the same noise.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from benchmarks import plain_loop
+from benchmarks.speed.report import Row
+from benchmarks.speed.sides import Bench
+from chrysalis import folder, hardware, pixels, seeds
+from chrysalis.data.picture import content_hash
+from chrysalis.denoiser import Denoiser
+from chrysalis.files import written
+from chrysalis.objective import choose
+from chrysalis.sampling import arithmetic, schedulers
+from chrysalis.sampling.drawing import sample
+
+SCHEDULER, STEPS = "deis", 15
+PLAIN_STEPS, LIMIT_STEPS = 40, 1000
+N, REPETITIONS, BUDGET, TARGET = 8, 3, 60, 3.0
+
+
+class Sampler:
+    """Our side: a model in the precision that suits the device."""
+
+    def __init__(self, pretrained: str, device: str, precision: str = "auto"):
+        self.model, self.device = folder.load(pretrained), device
+        objective = choose(self.model.prediction)
+        self.denoiser = Denoiser(self.model.unet, self.model.scheduler, objective).eval().to(device)
+        self.precision, _ = hardware.precision(precision, device)
+        if precision == "auto":
+            hardware.tune(self.denoiser.unet, device)
+        arithmetic.use(self.denoiser, {}, self.precision, False)
+
+    def sample(self, n: int, scheduler: str, steps: int, **settings) -> torch.Tensor:
+        """uint8 [n, 3, H, W]; image i from seed i alone."""
+        built = schedulers.build(self.model.scheduler, scheduler, **settings)
+        return pixels.to_uint8(sample(self.denoiser, built, steps, seeds.generators(0, n), self.model.size())).cpu()
+
+    def images_per_second(self, n: int, scheduler: str, steps: int) -> float:
+        began = time.perf_counter()
+        self.sample(n, scheduler, steps)
+        return n / (time.perf_counter() - began)
+
+
+def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Row:
+    sampler = Sampler(bench.model, bench.device)
+    sampler.sample(N, scheduler, steps)
+    row = Row("sampling", f"sampling {N} images at equal distance", "images/s", TARGET)
+    for _ in bench.repeat(REPETITIONS, BUDGET):
+        row.plain.append(bench.plain("sample", n=N, ddim_steps=bench.steps(PLAIN_STEPS))["images_per_second"])
+        row.ours.append(sampler.images_per_second(N, scheduler, steps))
+    plain, ours = distances(bench, scheduler, steps)
+    row.notes = {
+        "ours": f"{scheduler} in {steps} steps, {sampler.precision}",
+        f"distance of the plain loop's {PLAIN_STEPS} steps": plain,
+        "of ours": ours,
+    }
+    return row
+
+
+def distances(bench: Bench, scheduler: str, steps: int) -> tuple[float, float]:
+    """(plain's, ours) to the limit, from the same noise."""
+    whole = limit(bench)
+    noise = seeds.noise(seeds.generators(0, len(whole)), whole.shape[1:], bench.device)
+    unet, ddim = plain_loop.parts(str(folder.locate(bench.model)), DDIMScheduler)
+    plain_steps = bench.steps(PLAIN_STEPS)
+    with torch.no_grad():
+        plain = pixels.to_uint8(plain_loop.drawn(unet.eval().to(bench.device), ddim, noise, plain_steps)).cpu()
+    ours = Sampler(bench.model, bench.device).sample(len(whole), scheduler, steps)
+    return rms(plain, whole), rms(ours, whole)
+
+
+def limit(bench: Bench) -> torch.Tensor:
+    """uint8 [N, 3, H, W]. It takes minutes on a CPU: the bundled model's lies here, others' in the user's cache."""
+    sampler = Sampler(bench.model, bench.device, "32-true")
+    n, steps = (2, bench.steps(LIMIT_STEPS)) if bench.quick else (N, LIMIT_STEPS)
+    file = limit_file(bench, sampler, n, steps)
+    if not file.is_file():
+        # clipping is an approximation of few steps, not part of what they tend to
+        whole = sampler.sample(n, "ddim", steps, clip_sample=False)
+        if bench.quick:
+            return whole
+        with written(file) as partial, open(partial, "wb") as stream:
+            Image.fromarray(np.concatenate(whole.permute(0, 2, 3, 1).numpy(), axis=1)).save(stream, "PNG")
+    sheet = torch.from_numpy(np.asarray(Image.open(file)).copy())  # [H, N W, 3], side by side
+    return torch.stack(sheet.chunk(n, dim=1)).permute(0, 3, 1, 2)
+
+
+def limit_file(bench: Bench, sampler: Sampler, n: int, steps: int) -> Path:
+    """A name that depends on the weights, the size and the steps."""
+    weights = b"".join(w.detach().cpu().contiguous().numpy().tobytes() for w in sampler.model.unet.parameters())
+    name = f"limit-{n}-{content_hash(f'{steps} {sampler.model.size()}'.encode() + weights):016x}.png"
+    shipped = folder.REPOSITORY / "benchmarks" / "speed" / name
+    return shipped if shipped.is_file() else bench.kept / "bench" / name
+
+
+def rms(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Root mean square difference of two uint8 batches of images."""
+    return (a.float() - b.float()).square().mean().sqrt().item()

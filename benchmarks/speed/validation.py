@@ -1,0 +1,147 @@
+"""How long ours takes to the validation loss that each peer has at its end."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.speed.report import Row
+from benchmarks.speed.sides import QUIET, Bench, Ours
+from benchmarks.speed.training import plain_training, script_training, warm
+from chrysalis import datamodule, folder, hardware
+from chrysalis.denoiser import Denoiser
+from chrysalis.files import written_folder
+from chrysalis.metrics.timesteps import held_out_loss
+from chrysalis.objective import Objective
+from chrysalis.terminal import say
+
+TARGET = 1 / 3
+IMAGES, BINS = 16, 6  # timesteps of each validation image
+EPS_STEPS, EPS_IMAGES = 100, 300  # of the model that all start from
+PLAIN_EPOCHS, PLAIN_LR = 2, 1e-5
+SCRIPT_LR, EVERY = 5e-4, 8  # ours is the same; how often ours is evaluated
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A validation loss and the seconds to it since the process was started."""
+
+    loss: float
+    seconds: float
+
+
+def to_plain_loss(bench: Bench) -> Row:
+    """The plain loop at its own learning rate."""
+    data = images(bench)
+    epochs = PLAIN_EPOCHS * (len(data.train_rows) // 4)
+    options = {"lr": PLAIN_LR, "warmup": 1, "save": bench.scratch / "plain"}
+    figures = plain_training(bench, bench.steps(epochs), data=training_view(bench), model=eps_model(bench), **options)
+    theirs = ended(bench, figures, bench.scratch / "plain")
+    what = f"to the plain loop's validation loss after {PLAIN_EPOCHS} epochs"
+    row = Row("validation-loss", what, "s", TARGET, at_least=False, plain=[theirs.seconds])
+    step, seconds = reached(ours_run(bench), theirs.loss)
+    row.ours = [seconds]
+    row.notes = {"loss": theirs.loss, "plain": f"lr {PLAIN_LR:g}", "our step": step}
+    return row
+
+
+def to_script_loss(bench: Bench) -> Row:
+    """The script at our learning rate, after the same number of steps, with its EMA weights; without a target."""
+    steps = one_epoch(bench)
+    options = {"lr": SCRIPT_LR, "lr_warmup_steps": 0, "warmup": 1, "save": bench.scratch / "script"}
+    figures = script_training(bench, steps, data=training_view(bench), model=eps_model(bench), **options)
+    theirs = ended(bench, figures, bench.scratch / "script")
+    what = "to the script's validation loss after 1 epoch at our learning rate"
+    row = Row("validation-loss-script", what, "s", None, at_least=False, script=[theirs.seconds])
+    step, seconds = reached(ours_run(bench), theirs.loss, or_nothing=True)
+    row.ours = [] if seconds is None else [seconds]
+    lowest = min(value for _, value, _ in losses(ours_run(bench)))
+    row.notes = {"loss": theirs.loss, "our step": step or f"not in {steps}", "our lowest loss": lowest}
+    return row
+
+
+@cache
+def images(bench: Bench) -> datamodule.Pictures:
+    data = datamodule.folder(bench.data, image_size=bench.image_size, resize="stretch")
+    data.setup()
+    return data
+
+
+def training_view(bench: Bench) -> Path:
+    """The images that ours trains on, without the validation images."""
+    data = images(bench)
+    names = {data.pictures.names[i] for i in data.train_rows}
+    return bench.view("training", lambda file: str(file) in names)
+
+
+def one_epoch(bench: Bench) -> int:
+    """Optimizer steps."""
+    return bench.steps(-(-len(images(bench).train_rows) // 8))
+
+
+def ended(bench: Bench, figures: dict, saved: Path) -> Reached:
+    """Of a peer, when its training was over."""
+    return Reached(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
+
+
+def loss_of(model_folder: Path | str, data: datamodule.Pictures, device: str = "cpu") -> float:
+    """The validation loss that our callback would measure for a model that predicts the noise, in its precision."""
+    model = folder.load(str(model_folder))
+    denoiser = Denoiser(model.unet, model.scheduler, Objective("epsilon")).eval().to(device)
+    batch = data.held_out_batch(IMAGES)
+    precision, _ = hardware.precision("auto", device)
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
+    with torch.no_grad(), torch.autocast(device, dtype, enabled=precision != "32-true"):
+        return held_out_loss(denoiser, batch.image, batch.key.tolist(), BINS, seed=0).mean().item()
+
+
+@cache
+def ours_run(bench: Bench) -> Ours:
+    """One epoch, evaluated every few steps, which is part of its time; samples next to nothing, as the peers."""
+    warm(bench)
+    return bench.ours(
+        f"model.pretrained={eps_model(bench)}",
+        *QUIET,
+        "data.batch_size=8",
+        f"trainer.max_steps={one_epoch(bench)}",
+        f"optimizer.lr={SCRIPT_LR}",
+        f"callbacks.held_out.every_n_steps={min(EVERY, one_epoch(bench))}",
+        f"callbacks.held_out.n_images={IMAGES}",
+        f"callbacks.held_out.bins={BINS}",
+        "callbacks.held_out.seed=0",
+    )
+
+
+def losses(ours: Ours) -> list[tuple[int, float, float]]:
+    """(step, validation loss, time) of every evaluation after step 0, of the raw and of the EMA weights."""
+    scalars = EventAccumulator(str(ours.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars
+    events = [event for name in ("held_out/raw", "held_out/ema") for event in scalars(name) if event.step > 0]
+    return [(event.step, event.value, event.wall_time) for event in events]
+
+
+def reached(ours: Ours, loss: float, or_nothing: bool = False) -> tuple[int | None, float | None]:
+    """(step, seconds since the process was started) of the first validation loss after step 0 that is no higher."""
+    all_of_them = losses(ours)
+    found = min((each for each in all_of_them if each[1] <= loss), key=lambda each: each[2], default=None)
+    if found is None and not or_nothing:
+        step, best, _ = min(all_of_them, key=lambda each: each[1])
+        raise ValueError(f"ours came to {best:.5f} at step {step}, not to {loss:.5f}")
+    return (None, None) if found is None else (found[0], found[2] - ours.started)
+
+
+@cache
+def eps_model(bench: Bench) -> str:
+    """The model that all start from: a small one of drawn moths that predicts the noise, made once and kept."""
+    if bench.eps_model:
+        return bench.eps_model
+    folder = (bench.scratch if bench.quick else bench.kept) / f"bench/eps-moths-{bench.image_size}-{EPS_STEPS}"
+    if not folder.is_dir():
+        say(f"  training a model that predicts the noise, once, kept in {folder}")
+        steps = f"trainer.max_steps={bench.steps(EPS_STEPS)}"
+        size, images = f"data.image_size={bench.image_size}", f"data.n={EPS_IMAGES}"
+        made = bench.ours("data=moths", images, size, "model=scratch", "objective=eps", steps, *QUIET)
+        with written_folder(folder, keep_existing=True) as partial:
+            (made.folder / "pipeline").rename(partial / "pipeline")
+    return str(folder / "pipeline")
