@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test torture bench prove lint format
+.PHONY: help setup train test torture bench gpu prove lint format
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -35,6 +35,9 @@ torture: setup  ## interrupt, kill and mislead it a few thousand times (a quarte
 
 bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, into benchmarks/results (under ten minutes)
 	$(BIN)/python -m benchmarks.speed
+
+gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)
+	$(BIN)/python -m benchmarks.gpu
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

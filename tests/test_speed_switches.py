@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN
 
+from chrysalis import hardware
 from chrysalis.weights import lerp_
 
 STEPS = 50
@@ -88,3 +89,18 @@ def test_the_average_in_one_call_is_that_of_each_tensor():
         by_hand = [decay * a + (1 - decay) * w.double() for a, w in zip(by_hand, weights, strict=True)]
     for average, expected in zip(averages, by_hand, strict=True):
         torch.testing.assert_close(average.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_cudnn_makes_no_trials_where_algorithms_must_be_deterministic():
+    """They would undo trainer.deterministic=true, which Lightning has set by then. Flags alone: no GPU is needed."""
+    was = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        hardware.tune(torch.nn.Conv2d(1, 1, 1), "cuda")
+        assert torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True)
+        hardware.tune(torch.nn.Conv2d(1, 1, 1), "cuda")
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = was[0]
+        torch.set_float32_matmul_precision(was[1])

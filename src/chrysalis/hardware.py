@@ -97,6 +97,7 @@ def keep_memory(on: str) -> None:
 def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str | None = "auto") -> None:
     """What makes training fast: on a CPU keep_memory; on CUDA TF32, cuDNN's own trials and bf16 throughout.
 
+    Under trainer.deterministic=true cuDNN makes no trials, so that a resumed run is equal to the bit on a GPU too.
     channels_last: the memory layout of the weights; `auto` takes it on CUDA alone (on CPUs it is slower: docs/log.md).
     """
     if channels_last not in ("auto", None, True, False):  # None: of a run that was recorded without it
@@ -104,7 +105,8 @@ def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_la
     keep_memory(on)
     if on == "cuda":
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+        # trials may choose another algorithm in another process, whose last bits differ
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if precision == "bf16-mixed":
             normalise_as_given(unet)
     if channels_last is True or (channels_last in ("auto", None) and on == "cuda"):
@@ -120,7 +122,13 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # found by PYTHONPATH alone
+            return "not installed"
 
     names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: installed(name) for name in names}

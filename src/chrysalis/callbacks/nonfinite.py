@@ -15,11 +15,12 @@ from chrysalis.terminal import warn
 
 @dataclass
 class Measured:
-    """An optimizer step whose gradient norm is on its way from the device."""
+    """An optimizer step whose gradient norm is on its way from the device. arrived: when it is there, None for now."""
 
     step: int
     finite: torch.Tensor  # bool
     window: list[Seen]
+    arrived: torch.cuda.Event | None = None
 
 
 class NonFinite(Callback):
@@ -48,20 +49,22 @@ class NonFinite(Callback):
         if finite.is_cuda and not scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             self._waiting.finite = finite.to("cpu", non_blocking=True)
+            self._waiting.arrived = torch.cuda.Event()
+            self._waiting.arrived.record()
             return
         if not finite.item():
             optimizer.zero_grad()  # an optimizer leaves out what has no gradient
         self._read(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read(trainer, module, last=True)
+        self._read(trainer, module)
 
-    def _read(self, trainer: Trainer, module: LightningModule, last: bool = False) -> None:
+    def _read(self, trainer: Trainer, module: LightningModule) -> None:
         measured, self._waiting = self._waiting, None
         if measured is None:
             return
-        if last and module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
+        if measured.arrived is not None:  # a copy that nobody waited for holds anything at all
+            measured.arrived.synchronize()
         if not measured.finite.item():
             self._found(trainer, module, measured)
 

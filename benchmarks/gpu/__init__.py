@@ -1,0 +1,1 @@
+"""`make gpu`: check and measure this project on an NVIDIA GPU in at most nine minutes."""

@@ -1,0 +1,60 @@
+"""python -m benchmarks.gpu: needs no installed Chrysalis, and names the packages that are missing."""
+
+import time
+
+BEGAN = time.perf_counter()
+
+import importlib.util  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What the parts import, by the names that pip knows
+IMPORTED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "lightning": "lightning",
+    "torchmetrics": "torchmetrics",
+    "hydra-core": "hydra",
+    "diffusers": "diffusers",
+    "safetensors": "safetensors",
+    "tensorboard": "tensorboard",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "platformdirs": "platformdirs",
+    "filelock": "filelock",
+    "rich": "rich",
+    "scipy": "scipy",
+    "imageio": "imageio",
+    "jinja2": "jinja2",
+}
+
+
+def missing(imported: dict[str, str] = IMPORTED) -> str | None:
+    """A sentence about the packages that cannot be imported here; None if all can be."""
+    absent = [package for package, name in imported.items() if importlib.util.find_spec(name) is None]
+    if not absent:
+        return None
+    noun = "packages are" if len(absent) > 1 else "package is"
+    return (
+        f"{len(absent)} {noun} missing from {sys.executable}: python -m pip install {' '.join(absent)}, or `make gpu`, "
+        "which installs everything into .venv."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    for folder in (REPOSITORY / "src", REPOSITORY):  # train.py and sample.py lie in the second
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    if sentence := missing():
+        print(sentence, file=sys.stderr)
+        return 2
+    from benchmarks.gpu.program import main as program
+
+    return program(arguments, began=BEGAN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

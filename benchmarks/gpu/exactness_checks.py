@@ -1,0 +1,119 @@
+"""Checks: a run that continues and a sample that is generated again are equal to the bit; the commands as a whole."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from diffusers import DDPMPipeline
+from PIL import Image
+
+from benchmarks.gpu import runs
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.parts import Figure, require
+from chrysalis.module import FineTuning
+
+STEPS, INTERRUPTED_IN = 6, 3  # the micro-batch; two make a step
+
+
+def resume(bench: Bench) -> Iterator[Figure]:
+    """SIGTERM inside an accumulation window, then resume=: everything as in a run that was not interrupted."""
+    more = ["trainer.accumulate_grad_batches=2", "trainer.deterministic=true"]
+    runs.command("train", *runs.recipe(bench, "whole", STEPS, *more))
+    plain, seen = FineTuning.training_step, []
+
+    def training_step(self, batch, index):
+        seen.append(index)
+        if len(seen) == INTERRUPTED_IN:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batch, index)
+
+    with mock.patch.object(FineTuning, "training_step", training_step):
+        runs.command("train", *runs.recipe(bench, "part", STEPS, *more), code=143)
+    stopped = runs.checkpoint(Path("runs/part"))["global_step"]
+    yield Figure("interrupted after step", stopped)
+    runs.command("train", "resume=runs/part")
+    whole, part = (runs.checkpoint(Path("runs", name)) for name in ("whole", "part"))
+    for what in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        _require_equal(whole[what], part[what], what)
+    _require_equal(_averages(whole), _averages(part), "EMA")
+    yield Figure("tensors equal to the bit at the end", len(whole["state_dict"]))
+
+
+def _averages(checkpoint: dict) -> dict:
+    return next(state["averages"] for state in checkpoint["callbacks"].values() if "averages" in state)
+
+
+def _require_equal(a, b, what: str) -> None:
+    """To the bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        largest = float((a.double() - b.double()).abs().max()) if a.shape == b.shape else math.inf
+        require(torch.equal(a, b), f"{what} differs by up to {largest:.2g} from the run without interruption")
+    elif isinstance(a, dict):
+        require(a.keys() == b.keys(), f"{what} has other keys")
+        for key, value in a.items():
+            _require_equal(value, b[key], f"{what}.{key}")
+    elif isinstance(a, list | tuple):
+        require(len(a) == len(b), f"{what} has another length")
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            _require_equal(one, other, f"{what}[{i}]")
+    else:
+        require(a == b, f"{what}: {a} and {b}")
+
+
+def regenerate(bench: Bench) -> Iterator[Figure]:
+    """PNG files generated again from their own records, in float32 and in what suits the device."""
+    fixed = [
+        f"model.pretrained={bench.small_folder}",
+        f"trainer.accelerator={bench.device.type}",
+    ]
+    ways = {"ddim": ["scheduler=ddim", "steps=4"]}
+    ways["deis_auto"] = ["scheduler=deis", "steps=5", "trainer.precision=auto"]
+    ways["dpmpp_2m_sde"] = ["scheduler=dpmpp_2m_sde", "steps=4"]
+    for name, way in ways.items():
+        runs.command("sample", *fixed, *way, f"out={name}", "seed=7", "n=3", "batch_size=2")
+        runs.command("sample", f"from={name}/seed_00008.png", f"out={name}_again")
+        found = sorted(Path(f"{name}_again").glob("seed_*.png"))
+        require(bool(found), f"{name}: nothing was generated again")
+        for file in found:
+            first, again = (np.asarray(Image.open(path)) for path in (Path(name, file.name), file))
+            largest = np.abs(first.astype(int) - again).max()
+            require(largest == 0, f"{name}: {file.name} differs by up to {largest} of 255 when generated again")
+        yield Figure(f"equal to the bit, {name}", len(found))
+
+
+def commands(bench: Bench) -> Iterator[Figure]:
+    """The default recipe with all callbacks, shortened; stock diffusers generates from what it exports."""
+    s, steps = bench.sizes, bench.sizes.steps
+    options = {
+        "name": "command",
+        "model.pretrained": bench.small_folder,
+        "data": "folder",
+        "data.path": bench.images(s.small_pixels, 2 * s.images),
+        "data.image_size": s.small_pixels,
+        "data.batch_size": s.batch,
+        "trainer.accelerator": bench.device.type,
+        "trainer.max_steps": steps,
+        "callbacks.held_out.n_images": 2,
+        "callbacks.held_out.every_n_steps": steps // 2,
+        "callbacks.pictures.n": 2,
+        "callbacks.pictures.steps": 4,
+        "callbacks.evaluate.n": 32,
+        "callbacks.evaluate.every_n_steps": steps,
+        "outcome.report": "false",
+        "preflight": "false",
+    }
+    runs.command("train", *(f"{key}={value}" for key, value in options.items()))
+    results = json.loads(Path("runs/command/results.json").read_text(encoding="utf-8"))
+    loss = results["held_out_loss"]
+    yield Figure("validation loss at the end", loss)
+    require(math.isfinite(loss) and results["steps"] == steps, f"{results['steps']} steps, validation loss {loss}")
+    stock = DDPMPipeline.from_pretrained("runs/command/pipeline", local_files_only=True).to(bench.device)
+    stock.set_progress_bar_config(disable=True)
+    images = stock(batch_size=1, num_inference_steps=4, output_type="np").images
+    require(bool(np.isfinite(images).all()), "what stock diffusers generates is not finite")

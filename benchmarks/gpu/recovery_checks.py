@@ -1,0 +1,163 @@
+"""Checks: a step that does not fit into memory, and a gradient or loss that is not a number."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from unittest import mock
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from benchmarks.gpu import runs
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.parts import Figure, require
+from chrysalis import folder, memory
+from chrysalis.denoiser import Denoiser
+from chrysalis.errors import UserError
+from chrysalis.optimization import adamw
+
+# nearly plain gradient descent: rounding stays small
+GENTLE = functools.partial(adamw, lr=0.1, eps=1.0)
+LIMITS = {"cpu": 1e-4, "cuda": 2e-2}  # of the relative distance between two updates; TF32 on a GPU
+TIGHT = 0.7  # of the memory that the roomy run had in its second step
+POISONED, STEPS = 2, 4
+
+
+def out_of_memory(bench: Bench) -> Iterator[Figure]:
+    """The same two steps with room and without: micro-batches are taken in parts, and the update is the same."""
+    s = bench.sizes
+    size = {"pixels": s.roomy_pixels, "batch_size": s.roomy_batch}
+
+    def trained(*watch: Callback) -> tuple[int, torch.Tensor]:
+        """(parts a micro-batch, how the weights changed)"""
+        model = folder.load(bench.small_folder) if bench.on_gpu else bench.tiny()
+        before = _flat(model.unet)
+        done = runs.fit(bench, model, runs.images(bench, **size), 2, optimizer=GENTLE, watch=watch)
+        return done.module.parts, _flat(done.module.denoiser.unet) - before
+
+    memory.release(bench.device)
+    parts, roomy = trained(peak := runs.Peak())
+    require(parts == 1, f"with room, micro-batches were taken in {parts} parts")
+    with _limited(bench, peak.steady):
+        parts, tight = trained()
+    require(parts > 1, "nothing ran out of memory")
+    yield Figure(f"parts that a micro-batch of {s.roomy_batch} is taken in", parts)
+    distance = float((tight - roomy).norm() / roomy.norm())
+    yield Figure("relative distance of the update", distance)
+    limit = LIMITS[bench.device.type]
+    require(distance <= limit, f"the update differs by {distance:.2g}, more than {limit:g}")
+
+
+def _flat(unet: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().cpu().flatten() for p in unet.parameters()])
+
+
+@contextmanager
+def _limited(bench: Bench, roomy: int) -> Iterator[None]:
+    """Inside, TIGHT of `roomy` bytes are there; on a CPU, room for half a micro-batch."""
+    memory.release(bench.device)
+    if bench.on_gpu:
+        whole = torch.cuda.get_device_properties(bench.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(TIGHT * roomy / whole)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return
+    plain, room = Denoiser.forward, bench.sizes.roomy_batch // 2
+
+    def forward(self, x_t, t, cond=None):
+        if self.training and len(x_t) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return plain(self, x_t, t, cond)
+
+    with mock.patch.object(Denoiser, "forward", forward):
+        yield
+
+
+class Poison(Callback):
+    """One weight's gradient is not a number in one step."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        def hook(gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * float("nan") if trainer.global_step + 1 == POISONED else gradient
+
+        _, weight = module.trainable()[-1]
+        self._hook = weight.register_hook(hook)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._hook.remove()
+
+
+def nonfinite(bench: Bench) -> Iterator[Figure]:
+    """A gradient that is not a number, under the fused optimizer alone: caught before the update, or left out."""
+    precision = "bf16-mixed" if bench.on_gpu else "32-true"
+    done, after = _poisoned(bench, precision, "skip")
+    require(done.nonfinite.skipped == [POISONED], f"steps left out: {done.nonfinite.skipped}, not [{POISONED}]")
+    _require_left_out(done, after)
+    yield Figure("updates left out", 1)
+    try:
+        done, after = _poisoned(bench, precision, "stop")
+    except Stopped as stopped:
+        require("gradient is not" in str(stopped), f"the reason given is: {stopped}")
+        require(_same(stopped.after[0], stopped.after[-1]), "the update was made before the run stopped")
+        require(_same(stopped.after[0], dict(stopped.module.trainable())), "weights changed as the run stopped")
+        yield Figure("updates before it stopped", 1)
+        return
+    raise AssertionError("a gradient that is not a number did not stop the run")
+
+
+def nonfinite_fp16(bench: Bench) -> Iterator[Figure]:
+    """Under a scaler: it leaves out gradients that are not finite by itself, and losses that are not are found."""
+    scale = 2.0**8
+    done, after = _poisoned(bench, "16-mixed", "skip", scale)
+    _require_left_out(done, after)
+    require(done.nonfinite.skipped == [], "what is the scaler's own way was taken for a loss that is not finite")
+    require(done.scaler.get_scale() == scale / 2, f"the loss scale went from {scale:g} to {done.scaler.get_scale():g}")
+    yield Figure("updates left out, gradient", 1)
+    plain, steps = Denoiser.loss_at, []
+
+    def loss_at(self, x0, t, eps, cond=None):
+        steps.append(len(steps) + 1)
+        return plain(self, x0 * float("nan") if steps[-1] == POISONED else x0, t, eps, cond)
+
+    with mock.patch.object(Denoiser, "loss_at", loss_at):
+        done, after = _poisoned(bench, "16-mixed", "skip", scale, poison=False)
+    _require_left_out(done, after)
+    require(done.nonfinite.skipped == [POISONED], f"steps left out: {done.nonfinite.skipped}, not [{POISONED}]")
+    yield Figure("updates left out, loss", 1)
+
+
+class Stopped(Exception):
+    """What stopped a run, with the weights after each of its steps."""
+
+    def __init__(self, error: UserError, module: LightningModule, after: list[dict[str, torch.Tensor]]):
+        super().__init__(str(error))
+        self.module, self.after = module, after
+
+
+def _poisoned(bench: Bench, precision: str, action: str, scale: float | None = None, poison: bool = True):
+    """(the finished run, the weights after each of its steps)"""
+    s, snapshots = bench.sizes, runs.Snapshots()
+    data = runs.images(bench, s.pixels, s.batch)
+    watch = [snapshots, *([Poison()] if poison else [])]
+    how = {"precision": precision, "action": action, "scale": scale, "watch": watch}
+    run = runs.prepared(bench, bench.tiny(), data, STEPS, **how)
+    require(bool(run.module.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["fused"]), "not fused")
+    try:
+        return run.run(data), snapshots.weights
+    except UserError as error:
+        raise Stopped(error, run.module, snapshots.weights) from error
+
+
+def _require_left_out(done: runs.Fit, after: list[dict[str, torch.Tensor]]) -> None:
+    """One update, that of the poisoned step, and nothing else."""
+    changed = [not _same(a, b) for a, b in pairwise(after)]
+    expected = [step != POISONED for step in range(2, STEPS + 1)]
+    require(changed == expected, f"weights changed in steps 2 to {STEPS}: {changed}, not {expected}")
+    require(done.optimizer_steps == {STEPS - 1}, f"the optimizer counts {done.optimizer_steps} updates")
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value.cpu(), b[name].cpu()) for name, value in a.items())

@@ -1,0 +1,205 @@
+"""Training as the parts need it: the project's own objects without measurements and exports, or whole commands."""
+
+import functools
+import importlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
+
+from benchmarks.gpu.bench import WARMUP, Bench
+from chrysalis import datamodule, folder, hardware
+from chrysalis.callbacks.clock import Clock
+from chrysalis.callbacks.curves import Curves
+from chrysalis.callbacks.ema import EMA
+from chrysalis.callbacks.nonfinite import NonFinite
+from chrysalis.compiling import compile_unet
+from chrysalis.denoiser import Denoiser
+from chrysalis.folder import Model
+from chrysalis.module import FineTuning
+from chrysalis.objective import choose
+from chrysalis.optimization import adamw, lr_schedule
+from chrysalis.trainer import make_trainer
+
+
+class Snapshots(Callback):
+    """The weights after every optimizer step, left on the device, so that nothing waits for it."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        self.weights.append({name: p.detach().clone() for name, p in module.trainable()})
+
+
+class Peak(Callback):
+    """The most memory that tensors had: `first`, in the first step with cuDNN's trials, and `steady`, afterwards.
+
+    In bytes, on a GPU; on a CPU both are the process's own peak.
+    """
+
+    def __init__(self) -> None:
+        self.first = self.steady = 0
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+        if trainer.global_step == 1 and not self.first:
+            self.first = peak(module.device)
+            forget_peak(module.device)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.steady = peak(module.device)
+
+
+def peak(device: torch.device) -> int:
+    """Bytes."""
+    return 2**20 * hardware.peak_memory_mib(device.type)
+
+
+def forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@dataclass
+class Fit:
+    """A training run that is over, or stopped by an error."""
+
+    trainer: Trainer
+    module: FineTuning
+    clock: Clock
+    curves: Curves
+    nonfinite: NonFinite
+
+    def run(self, data: datamodule.Pictures) -> "Fit":
+        self.trainer.fit(self.module, datamodule=data)
+        return self
+
+    @property
+    def losses(self) -> list[float]:
+        return [loss for _, loss, _ in self.curves.history]
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().cpu() for name, p in self.module.denoiser.named_parameters()}
+
+    @property
+    def optimizer_steps(self) -> set[int]:
+        """How many updates the optimizer counts, of each weight."""
+        return {int(state["step"]) for state in self.trainer.optimizers[0].state.values()}
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        return self.trainer.precision_plugin.scaler
+
+
+def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> datamodule.Pictures:
+    """The synthetic images as training reads them; as many as `steps` steps take without an epoch's short last batch.
+
+    A quarter more than that, as about a tenth of them is for validation.
+    """
+    where = str(bench.images(pixels, max(bench.sizes.images, 4 * batch_size, 5 * steps * batch_size // 4)))
+    return datamodule.folder(where, image_size=pixels, resize="stretch", batch_size=batch_size, **loading)
+
+
+def prepared(
+    bench: Bench,
+    model: Model,
+    data: datamodule.Pictures,
+    steps: int,
+    precision: str = "32-true",
+    compiled: bool = False,
+    channels_last: bool | str = "auto",
+    optimizer: Callable | None = None,
+    watch: Sequence[Callback] = (),
+    action: str = "stop",
+    scale: float | None = None,
+    **trainer,
+) -> Fit:
+    """What train.py builds, with the callbacks that belong to a step and no others.
+
+    scale: the loss scale that 16-mixed begins with. watch: more callbacks. trainer: more of Lightning's arguments.
+    """
+    seed_everything(0, workers=True, verbose=False)
+    folder.fit_to_size(model, data.size)
+    objective = choose(model.prediction)
+    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    module = FineTuning(denoiser, optimizer or functools.partial(adamw, lr=5e-4), lr_schedule)
+    clock, curves, nonfinite = Clock(WARMUP), Curves(), NonFinite(str(bench.scratch / "run"), action)
+    settings = {"max_steps": steps, "max_epochs": -1, "devices": 1, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
+    settings |= {"precision": precision, "accelerator": bench.device.type, **trainer}
+    lightning = make_trainer([clock, nonfinite, curves, EMA(), *watch], logger=False, **settings)
+    if precision == "16-mixed":
+        scaled(bench, lightning, scale)
+    hardware.tune(denoiser.unet, bench.device.type, lightning.precision, channels_last)
+    compile_unet(denoiser.unet, compiled)
+    return Fit(lightning, module, clock, curves, nonfinite)
+
+
+def fit(bench: Bench, model: Model, data: datamodule.Pictures, steps: int, **how) -> Fit:
+    """See prepared."""
+    return prepared(bench, model, data, steps, **how).run(data)
+
+
+def scaled(bench: Bench, trainer: Trainer, scale: float | None) -> None:
+    """Let 16-mixed begin with a loss scale. On a CPU Lightning takes bf16 in its place: there it is put back."""
+    scaler = torch.amp.GradScaler(bench.device.type, **({} if scale is None else {"init_scale": scale}))
+    if bench.on_gpu:
+        trainer.precision_plugin.scaler = scaler
+    else:
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+
+
+def command(program: str, *overrides: str, code: int = 0) -> None:
+    """train.py or sample.py in this process and folder; AssertionError unless it ends with this exit code."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    typed, said, ended = sys.argv, io.StringIO(), 0
+    sys.argv = [f"{program}.py", *overrides]
+    try:
+        with redirect_stderr(said):
+            getattr(importlib.import_module(program), program)()
+    except SystemExit as stop:
+        ended = stop.code or 0
+    finally:
+        sys.argv = typed
+        sys.stderr.write(said.getvalue())
+    if ended != code:
+        last = (said.getvalue().strip() or "nothing was said").splitlines()[-1]
+        raise AssertionError(f"{program}.py ended with {ended} instead of {code}: {last[:200]}")
+
+
+def recipe(bench: Bench, name: str, steps: int, *overrides: str) -> list[str]:
+    """Overrides of a short train.py on the synthetic images with a new UNet of the checks' size."""
+    s = bench.sizes
+    settings = {
+        "name": name,
+        "model": "scratch",
+        "model.block_out_channels": list(s.channels),
+        "data": "folder",
+        "data.path": bench.images(s.pixels, s.images),
+        "data.image_size": s.pixels,
+        "data.resize": "stretch",
+        "data.batch_size": s.batch,
+        "trainer.accelerator": bench.device.type,
+        "trainer.max_steps": steps,
+        "lr_schedule": "constant",
+        "callbacks.held_out.n_images": 2,
+        "callbacks.held_out.bins": 2,
+        "callbacks.pictures.n": 1,
+        "callbacks.pictures.steps": 1,
+        "callbacks.evaluate.n": 0,
+        "outcome.report": "false",
+        "preflight": "false",
+    }
+    return [*(f"{key}={value}".replace(" ", "") for key, value in settings.items()), *overrides]
+
+
+def checkpoint(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)

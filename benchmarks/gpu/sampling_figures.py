@@ -1,0 +1,69 @@
+"""Figures of sampling: images a second as sample.py makes them, compiled or not, beside the plain loop."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.parts import Figure
+from benchmarks.gpu.training_figures import plain
+from chrysalis import folder, pixels, seeds
+from chrysalis.denoiser import Denoiser
+from chrysalis.objective import choose
+from chrysalis.sampling import arithmetic, schedulers
+from chrysalis.sampling.drawing import sample
+
+SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
+
+
+def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool = False) -> Callable[[], float]:
+    """Returns a function that generates bench.sizes.samples images and tells how many a second that were.
+
+    As sample.py does, with trainer.precision=auto; channels_last: also with that layout, which it does not use.
+    """
+    model, s = folder.load(pretrained), bench.sizes
+    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(bench.device).eval()
+    if channels_last:
+        denoiser.unet.to(memory_format=torch.channels_last)
+    arithmetic.use(denoiser, {}, arithmetic.precision("auto", bench.device.type), compiled)
+
+    def generate() -> float:
+        began = time.perf_counter()
+        scheduler = schedulers.build(model.scheduler, SCHEDULER)
+        x = sample(denoiser, scheduler, s.sample_steps, seeds.generators(0, s.samples), model.size())
+        pixels.to_uint8(x).cpu()
+        return s.samples / (time.perf_counter() - began)
+
+    return generate
+
+
+def images_per_second(generate: Callable[[], float]) -> float:
+    """The median, after one that is not counted."""
+    return sorted(generate() for _ in range(1 + REPETITIONS))[(1 + REPETITIONS) // 2]
+
+
+def large(bench: Bench) -> Iterator[Figure]:
+    yield _figure(bench, bench.large_folder, compiled=False)
+    yield _figure(bench, bench.large_folder, compiled=False, channels_last=True)
+
+
+def large_compiled(bench: Bench) -> Iterator[Figure]:
+    yield _figure(bench, bench.large_folder, compiled=True)
+
+
+def small(bench: Bench) -> Iterator[Figure]:
+    yield _figure(bench, bench.small_folder, compiled=False)
+
+
+def _figure(bench: Bench, pretrained: str, compiled: bool, channels_last: bool = False) -> Figure:
+    s = bench.sizes
+    how = f"{s.samples} at a time, {SCHEDULER} in {s.sample_steps} steps{', compiled' if compiled else ''}"
+    how += ", channels_last" if channels_last else ""
+    return Figure(how, images_per_second(sampler(bench, pretrained, compiled, channels_last)), "images/s")
+
+
+def large_plain(bench: Bench) -> Iterator[Figure]:
+    n, steps = (bench.sizes.samples // 2, PLAIN_STEPS) if bench.on_gpu else (1, 2)
+    done = plain(bench, "sample", model=bench.large_folder, n=n, **{"ddim-steps": steps})
+    yield Figure(f"plain loop, {n} at a time, ddim in {steps} steps", done["images_per_second"], "images/s")
