@@ -150,6 +150,8 @@ def test_repetitions_end_where_their_time_does(tmp_path, monkeypatch):
 def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
     """Otherwise every machine would sample for minutes."""
     bench = Bench("cpu", sampling.folder.BUNDLED, "images", tmp_path, tmp_path / "kept")
+    sampler = sampling.Sampler(bench.model, bench.device, "32-true")
+    assert sampling.limit_file(bench, sampler, sampling.N, sampling.LIMIT_STEPS).is_file()
     limit = sampling.limit(bench)
     assert (limit.shape, limit.dtype) == ((sampling.N, 3, 64, 64), torch.uint8)
     assert not bench.kept.exists()
