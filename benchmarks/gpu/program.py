@@ -64,7 +64,6 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
             file=sys.stderr,
         )
         return 2
-    os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products need it from the first one on
     budget = Budget(options.budget, budget_began)
     with tempfile.TemporaryDirectory(prefix="chrysalis-gpu-", ignore_cleanup_errors=True) as scratch:
