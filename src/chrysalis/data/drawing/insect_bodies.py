@@ -48,7 +48,7 @@ def _trunk(anatomy, palette, pose, light, x, y, pixel, rng) -> tuple[Array, Arra
     """Three ellipses, lit as round bodies, ringed, and frayed by fur."""
     girth, squeeze = anatomy.girth, max(np.cos(pose.pitch), 0.5)
     y = y / squeeze
-    fray = anatomy.fur * girth * 0.35 * cloud(x, y * 0.6, rng, 0.03, 1) if anatomy.fur > 0.25 else 0.0
+    fray = anatomy.fur * girth * 0.2 * cloud(x, y * 0.6, rng, 0.03, 2) if anatomy.fur > 0.25 else 0.0
     parts = (
         (0.02 + anatomy.abdomen * 0.9, girth * 0.82, anatomy.abdomen),
         (-0.07, girth * 1.18, 0.12 + 0.35 * girth),

@@ -89,6 +89,8 @@ def _contrast(palette: Palette, rng: np.random.Generator) -> tuple[str, str]:
 
 def _veins(palette, count, rng):
     name = ("ink", "deep", "second", "light")[rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))]
+    if name == "ink" and palette.word.endswith(("orange", "amber")):  # a monarch to the eye, whatever its margin
+        name = "second"
     layer = fan_veins(name, rng.uniform(0.006, 0.017), count, rng.uniform(0.38, 0.58), rng.uniform(0.5, 1.0))
     motif = "dark veins" if name == "ink" else "veins"
     return [(motif, [layer], [layer])]
