@@ -44,6 +44,17 @@ TINY_RUN = [
 ]
 
 
+# files that take longest: they begin first, so that no worker is left with one of them at the end
+LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioning", "memory", "sampling", "sample"]
+LONGEST += ["gpu_benchmark", "speed_switches", "ranks", "sweep", "stopping", "checkpoints", "out_of_memory", "insects"]
+LONGEST += ["profile", "hub_cache"]
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 def real_data() -> Path:
     """The optional folder that CHRYSALIS_PHOTOGRAPHS names: butterflies/ (a folder) and hub_like/ (parquet)."""
     return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", "no such folder")).absolute()
