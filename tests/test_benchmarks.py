@@ -37,9 +37,9 @@ def test_a_target_of_either_peer_can_be_missed():
     assert row.reached is False
     row.script = [20.0]
     assert row.reached is True
-    row.ours = [14.0]
-    row.script = [10.0]
+    row.ours, row.script = [14.0], [10.0]
     assert row.reached is False
+    assert Row("loss", "to a loss", "s", None, at_least=False, script=[10.0]).reached is None
 
 
 def test_what_is_written_can_be_added_to(tmp_path):

@@ -26,7 +26,7 @@ from chrysalis.module import FineTuning
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
 LEFT_OUT = 4  # of a fit's steps: the base model is evaluated and sampled from after the first
 WAITING_TARGET = 1.0  # per cent
-GROUP, GROUPS, OVERHEAD_TARGET = 4, 10, 1.03
+GROUP, GROUPS, OVERHEAD_TARGET = 2, 14, 1.03
 FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
 
 

@@ -42,14 +42,16 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether every target is; None where there is none."""
-        if not self.ours or self.failed:
+        """Whether every target is; None where there is none, False where a figure is missing for one."""
+        if self.failed:
+            return False
+        if self.target is None and self.script_target is None:
+            return None
+        if not self.ours:
             return False
         to_plain = self.ratio("plain") if self.plain else statistics.median(self.ours)
         figures = ((to_plain, self.target), (self.ratio("script"), self.script_target))
         judged = [(figure, limit) for figure, limit in figures if figure is not None and limit is not None]
-        if not judged:
-            return None
         return all(figure >= limit if self.at_least else figure <= limit for figure, limit in judged)
 
     def record(self) -> dict:

@@ -44,38 +44,33 @@ class Sampler:
         built = schedulers.build(self.model.scheduler, scheduler, **settings)
         return pixels.to_uint8(sample(self.denoiser, built, steps, seeds.generators(0, n), self.model.size())).cpu()
 
-    def images_per_second(self, n: int, scheduler: str, steps: int) -> float:
-        began = time.perf_counter()
-        self.sample(n, scheduler, steps)
-        return n / (time.perf_counter() - began)
-
 
 def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Row:
     sampler = Sampler(bench.model, bench.device)
-    sampler.sample(N, scheduler, steps)
+    samples = sampler.sample(N, scheduler, steps)  # not timed
     row = Row("sampling", f"sampling {N} images at equal distance", "images/s", TARGET)
     for _ in bench.repeat(REPETITIONS, BUDGET):
         row.plain.append(bench.plain("sample", n=N, ddim_steps=bench.steps(PLAIN_STEPS))["images_per_second"])
-        row.ours.append(sampler.images_per_second(N, scheduler, steps))
-    plain, ours = distances(bench, scheduler, steps)
+        began = time.perf_counter()
+        sampler.sample(N, scheduler, steps)
+        row.ours.append(N / (time.perf_counter() - began))
+    whole = limit(bench)
     row.notes = {
         "ours": f"{scheduler} in {steps} steps, {sampler.precision}",
-        f"distance of the plain loop's {PLAIN_STEPS} steps": plain,
-        "of ours": ours,
+        f"distance of the plain loop's {PLAIN_STEPS} steps": rms(plain_samples(bench, len(whole)), whole),
+        "of ours": rms(samples[: len(whole)], whole),
     }
     return row
 
 
-def distances(bench: Bench, scheduler: str, steps: int) -> tuple[float, float]:
-    """(plain's, ours) to the limit, from the same noise."""
-    whole = limit(bench)
-    noise = seeds.noise(seeds.generators(0, len(whole)), whole.shape[1:], bench.device)
+def plain_samples(bench: Bench, n: int) -> torch.Tensor:
+    """uint8 [n, 3, H, W] by the plain loop's sampler, from the noise that ours starts from."""
     unet, ddim = plain_loop.parts(str(folder.locate(bench.model)), DDIMScheduler)
-    plain_steps = bench.steps(PLAIN_STEPS)
+    side = unet.config.sample_size
+    noise = seeds.noise(seeds.generators(0, n), (3, side, side), bench.device)
     with torch.no_grad():
-        plain = pixels.to_uint8(plain_loop.drawn(unet.eval().to(bench.device), ddim, noise, plain_steps)).cpu()
-    ours = Sampler(bench.model, bench.device).sample(len(whole), scheduler, steps)
-    return rms(plain, whole), rms(ours, whole)
+        x = plain_loop.drawn(unet.eval().to(bench.device), ddim, noise, bench.steps(PLAIN_STEPS))
+    return pixels.to_uint8(x).cpu()
 
 
 def limit(bench: Bench) -> torch.Tensor:
