@@ -49,6 +49,7 @@ def sample(cfg) -> None:
     hardware.keep_memory(hardware.accelerator(cfg.trainer.accelerator))
     share, device = sharing.launch(**cfg.trainer)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner).to(device).eval()
+    denoiser.requires_grad_(False)  # guided or not: torch rounds some layers otherwise if their weights take gradients
     arithmetic.use(denoiser, terms, precision, cfg.compile)
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
     timetable = Timetable(scheduler, cfg.steps, device)

@@ -151,7 +151,7 @@ class Judges:
         images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
         labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
         generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
-        lower = hardware.precision("auto", "cpu")[0] == "bf16-mixed"  # elsewhere bf16 is emulated, and slower
+        lower = hardware.cpu_has_bf16()  # elsewhere bf16 is emulated, and slower
         optimizer = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, passes * -(-len(drawn) // BATCH))
         namer, cutter = self.networks.train().values()

@@ -195,8 +195,7 @@ def test_8bit_adamw_refuses_a_bad_rate():
 
 
 # elsewhere oneDNN works in float32 copies, which nobody would train with
-HAS_BF16 = hardware.precision("auto", "cpu")[0] == "bf16-mixed"
-NEEDS_BF16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16 instructions")
+NEEDS_BF16 = pytest.mark.skipif(not hardware.cpu_has_bf16(), reason="this CPU has no bf16 instructions")
 
 
 def real_peak(denoiser, n, size, precision) -> int:

@@ -49,10 +49,46 @@ class Sizes:
 
 SIZES = {
     "cuda": Sizes(
-        (32, 64), 32, 64, 8, 30, 128, 16, 256, 8, 23, 4, 28, 16, 15, 64, (8, 64), 43, 8192
+        channels=(32, 64),
+        pixels=32,
+        images=64,
+        batch=8,
+        steps=30,
+        roomy_pixels=128,
+        roomy_batch=16,
+        large_pixels=256,
+        large_batch=8,
+        large_steps=23,
+        plain_batch=4,
+        plain_steps=28,
+        samples=16,
+        sample_steps=15,
+        small_pixels=64,
+        small_batches=(8, 64),
+        small_steps=43,
+        matmul=8192,
     ),
-    "cpu": Sizes((8, 16), 16, 16, 4, 5, 16, 4, 16, 4, 5, 2, 6, 2, 2, 16, (4,), 5, 128),
-}  # fmt: skip
+    "cpu": Sizes(
+        channels=(8, 16),
+        pixels=16,
+        images=16,
+        batch=4,
+        steps=5,
+        roomy_pixels=16,
+        roomy_batch=4,
+        large_pixels=16,
+        large_batch=4,
+        large_steps=5,
+        plain_batch=2,
+        plain_steps=6,
+        samples=2,
+        sample_steps=2,
+        small_pixels=16,
+        small_batches=(4,),
+        small_steps=5,
+        matmul=128,
+    ),
+}
 WARMUP = 3  # optimizer steps before the clock starts
 
 

@@ -8,7 +8,6 @@ Writes GPU.json into benchmarks/results/ after every figure. Ends with 1 if a pa
 import argparse
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ import torch
 from benchmarks.gpu import exactness_checks, precision_checks, recovery_checks, sampling_figures, training_figures
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Budget, Part, Record, perform
-from benchmarks.speed.report import slug, without_folders
+from benchmarks.speed.report import commit, slug, without_folders
 from chrysalis import hardware
 from chrysalis.folder import REPOSITORY
 
@@ -128,16 +127,3 @@ def about(options: argparse.Namespace) -> dict:
     """Of this run, kept with each of its parts."""
     when = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": options.command}
     return when | {"versions": hardware.versions()}
-
-
-def commit() -> str | None:
-    """None where git or the repository's history is not there."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

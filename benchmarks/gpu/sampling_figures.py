@@ -1,5 +1,6 @@
 """Figures of sampling: images a second as sample.py makes them, compiled or not, beside the plain loop."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -40,7 +41,8 @@ def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool =
 
 def images_per_second(generate: Callable[[], float]) -> float:
     """The median, after one that is not counted."""
-    return sorted(generate() for _ in range(1 + REPETITIONS))[(1 + REPETITIONS) // 2]
+    generate()
+    return statistics.median(generate() for _ in range(REPETITIONS))
 
 
 def large(bench: Bench) -> Iterator[Figure]:

@@ -22,8 +22,6 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.normalisation import normalise_as_given
 from chrysalis.objective import choose
 
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
-
 
 def matmul(bench: Bench) -> Iterator[Figure]:
     yield Figure("bf16 matrix products", matmul_tflops(bench), "TFLOP/s")
@@ -109,7 +107,7 @@ def _cost(bench: Bench, precision: str) -> memory.Cost:
     if bench.on_gpu and precision == "bf16-mixed":
         normalise_as_given(model.unet)  # as training does
     size = (bench.sizes.large_pixels,) * 2
-    return memory.cost(denoiser, size, precision=AUTOCAST[precision], on=bench.device.type)
+    return memory.cost(denoiser, size, precision=hardware.AUTOCAST[precision], on=bench.device.type)
 
 
 def memory_count(bench: Bench) -> Iterator[Figure]:

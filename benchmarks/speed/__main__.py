@@ -9,7 +9,6 @@ import argparse
 import functools
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -82,7 +81,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
     """Row by row; each is written when it is there, and one that fails says why."""
     name_of_machine, rows, began = machine(), [], time.perf_counter()
     about = {
-        "commit": commit(),
+        "commit": report.commit(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "command": options.command,
@@ -106,15 +105,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
 
 def machine() -> str:
     """The CPU's name, and whether it lacks bf16: cloud machines of one name differ in that."""
-    without = "" if hardware.precision("auto", "cpu")[0] == "bf16-mixed" else " without bf16"
-    return hardware.description("cpu") + without
-
-
-def commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    return hardware.description("cpu") + ("" if hardware.cpu_has_bf16() else " without bf16")
 
 
 if __name__ == "__main__":

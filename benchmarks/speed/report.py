@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from chrysalis.files import write_text
+from chrysalis.folder import REPOSITORY
 
 SIDES = ("plain", "script", "ours")
 
@@ -71,6 +73,19 @@ def slug(hardware: str) -> str:
 def without_folders(text: str) -> str:
     """'--data /home/me/pictures' -> '--data .../pictures': results are published, and name nobody's folders."""
     return re.sub(r"(?<![\w.])(\.\.|~)?/(\S*/)?", ".../", text)
+
+
+def commit() -> str | None:
+    """None where git or the repository's history is not there."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write(folder: Path, machine: str, about: dict, rows: Sequence[Row]) -> tuple[Path, Path]:

@@ -89,8 +89,8 @@ def loss_of(model_folder: Path | str, data: datamodule.Pictures, device: str = "
     denoiser = Denoiser(model.unet, model.scheduler, Objective("epsilon")).eval().to(device)
     batch = data.held_out_batch(IMAGES)
     precision, _ = hardware.precision("auto", device)
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
-    with torch.no_grad(), torch.autocast(device, dtype, enabled=precision != "32-true"):
+    dtype = hardware.AUTOCAST[precision]
+    with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype is not None):
         return held_out_loss(denoiser, batch.image, batch.key.tolist(), BINS, seed=0).mean().item()
 
 

@@ -1,7 +1,5 @@
 """Weights at addresses that compute the same bits everywhere."""
 
-from collections.abc import Mapping
-
 import torch
 
 CACHE_LINE = 64  # bytes; what torch's own CPU allocator aligns to
@@ -17,11 +15,6 @@ def align(module: torch.nn.Module) -> torch.nn.Module:
         if not is_aligned(tensor):
             tensor.data = tensor.data.clone()
     return module
-
-
-def aligned(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same for a state dict."""
-    return {name: value if is_aligned(value) else value.clone() for name, value in state.items()}
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from chrysalis import memory
+from chrysalis import hardware, memory
 from chrysalis.batch import Batch
 from chrysalis.data import loaders
 from chrysalis.data.loaders import Order, Request, loader
@@ -90,7 +90,7 @@ class Pictures(LightningDataModule):
                 f"{other}=1 and say with data.effective_batch how many pictures an optimizer step sees."
             )
         on = trainer.strategy.root_device
-        autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(trainer.precision))
+        autocast = hardware.AUTOCAST.get(str(trainer.precision))
         how = {"precision": autocast, "optimizer_bytes_per_weight": module.optimizer_bytes, "on": on.type}
         needed, free = memory.cost(module.denoiser, self.size, **how), memory.free(on)
         self.batch_size = memory.largest_batch(needed, free, self.effective_batch)

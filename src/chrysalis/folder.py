@@ -78,6 +78,8 @@ def load(
     """
     where, asked = locate(pretrained, key), f"{key}={pretrained}"
     model = _load_folder(where, asked) if isinstance(where, Path) else _load_hub(pretrained, asked)
+    for part in filter(None, (model.unet, model.conditioner)):
+        align(part)
     _checkpoint_gradients(model.unet, gradient_checkpointing)
     return replace(model, train=train)
 
@@ -192,7 +194,7 @@ def _load_folder(folder: Path, asked: str) -> Model:
             raise ValueError("the noise levels in its scheduler_config.json are not finite")
         if (folder / "lora").is_dir():
             adapters.load(unet, folder / "lora")
-        return Model(align(unet), scheduler, str(folder), conditioner)
+        return Model(unet, scheduler, str(folder), conditioner)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
@@ -208,7 +210,7 @@ def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
         at, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
         conditioner.use_encoder(*encoders.load(at, "model.pretrained", tokenizer))
     conditioner.attach(unet)
-    return align(conditioner)
+    return conditioner
 
 
 def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
@@ -239,7 +241,7 @@ def _load_hub(hub_id: str, asked: str) -> Model:
                 last = error
             else:
                 _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
-                return Model(align(unet), scheduler, hub_id)
+                return Model(unet, scheduler, hub_id)
     raise _not_to_be_had(asked) from last
 
 

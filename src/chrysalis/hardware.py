@@ -9,6 +9,9 @@ import torch
 from chrysalis.errors import UserError
 from chrysalis.normalisation import normalise_as_given
 
+# what the UNet computes in, by Lightning's names of precisions; None: in the weights' own type
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
 
 def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
     """'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto would choose."""
@@ -41,19 +44,20 @@ def precision(asked: str, on: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU multiplies bf16 in hardware"
         return "16-mixed", "this GPU multiplies fp16 in hardware, not bf16"
-    if on == "cpu" and _has_bf16_instructions() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if on == "cpu" and cpu_has_bf16():
         return "bf16-mixed", "this CPU has bf16 instructions"
     return "32-true", f"plain float32 is the safe choice on this {on}"
 
 
-def _has_bf16_instructions() -> bool:
-    """oneDNN also runs bf16 by emulation on older CPUs, slower than fp32; only the instructions pay."""
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware. oneDNN also emulates it on older ones, slower than fp32."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             flags = f.read()
     except OSError:
         return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16 "))
+    instructions = any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16 "))
+    return instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def device(asked: str = "auto") -> torch.device:

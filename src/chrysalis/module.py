@@ -190,8 +190,9 @@ class FineTuning(LightningModule):
         self.learning_rate = optimizer.param_groups[0]["lr"]
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-        # what clip_grad_norm_ does, but for multiplying by 1; a GPU is not waited for
-        if by_norm and (self.grad_norm.is_cuda or self.grad_norm + 1e-6 > gradient_clip_val):
+        # what clip_grad_norm_ does, but for multiplying by 1 where that is known without waiting for a GPU
+        small = by_norm and self.grad_norm.device.type == "cpu" and self.grad_norm + 1e-6 <= gradient_clip_val
+        if by_norm and not small:
             torch.nn.utils.clip_grads_with_norm_(params, gradient_clip_val, self.grad_norm)
         elif gradient_clip_val and not by_norm:
             torch.nn.utils.clip_grad_value_(params, gradient_clip_val)

@@ -38,7 +38,15 @@ def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
     rng = np.random.default_rng([seed, index, *domain.encode()])
     if domain == "insects":
-        return _imaginary_insect(rng, size)
+        rgb, silhouette, label, caption = draw_imaginary_insect(size, rng)
+    else:
+        rgb, silhouette, label, caption = _draw_species(domain, size, rng)
+    image = np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Drawn(image, (silhouette > 0.5).astype(np.uint8) * 255, label, caption)
+
+
+def _draw_species(domain: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Draw one of a domain's few species: rgb [H, W, 3] and silhouette [H, W] from 0 to 1, its number, a caption."""
     plane = Plane.of_size(size)
     label = int(rng.integers(len(DOMAINS[domain])))
     species = DOMAINS[domain][label]
@@ -47,13 +55,4 @@ def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
     traits = f" {species.traits}" if domain != "flowers" else ""
     article = "an" if word[0] in "aeiou" else "a"
     caption = f"{article} {word} {species.name}{NOUNS[domain]}{traits}, {PHRASES[background]}"
-    image = np.clip(plane.settle(rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
-    mask = (plane.settle(silhouette) > 0.5).astype(np.uint8) * 255
-    return Drawn(image, mask, label, caption)
-
-
-def _imaginary_insect(rng: np.random.Generator, size: int) -> Drawn:
-    """Draw an image of the domain insects; its label is the number of the kind."""
-    rgb, silhouette, label, caption = draw_imaginary_insect(size, rng)
-    image = (rgb * 255 + 0.5).astype(np.uint8)
-    return Drawn(image, (silhouette > 0.5).astype(np.uint8) * 255, label, caption)
+    return plane.settle(rgb), plane.settle(silhouette), label, caption

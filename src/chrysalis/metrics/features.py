@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from chrysalis import folder, memory, pixels, transformers_folder
-from chrysalis.alignment import align, aligned
+from chrysalis.alignment import align
 from chrysalis.data.store import PictureSet, cache_folder
 from chrysalis.errors import UserError, require_path, require_whole
 from chrysalis.files import written
@@ -75,7 +75,7 @@ def of_set(
 
 def _read(file: Path, n: int, dim: int) -> dict[str, torch.Tensor]:
     try:
-        known = aligned(load_file(file))
+        known = load_file(file)
         if known["features"].shape == (n, dim):
             return known
     except Exception:  # absent, or damaged in any way: made anew

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from chrysalis import memory
+from chrysalis import hardware, memory
 from chrysalis.errors import UserError
 from chrysalis.files import shown
 from chrysalis.module import FineTuning
@@ -25,7 +25,7 @@ def is_large(plan: Plan) -> bool:
 
 def memory_cost(plan: Plan) -> memory.Cost:
     """Bytes of a training step, by the size of its micro-batch."""
-    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(plan.trainer.precision))
+    autocast = hardware.AUTOCAST.get(str(plan.trainer.precision))
     how = {"precision": autocast, "optimizer_bytes_per_weight": plan.module.optimizer_bytes, "on": plan.on.type}
     return memory.cost(plan.module.denoiser, plan.data.size, **how)
 

@@ -11,15 +11,14 @@ from chrysalis.compiling import compile_unet
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
 from chrysalis.guidance.guided import Term
-
-PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # by training's names
+from chrysalis.hardware import AUTOCAST
 
 
 def precision(asked: str, accelerator: str = "auto") -> str:
-    """One of PRECISIONS, for trainer.precision and trainer.accelerator as they were given."""
+    """One of hardware.AUTOCAST, for trainer.precision and trainer.accelerator as they were given."""
     on = hardware.accelerator(accelerator)
-    if asked != "auto" and asked not in PRECISIONS:
-        raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(PRECISIONS)}, or auto.")
+    if asked != "auto" and asked not in AUTOCAST:
+        raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
     chosen, _ = hardware.precision(asked, on)
     if chosen == "16-mixed" and on == "cpu":
         raise UserError("trainer.precision=16-mixed is for GPUs: on a CPU take bf16-mixed, or auto.")
@@ -49,11 +48,9 @@ def use(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compiled:
                     "use trainer.precision=bf16-mixed or 32-true."
                 )
     denoisers = [denoiser, *(term.other for term in terms.values() if hasattr(term, "other"))]
-    for each in denoisers:  # guided or not: torch rounds a linear layer otherwise if its weights take gradients
-        each.requires_grad_(False)
-    if PRECISIONS[precision] is not None:
+    if AUTOCAST[precision] is not None:
         for each in denoisers:
-            _lower(each, PRECISIONS[precision])
+            _lower(each, AUTOCAST[precision])
     if compiled:
         for each in {id(each.unet): each for each in denoisers}.values():
             # none of training's modes: "reduce-overhead" lets every answer be written over the last, which multistep
