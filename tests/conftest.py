@@ -1,6 +1,7 @@
 """Tiny real objects: a UNet of a few thousand weights, a folder of drawn pictures, a run."""
 
 import copy
+import functools
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ TINY_RUN = [
     "callbacks.pictures.n=2",
     "callbacks.pictures.steps=2",
     "callbacks.pictures.every_n_steps=2",
-    "callbacks.checkpoint.every_n_steps=2",
+    "callbacks.checkpoint.every_n_steps=100",  # and at the end
     "preflight=false",  # these have tests of their own
     "callbacks.evaluate.n=0",
     "outcome.report=false",
@@ -103,6 +104,12 @@ def tiny_unet(seed: int = 0, **config) -> UNet2DModel:
         "norm_num_groups": 4,
     }
     return UNet2DModel(**{**settings, **config})
+
+
+def shallow_unet(seed: int = 0) -> UNet2DModel:
+    """Of one level, for tests of a thousand forward passes."""
+    one = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return tiny_unet(seed, **one, add_attention=False)
 
 
 class ClosedForm(torch.nn.Module):
@@ -196,6 +203,44 @@ def stock(_stock):
     return call
 
 
+@functools.cache
+def _built(name: str, training: str):
+    from chrysalis.sampling import schedulers
+
+    return schedulers.build(DDPMScheduler.from_config(json.loads(training)), name)
+
+
+def built(training: DDPMScheduler, name: str):
+    """schedulers.build(training, name), once: diffusers takes half a second for some, and drawing changes none."""
+    return _built(name, training.to_json_string())
+
+
+CONF = REPOSITORY / "conf"
+
+
+@functools.cache
+def _composed(program: str, *overrides: str):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(program, overrides=[*overrides])
+
+
+def composition(program: str, *overrides: str):
+    """As Hydra composes it: what chooses files is composed once, values are applied to a copy by Hydra's own hand."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    chooses = [o for o in overrides if o.lstrip("+~").split("=")[0] in groups]
+    cfg = copy.deepcopy(_composed(program, *chooses))
+    rest = OverridesParser.create().parse_overrides([o for o in overrides if o not in chooses])
+    ConfigLoaderImpl._apply_overrides_to_config(rest, cfg)
+    return cfg
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """run(program, *overrides) calls train.py or sample.py in an empty folder; returns (exit code, folder)."""
@@ -214,6 +259,27 @@ def run(tmp_path, monkeypatch):
         except SystemExit as stop:
             return stop.code
         return 0
+
+    return call
+
+
+_trained: dict[tuple[str, ...], Path] = {}
+
+
+@pytest.fixture
+def trained(run, tmp_path, tmp_path_factory):
+    """trained(*overrides) -> the folder that train.py leaves. It runs for the first test; the next have copies."""
+
+    def call(*overrides: str) -> Path:
+        name = next(o.removeprefix("name=") for o in reversed(overrides) if o.startswith("name="))
+        folder = tmp_path / "runs" / name
+        if overrides in _trained:
+            shutil.copytree(_trained[overrides], folder)
+        else:
+            assert run("train", *overrides) == 0
+            kept = tmp_path_factory.mktemp("trained") / name
+            _trained[overrides] = shutil.copytree(folder, kept)
+        return folder
 
     return call
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import tiny_unet
+from conftest import built, tiny_unet
 from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from test_conditioning import listening, told
@@ -111,8 +111,7 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     steps = 400 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 60
 
     def drawn(terms):
-        scheduler = schedulers.build(training, name)
-        return sample(Guided(denoiser, terms), scheduler, steps, seeds.generators(0, 8), (16, 16), cond)
+        return sample(Guided(denoiser, terms), built(training, name), steps, seeds.generators(0, 8), (16, 16), cond)
 
     for w in (1.0, 2.0, 3.0):
         x = drawn({"cfg": ClassifierFree(denoiser, w)})

@@ -20,19 +20,17 @@ RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callba
 
 
 @pytest.fixture
-def begun(run, tmp_path):
-    assert run("train", *RUN, "trainer.max_steps=3", "name=a") == 0
-    return tmp_path / "runs" / "a"
+def begun(trained):
+    return trained(*RUN, "trainer.max_steps=3", "name=a")
 
 
 def step_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-def test_two_are_kept(run, tmp_path):
+def test_two_are_kept(begun):
     """Saved after every step and once more at the end: both names hold whole checkpoints."""
-    assert run("train", *RUN, "trainer.max_steps=3", "name=a") == 0
-    folder = tmp_path / "runs" / "a" / "checkpoints"
+    folder = begun / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert [step_of(folder / name) for name in checkpoints.NAMES] == [3, 3]
 

@@ -88,10 +88,9 @@ def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, 
     assert not (image("without/seed_00000.png") == ours[0]).all()
 
 
-def test_the_unet_of_a_labelled_export_is_stock(run, tmp_path):
-    overrides = [*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]"]
-    assert run("train", *overrides) == 0
-    unet = UNet2DModel.from_pretrained(tmp_path / "runs" / "told" / "pipeline" / "unet")
+def test_the_unet_of_a_labelled_export_is_stock(trained):
+    told = trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
+    unet = UNet2DModel.from_pretrained(told / "pipeline" / "unet")
     assert unet.config.in_channels == 4
     assert unet.config.class_embed_type == "identity"
     model = folder.load("runs/told")
@@ -145,9 +144,9 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path
     assert [a[key] for key in same] == [b[key] for key in same]
 
 
-def test_a_conditional_model_goes_on_learning_on_other_pictures(run, tmp_path, picture_folder):
+def test_a_conditional_model_goes_on_learning_on_other_pictures(run, trained, tmp_path, picture_folder):
     """What it was told it is told again, labels by their names; what the new data lack is said."""
-    assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label") == 0
+    trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label")
     other = [*TINY_RUN, "model.pretrained=runs/told", "data.image_size=16", "name=on"]
     (tmp_path / "pictures" / "monarch" / "text.txt").write_text("not a picture")
     for extra in sorted((tmp_path / "pictures").iterdir())[4:]:
@@ -159,8 +158,8 @@ def test_a_conditional_model_goes_on_learning_on_other_pictures(run, tmp_path, p
     assert len(model.conditioner.embeddings["label"].names) == 10
 
 
-def test_one_row_for_each_condition(run, tmp_path, pictures):
-    assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]") == 0
+def test_one_row_for_each_condition(run, trained, tmp_path, pictures):
+    trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
     sheet = Image.open(tmp_path / "runs" / "told" / "samples" / "step_000004.png")
     assert sheet.height > 5 * 16
     ask = ["model.pretrained=runs/told", "label=[monarch,morpho]", "mask=butterflies", "n=3"]
@@ -174,8 +173,8 @@ def test_one_row_for_each_condition(run, tmp_path, pictures):
     assert run("sample", *ask, "task=morph", "out=morph", "steps=2") == 2
 
 
-def test_without_its_condition_a_model_says_so(run, tmp_path, capfd):
-    assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]") == 0
+def test_without_its_condition_a_model_says_so(run, trained, tmp_path, capfd):
+    trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
     assert run("sample", "model.pretrained=runs/told", "n=1", *SMALL) == 0
     said = capfd.readouterr().err.replace("\n", " ")
     assert "drawn without label and mask, through the model's null" in said
@@ -251,8 +250,8 @@ ASKED = {
 }
 
 
-def test_what_the_model_does_not_know_is_said(run, tmp_path, capfd):
-    assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label") == 0
+def test_what_the_model_does_not_know_is_said(run, trained, tmp_path, capfd):
+    trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label")
     capfd.readouterr()
     for how, says in ASKED.values():
         assert run("sample", "model.pretrained=runs/told", "n=2", *SMALL, *how) == 2

@@ -1,13 +1,13 @@
 """Every leaf of conf/ composes, and every target in it can be built from its keys."""
 
 import itertools
+import re
+import shlex
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY_MODEL, real_data, tiny_clip
+from conftest import CONF, REPOSITORY, TINY_MODEL, composition, real_data, tiny_clip
 from diffusers import DDPMScheduler
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -17,7 +17,6 @@ from chrysalis.command import recipes, values
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.denoiser import Denoiser
 
-CONF = REPOSITORY / "conf"
 LEAVES = sorted(
     (p.parent.name, p.stem) for p in CONF.rglob("*.yaml") if p.parent.parent == CONF and p.parent.name != "hydra"
 )
@@ -31,9 +30,7 @@ SWEEPS = {
 @pytest.fixture
 def composed(tmp_path):
     def compose_(program, *overrides):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(program, overrides=[*overrides])
+        cfg = composition(program, *overrides)
         OmegaConf.set_struct(cfg, False)
         if "run_dir" in cfg:
             cfg.run_dir = str(tmp_path)
@@ -130,6 +127,42 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert instantiate(node)(DDPMScheduler()).config.num_train_timesteps == 1000
     else:
         assert instantiate(node) is not None
+
+
+def missing(cfg, prefix=""):
+    for key in cfg:
+        if OmegaConf.is_missing(cfg, key):
+            yield prefix + key
+        elif OmegaConf.is_dict(node := cfg._get_node(key)) and not node._is_none():
+            yield from missing(node, f"{prefix}{key}.")
+
+
+def filled(cfg):
+    for key in missing(cfg):
+        OmegaConf.update(cfg, key, "something")
+    return cfg
+
+
+@pytest.mark.parametrize(("group", "leaf"), LEAVES)
+def test_all_that_is_shipped_passes(composed, group, leaf):
+    program = "sample" if group in ("scheduler", "task", "guidance") else "train"
+    choice = f"{group}=[{leaf}]" if group == "callbacks" and leaf != "default" else f"{group}={leaf}"
+    label = ["guidance.classifier.label=1"] if leaf == "classifier" else []
+    values.require(filled(composed(program, choice, *label)))
+
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python (train|sample)\.py ([^#\n]*)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("program", "words"), COMMANDS)
+def test_what_the_readme_shows_passes(composed, program, words):
+    typed = [w for w in shlex.split(words) if "=" in w and not w.startswith(("-", "from=", "resume=", "hydra"))]
+    values.require(
+        filled(
+            composed(program, *(re.sub(r"=([^\[\s]+?),.*", r"=\1", w) if " -m " in f" {words}" else w for w in typed))
+        )
+    )
 
 
 @pytest.mark.parametrize("name", SWEEPS)

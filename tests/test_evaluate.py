@@ -5,11 +5,13 @@ import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL, TINY_RUN, results
+from conftest import TINY_MODEL, TINY_RUN, results, tiny_unet
+from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -29,17 +31,25 @@ from chrysalis.metrics import distances, features
 from chrysalis.metrics.timesteps import paired
 
 RUN = [*TINY_MODEL, *TINY_RUN, "data.n=150", "name=a", "callbacks.evaluate.n=24", "callbacks.evaluate.steps=2"]
-RUN += ["callbacks.evaluate.every_n_steps=2", "trainer.precision=32-true", "outcome.report=true"]
+RUN += ["callbacks.evaluate.every_n_steps=2", "trainer.precision=32-true"]
 
 
-@pytest.fixture
-def looked(model_folder):
-    return f"features.pretrained={model_folder}"
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    """A tiny network to look at pictures with."""
+    folder = tmp_path_factory.mktemp("network")
+    DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(folder)
+    return folder
 
 
-def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path, looked, model_folder, capfd):
+@pytest.fixture(scope="module")
+def looked(network) -> list[str]:
+    return [f"features.pretrained={network}", "features.size=16"]
+
+
+def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path, looked, network, capfd):
     """sample.py draws the same pictures from the export; torch-fidelity has KD of them and the held-out ones."""
-    assert run("train", *RUN, looked) == 0
+    assert run("train", *RUN, *looked, "outcome.report=true") == 0
     told = capfd.readouterr().err
     pictures = open_set(Drawn("butterflies", 150), (16, 16), "crop")
     held = pictures.split(0.1)[1]
@@ -52,9 +62,9 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     draw = ["model.pretrained=runs/a", "n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24"]
     assert run("sample", *draw, "out=drawn") == 0
     drawn = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "drawn").glob("seed_*.png"))])
-    network = features.Denoiser(str(model_folder), size=48)
-    own = features.features(network, torch.from_numpy(drawn).permute(0, 3, 1, 2))
-    real = features.of_set(network, pictures, held)
+    eyes = features.Denoiser(str(network), size=16)
+    own = features.features(eyes, torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    real = features.of_set(eyes, pictures, held)
     n = min(len(held), 24)
     theirs = kid_features_to_metric(
         own[:n].double(), real[:n].double(), kid_subsets=1, kid_subset_size=n, kid_kernel="poly", verbose=False
@@ -68,9 +78,9 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     assert (folder / "report.html").stat().st_size > 10_000
 
 
-def test_a_resumed_run_evaluates_what_is_due(run, tmp_path, looked):
-    assert run("train", *RUN, looked) == 0
-    assert run("train", *RUN[:-1], RUN[-1], looked, "name=b", "trainer.max_steps=3") == 0
+def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, looked):
+    trained(*RUN, *looked)
+    assert run("train", *RUN, *looked, "name=b", "trainer.max_steps=3") == 0
     assert run("train", "resume=runs/b", "trainer.max_steps=4") == 0
     one, other = (json.loads((tmp_path / "runs" / n / "history.json").read_text())["evaluation"] for n in "ab")
     assert one[-1] == other[-1]
@@ -85,13 +95,13 @@ def test_it_costs_nothing_when_it_is_off(run, tmp_path):
 
 
 def test_one_picture_to_learn_from_is_too_few_to_evaluate(run, tmp_path, looked, capfd):
-    assert run("train", *RUN, looked, "data.n=2", "data.batch_size=1") == 0
+    assert run("train", *RUN, *looked, "data.n=2", "data.batch_size=1") == 0
     assert "Nothing is evaluated" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["evaluation"] is None
 
 
-def test_it_changes_no_bit_of_the_run(run, tmp_path, looked):
-    assert run("train", *RUN, looked) == 0
+def test_it_changes_no_bit_of_the_run(run, trained, tmp_path, looked):
+    trained(*RUN, *looked)
     assert run("train", *RUN, "callbacks.evaluate.n=0", "name=b") == 0
     one, other = (torch.load(tmp_path / "runs" / n / "checkpoints" / "last.ckpt", weights_only=True) for n in "ab")
     assert all(torch.equal(w, other["state_dict"][name]) for name, w in one["state_dict"].items())
@@ -100,7 +110,7 @@ def test_it_changes_no_bit_of_the_run(run, tmp_path, looked):
 def test_the_best_step_can_be_that_of_another_figure(run, tmp_path, looked):
     """The base model is none of them, however good it is."""
     asked = ["callbacks.best.figure=kd", "callbacks.evaluate.every_n_steps=1", "optimizer.lr=0.3"]
-    assert run("train", *RUN, looked, *asked, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
+    assert run("train", *RUN, looked[0], *asked, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
     history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
     best = min(history[1:], key=lambda row: row["kd"])
     assert results(tmp_path / "runs" / "a")["best_step"] == best["step"]
@@ -112,14 +122,14 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     """Also where the best step is one at which nothing was drawn: sample.py finds the same figures."""
     asked = ["callbacks.evaluate.every_n_steps=9", "callbacks.held_out.every_n_steps=1", "callbacks.ema.decay=0"]
     asked += ["optimizer.lr=1", "lr_schedule=constant", "trainer.max_steps=6"]
-    assert run("train", *RUN, looked, *asked) == 0
+    assert run("train", *RUN, *looked, *asked, "outcome.report=true") == 0
     r = results(tmp_path / "runs" / "a")
     steps = [row["step"] for row in json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]]
     assert 0 < r["best_step"] < 6, "or this shows nothing"
     assert steps == [0, r["best_step"], 6]
     assert r["evaluation"]["step"] == r["best_step"]
     draw = ["n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24", "data=butterflies", "data.n=150"]
-    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, looked, "out=drawn") == 0
+    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, *looked, "out=drawn") == 0
     again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
     assert again["kd"] == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
     assert f"24 drawn at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
@@ -140,19 +150,19 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path, looked, words, told, capfd):
-    assert run("train", *RUN, looked, *words) == 2
+    assert run("train", *RUN, *looked, *words) == 2
     assert told in capfd.readouterr().err
     assert not (tmp_path / "runs" / "a").exists()
 
 
 def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
-    assert run("train", *RUN, looked, "callbacks=early_stop", "preflight=only") == 0
+    assert run("train", *RUN, *looked, "callbacks=early_stop", "preflight=only") == 0
     assert "callbacks=early_stop cannot end this run" in capfd.readouterr().err
 
 
 def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, picture_folder, capfd):
     model, data = f"model.pretrained={model_folder}", ["data=folder", f"data.path={picture_folder}"]
-    words = ["task=evaluate", model, *data, looked, "n=20", "steps=2", "out=drawn"]
+    words = ["task=evaluate", model, *data, *looked, "n=20", "steps=2", "out=drawn"]
     assert run("sample", *words) == 0
     told = capfd.readouterr().err
     assert "20 drawn pictures against 24 real ones: KD" in told, "of few held-out pictures, all are looked at"
@@ -187,14 +197,14 @@ def test_mistakes(run, capfd, model_folder, words, told, tmp_path):
 
 
 def test_a_set_smaller_than_a_batch_of_training_can_be_evaluated_against(run, tmp_path, looked, model_folder):
-    few = ["data=butterflies", "data.n=5", looked, f"model.pretrained={model_folder}"]
+    few = ["data=butterflies", "data.n=5", *looked, f"model.pretrained={model_folder}"]
     assert run("sample", "task=evaluate", *few, "n=2", "steps=2", "out=drawn") == 0
     assert json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["n_real"] == 5
 
 
 def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
     for name in ("a", "b"):
-        assert run("train", *RUN, looked, f"name={name}", f"seed={ord(name)}") == 0
+        assert run("train", *RUN, *looked, f"name={name}", f"seed={ord(name)}") == 0
     assert run("sample", "task=evaluate", "task.compare=[runs/a,runs/b]", "out=both") == 0
     told = capfd.readouterr().err
     for name in ("a", "b"):
@@ -232,9 +242,10 @@ def test_runs_from_different_models_are_not_compared_by_what_they_gained(tmp_pat
 
 
 def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):
-    assert run("train", *RUN, looked, "callbacks.held_out.n_images=6", "callbacks.held_out.bins=8") == 0
+    assert run("train", *RUN, *looked, "callbacks.held_out.n_images=6", "callbacks.held_out.bins=8") == 0
     data = ["data=butterflies", "data.n=150", "data.seed=0"]
-    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *data, looked, "n=20", "steps=2", "out=drawn") == 0
+    draw = ["model.pretrained=runs/a", *data, *looked, "n=20", "steps=2", "out=drawn"]
+    assert run("sample", "task=evaluate", *draw) == 0
     ran = results(tmp_path / "runs" / "a")["held_out"]
     again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["held_out"]
     assert len(ran["pictures"]) == 6
@@ -249,7 +260,7 @@ def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, 
 
 def test_a_model_whose_run_held_out_others_is_warned_of(run, tmp_path, looked, capfd):
     assert run("train", *RUN, "callbacks.evaluate.n=0", "data.val_fraction=0.4") == 0
-    words = ["task=evaluate", "model.pretrained=runs/a", "data=butterflies", "data.n=60", looked, "n=2", "steps=2"]
+    words = ["task=evaluate", "model.pretrained=runs/a", "data=butterflies", "data.n=60", *looked, "n=2", "steps=2"]
     capfd.readouterr()
     assert run("sample", *words, "out=drawn") == 0
     assert "runs/a held out data.val_fraction=0.4 of its pictures" in capfd.readouterr().err
@@ -283,7 +294,7 @@ def test_one_held_out_picture_has_no_error(run, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no browser")
 def test_the_report_opens_in_a_browser(run, tmp_path, looked):
-    assert run("train", *RUN, looked) == 0
+    assert run("train", *RUN, *looked, "outcome.report=true") == 0
     page, shot = tmp_path / "runs" / "a" / "report.html", tmp_path / "shot.png"
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,2400"]
     subprocess.run([*browser, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120)
@@ -457,6 +468,7 @@ def two_halves():
     return network, others, features.features(network, others), features.features(network, real)
 
 
+@pytest.mark.proof  # looks at 2,400 pictures with the bundled network
 @pytest.mark.parametrize("how", SPOILED)
 def test_spoiling_a_set_raises_its_distances(two_halves, how):
     """On images sorted by kind, so that modes are lost as they are dropped."""

@@ -74,6 +74,7 @@ def test_checks_hold_on_a_cpu(gpu):
     assert f"{len(CHECKS)} passed; written: " in lines[-1]
 
 
+@pytest.mark.proof
 def test_figures_are_measured_on_a_cpu(gpu):
     code, _, record = gpu("--only", ",".join(FIGURES))
     found = passed(record, FIGURES)

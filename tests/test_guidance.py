@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ClosedForm, tiny_unet
+from conftest import ClosedForm, built, shallow_unet
 from diffusers import DDPMScheduler
 from PIL import Image
 
@@ -30,12 +30,11 @@ SCALES = (0.0, 0.15, 0.4, 0.8)
 
 def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
     training = DDPMScheduler(clip_sample=False, prediction_type=prediction)
-    shallow = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    return Denoiser(tiny_unet(seed, **shallow, add_attention=False).eval(), training, Objective(prediction))
+    return Denoiser(shallow_unet(seed).eval(), training, Objective(prediction))
 
 
 def draw(denoiser, name="ddim", seed=0, n=4, steps=6):
-    scheduler = schedulers.build(getattr(denoiser, "denoiser", denoiser).scheduler, name)
+    scheduler = built(getattr(denoiser, "denoiser", denoiser).scheduler, name)
     return sample(denoiser, scheduler, steps, seeds.generators(seed, n), (16, 16))
 
 

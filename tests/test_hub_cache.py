@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pytest
 from conftest import tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
@@ -54,6 +55,7 @@ def without_network(home: Path, program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.proof  # in a process of its own, without sockets
 def test_cached_models_and_datasets_ask_the_network_nothing(tmp_path):
     cached_model(tmp_path / "hub")
     cached_dataset(tmp_path)

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import TINY_MODEL, TINY_RUN, tiny_unet
+from conftest import TINY_MODEL, TINY_RUN, shallow_unet, tiny_unet
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 from test_conditioning import LAYOUTS, listening, noisy, told
@@ -241,16 +241,31 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
         assert memory.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
 
 
-@pytest.mark.parametrize("names", [(), ("label", "vector", "mask", "image", "text")], ids="+".join)
-def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names):
+BF16 = {"precision": torch.bfloat16}
+PROOF = pytest.mark.proof  # each of many sizes takes a second to count
+EVERYTHING = ("label", "vector", "mask", "image", "text")
+
+
+@pytest.mark.parametrize(
+    ("names", "how", "sizes"),
+    [
+        ((), {}, (16,)),
+        (EVERYTHING, {**BF16, "on": "cpu"}, (16,)),
+        *(
+            pytest.param(names, how, (3, 8, 16), marks=PROOF)
+            for names in ((), ("label", "mask"), EVERYTHING)
+            for how in ({}, BF16, {**BF16, "on": "cpu"})
+        ),
+    ],
+)
+def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names, how, sizes):
     denoiser = learner(names)
-    if names:
+    if "text" in names:
         denoiser.conditioner.text.frozen.append(FrozenEncoder(None, torch.nn.Linear(8, 8)))
     before = {name: p.clone() for name, p in denoiser.named_parameters()}
-    bf16 = {"precision": torch.bfloat16}
-    for how in ({}, bf16, {**bf16, "on": "cpu"}) if not names else (bf16,):
-        cost = memory.cost(denoiser, (16, 16), **how)
-        assert cost.total(16) == pytest.approx(memory.need(denoiser, (16, 16), 16, **how).total, rel=0.01)
+    cost = memory.cost(denoiser, (16, 16), **how)
+    for n in sizes:
+        assert cost.total(n) == pytest.approx(memory.need(denoiser, (16, 16), n, **how).total, rel=0.01)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in denoiser.named_parameters())
 
 
@@ -269,7 +284,7 @@ def test_a_frozen_weight_needs_itself_alone():
 
 
 def test_the_largest_divisor_that_fits():
-    denoiser = learner()
+    denoiser = Denoiser(shallow_unet(), DDPMScheduler(), Objective("epsilon")).train()
     cost = memory.cost(denoiser, (16, 16))
     needs = {n: memory.need(denoiser, (16, 16), n).total for n in (1, 3, 4, 6, 12)}
     for n, total in needs.items():

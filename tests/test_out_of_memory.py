@@ -57,9 +57,9 @@ def weights(folder):
 
 @pytest.mark.parametrize("when", ["forward", "backward"])
 @pytest.mark.parametrize("after", [0, 3])
-def test_the_step_is_made_again_in_parts(run, tmp_path, capfd, monkeypatch, tight, when, after):
+def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypatch, tight, when, after):
     """after=3: in the second micro-batch of step 2, so that the first must be made again too."""
-    assert run("train", *RUN, "name=roomy") == 0
+    trained(*RUN, "name=roomy")
     with monkeypatch.context() as patched:
         del patched
         sizes = tight(2, when, after)

@@ -96,13 +96,13 @@ def test_a_profiled_run_is_the_same_run(train, tmp_path, capfd):
     ("wait", "steps", "counted"),
     [
         (0, 1, [4, 5, 6, 7, 8]),
-        (0, 2, [4, 5, 6, 7, 8]),
+        pytest.param(0, 2, [4, 5, 6, 7, 8], marks=pytest.mark.proof),
         (0, 3, [5, 6, 7, 8]),
-        (2, 3, [7, 8]),
-        (3, 3, [8]),
+        pytest.param(2, 3, [7, 8], marks=pytest.mark.proof),
+        pytest.param(3, 3, [8], marks=pytest.mark.proof),
         (4, 2, [4, 8]),
-        (4, 10, [4]),
-        (20, 1, [4, 5, 6, 7, 8]),
+        pytest.param(4, 10, [4], marks=pytest.mark.proof),
+        pytest.param(20, 1, [4, 5, 6, 7, 8], marks=pytest.mark.proof),
     ],
 )
 def test_what_is_recorded_does_not_count_as_speed(train, tmp_path, wait, steps, counted):

@@ -10,6 +10,7 @@ from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.proof  # imports everything in a process of its own
 def test_left_out_at_first_and_imported_as_ever_afterwards():
     program = """
 import sys

@@ -44,6 +44,7 @@ def assert_near(folder, other):
         torch.testing.assert_close(w, a[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.proof  # starts processes for half a minute
 def test_two_processes_are_one_with_the_same_effective_batch(run, tmp_path):
     assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
     code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))

@@ -34,16 +34,16 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
         if "data=butterflies" in overrides:
             overrides.append("data.n=60")
         kept = [o for o in overrides if not o.startswith(("n=", "steps="))]
-        kept = [o.replace("devices=2", "devices=1") for o in kept]  # tests/test_sample.py has two processes
+        kept = [o.replace("devices=2", "devices=1") for o in kept]  # make prove has two processes: tests/test_sample.py
         return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "batch" in command)]
     if not any(o.startswith("data=") for o in overrides):
-        small.append("data.n=12" if "image_size=256" in command else "data.n=60")
+        small.append("data.n=10" if "image_size=256" in command else "data.n=60")
     own = any(o.startswith(("model", "experiment=transfer")) for o in overrides)
     if not own and command != "python train.py name=first":
         small.append("model.pretrained=narrow")
     if "-m" in overrides:  # its jobs in this process: tests/test_sweep.py has them as they are
-        small.append("hydra/launcher=basic")
+        small += ["hydra/launcher=basic", "trainer.max_steps=1"]
     if "experiment=" in command:
         small.append("seed=0")
     if any(o.startswith("resume=") for o in overrides):

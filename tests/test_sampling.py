@@ -4,7 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import ClosedForm, tiny_unet
+from conftest import ClosedForm, built, shallow_unet, tiny_unet
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 from chrysalis import pixels, seeds
@@ -18,7 +18,7 @@ from chrysalis.sampling.schedulers import Timetable
 
 
 def draw(denoiser, name, steps, generators, **settings):
-    scheduler = schedulers.build(denoiser.scheduler, name, **settings)
+    scheduler = schedulers.build(denoiser.scheduler, name, **settings) if settings else built(denoiser.scheduler, name)
     return sample(denoiser, scheduler, steps, generators, (16, 16))
 
 
@@ -79,7 +79,7 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_first_x0_is_the_tweedie_estimate(denoiser, name):
     """x0 of the first step equals (x_t - sigma eps) / alpha, written out."""
-    timetable = Timetable(schedulers.build(denoiser.scheduler, name), 10)
+    timetable = Timetable(built(denoiser.scheduler, name), 10)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     step = next(iter(trajectory(denoiser, timetable, x, seeds.generators(0, 1))))
     abar = denoiser.scheduler.alphas_cumprod[round(float(step.t))].double()
@@ -127,9 +127,7 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 @pytest.fixture(scope="module")
 def smooth():
     """A tiny real UNet without clipping, and the picture that 1000 steps of DDIM draw with it."""
-    shallow = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    unet = tiny_unet(**shallow, add_attention=False).eval()
-    denoiser = Denoiser(unet, DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), Objective("epsilon"))
     return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
 
@@ -149,7 +147,7 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
     """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
-    timetable = Timetable(schedulers.build(training, name), 40)
+    timetable = Timetable(built(training, name), 40)
     kind, calls = type(timetable.fresh), []
     real = kind.step
     monkeypatch.setattr(kind, "step", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
@@ -171,7 +169,7 @@ def spread(name, legs_of, prediction="epsilon"):
     """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these legs."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
-    timetable = Timetable(schedulers.build(training, name), 100)
+    timetable = Timetable(built(training, name), 100)
     generators = seeds.generators(0, 16)
     x = seeds.noise(generators, (3, 16, 16), "cpu")
     for step in trajectory(denoiser, timetable, x, generators, legs_of(len(timetable))):
@@ -221,7 +219,7 @@ def test_a_gaussian_started_halfway_arrives_too(name):
     """From pictures of the right law, noised to the middle of the way: placed schedulers know where they are."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
-    timetable = Timetable(schedulers.build(training, name), 200)
+    timetable = Timetable(built(training, name), 200)
     generators = seeds.generators(0, 16)
     x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
     first = len(timetable) // 2

@@ -17,22 +17,16 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 NEEDS_COMPILER = pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
 
 
-known: dict[str, tuple] = {}  # curves by name
-
-
 @pytest.fixture
-def curve(run, tmp_path):
+def curve(trained):
     """curve(name, *overrides) -> (loss of every step float64 [STEPS], final weights)."""
 
     def train(name: str, *overrides: str) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-        if name == "plain" and "plain" in known:
-            return known["plain"]
-        assert run("train", *ALIKE, f"name={name}", *overrides) in (0, None)
-        saved = torch.load(tmp_path / "runs" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        folder = trained(*ALIKE, f"name={name}", *overrides)
+        saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         steps, losses, _ = zip(*saved["callbacks"]["Curves"]["history"], strict=True)
         assert list(steps) == list(range(1, STEPS + 1))
-        known[name] = np.array(losses), saved["state_dict"]
-        return known[name]
+        return np.array(losses), saved["state_dict"]
 
     return train
 
@@ -49,7 +43,10 @@ def test_the_cache_changes_no_bit(curve, monkeypatch, tmp_path):
     assert_equal_to_the_bit(cold, curve("warm"))
 
 
-@pytest.mark.parametrize("switch", ["data.on_device=true", "data.on_device=false"])
+@pytest.mark.parametrize(
+    "switch",
+    ["data.on_device=true", "data.on_device=false", pytest.param("data.num_workers=1", marks=pytest.mark.proof)],
+)
 def test_where_the_pictures_are_held_changes_no_bit(curve, switch):
     assert_equal_to_the_bit(curve("plain"), curve("switched", switch))
 

@@ -63,8 +63,8 @@ def assert_same_run(a, b):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_preempted_run_saves_leaves_and_continues(run, at, tmp_path, monkeypatch, moment):
-    assert run("train", *RUN, "name=whole") == 0
+def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
+    whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as once:
         plain = FineTuning.training_step
         at(moment, sent(signal.SIGTERM))
@@ -76,7 +76,7 @@ def test_a_preempted_run_saves_leaves_and_continues(run, at, tmp_path, monkeypat
     assert not (folder / "results.json").exists()
     assert not list(folder.rglob(".*"))
     assert run("train", "resume=runs/part") == 0
-    assert_same_run(tmp_path / "runs" / "whole", folder)
+    assert_same_run(whole, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -111,7 +111,7 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
     assert not (folder / "results.json").exists()
 
 
-def test_a_preempted_run_does_not_wait_for_pictures(run, tmp_path, monkeypatch):
+def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monkeypatch):
     """SIGTERM while pictures are drawn: they are left, and drawn when the run continues."""
     from chrysalis.callbacks import pictures
 
@@ -124,14 +124,14 @@ def test_a_preempted_run_does_not_wait_for_pictures(run, tmp_path, monkeypatch):
         assert not weights_exist, "the drawing went on"
         return drawn
 
-    assert run("train", *RUN, "name=whole") == 0
+    whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as patched:
         patched.setattr(pictures, "sample", slow)
         assert run("train", *RUN, "name=part") == 143
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == 3
     assert run("train", "resume=runs/part") == 0
-    assert_same_run(tmp_path / "runs" / "whole", folder)
+    assert_same_run(whole, folder)
 
 
 @pytest.mark.parametrize(("name", "code", "steps"), [("stop", 0, 3), ("save", 0, 6)])

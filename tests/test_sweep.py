@@ -24,6 +24,7 @@ def table(folder):
         return {row["job"]: row for row in csv.DictReader(f)}
 
 
+@pytest.mark.proof  # starts processes for half a minute
 def test_a_job_that_fails_is_listed_and_the_others_run(tmp_path):
     """The rest of what sweeps promise takes minutes: tests/torture/test_sweeps.py."""
     words = [*TRAIN, "-m", *SMALL, "name=lr", "optimizer.lr=-1,1e-4"]

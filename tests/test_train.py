@@ -83,12 +83,10 @@ def test_a_short_last_window_is_averaged_over_what_it_holds(denoiser):
 
 
 @pytest.fixture
-def tiny_run(run, tmp_path):
+def tiny_run(trained):
     def go(name, *overrides):
         data = [] if any(o.startswith("data=") for o in overrides) else DATA
-        code = run("train", *TINY_MODEL, *data, *TINY_RUN, f"name={name}", "trainer.precision=32-true", *overrides)
-        assert code == 0
-        return tmp_path / "runs" / name
+        return trained(*TINY_MODEL, *data, *TINY_RUN, f"name={name}", "trainer.precision=32-true", *overrides)
 
     return go
 
@@ -102,7 +100,7 @@ def ema_of(ckpt):
 
 
 def test_what_a_run_leaves_behind(tiny_run):
-    folder = tiny_run("a")
+    folder = tiny_run("a", "outcome.report=true")
     left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "events" not in p.name}
     assert {
         "config.yaml",
@@ -249,6 +247,7 @@ def test_divergence_is_said_and_nothing_is_exported(run, tmp_path, capfd):
     assert not (tmp_path / "runs" / "wild" / "pipeline").exists()
 
 
+@pytest.mark.proof  # starts processes
 def test_a_frozen_seed_gives_the_same_run_whatever_the_workers(tiny_run):
     a, b = checkpoint(tiny_run("a")), checkpoint(tiny_run("b", "data.num_workers=1"))
     assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())

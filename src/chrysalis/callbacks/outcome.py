@@ -41,8 +41,8 @@ def told(conditioner: Conditioner | None) -> dict[str, str]:
 class Outcome(Callback):
     """At the end, with the averaged weights of the best step: export, draw, and write down.
 
-    settings: the flat configuration, for hparams. half: export the weights as float16. report: write report.html.
-    started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
+    settings: the flat configuration, for hparams. half: export the weights as float16. report: write report.html and
+    loss.png. started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Outcome(Callback):
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
             exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
-        loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
         write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
+            loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
             report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, strip)
 
