@@ -56,6 +56,14 @@ def pytest_collection_modifyitems(items: list) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The figures that proofs found."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == "figure":
+                terminalreporter.write_line(value)
+
+
 def real_data() -> Path:
     """The optional folder that CHRYSALIS_PHOTOGRAPHS names: butterflies/ (a folder) and hub_like/ (parquet)."""
     return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", "no such folder")).absolute()

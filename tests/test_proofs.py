@@ -29,14 +29,15 @@ def judges() -> Judges:
 
 
 @pytest.mark.parametrize("what", WANTED)
-def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path):
+def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path, record_property):
     command = [sys.executable, str(REPOSITORY / "train.py"), f"experiment={what}", "name=proof"]
     subprocess.run(command, cwd=tmp_path, check=True)
     results = json.loads((tmp_path / "runs" / "proof" / "results.json").read_text())
     row, wanted = WANTED[what]
     figure = obeyed(judges, what, str(tmp_path / "runs" / "proof"), SCALE[what])[row]
     gap = results["held_out_loss_told_shuffled"] - results["held_out_loss"]
-    print(f"\n{what}: {figure:.3f}, {results['seconds']:.0f} s, gap {gap:.5f}")
+    told = f"{figure:.3f} obeyed at scale {SCALE[what]}, gap of the held-out losses {gap:.5f}"
+    record_property("figure", f"experiment={what}: {told}; {results['seconds']:.0f} s")
     assert figure >= wanted
     assert gap > 0
     assert results["held_out_loss"] < results["held_out_loss_told_null"]
@@ -44,7 +45,7 @@ def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path):
 
 
 @pytest.mark.parametrize("pictures", ["few", "many"])
-def test_copies_are_found_where_there_are_any(pictures, tmp_path):
+def test_copies_are_found_where_there_are_any(pictures, tmp_path, record_property):
     """Twenty images seen 1,200 times each are memorized; nine hundred, in as many steps, are not.
 
     The last weights are looked at: those that are exported are of the best step, long before.
@@ -55,6 +56,7 @@ def test_copies_are_found_where_there_are_any(pictures, tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True)
     results, history = (json.loads((tmp_path / "runs" / "proof" / f"{n}.json").read_text()) for n in RECORDS)
     found = history["evaluation"][-1]
-    print(f"\n{pictures}: {found['copies_share']:.0%} near copies, {results['verdict']}")
+    told = f"{found['copies_share']:.0%} near copies, {results['verdict']}"
+    record_property("figure", f"experiment=copies, {pictures} images: {told}; {results['seconds']:.0f} s")
     assert (found["copies_chance"] < 0.01) is (pictures == "few")
     assert ("copies of training pictures appear" in results["verdict"]) is (pictures == "few")
