@@ -77,27 +77,38 @@ def _one_thread_and_own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compose_once():
-    """Hundreds of commands read the same few files of conf/: each is parsed once, and composed once a command.
+    """Hundreds of commands choose the same files of conf/: these are merged once, and each command has a copy.
 
     Hydra composes all twice, the first time to learn whether -m was meant; commands in their own processes do.
     """
+    from hydra._internal import config_loader_impl
     from hydra._internal.hydra import Hydra
-    from hydra._internal.sources_registry import SourcesRegistry
-    from hydra.core.plugins import Plugins
 
-    Plugins.instance()
-    file_source = SourcesRegistry.instance().resolve("file")
-    read, known = file_source.load_config, {}
+    loader, listed, merged = config_loader_impl.ConfigLoaderImpl, {}, {}
+    list_defaults, merge = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
 
-    def load_config(self, config_path: str):
-        at = (self.path, config_path)
-        if at not in known:
-            known[at] = read(self, config_path)
-        return copy.deepcopy(known[at])
+    def sources(repo) -> tuple[str, ...]:
+        return tuple(source.path for source in repo.get_sources())
+
+    def create_defaults_list(repo, config_name, overrides_list, **how):
+        chooses = [o for o in overrides_list if repo.group_exists(o.key_or_group) and not isinstance(o.value(), dict)]
+        key = (*sources(repo), config_name, *(o.input_line for o in chooses), *how.items())
+        if key not in listed:
+            listed[key] = list_defaults(repo, config_name, overrides_list, **how)
+        found = copy.copy(listed[key])
+        found.config_overrides = [o for o in overrides_list if not any(o is choice for choice in chooses)]
+        return found
+
+    def compose(self, defaults, repo):
+        key = (*sources(repo), repr(defaults))
+        if key not in merged:
+            merged[key] = merge(self, defaults, repo)
+        return copy.deepcopy(merged[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
-        patch.setattr(file_source, "load_config", load_config)
+        patch.setattr(config_loader_impl, "create_defaults_list", create_defaults_list)
+        patch.setattr(loader, "_compose_config_from_defaults_list", compose)
         yield
 
 
@@ -226,27 +237,13 @@ def built(training: DDPMScheduler, name: str):
 CONF = REPOSITORY / "conf"
 
 
-@functools.cache
-def _composed(program: str, *overrides: str):
+def composition(program: str, *overrides: str):
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(program, overrides=[*overrides])
-
-
-def composition(program: str, *overrides: str):
-    """As Hydra composes it: what chooses files is composed once, values are applied to a copy by Hydra's own hand."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    chooses = [o for o in overrides if o.lstrip("+~").split("=")[0] in groups]
-    cfg = copy.deepcopy(_composed(program, *chooses))
-    rest = OverridesParser.create().parse_overrides([o for o in overrides if o not in chooses])
-    ConfigLoaderImpl._apply_overrides_to_config(rest, cfg)
-    return cfg
 
 
 @pytest.fixture

@@ -99,7 +99,12 @@ class Told(torch.nn.Module):
         return unet(x, t, mean.double())
 
 
-@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+SLOW = ("ddpm", "euler_ancestral", "dpmpp_sde")  # in 400 steps
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.proof] * (name in SLOW)) for name in schedulers.SCHEDULERS]
+)
 def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     """For two Gaussians of one spread, null + w (cond - null) is the score of a Gaussian with mean m_0 + w (m_c - m_0).
 
@@ -108,7 +113,7 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(TwoGaussians(training.alphas_cumprod, None, 0.1), training, Objective("epsilon"), Told())
     cond = {"mean": torch.tensor([0.1] * 4 + [0.2] * 4)}
-    steps = 400 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 60
+    steps = 400 if name in SLOW else 60
 
     def drawn(terms):
         return sample(Guided(denoiser, terms), built(training, name), steps, seeds.generators(0, 8), (16, 16), cond)

@@ -68,7 +68,10 @@ def image(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-@pytest.mark.parametrize("way", TOLD)
+SLOW = ("text encoder", "vector", "lora merged")  # each runs what another one runs too
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.proof] * (way in SLOW)) for way in TOLD])
 def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, stock, tmp_path, pictures, way):
     train, ask, given = TOLD[way]
     if way == "text encoder":

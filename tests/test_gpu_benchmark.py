@@ -61,6 +61,7 @@ def test_every_part_is_run_by_a_test():
     assert {part.name for part in program.PARTS} == {*CHECKS, *FIGURES, *COMMANDS, *COMPILED}
 
 
+@pytest.mark.proof
 def test_checks_hold_on_a_cpu(gpu):
     code, lines, record = gpu("--only", ",".join(CHECKS))
     found = passed(record, CHECKS)

@@ -64,6 +64,7 @@ def test_ranks_share_each_joint_batch(world):
         assert {part.window for part in parts} == {seen}
 
 
+@pytest.mark.proof  # starts processes
 def test_workers_change_nothing():
     pictures = open_set(Drawn("butterflies", 12), (16, 16), "crop")
     order = Order(np.arange(12), 4, seed=0)

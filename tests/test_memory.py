@@ -57,7 +57,9 @@ def step(denoiser, precision=None, n=4):
     return loss.detach(), gradients, sum(size for at, size in storages.items() if at not in weights)
 
 
-@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision", [None, pytest.param(torch.bfloat16, marks=pytest.mark.proof)], ids=["fp32", "bf16"]
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_checkpointing_changes_no_bit_of_a_gradient(model, precision):
     loss, gradients, kept = step(learner(*MODELS[model]), precision)

@@ -85,7 +85,12 @@ def narrow(tmp_path_factory):
     return at
 
 
-@pytest.mark.parametrize("command", [c for c in PROGRAMS if "experiment=smithsonian" not in c])
+def weighed(command: str):
+    """A sweep of train.py runs four jobs or more: its settings are looked at in tests/test_conf.py meanwhile."""
+    return pytest.param(command, marks=[pytest.mark.proof] * ("train.py -m" in command))
+
+
+@pytest.mark.parametrize("command", [weighed(c) for c in PROGRAMS if "experiment=smithsonian" not in c])
 def test_readme_command(run, picture_folder, tmp_path, narrow, command):
     (tmp_path / "assets").symlink_to(REPOSITORY / "assets")
     (tmp_path / "narrow").symlink_to(narrow / "narrow")

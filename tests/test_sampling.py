@@ -131,6 +131,7 @@ def smooth():
     return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
 
+@pytest.mark.proof  # 1,300 forward passes each
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
     denoiser, limit = smooth

@@ -10,6 +10,8 @@ from conftest import TINY_MODEL, TINY_RUN
 from chrysalis import hardware
 from chrysalis.weights import lerp_
 
+pytestmark = pytest.mark.proof  # 50 steps each
+
 STEPS = 50
 ALIKE = [*TINY_MODEL, *TINY_RUN, "data.n=60", f"trainer.max_steps={STEPS}", "trainer.precision=32-true"]
 ALIKE += [f"callbacks.{name}.every_n_steps={STEPS}" for name in ("held_out", "pictures", "checkpoint")]
@@ -64,7 +66,7 @@ def test_micro_batches_of_the_same_window_agree(curve):
     [
         ("channels_last=true", 1e-3),
         ("trainer.precision=bf16-mixed", 3e-2),
-        pytest.param("compile=true", 1e-3, marks=[NEEDS_COMPILER, pytest.mark.proof]),  # a minute of compiling
+        pytest.param("compile=true", 1e-3, marks=NEEDS_COMPILER),
     ],
 )
 def test_rounding_is_all_that_changes(curve, switch, rtol):
