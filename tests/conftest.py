@@ -91,12 +91,13 @@ def _compose_once():
         return tuple(source.path for source in repo.get_sources())
 
     def create_defaults_list(repo, config_name, overrides_list, **how):
-        chooses = [o for o in overrides_list if repo.group_exists(o.key_or_group) and not isinstance(o.value(), dict)]
+        given = [o for o in overrides_list if not o.is_sweep_override()]
+        chooses = [o for o in given if repo.group_exists(o.key_or_group) and not isinstance(o.value(), dict)]
         key = (*sources(repo), config_name, *(o.input_line for o in chooses), *how.items())
         if key not in listed:
             listed[key] = list_defaults(repo, config_name, overrides_list, **how)
         found = copy.copy(listed[key])
-        found.config_overrides = [o for o in overrides_list if not any(o is choice for choice in chooses)]
+        found.config_overrides = [o for o in given if not any(o is choice for choice in chooses)]
         return found
 
     def compose(self, defaults, repo):

@@ -40,8 +40,10 @@ def test_ten_species_all_drawn_and_named_in_their_captions():
 def test_colour_words_tell_the_colour():
     """The mean colour under the mask of 'blue' morphos is bluer than of 'violet' ones, and so on."""
 
+    drawn = [draw("butterflies", i, 0, 32) for i in range(250)]
+
     def mean_colour(word):
-        found = [d for i in range(250) if f" {word} " in (d := draw("butterflies", i, 0, 32)).caption]
+        found = [d for d in drawn if f" {word} " in d.caption]
         return np.mean([d.image[d.mask > 0].mean(axis=0) for d in found], axis=0)
 
     blue, violet, white = mean_colour("blue morpho"), mean_colour("violet morpho"), mean_colour("white cabbage white")

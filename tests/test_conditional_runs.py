@@ -123,7 +123,14 @@ def test_an_unconditional_export_is_still_stocks_own(run, tmp_path):
     assert (image("drawn/seed_00000.png") == np.asarray(theirs)).all()
 
 
-@pytest.mark.parametrize("how", [["condition=[label,text]"], ["condition=mask", "adapter=lora"], ["model.train=new"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(["condition=[label,text]"], marks=pytest.mark.proof),
+        ["condition=mask", "adapter=lora"],
+        pytest.param(["model.train=new"], marks=pytest.mark.proof),
+    ],
+)
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path, how):
     """Weights and held-out losses, to the bit; with a condition, an adapter, and frozen weights."""
     if how == ["model.train=new"]:

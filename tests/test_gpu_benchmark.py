@@ -179,6 +179,7 @@ def test_time_is_up_only_inside():
     time.sleep(0.01)
 
 
+@pytest.mark.proof  # builds 114 M weights
 def test_flop_are_those_of_the_published_model():
     """1.49 TFLOP forward and backward at 256 px, three times the 497 GFLOP of a forward pass."""
     assert training_figures.tflop_an_image(UNet2DModel(**CELEBAHQ), 256) == pytest.approx(1.49, rel=0.01)

@@ -205,6 +205,7 @@ def test_records_tell_each_terms_loss_gradient_and_share():
     assert guided.records == []
 
 
+@pytest.mark.proof  # 1,200 forward passes
 def test_guidance_does_not_depend_on_the_number_of_steps():
     """The guided ODE has one solution: 60 steps of a second-order solver and 250 of DDIM meet."""
     guided = Guided(unclipped(), {"e": ToHalf(scale=0.5)})

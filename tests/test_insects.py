@@ -93,6 +93,7 @@ def _spread_insect(i: int) -> np.ndarray:
     return ((paint + GREY * (1 - cover)[..., None]).clip(0, 1) * 255).astype(np.uint8)
 
 
+@pytest.mark.proof  # looks with the bundled network
 def test_insects_are_as_far_from_the_butterflies_in_the_eyes_of_a_network():
     """An independent measure: features of the bundled network, which see shapes and textures as well as colours.
 

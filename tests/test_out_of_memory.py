@@ -55,8 +55,15 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("when", ["forward", "backward"])
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize(
+    ("after", "when"),
+    [
+        pytest.param(0, "forward", marks=pytest.mark.proof),
+        (0, "backward"),
+        (3, "forward"),
+        pytest.param(3, "backward", marks=pytest.mark.proof),
+    ],
+)
 def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypatch, tight, when, after):
     """after=3: in the second micro-batch of step 2, so that the first must be made again too."""
     trained(*RUN, "name=roomy")

@@ -97,10 +97,10 @@ def test_a_profiled_run_is_the_same_run(train, tmp_path, capfd):
     [
         (0, 1, [4, 5, 6, 7, 8]),
         pytest.param(0, 2, [4, 5, 6, 7, 8], marks=pytest.mark.proof),
-        (0, 3, [5, 6, 7, 8]),
+        pytest.param(0, 3, [5, 6, 7, 8], marks=pytest.mark.proof),
         pytest.param(2, 3, [7, 8], marks=pytest.mark.proof),
         pytest.param(3, 3, [8], marks=pytest.mark.proof),
-        (4, 2, [4, 8]),
+        pytest.param(4, 2, [4, 8], marks=pytest.mark.proof),
         pytest.param(4, 10, [4], marks=pytest.mark.proof),
         pytest.param(20, 1, [4, 5, 6, 7, 8], marks=pytest.mark.proof),
     ],

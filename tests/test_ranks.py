@@ -80,6 +80,7 @@ def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, n
     assert ranks.agree([], program) == []
 
 
+@pytest.mark.proof  # starts processes
 def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
     """As the ranks of torchrun do, which begin together; what a killed one was writing goes."""
     script = (

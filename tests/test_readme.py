@@ -13,7 +13,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PROGRAMS = [c for c in COMMANDS if c.startswith("python ")]
-SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=2", "callbacks.pictures.n=1"]
+SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.pictures.n=1"]
 SMALL_TRAIN += ["callbacks.pictures.steps=1", "callbacks.held_out.n_images=1", "callbacks.held_out.bins=1"]
 
 
@@ -36,14 +36,14 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
         kept = [o for o in overrides if not o.startswith(("n=", "steps="))]
         kept = [o.replace("devices=2", "devices=1") for o in kept]  # make prove has two processes: tests/test_sample.py
         return program, [*kept, *([] if "from=" in command else ["n=2"]), "steps=2"]
-    small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "batch" in command)]
+    small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "data.batch_size" in command)]
     if not any(o.startswith("data=") for o in overrides):
         small.append("data.n=10" if "image_size=256" in command else "data.n=60")
     own = any(o.startswith(("model", "experiment=transfer")) for o in overrides)
     if not own and command != "python train.py name=first":
         small.append("model.pretrained=narrow")
     if "-m" in overrides:  # its jobs in this process: tests/test_sweep.py has them as they are
-        small += ["hydra/launcher=basic", "trainer.max_steps=1"]
+        small.append("hydra/launcher=basic")
     if "experiment=" in command:
         small.append("seed=0")
     if any(o.startswith("resume=") for o in overrides):
