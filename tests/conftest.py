@@ -181,24 +181,31 @@ def denoiser() -> Denoiser:
     return Denoiser(tiny_unet().eval(), DDPMScheduler(), Objective("epsilon"))
 
 
-@pytest.fixture
-def model_folder(tmp_path) -> Path:
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory) -> Path:
+    """model/ and pictures/, made once: tests have copies."""
     from diffusers import DDPMPipeline
 
-    DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def picture_folder(tmp_path) -> Path:
-    """24 drawn butterflies as PNG files in a folder per species."""
+    at = tmp_path_factory.mktemp("made")
+    DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(at / "model")
     names = species_names("butterflies")
     for i in range(24):
         drawn = draw("butterflies", i, size=32)
-        folder = tmp_path / "pictures" / names[drawn.label]
+        folder = at / "pictures" / names[drawn.label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn.image).save(folder / f"{i}.png")
-    return tmp_path / "pictures"
+    return at
+
+
+@pytest.fixture
+def model_folder(_made, tmp_path) -> Path:
+    return Path(shutil.copytree(_made / "model", tmp_path / "model"))
+
+
+@pytest.fixture
+def picture_folder(_made, tmp_path) -> Path:
+    """24 drawn butterflies as PNG files in a folder per species."""
+    return Path(shutil.copytree(_made / "pictures", tmp_path / "pictures"))
 
 
 @pytest.fixture(scope="session")

@@ -245,28 +245,21 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
 
 
 BF16 = {"precision": torch.bfloat16}
-PROOF = pytest.mark.proof  # each of many sizes takes a second to count
-EVERYTHING = ("label", "vector", "mask", "image", "text")
+NEEDS = [
+    pytest.param(names, how, marks=[pytest.mark.proof] * bool(names or how))  # each of many sizes takes a second
+    for names in ((), ("label", "mask"), ("label", "vector", "mask", "image", "text"))
+    for how in ({}, BF16, {**BF16, "on": "cpu"})
+]
 
 
-@pytest.mark.parametrize(
-    ("names", "how", "sizes"),
-    [
-        (("label", "mask"), BF16, (16,)),
-        *(
-            pytest.param(names, how, (3, 8, 16), marks=PROOF)
-            for names in ((), ("label", "mask"), EVERYTHING)
-            for how in ({}, BF16, {**BF16, "on": "cpu"})
-        ),
-    ],
-)
-def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names, how, sizes):
+@pytest.mark.parametrize(("names", "how"), NEEDS)
+def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names, how):
     denoiser = learner(names)
     if "text" in names:
         denoiser.conditioner.text.frozen.append(FrozenEncoder(None, torch.nn.Linear(8, 8)))
     before = {name: p.clone() for name, p in denoiser.named_parameters()}
     cost = memory.cost(denoiser, (16, 16), **how)
-    for n in sizes:
+    for n in (3, 8, 16):
         assert cost.total(n) == pytest.approx(memory.need(denoiser, (16, 16), n, **how).total, rel=0.01)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in denoiser.named_parameters())
 

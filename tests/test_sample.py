@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -21,16 +22,24 @@ def image(path):
     return np.asarray(Image.open(path))
 
 
-@pytest.fixture
-def model(tmp_path):
-    """A v-prediction model, as a folder that a run might have left: its card names the base model."""
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    at = tmp_path_factory.mktemp("models")
     training = DDPMScheduler(prediction_type="v_prediction")
     for name, seed in (("base", 0), ("model", 0)):
         unet = tiny_unet(seed)
         if name == "model":
             with torch.no_grad():
                 unet.conv_out.bias += 0.2
-        DDPMPipeline(unet=unet, scheduler=training).save_pretrained(tmp_path / name)
+        DDPMPipeline(unet=unet, scheduler=training).save_pretrained(at / name)
+    return at
+
+
+@pytest.fixture
+def model(two_models, tmp_path):
+    """A v-prediction model, as a folder that a run might have left: its card names the base model."""
+    for name in ("base", "model"):
+        shutil.copytree(two_models / name, tmp_path / name)
     (tmp_path / "model" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'base'}\n---\n")
     return f"model.pretrained={tmp_path / 'model'}"
 
