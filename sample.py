@@ -40,7 +40,8 @@ def sample(cfg) -> None:
     drawing.refuse_other_pictures(out, record)
     model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
-    folder.fit_to_size(model, size, "image_size")
+    if new_size := folder.fit_to_size(model, size, "image_size", "samples"):
+        warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
     asked = Asked(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}

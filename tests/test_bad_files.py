@@ -282,9 +282,12 @@ def test_weights_that_may_run_code_are_never_loaded(model_folder):
 
 
 def test_an_index_that_points_outside_is_not_followed(model_folder):
-    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "../../elsewhere"], "x": ["os", "system"]}
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "../../elsewhere"]}
     (model_folder / "model_index.json").write_text(json.dumps(index))
     assert folder.load(str(model_folder)).unet is not None
+    (model_folder / "model_index.json").write_text(json.dumps({**index, "x": ["os", "system"]}))
+    with pytest.raises(UserError, match="x beside the UNet"):
+        folder.load(str(model_folder))
 
 
 def test_shards_that_lie_outside_are_refused(model_folder):

@@ -4,7 +4,9 @@ import shutil
 import pytest
 import torch
 from conftest import tiny_unet
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, HeunDiscreteScheduler, UNet2DModel, VQModel
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 
 from chrysalis import exporting, folder
 from chrysalis.errors import UserError
@@ -136,3 +138,148 @@ def test_scratch_is_what_it_says():
     assert list(model.unet.config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     with pytest.raises(UserError, match="multiples of 8"):
         folder.scratch(32, block_out_channels=(10, 20))
+
+
+def rewrite(file, **settings):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def refusal(at, **how) -> str:
+    with pytest.raises(UserError) as error:
+        folder.load(str(at), **how)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_latent_model_is_not_taken_for_one_on_pixels(model_folder):
+    """CompVis/ldm-celebahq-256 has 3 latent channels; the autoencoder tells it apart, named or only lying there."""
+    rewrite(model_folder / "model_index.json", _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
+    assert "looks like latent diffusion (it has vqvae beside the UNet)" in refusal(model_folder)
+    (model_folder / "model_index.json").unlink()
+    assert folder.load(str(model_folder)).prediction == "epsilon"
+    VQModel(block_out_channels=(8,), norm_num_groups=4).save_pretrained(model_folder / "vqvae")
+    assert "looks like latent diffusion" in refusal(model_folder)
+
+
+@pytest.mark.parametrize(
+    ("parts", "family"),
+    [
+        (["vae", "text_encoder", "tokenizer"], "Stable Diffusion (it has text_encoder, tokenizer, vae beside"),
+        (["vae", "text_encoder", "text_encoder_2"], "Stable Diffusion XL"),
+        (["bert", "vqvae"], "latent diffusion"),
+        (["text_encoder", "tokenizer"], "a text-to-image model"),
+        (["movq"], "Kandinsky"),
+        (["x"], "a DDPMPipeline (it has x beside"),
+    ],
+)
+def test_a_pipeline_of_another_family_is_named(model_folder, parts, family):
+    rewrite(model_folder / "model_index.json", **{part: ["somewhere", "Some"] for part in parts})
+    assert f"looks like {family}" in refusal(model_folder)
+    rewrite(model_folder / "model_index.json", **{part: [None, None] for part in parts})
+    assert folder.load(str(model_folder)).prediction == "epsilon"
+
+
+def test_ema_weights_of_diffusers_training_scripts_are_loaded_when_asked_for(model_folder, capsys):
+    unet = tiny_unet(5)
+    EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config).save_pretrained(
+        model_folder / "unet_ema"
+    )
+    averaged = folder.load(str(model_folder), subfolder="unet_ema")
+    theirs = UNet2DModel.from_pretrained(model_folder / "unet_ema").state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in averaged.unet.state_dict().items())
+    capsys.readouterr()
+    folder.load(str(model_folder))
+    assert "model.subfolder=unet_ema" in capsys.readouterr().err
+    # checkpoint-N of these scripts has no scheduler of its own
+    (model_folder / "checkpoint-5").mkdir()
+    shutil.copytree(model_folder / "unet_ema", model_folder / "checkpoint-5" / "unet_ema")
+    says = refusal(model_folder / "checkpoint-5", subfolder="unet_ema")
+    assert f"Give {model_folder} instead, with model.subfolder=checkpoint-5/unet_ema" in says
+    assert folder.load(str(model_folder), subfolder="checkpoint-5/unet_ema").prediction == "epsilon"
+    shutil.rmtree(model_folder / "unet")
+    assert "model.subfolder=unet_ema" in refusal(model_folder)
+    assert "model.subfolder=ema has no config.json" in refusal(model_folder, subfolder="ema")
+
+
+def test_a_variant_is_loaded_when_asked_for(model_folder):
+    unet = tiny_unet(5)
+    shutil.rmtree(model_folder / "unet")
+    unet.half().save_pretrained(model_folder / "unet", variant="fp16")
+    assert "model.variant=fp16" in refusal(model_folder)
+    assert "no bf16 weights" in refusal(model_folder, variant="bf16")
+    loaded = folder.load(str(model_folder), variant="fp16").unet.state_dict()
+    assert all(torch.equal(weight, unet.state_dict()[name].float()) for name, weight in loaded.items())
+
+
+def test_a_git_lfs_pointer_says_how_to_fetch_the_weights(model_folder):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n"
+    (model_folder / "unet" / folder.WEIGHTS).write_text(pointer)
+    assert "run `git lfs pull`" in refusal(model_folder)
+
+
+def test_predict_epsilon_of_old_configurations_is_translated(model_folder):
+    file = model_folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    del settings["prediction_type"]
+    for predicts_eps, prediction in ((False, "sample"), (True, "epsilon")):
+        file.write_text(json.dumps({**settings, "predict_epsilon": predicts_eps}))
+        assert folder.load(str(model_folder)).prediction == prediction
+    rewrite(file, predict_epsilon=False, prediction_type="epsilon")
+    assert "predict_epsilon=false and prediction_type=epsilon" in refusal(model_folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which is no discrete DDPM"),
+        ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not those of DDPM"),
+        ({"_class_name": "NopeScheduler"}, "trained with NopeScheduler"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
+        ({"shift_snr": 3.0}, "has shift_snr=3.0 in scheduler_config.json"),
+    ],
+)
+def test_a_schedule_that_is_not_ddpms_is_refused(model_folder, settings, says):
+    rewrite(model_folder / "scheduler" / "scheduler_config.json", **settings)
+    assert says in refusal(model_folder)
+
+
+def test_an_unknown_setting_of_the_unet_is_refused_unless_it_is_off(model_folder):
+    rewrite(model_folder / "unet" / "config.json", new_gate=None)
+    assert folder.load(str(model_folder)).prediction == "epsilon"
+    rewrite(model_folder / "unet" / "config.json", new_gate="silu")
+    assert "new_gate='silu' in config.json" in refusal(model_folder)
+
+
+@pytest.mark.parametrize("cls", [HeunDiscreteScheduler, DDIMScheduler])
+def test_betas_left_out_are_those_of_the_schedulers_own_class(model_folder, cls):
+    file = model_folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": cls.__name__}))
+    own = cls.from_pretrained(model_folder / "scheduler")
+    torch.testing.assert_close(folder.load(str(model_folder)).scheduler.alphas_cumprod, own.alphas_cumprod)
+
+
+@pytest.fixture
+def cached(model_folder, tmp_path, monkeypatch):
+    """The model folder as me/model in the local cache of the hub."""
+    at = tmp_path / "hub" / "models--me--model"
+    (at / "refs").mkdir(parents=True)
+    (at / "snapshots").mkdir()
+    (at / "refs" / "main").write_text("0" * 40)
+    shutil.move(model_folder, at / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return at / "snapshots" / ("0" * 40)
+
+
+def test_a_model_of_the_hub_is_checked_as_a_local_one(cached):
+    file, form = cached / "unet" / folder.WEIGHTS, {"format": "pt"}
+    weights = load_file(file)
+    assert folder.load("me/model").origin == "me/model"
+    save_file({name: w for name, w in weights.items() if name != "conv_in.bias"}, file, form)
+    assert "conv_in.bias are missing" in refusal("me/model")
+    save_file({**weights, "conv_in.bias": torch.full((8,), torch.nan)}, file, form)
+    assert "conv_in.bias hold values that are not finite" in refusal("me/model")
+    rewrite(cached / "scheduler" / "scheduler_config.json", _class_name="ScoreSdeVeScheduler")
+    assert "no discrete DDPM" in refusal("me/model")
+    rewrite(cached / "model_index.json", vqvae=["diffusers", "VQModel"])
+    assert "latent diffusion" in refusal("me/model")

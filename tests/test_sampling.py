@@ -323,3 +323,60 @@ def test_a_fractional_timestep_has_the_level_between_its_neighbours(denoiser):
     total = noise.alpha(between) ** 2 + noise.sigma(between) ** 2
     torch.testing.assert_close(total, torch.ones_like(total))
     assert noise.snr(between)[1].item() == pytest.approx(float((-2 * middle).exp()), rel=1e-4)
+
+
+ONE_STEP = [name for name in schedulers.SCHEDULERS if name != "deis"]
+
+
+@pytest.mark.parametrize("name", [*ONE_STEP, "KDPM2AncestralDiscreteScheduler"])
+def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
+    """E[x_0 | x_T] = m + a s^2 (x - a m) / (a^2 s^2 + sigma^2) of data ~ N(m, s^2), not the noise as it came."""
+    training = DDPMScheduler(clip_sample=False)
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    a = training.alphas_cumprod[-1].sqrt()
+    noise = seeds.noise(seeds.generators(0, 2), (3, 16, 16), "cpu")
+    expected = 0.3 + a * 0.04 * (noise - a * 0.3) / (a * a * 0.04 + 1 - a * a)
+    tolerance = 0.05 if name == "pndm" else 1e-3  # PNDM ends at the noise level of t = 0
+    torch.testing.assert_close(draw(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
+
+
+def test_one_step_that_a_scheduler_cannot_make_is_refused():
+    with pytest.raises(UserError, match="steps=1"):
+        Timetable(built(DDPMScheduler(), "deis"), 1)
+
+
+def test_timesteps_that_are_no_numbers_are_said_before_anything_is_drawn():
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(UserError, match=r"steps=10: KDPM2AncestralDiscreteScheduler computes timesteps that are not"):
+        Timetable(schedulers.build(cosine, "KDPM2AncestralDiscreteScheduler"), 10)
+
+
+LEFT = {
+    "use_flow_sigmas": True,
+    "use_exponential_sigmas": True,
+    "use_beta_sigmas": True,
+    "solver_order": 3,
+    "lower_order_final": False,
+    "algorithm_type": "sde-dpmsolver++",
+    "final_sigmas_type": "sigma_min",
+}
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_what_a_folder_brings_for_another_sampler_is_dropped(name):
+    training = DDPMScheduler(clip_sample=False)
+    left = DDPMScheduler.from_config({**training.config, **LEFT})
+    plain, ours = (schedulers.build(scheduler, name) for scheduler in (training, left))
+    assert all(ours.config[key] == value for key, value in plain.config.items() if not key.startswith("_"))
+
+
+def test_spacings_that_are_typed_take_the_place_of_karras():
+    stock = diffusers.EulerDiscreteScheduler(
+        beta_start=0.0001, beta_end=0.02, timestep_spacing="linspace", use_exponential_sigmas=True
+    )
+    ours = schedulers.build(DDPMScheduler(), "euler", use_exponential_sigmas=True)
+    for scheduler in (stock, ours):
+        scheduler.set_timesteps(10)
+    torch.testing.assert_close(ours.sigmas, stock.sigmas)
+    with pytest.raises(UserError, match=r"scheduler\.lower_order_final=false"):
+        schedulers.build(DDPMScheduler(), "unipc", lower_order_final=False)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from conftest import ClosedForm, tiny_unet
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from chrysalis import folder, pixels, seeds, weights
+from chrysalis import adapters, folder, pixels, seeds, weights
 from chrysalis.data.butterflies import draw as drawn_butterfly
 from chrysalis.denoiser import Denoiser
 from chrysalis.errors import UserError
+from chrysalis.guidance import pairs
 from chrysalis.objective import Objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
@@ -200,6 +202,29 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
         other = Denoiser(unet.eval(), tuned.scheduler, Objective("v_prediction"))
         expected = sample(other, timetable.fresh, 5, seeds.generators(3, 1), (16, 16))
         torch.testing.assert_close(last.x, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_that_was_not_merged_blends_as_its_merged_weights(two_models):
+    """In either place; domain guidance takes it as it is, since it asks for outputs and not for weights."""
+    base, tuned = two_models
+    lora = adapters.LoRA(rank=2).inject(tuned.unet)
+    with torch.no_grad():
+        for name, weight in lora.named_parameters():
+            if ".lora_B." in name:
+                weight.fill_(0.1)
+    merged = {name: weight.clone() for name, weight in adapters.plain(lora).state_dict().items()}
+    adapters.save(lora, Path(tuned.origin) / "lora")
+    apart = folder.load(tuned.origin)
+    task = Blend(apart, base.origin, ratios=[0, 1])
+    assert not adapters.injected(apart.unet)
+    for weights_of in (task.own, Blend(base, tuned.origin, ratios=[0, 1]).base):
+        assert list(weights_of) == list(merged)
+        assert all(torch.equal(weight, merged[name]) for name, weight in weights_of.items())
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([500])
+    other = pairs.domain(base, tuned.origin).other
+    base.unet.load_state_dict(merged)
+    with torch.no_grad():
+        torch.testing.assert_close(other(x, t), base.unet.eval()(x, t).sample, rtol=0, atol=1e-5)
 
 
 def test_blend_refuses_what_cannot_blend(two_models, tmp_path):

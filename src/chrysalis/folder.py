@@ -1,6 +1,7 @@
 """Diffusers folders into a model: both hub layouts, safetensors only, the training scheduler, a condition, a LoRA."""
 
 import copy
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +11,27 @@ from typing import Literal
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from chrysalis import adapters, hub, soundness
+from chrysalis import adapters, hub, soundness, training_schedule
 from chrysalis.alignment import align
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_path
 from chrysalis.objective import Objective
+from chrysalis.terminal import say
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLED = "assets/moths-64"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+AUTOENCODERS = ("vae", "vqvae", "movq")
+FAMILIES = {  # of pipelines, by the parts beside the UNet and the pipeline's class; the first that fits
+    "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
+    "Stable Diffusion": lambda parts, name: {"vae", "text_encoder"} <= parts or "StableDiffusion" in name,
+    "Kandinsky": lambda parts, name: "movq" in parts,
+    "latent diffusion": lambda parts, name: parts & {*AUTOENCODERS, "bert"} or "LDM" in name or "Latent" in name,
+    "a text-to-image model": lambda parts, name: bool(parts & {"text_encoder", "tokenizer"}),
+}
+# what diffusers' EMAModel.save_pretrained writes among the settings of the UNet
+OF_EMA = ["decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"]
 
 
 @dataclass
@@ -71,13 +83,18 @@ def load(
     key: str = "model.pretrained",
     train: str | Sequence[str] = "all",
     gradient_checkpointing: bool = False,
+    subfolder: str | None = None,
+    variant: str | None = None,
 ) -> Model:
     """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by.
 
+    subfolder: where the UNet lies below it, such as unet_ema; None for unet/, or the root.
+    variant: of the weight files, such as fp16 for diffusion_pytorch_model.fp16.safetensors; None for the plain ones.
     gradient_checkpointing: keep only what goes into each ResNet layer, and compute the rest again in the backward pass.
     """
     where, asked = locate(pretrained, key), f"{key}={pretrained}"
-    model = _load_folder(where, asked) if isinstance(where, Path) else _load_hub(pretrained, asked)
+    load_from = _load_folder if isinstance(where, Path) else _load_hub
+    model = load_from(where, asked, subfolder, variant)
     for part in filter(None, (model.unet, model.conditioner)):
         align(part)
     _checkpoint_gradients(model.unet, gradient_checkpointing)
@@ -160,11 +177,19 @@ def newest_pipeline() -> str:
     return str(found[-1].parent) if found else BUNDLED
 
 
-def _load_folder(folder: Path, asked: str) -> Model:
+def _load_folder(folder: Path, asked: str, subfolder: str | None = None, variant: str | None = None) -> Model:
+    _refuse_other_pipelines(folder, asked)
     nested = (folder / "unet" / "config.json").is_file()
-    unet_at = folder / "unet" if nested else folder
+    unet_at = folder / subfolder if subfolder else folder / "unet" if nested else folder
     scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    averaged = folder / "unet_ema" / "config.json"
+    main = asked.startswith("model.pretrained=")  # model.subfolder and model.variant are of this one only
     if not (unet_at / "config.json").is_file():
+        if subfolder:
+            raise UserError(f"model.subfolder={subfolder} has no config.json in {folder}: name its UNet's folder.")
+        if averaged.is_file():
+            choice = "add model.subfolder=unet_ema" if main else "rename it to unet"
+            raise UserError(f"{asked} has no unet/, but EMA weights in unet_ema/: {choice}.")
         raise UserError(
             f"{asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its root."
         )
@@ -174,32 +199,52 @@ def _load_folder(folder: Path, asked: str) -> Model:
         raise UserError(f"{asked} cannot be used: {error}.") from None
     if config.get("_class_name") != "UNet2DModel":
         raise UserError(f"{asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
-    if not list(unet_at.glob("diffusion_pytorch_model*.safetensors")):
-        pickled = next(iter(sorted(unet_at.glob("*.bin"))), None)
-        what = "only pickled weights, which are never loaded" if pickled else "no weights"
-        raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{soundness.unpickled(pickled)}")
+    _require_weights(unet_at, asked, variant)
     if not (scheduler_at / "scheduler_config.json").is_file():
-        raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.")
+        # checkpoint-N of diffusers' training scripts lies in the pipeline's folder
+        above = (folder.parent / "scheduler" / "scheduler_config.json").is_file() and main
+        above = above and unet_at.is_relative_to(folder.parent)
+        unet_in = unet_at.relative_to(folder.parent) if above else None
+        hint = f" Give {folder.parent} instead, with model.subfolder={unet_in}." if above else ""
+        raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.{hint}")
     listening = (folder / "conditioner" / "config.json").is_file()
     try:
+        soundness.refuse_pointers(soundness.weight_files(unet_at, variant))
+        for part in ("conditioner", "text_encoder", "lora"):
+            soundness.refuse_pointers(sorted((folder / part).glob("*.safetensors")))
         noise = soundness.settings(scheduler_at / "scheduler_config.json")
-        _refuse_other_kinds({} if listening else config, noise, asked)
-        soundness.require_weights_of(config, unet_at)
-        settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True}
+        _refuse_other_unets(config, asked, listening)
+        scheduler = training_schedule.read(noise, asked)
+        soundness.require_weights_of(config, unet_at, variant)
+        settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True, "variant": variant}
         unet, report = UNet2DModel.from_pretrained(unet_at, output_loading_info=True, **settings)
-        scheduler = DDPMScheduler.from_pretrained(scheduler_at, local_files_only=True)
         conditioner = _load_conditioner(folder, unet) if listening else None
         soundness.require_complete(report, [unet] if conditioner is None else [unet, conditioner])
-        if not scheduler.alphas_cumprod.isfinite().all():
-            raise ValueError("the noise levels in its scheduler_config.json are not finite")
         if (folder / "lora").is_dir():
             adapters.load(unet, folder / "lora")
-        return Model(unet, scheduler, str(folder), conditioner)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
         raise UserError(f"{asked} could not be loaded: {why}.") from error
+    if averaged.is_file() and main and not subfolder:
+        say(f"{asked} also has EMA weights in unet_ema/: model.subfolder=unet_ema takes these instead.")
+    return Model(unet, scheduler, str(folder), conditioner)
+
+
+def _require_weights(unet_at: Path, asked: str, variant: str | None) -> None:
+    """Safetensors of the variant that was asked for, named as diffusers names them, whole or in shards."""
+    if soundness.weight_files(unet_at, variant):
+        return
+    variants = soundness.variants(unet_at)
+    if variants:
+        wanted = f"no {variant} weights" if variant else "no plain weights"
+        choice = "use " + " or ".join(f"model.variant={name or 'null'}" for name in variants)
+        choice = choice if asked.startswith("model.pretrained=") else f"rename them to {WEIGHTS}"
+        raise UserError(f"{asked} has {wanted} in {unet_at}: {choice}.")
+    pickled = next(iter(sorted(unet_at.glob("*.bin"))), None)
+    what = "only pickled weights, which are never loaded" if pickled else "no weights"
+    raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{soundness.unpickled(pickled)}")
 
 
 def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
@@ -213,36 +258,63 @@ def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
     return conditioner
 
 
-def _refuse_other_kinds(unet: dict, scheduler: dict, asked: str) -> None:
-    """Only unconditional RGB models on a discrete variance-preserving schedule can be trained here."""
-    if unet.get("in_channels", 3) != 3 or unet.get("out_channels", 3) not in (3, 6):
-        channels = f"{unet.get('in_channels')} channels in and {unet.get('out_channels')} out"
-        raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
-    if unet.get("class_embed_type") or unet.get("num_class_embeds"):
-        raise UserError(f"{asked} needs class labels of another tool: only unconditional models can be used.")
-    if "beta_schedule" not in scheduler and "trained_betas" not in scheduler:
-        kind = scheduler.get("_class_name")
-        raise UserError(f"{asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
+def _refuse_other_pipelines(folder: Path, asked: str) -> None:
+    """Only a UNet on pixels and its scheduler, with our own conditioner or without, can be used.
+
+    A latent diffusion UNet of 3 channels would be taken for one on pixels.
+    """
+    index = {}
+    if (folder / "model_index.json").is_file():
+        try:
+            index = soundness.settings(folder / "model_index.json")
+        except ValueError as error:
+            raise UserError(f"{asked} cannot be used: {error}.") from None
+    named = {name for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_") and any(kind)}
+    ours = {"unet", "scheduler"}
+    if index.get("conditioner") == ["conditioner", "Conditioner"]:
+        ours |= {"conditioner", "text_encoder", "tokenizer"}
+    others = named - ours | {name for name in AUTOENCODERS if (folder / name).is_dir()}
+    pipeline = index.get("_class_name")
+    pipeline = pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline
+    if others or any(word in str(pipeline) for word in ("LDM", "Latent", "StableDiffusion")):
+        family = next((name for name, is_it in FAMILIES.items() if is_it(others, str(pipeline))), f"a {pipeline}")
+        beside = f" (it has {', '.join(sorted(others))} beside the UNet)" if others else ""
+        raise UserError(f"{asked} looks like {family}{beside}: only UNets that work on pixels, DDPM's, can be used.")
 
 
-def _load_hub(hub_id: str, asked: str) -> Model:
-    """The same two layouts, from the local cache of the hub; asked of the hub itself only if they are not there."""
+def _refuse_other_unets(config: dict, asked: str, listening: bool) -> None:
+    """Only unconditional RGB models can be trained here, and conditional ones of our own (listening)."""
+    if not listening:
+        if config.get("in_channels", 3) != 3 or config.get("out_channels", 3) not in (3, 6):
+            channels = f"{config.get('in_channels')} channels in and {config.get('out_channels')} out"
+            raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
+        if config.get("class_embed_type") or config.get("num_class_embeds"):
+            raise UserError(f"{asked} needs class labels of another tool: only unconditional models can be used.")
+    known = {*inspect.signature(UNet2DModel.__init__).parameters, *OF_EMA}
+    training_schedule.refuse_unknown(config, known, "config.json", asked)
+
+
+def _load_hub(hub_id: str, asked: str, subfolder: str | None = None, variant: str | None = None) -> Model:
+    """The same from the local cache of the hub, with the same checks; the hub is asked only where that does not do."""
     last: Exception | None = None
     for only_cached in (True, False):
         if not only_cached and hub.unreachable():
             break
-        for unet_in, scheduler_in in (("unet", "scheduler"), (None, None)):
-            try:
-                settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": only_cached}
-                unet = UNet2DModel.from_pretrained(hub_id, subfolder=unet_in, **settings)
-                where = {"subfolder": scheduler_in, "local_files_only": only_cached}
-                scheduler = DDPMScheduler.from_pretrained(hub_id, **where)
-            except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
-                last = error
-            else:
-                _refuse_other_kinds(dict(unet.config), dict(scheduler.config), asked)
-                return Model(unet, scheduler, hub_id)
-    raise _not_to_be_had(asked) from last
+        try:
+            # first what it is: the weights of another family are gigabytes
+            at = hub.snapshot(hub_id, hub.SETTINGS, only_cached)
+            _refuse_other_pipelines(at, asked)
+            at = hub.snapshot(hub_id, hub.files(subfolder, variant), only_cached)
+        except UserError:
+            raise
+        except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
+            last = last or error
+            continue
+        try:
+            return replace(_load_folder(at, asked, subfolder, variant), origin=hub_id)
+        except UserError as error:  # such as a cache that holds a part of it
+            last = error
+    raise last if isinstance(last, UserError) else _not_to_be_had(asked) from last
 
 
 def _not_to_be_had(asked: str) -> UserError:
@@ -287,10 +359,10 @@ def scratch(
     return Model(unet, DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule), None)
 
 
-def fit_to_size(model: Model, size: tuple[int, int], key: str = "data.image_size") -> str | None:
+def fit_to_size(model: Model, size: tuple[int, int], key: str = "data.image_size", now: str = "learns") -> str | None:
     """Check that the UNet can halve (height, width) and write it into the config; a sentence if the size is new.
 
-    key: what the user set it by.
+    key: what the user set it by. now: what the model does at the new size.
     """
     native = model.unet.config.sample_size
     native = (native, native) if isinstance(native, int) else native and tuple(native)
@@ -311,4 +383,4 @@ def fit_to_size(model: Model, size: tuple[int, int], key: str = "data.image_size
     model.unet.register_to_config(sample_size=size[0] if size[0] == size[1] else tuple(size))
     if native is None or model.origin is None:
         return None
-    return f"The model was trained at {native[1]} x {native[0]} px and now learns {size[1]} x {size[0]} px."
+    return f"The model was trained at {native[1]} x {native[0]} px and now {now} {size[1]} x {size[0]} px."

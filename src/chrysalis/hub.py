@@ -3,8 +3,12 @@
 import functools
 import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
+
+SETTINGS = ["*.json"]
 
 
 @functools.cache
@@ -22,3 +26,21 @@ def unreachable() -> bool:
     except OSError:
         return True
     return False
+
+
+def snapshot(hub_id: str, patterns: Sequence[str], only_cached: bool) -> Path:
+    """The folder in the local cache that holds a repository's files of these patterns."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=only_cached))
+
+
+def files(subfolder: str | None, variant: str | None) -> list[str]:
+    """Patterns of what a model is loaded from: settings, and safetensors of one UNet and of what a conditional has."""
+    weights = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}"
+    shards = [f"{weights}.safetensors", f"{weights}-*.safetensors"] + (
+        [f"diffusion_pytorch_model-*.{variant}.safetensors"] if variant else []
+    )
+    within = [f"{subfolder}/"] if subfolder else ["unet/", ""]
+    parts = [f"{part}/*" for part in ("conditioner", "text_encoder", "tokenizer", "lora")]
+    return [*SETTINGS, *(f"{at}{name}" for at in within for name in shards), *parts, "README.md"]

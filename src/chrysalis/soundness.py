@@ -1,7 +1,8 @@
 """Whether a model folder's files can be what they say, before memory is taken for them, and what they hold."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from safetensors import safe_open
 
 LARGEST = 2**27  # bytes of a configuration file
 MOST = {"layers_per_block": 64, "num_train_timesteps": 100_000, "norm_num_groups": 1024, "attention_head_dim": 4096}
-WEIGHTS = "diffusion_pytorch_model*.safetensors"
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors")
 
 
 def settings(file: Path) -> dict:
@@ -40,10 +41,30 @@ def _is_whole(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
-def require_weights_of(config: Mapping, folder: Path) -> None:
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors of a variant (None: the plain ones), whole or in shards, as diffusers names them."""
+    found = ((file, WEIGHTS.fullmatch(file.name)) for file in sorted(folder.glob("*.safetensors")))
+    return [file for file, name in found if name and (name[1] or name[2]) == variant]
+
+
+def variants(folder: Path) -> list[str | None]:
+    """Those that there are weights of, None for the plain ones."""
+    found = [WEIGHTS.fullmatch(file.name) for file in sorted(folder.glob("*.safetensors"))]
+    return list(dict.fromkeys(name[1] or name[2] for name in found if name))
+
+
+def refuse_pointers(files: Iterable[Path]) -> None:
+    """ValueError for weights that Git LFS has not fetched: the file is a few lines that say where they are."""
+    for file in files:
+        with open(file, "rb") as f:
+            if f.read(40).startswith(b"version https://git-lfs"):
+                raise ValueError(f"{file} is a Git LFS pointer, no weights: run `git lfs pull` there")
+
+
+def require_weights_of(config: Mapping, folder: Path, variant: str | None = None) -> None:
     """ValueError if the files hold far fewer numbers than the UNet of `config` has: memory would be taken for it."""
     held = 0
-    for file in sorted(folder.glob(WEIGHTS)):
+    for file in weight_files(folder, variant):
         with safe_open(file, "pt") as f:
             held += sum(torch.Size(f.get_slice(name).get_shape()).numel() for name in f.keys())  # noqa: SIM118
     with torch.device("meta"):  # shapes without numbers

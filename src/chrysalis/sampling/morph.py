@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from chrysalis import folder, pixels, weights
+from chrysalis import adapters, folder, pixels, weights
 from chrysalis import seeds as keyed
+from chrysalis.alignment import align
 from chrysalis.errors import UserError, require_whole
 from chrysalis.sampling.sheets import enlarged, read, save_film, save_grid
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
@@ -88,6 +89,9 @@ class Blend(Generate):
         if name is None:
             raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
         other = folder.load_beside(model, name, "task.base")
+        for one in (model, other):
+            if adapters.injected(one.unet):  # a LoRA exported with adapter.merge=false
+                one.unet = align(adapters.plain(one.unet))
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:

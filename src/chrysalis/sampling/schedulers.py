@@ -52,6 +52,22 @@ NOISE = (
     "rescale_betas_zero_snr",
 )
 
+# What else of a folder's scheduler_config.json counts: the settings of DDPM and DDIM, which stock diffusers' own
+# pipelines read. Any other was left there for another sampler, such as use_flow_sigmas for a solver of its own
+KEPT = (
+    *NOISE,
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "variance_type",
+    "set_alpha_to_one",
+    "steps_offset",
+    "timestep_spacing",
+)
+OTHER_SIGMAS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")  # each instead of Karras spacing
+
 
 def require_known(name: str, key: str) -> None:
     """Refuse a name, as the user set it by `key`, that is neither in the table nor one of diffusers' classes."""
@@ -72,11 +88,13 @@ def build(training_scheduler, name: str, **settings):
     require_known(name, "scheduler")
     kind, defaults = SCHEDULERS.get(name, (name, {"skip_prk_steps": True}))
     eta = settings.pop("eta", 0.0)
-    config = dict(training_scheduler.config)
+    config = {k: v for k, v in training_scheduler.config.items() if k in KEPT or k == "_use_default_values"}
     if str(config.get("variance_type", "")).startswith("learned"):
         config["variance_type"] = "fixed_small"
     taken = _parameters(kind)
     _refuse_settings(kind, taken, settings)
+    if any(settings.get(key) for key in OTHER_SIGMAS):
+        defaults = {"use_karras_sigmas": False} | {k: v for k, v in defaults.items() if k != "use_karras_sigmas"}
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
     noise = {key: config[key] for key in NOISE if key in config and key in taken}
     # the loop converts; PNDM adds up outputs of several timesteps, which only eps can bear
@@ -130,6 +148,8 @@ def _refuse_settings(kind: str, taken: dict, settings: dict) -> None:
         raise UserError("scheduler.skip_prk_steps=false cannot be used: only PNDM's multistep form can start anywhere.")
     if settings.get("use_flow_sigmas"):
         raise UserError(f"scheduler.use_flow_sigmas is for flow matching, not for a DDPM noise schedule: {CHOOSE}")
+    if kind == "UniPCMultistepScheduler" and not settings.get("lower_order_final", True):
+        raise UserError("scheduler.lower_order_final=false divides by zero at unipc's last step: leave it true.")
 
 
 def _set_eta(scheduler, eta: float) -> None:
@@ -167,6 +187,9 @@ class Timetable:
         if steps > trained:
             raise UserError(f"steps={steps} must lie between 1 and the {trained} timesteps of the model.")
         self.fresh = copy.deepcopy(scheduler)
+        if steps == 1 and "timestep_spacing" in self.fresh.config:
+            # the other spacings would take the only step at t = 0, where the noise is all but left as it is
+            self.fresh.register_to_config(timestep_spacing="trailing")
         try:
             self.fresh.set_timesteps(steps)
         except (ValueError, TypeError, IndexError) as error:
@@ -174,9 +197,16 @@ class Timetable:
         sigmas = getattr(self.fresh, "sigmas", None)
         if sigmas is not None and len(sigmas) > 1 and float(sigmas[0]) == float(sigmas[-1]):
             raise UserError(f"steps={steps}: this scheduler takes no step at all with so few.")
-        timesteps = self.fresh.timesteps
+        timesteps, kind = self.fresh.timesteps, type(scheduler).__name__
+        if not torch.as_tensor(timesteps).isfinite().all():
+            raise UserError(
+                f"steps={steps}: {kind} computes timesteps that are not numbers on the model's noise schedule: "
+                "choose another scheduler."
+            )
         if timesteps.min() < 0 or timesteps.max() > trained - 1:
             raise UserError(f"steps={steps}: the scheduler's settings lead outside the model's {trained} timesteps.")
+        if steps == 1 and timesteps.max() < trained / 2:
+            raise UserError(f"steps=1: {kind} would start at t={float(timesteps.max()):g}, not at noise: use more.")
         if timesteps.is_floating_point():
             timesteps = timesteps.float()  # some are float64, which Apple GPUs do not have
         self.fresh.timesteps = timesteps.to(device)
