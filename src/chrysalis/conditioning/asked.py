@@ -12,8 +12,8 @@ from chrysalis import pixels
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.conditioning.pictures import made
 from chrysalis.data.butterflies import DOMAINS, draw
+from chrysalis.data.formats import suffixes
 from chrysalis.data.given import Given
-from chrysalis.data.listing import SUFFIXES
 from chrysalis.data.transforms import mask_to_training_size
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
@@ -75,7 +75,7 @@ class Asked:
             return lambda seed, size: drawn_mask(value, seed, size)
         source = self.conditioner.config.parts[name].get("source", "given")
         folder = Path(str(value)).expanduser()
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) if folder.is_dir() else [folder]
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes()) if folder.is_dir() else [folder]
         if not files:
             raise UserError(f"{key}={value} has no pictures in it.")
         first = Given(str(files[0]), key)
