@@ -82,7 +82,9 @@ class Asked:
 
         def read(seed: int, size: tuple[int, int]) -> torch.Tensor:
             file = Given(str(files[seed % len(files)]), key) if len(files) > 1 else first
-            return _mask(file.image, size) if name == "mask" else made(file.at(size), source)[0]
+            if name == "mask":
+                return 2 * file.mask_at(size, both=False)[0] - 1
+            return made(file.at(size), source)[0]
 
         return read
 
@@ -150,8 +152,5 @@ class Asked:
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
     """float [1, H, W], 1 inside and -1 outside, of a drawn picture that no drawn set holds."""
-    return _mask(Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask), size)
-
-
-def _mask(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
-    return pixels.to_signed(torch.from_numpy(mask_to_training_size(image, size, "crop").copy()))
+    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
+    return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))
