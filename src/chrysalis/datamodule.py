@@ -122,9 +122,12 @@ class Pictures(LightningDataModule):
             f"vectors of {len(p.vector_names)}": p.vector_names,
         }
         also = "".join(f", {what}" for what, there in known.items() if there)
+        notes = "".join(
+            f". {sentence.removesuffix('.')}" for sentence in (p.enlarged_note(), self.source.note) if sentence
+        )
         return (
             f"data: {self.source.name}, {len(self.train_rows)} pictures of {width} x {height} px to learn from, "
-            f"{len(self.held_out_rows)} held out{also}"
+            f"{len(self.held_out_rows)} held out{also}{notes}"
         )
 
     def train_dataloader(self) -> DataLoader:

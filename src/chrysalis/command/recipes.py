@@ -17,7 +17,7 @@ from PIL import Image
 
 from chrysalis import folder, hardware
 from chrysalis.conditioning.asked import NAMES
-from chrysalis.data.listing import SUFFIXES
+from chrysalis.data.formats import suffixes
 from chrysalis.data.picture import contents
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
@@ -139,8 +139,8 @@ def _inputs(settings: dict) -> dict[str, str]:
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
         try:
             for place in (Path(name).expanduser(), folder.REPOSITORY / name):
-                suffixes = SUFFIXES if value in pictures else {".safetensors"}
-                inside = [f for f in sorted(place.rglob("*")) if f.suffix in suffixes] if place.is_dir() else []
+                used = suffixes() if value in pictures else {".safetensors"}
+                inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
                 if found := [place] if place.is_file() else inside:
                     files |= {name if file == place else f"{name}/{file.relative_to(place)}": file for file in found}
                     break

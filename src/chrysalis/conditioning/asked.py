@@ -12,8 +12,8 @@ from chrysalis import pixels
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.conditioning.pictures import made
 from chrysalis.data.butterflies import DOMAINS, draw
+from chrysalis.data.formats import suffixes
 from chrysalis.data.given import Given
-from chrysalis.data.listing import SUFFIXES
 from chrysalis.data.transforms import mask_to_training_size
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
@@ -75,14 +75,16 @@ class Asked:
             return lambda seed, size: drawn_mask(value, seed, size)
         source = self.conditioner.config.parts[name].get("source", "given")
         folder = Path(str(value)).expanduser()
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) if folder.is_dir() else [folder]
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes()) if folder.is_dir() else [folder]
         if not files:
             raise UserError(f"{key}={value} has no pictures in it.")
         first = Given(str(files[0]), key)
 
         def read(seed: int, size: tuple[int, int]) -> torch.Tensor:
             file = Given(str(files[seed % len(files)]), key) if len(files) > 1 else first
-            return _mask(file.image, size) if name == "mask" else made(file.at(size), source)[0]
+            if name == "mask":
+                return 2 * file.mask_at(size, both=False)[0] - 1
+            return made(file.at(size), source)[0]
 
         return read
 
@@ -150,8 +152,5 @@ class Asked:
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
     """float [1, H, W], 1 inside and -1 outside, of a drawn picture that no drawn set holds."""
-    return _mask(Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask), size)
-
-
-def _mask(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
-    return pixels.to_signed(torch.from_numpy(mask_to_training_size(image, size, "crop").copy()))
+    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
+    return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
+from chrysalis.data.formats import suffixes
 from chrysalis.data.picture import cleaned, measurement
 from chrysalis.errors import UserError, require_path
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # the field of a Row, and its key
 
 
@@ -56,8 +56,13 @@ def uncollected() -> Iterator[None]:
 
 
 @uncollected()
-def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> list[Row]:
-    """The pictures that metadata.jsonl lists, else all below `path`. mirrors: a folder or None by a Row's field."""
+def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> tuple[list[Row], dict[str, int]]:
+    """The images that metadata.jsonl lists, else all below `path`; and how many other files there are by suffix.
+
+    mirrors: a folder or None by a Row's field. Of a listing no other files are counted, nor are .txt files, which are
+    captions.
+    """
+    unused: dict[str, int] = {}
     folders = {field: _mirror(field, given, path) for field, given in mirrors.items() if given is not None}
     listing = path / "metadata.jsonl"
     if listing.is_file():
@@ -67,10 +72,10 @@ def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) 
             raise UserError(
                 f"{key}={column} needs {listing}, which is not there: one object a line, with file_name and {column}."
             )
-        rows = _found(path, folders.values())
+        rows, unused = _found(path, folders.values())
     for field, folder in folders.items():
         rows = _matched(rows, field, folder) if rows else rows
-    return rows
+    return rows, unused
 
 
 def _mirror(field: str, given: str, path: Path) -> Path:
@@ -82,17 +87,22 @@ def _mirror(field: str, given: str, path: Path) -> Path:
     return folder
 
 
-def _found(path: Path, mirrors: Collection[Path]) -> list[Row]:
-    """Every picture below `path` outside `mirrors`, labelled by the folder it lies in."""
-    files = sorted((p for p in walk(path, mirrors) if p.suffix.lower() in SUFFIXES), key=attrgetter("parts"))
+def _found(path: Path, mirrors: Collection[Path]) -> tuple[list[Row], dict[str, int]]:
+    """Every image below `path` outside `mirrors`, labelled by the folder it lies in; and the other files by suffix."""
+    by_suffix: dict[str, list[Path]] = {}
+    for file in walk(path, mirrors):
+        by_suffix.setdefault(file.suffix.lower(), []).append(file)
+    files = sorted((file for s in suffixes() for file in by_suffix.get(s, ())), key=attrgetter("parts"))
+    unused = {s: len(others) for s, others in by_suffix.items() if s not in {*suffixes(), ".txt"}}
     places = [p.relative_to(path) for p in files]
     mirrored_inside = any(m.resolve().is_relative_to(path.resolve()) for m in mirrors)
     parents = [place.parent for place in (_below_their_one_folder(places) if mirrored_inside else places)]
     labelled = any(parent.parts for parent in parents)
-    return [
+    rows = [
         Row(file, place, cleaned(parent.as_posix()) if labelled else None)
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
+    return rows, unused
 
 
 def _below_their_one_folder(places: Sequence[Path]) -> list[Path]:
@@ -171,7 +181,7 @@ def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
     data.path has its mask at images/a/1.png or at a/1.png.
     """
     by_stem: dict[Path, list[Path]] = {}
-    for file in sorted(p for p in walk(folder) if p.suffix.lower() in SUFFIXES):
+    for file in sorted(p for p in walk(folder) if p.suffix.lower() in suffixes()):
         by_stem.setdefault(file.relative_to(folder).with_suffix(""), []).append(file)
     shorter = _below_their_one_folder([row.place for row in rows])
     matched = []

@@ -1,7 +1,6 @@
 """One row at training size, from the bytes of its files."""
 
 import hashlib
-import io
 import math
 import os
 import stat
@@ -10,9 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from chrysalis.data.transforms import Resize, in_shape_of, mask_to_training_size, to_training_size, upright_size
+from chrysalis.data.formats import open_image
+from chrysalis.data.masks import marked
+from chrysalis.data.transforms import (
+    Resize,
+    in_shape_of,
+    is_enlarged,
+    mask_to_training_size,
+    to_training_size,
+    upright_size,
+)
 
 LARGEST = float(np.finfo(np.float32).max)
 LARGEST_FILE = 2**29  # bytes: several are read at once
@@ -23,7 +31,7 @@ class Picture:
     """One row at training size. `content` is a hash of the picture's own bytes, whatever its name or place.
 
     mask and conditioning, another picture of the same scene, are resized and cropped exactly like the image;
-    vector holds measurements, NaN where one is unknown.
+    vector holds measurements, NaN where one is unknown. enlarged: whether the file has fewer pixels than needed.
     """
 
     image: np.ndarray  # uint8 [3, H, W]
@@ -33,6 +41,7 @@ class Picture:
     mask: np.ndarray | None = None  # uint8 [1, H, W]
     conditioning: np.ndarray | None = None  # uint8 [3, H, W]
     vector: tuple[float, ...] | None = None
+    enlarged: bool = False
 
 
 def contents(file: Path) -> bytes:
@@ -82,7 +91,7 @@ def decoded(
     vector: tuple[float, ...] | None = None,
 ) -> Picture:
     """The row of a picture file and, where there are such, of its mask's and its conditioning image's file."""
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         whole = upright_size(image)
         pixels = to_training_size(image, size, resize)
 
@@ -90,12 +99,13 @@ def decoded(
         if other is None:
             return None
         try:
-            with Image.open(io.BytesIO(other)) as opened:
-                return resized(in_shape_of(whole, opened, resize, nearest=what == "mask"), size, resize)
+            with open_image(other) as opened:
+                is_mask = what == "mask"
+                return resized(in_shape_of(whole, marked(opened) if is_mask else opened, resize, is_mask), size, resize)
         except UnidentifiedImageError:
             raise ValueError(f"its {what} is not a picture") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"its {what}: {error}") from error
 
     laid = beside("mask", mask, mask_to_training_size), beside("conditioning image", conditioning, to_training_size)
-    return Picture(pixels, content_hash(data), label, caption, *laid, vector)
+    return Picture(pixels, content_hash(data), label, caption, *laid, vector, is_enlarged(whole, size, resize))

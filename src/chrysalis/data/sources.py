@@ -9,7 +9,8 @@ from typing import Protocol
 from PIL import Image
 
 from chrysalis import hub
-from chrysalis.data.listing import SUFFIXES, Columns, Row, nearest_folder, rows_below
+from chrysalis.data.formats import suffixes, unused_note
+from chrysalis.data.listing import Columns, Row, nearest_folder, rows_below
 from chrysalis.data.picture import Picture, cleaned, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.errors import UserError, require_path
@@ -20,6 +21,7 @@ class Source(Protocol):
 
     name: str
     vector_names: tuple[str, ...]  # of the measurements in a row's vector
+    note: str  # a sentence on what there is beside its rows, or ""
 
     def __len__(self) -> int: ...
 
@@ -40,6 +42,7 @@ class Drawn:
     """
 
     vector_names = ("red", "green", "blue")
+    note = ""
 
     def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
         from chrysalis.data.butterflies import ALL, DOMAINS
@@ -109,9 +112,13 @@ class Folder:
         self.name, self.vector_names = str(self.path), each_once(vector_columns)
         self.caption_beside = caption_column is None
         columns = Columns(label_column, caption_column, self.vector_names)
-        self.rows = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
+        self.rows, unused = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
+        self.note = unused_note(unused)
         if not self.rows:
-            raise UserError(f"data.path={path} has no pictures in it: looked for {', '.join(sorted(SUFFIXES))} files.")
+            looked_for = ", ".join(sorted(suffixes()))
+            raise UserError(
+                f"data.path={path} has no pictures in it: looked for {looked_for} files. {self.note}".strip()
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -162,6 +169,8 @@ def _beside_it(what: str, file: Path) -> bytes:
 
 class Hub:
     """A dataset of the hub by id, or a local folder of parquet or arrow files, through `datasets`."""
+
+    note = ""
 
     def __init__(
         self,

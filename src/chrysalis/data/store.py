@@ -24,7 +24,7 @@ from chrysalis.errors import UserError
 from chrysalis.files import write_text, written_folder
 from chrysalis.terminal import progress, warn
 
-FORMAT = 2
+FORMAT = 3
 MAX_UNREADABLE = 0.05
 
 
@@ -51,6 +51,9 @@ class PictureSet:
     vector_names: tuple[str, ...] = ()
     without_mask: tuple[str, ...] = ()
     without_conditioning: tuple[str, ...] = ()
+    empty_masks: tuple[str, ...] = ()  # names of the rows of which the mask marks nothing
+    full_masks: tuple[str, ...] = ()  # or everything
+    enlarged: int = 0  # how many had fewer pixels than the training size
 
     def __reduce__(self):
         """A worker process opens the store again; the pictures themselves do not travel."""
@@ -58,6 +61,12 @@ class PictureSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def enlarged_note(self) -> str:
+        """A sentence on images with fewer pixels than the training size, or ""."""
+        height, width = self.images.shape[-2:]
+        verb = "is" if self.enlarged == 1 else "are"
+        return f"{self.enlarged} of them {verb} smaller than {width} x {height} px and enlarged." * (self.enlarged > 0)
 
     def split(self, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """(train, held-out) rows by a hash of each picture's bytes: order and names do not matter, and equal
@@ -89,7 +98,26 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSe
     if pictures.rejected:
         listed = _listed(pictures.rejected, 10)
         warn(f"{len(pictures.rejected)} of {len(source)} pictures cannot be read and are left out: {listed}.")
+    if pictures.masks is not None and (pictures.empty_masks or pictures.full_masks):
+        warn(_on_masks(pictures))
     return pictures
+
+
+def _on_masks(pictures: PictureSet) -> str:
+    """A sentence on masks that mark nothing or everything."""
+    kinds = {"empty": pictures.empty_masks, "full": pictures.full_masks}
+    for kind, names in kinds.items():
+        if len(names) == len(pictures):
+            return (
+                f"Every one of the {len(names)} masks is {kind}: masks are white, opaque or a class id above 0 "
+                "where they mark the subject."
+            )
+    counted = "; ".join(
+        f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
+        for kind, names in kinds.items()
+        if names
+    )
+    return f"Of {len(pictures)} masks some mark nothing or everything: {counted}."
 
 
 def _listed(rejected: Sequence[tuple[str, str]], most: int) -> str:
@@ -151,7 +179,8 @@ def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: 
 def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
     _require_room(folder.parent, len(source) * 3 * size[0] * size[1])
     with written_folder(folder, keep_existing=True) as partial_folder:
-        rows, vectors, rejected = [], [], []
+        rows, vectors, rejected, enlarged = [], [], [], 0
+        empty_masks, full_masks = [], []
         images, masks, conditionings = (
             _Column(partial_folder, name, channels, len(source), size)
             for name, channels in (("images", 3), ("masks", 1), ("conditionings", 3))
@@ -166,6 +195,9 @@ def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path)
             masks.append(result.mask, name)
             conditionings.append(result.conditioning, name)
             vectors.append(result.vector or unknown)
+            enlarged += result.enlarged
+            if result.mask is not None and result.mask.min() == result.mask.max():
+                (full_masks if result.mask.any() else empty_masks).append(name)
             rows.append((name, result.content, result.label, result.caption))
         _refuse_too_many(rejected, len(source))
         images.finish()
@@ -177,6 +209,9 @@ def _decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path)
             "vector_names": source.vector_names,
             "without_mask": masks.finish(),
             "without_conditioning": conditionings.finish(),
+            "empty_masks": empty_masks,
+            "full_masks": full_masks,
+            "enlarged": enlarged,
         }
         write_text(partial_folder / "rows.json", json.dumps(listing))
 
@@ -261,4 +296,6 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Pictu
         conditionings,
         vectors,
         *(tuple(listing[what]) for what in ("vector_names", "without_mask", "without_conditioning")),
+        *(tuple(listing[what]) for what in ("empty_masks", "full_masks")),
+        listing["enlarged"],
     )

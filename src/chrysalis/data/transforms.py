@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
+from chrysalis.data.color import to_rgb
+from chrysalis.data.masks import marked
 from chrysalis.errors import UserError
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -25,24 +27,11 @@ def checked_resize(resize: str) -> Resize:
     return resize
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB: EXIF rotation applied, transparency laid over white, 16 bit scaled, CMYK converted."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float32)
-        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-        if image.mode == "F" and values.max(initial=0) <= 1:
-            top = 1.0
-        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) once EXIF rotation is applied; of the whole picture, so ask before a draft is decoded."""
     width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns these itself
+        return width, height
     return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
 
 
@@ -58,6 +47,12 @@ def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, near
         raise ValueError(f"{width} x {height} pixels are another shape than the picture's {whole[0]} x {whole[1]}")
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     return (ImageOps.exif_transpose(image) if nearest else to_rgb(image)).resize(whole, filter)
+
+
+def is_enlarged(whole: tuple[int, int], size: tuple[int, int], resize: Resize) -> bool:
+    """Whether an image of (width, height) `whole` has too few pixels for (height, width) `size`."""
+    smaller = whole[0] < size[1], whole[1] < size[0]
+    return all(smaller) if resize == "pad" else any(smaller)
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white", nearest: bool = False) -> Image.Image:
@@ -78,8 +73,5 @@ def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) 
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """uint8 [1, H, W], 0 or 255; padding counts as outside."""
-    fitted = fit(ImageOps.exif_transpose(mask).convert("L"), size, resize, fill=0, nearest=True)
-    values = np.asarray(fitted)
-    inside = values > (127 if values.max(initial=0) > 1 else 0)  # some tools write masks as 0 and 1
-    return (inside * np.uint8(255))[None]
+    """uint8 [1, H, W], 0 or 255, see `marked`; padding counts as outside."""
+    return np.asarray(fit(marked(mask), size, resize, fill=0, nearest=True))[None]

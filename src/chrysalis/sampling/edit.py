@@ -46,8 +46,9 @@ class ImageToImage(Generate):
 class Inpaint(Generate):
     """RePaint (Lugmayr et al. 2022, arXiv 2201.09865): what the mask leaves is put back, noised, at every step.
 
-    image, mask: paths; the mask is white where the picture is drawn anew. jump, resamplings: every stretch of `jump`
-    steps is gone through `resamplings` times, which lets the new part grow into the old one.
+    image, mask: paths; the mask is white, or transparent (see data/masks.py), where the image is generated anew.
+    jump, resamplings: every stretch of `jump` steps is gone through `resamplings` times, which lets the new part grow
+    into the old one.
     """
 
     def __init__(self, image: str, mask: str, jump: int = 5, resamplings: int = 3):
@@ -66,7 +67,7 @@ class Inpaint(Generate):
         generators = seeds.of_each(p.seed for p in pictures)
         eps = canvas.noise(generators)
         image = self.image.at(canvas.size).to(canvas.device)
-        drawn = self.mask.mask_at(canvas.size).to(canvas.device)
+        drawn = self.mask.mask_at(canvas.size, hole=True).to(canvas.device)
 
         def paste(x: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
             known = image if t is None else canvas.unguided.noise.add(image, eps, t.view(1))

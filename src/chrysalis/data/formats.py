@@ -1,0 +1,80 @@
+"""Which image files can be opened here, by Pillow and its plugins, and what opens the others."""
+
+import functools
+import importlib
+import io
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from PIL import Image, UnidentifiedImageError, features
+
+COMMON = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+RARER = {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".psd", ".qoi"}
+BUILT_IN = {"avif": {".avif", ".avifs"}, "jpg_2000": {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}}
+HEIF, JXL = {".heic", ".heics", ".heif", ".heifs", ".hif"}, {".jxl"}
+PLUGINS = {"pillow_heif": HEIF, "pillow_jxl": JXL}
+INSTALL = {"pillow_heif": 'pip install "chrysalis[heif]"', "pillow_jxl": "pip install pillow-jxl-plugin"}
+
+
+class PluginMissing(ValueError):
+    """What to install to open a file."""
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Lower-case suffixes of the image files that can be opened with what is installed."""
+    built_in = [known for feature, known in BUILT_IN.items() if features.check(feature)]
+    return frozenset(COMMON | RARER).union(*built_in, *(PLUGINS[name] for name in PLUGINS if find_spec(name)))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image of a file's bytes, not yet decoded.
+
+    Raises:
+        UnidentifiedImageError: it is not an image.
+        PluginMissing: it is one that a plugin opens which is not installed.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        plugin = _plugin_for(data)
+        if plugin is None:
+            raise
+    if not _registered(plugin):
+        raise PluginMissing(f"it needs {plugin}, which is not installed: {INSTALL[plugin]}")
+    return Image.open(io.BytesIO(data))
+
+
+def _plugin_for(data: bytes) -> str | None:
+    """By the file's first bytes: photographs of telephones are often HEIF under the name of .jpg."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "pillow_heif"
+    return "pillow_jxl" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
+
+
+@functools.cache
+def _registered(plugin: str) -> bool:
+    """Import a plugin, which takes a while and is therefore left until a file needs it."""
+    try:
+        module = importlib.import_module(plugin)
+    except ImportError:
+        return False
+    if hasattr(module, "register_heif_opener"):
+        module.register_heif_opener()
+    return True
+
+
+def unused_note(counts: Mapping[str, int]) -> str:
+    """A sentence on files that are not used, from how many there are by suffix; empty if there are none."""
+    if not counts:
+        return ""
+    shown = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
+    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{_how(suffix)}" for suffix in shown[:8]]
+    if len(shown) > 8:
+        parts.append(f"{sum(counts[suffix] for suffix in shown[8:])} others")
+    return f"Files not used: {', '.join(parts)}."
+
+
+def _how(suffix: str) -> str:
+    plugin = next((name for name, known in PLUGINS.items() if suffix in known), None)
+    return "" if plugin is None else f" ({INSTALL[plugin]})"
