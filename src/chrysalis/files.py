@@ -159,6 +159,8 @@ def _locked(folder: Path, key: str) -> int:
 def remove_if_empty(folder: Path) -> None:
     """After a mistake nothing was written, and no empty folder stays, nor an empty one around it."""
     for path in (folder, folder.parent):
+        if path.absolute() == Path.cwd():
+            return
         try:
             path.rmdir()
         except OSError:
