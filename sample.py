@@ -30,7 +30,10 @@ def sample(cfg) -> None:
         from chrysalis.evaluation.task import compare
 
         return compare(folders, out)
-    pretrained = str(cfg.model.pretrained or folder.newest_pipeline())
+    if not (pretrained := cfg.model.pretrained):
+        pretrained = folder.newest_pipeline()
+        what = "the bundled model" if pretrained == folder.BUNDLED else "of the newest run"
+        say(f"model: {pretrained}, {what}; model.pretrained=FOLDER takes another")
     record = recipes.record(cfg, pretrained)
     recipes.tell_changes(record)
     precision = arithmetic.precision(cfg.trainer.precision, cfg.trainer.accelerator)

@@ -286,30 +286,6 @@ def test_new_weights_learn_at_a_rate_of_their_own(run, tmp_path):
     assert run("train", *TINY_MODEL, *TINY_RUN, "data.n=60", "name=bad", "condition=label", "condition.new_lr=0") == 2
 
 
-def test_words_reach_the_model_as_they_were_typed():
-    """What Hydra's grammar would split or take for its own, parsed back by Hydra's own parser."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from chrysalis.command import _quoted
-
-    for text in (
-        "a moth, on a leaf",
-        'a "red" moth',
-        "a\\b",
-        "c\\",
-        "x=1 (y) & z",
-        "'tis a moth",
-        "[blue] moth",
-        "é ~ #1",
-    ):
-        for key in ("text", "label", "guidance.negative.text"):
-            (override,) = OverridesParser.create().parse_overrides([_quoted(f"{key}={text}")])
-            assert override.value() == text
-    for typed in ("text=[a,b]", 'label="a, b"', "label=null", "guidance.classifier.label=3"):
-        assert _quoted(typed) == typed
-    assert _quoted("text=a ${b}") == 'text="a \\${b}"'
-
-
 def test_the_numbers_of_a_model_are_those_of_the_data(run, tmp_path, capfd):
     assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "condition=vector") == 0
     path = metadata(tmp_path / "data", span=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

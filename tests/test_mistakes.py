@@ -1,14 +1,18 @@
 """A mistake ends in one or two sentences that name the key, exit code 2, no traceback, nothing half written."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
+
+import chrysalis
 
 SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
 
@@ -18,6 +22,8 @@ TRAIN = {
     "unknown trainer key": (["trainer.precison=16"], ["trainer.precison", "trainer.precision"]),
     "unknown option": (["data=foldr"], ["data=foldr", "folder", "butterflies"]),
     "unknown experiment": (["experiment=smithsonain"], ["smithsonian"]),
+    "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
+    "float64": ([*SMALL, "trainer.precision=64"], ["trainer.precision=64 cannot be used", "32-true"]),
     "missing path": (["data=folder"], ["data.path"]),
     "path that is not there": (["data=folder", "data.path=not/there"], ["data.path=not/there"]),
     "no pictures": (["data=folder", "data.path=empty"], ["data.path=empty", "no pictures"]),
@@ -73,6 +79,9 @@ SAMPLE = {
     "more pictures than anybody wants": (["n=1000000000"], ["n=1000000000 must be from 1 to 1000000"]),
     "a pipe": (["task=img2img", "task.image=pipe"], ["task.image=pipe"]),
     "out is a file": (["model.pretrained=eps-model", "out=one/a.png"], ["one/a.png"]),
+    "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
+    "too large a seed": (["seed=9223372036854775808"], ["seed=9223372036854775808 must be from 0 to 46116"]),
+    "bf16 weights": (["model.pretrained=eps-model", "trainer.precision=bf16-true"], ["take bf16-mixed"]),
     "unknown device": (["model.pretrained=eps-model", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
 }
 
@@ -110,6 +119,32 @@ def test_mistake(run, places, capfd, program, case):
     assert {p: p.stat().st_mtime_ns for p in places.rglob("*")} == before
 
 
+OF_RUNS = {
+    "a mistyped run": ("train", "model.pretrained=runs/frist", "is not there. Did you mean runs/first?"),
+    "a mistyped name": ("sample", "model.pretrained=frist", "model.pretrained=frist is not there. Did you mean first?"),
+    "no export yet": ("sample", "model.pretrained=first", "resume=runs/first finishes it"),
+    "a checkpoint": ("train", "model.pretrained=runs/first/checkpoints/last.ckpt", "give the run's, runs/first."),
+    "a mistyped resume": ("train", "resume=runs/frist", "resume=runs/frist is not there. Did you mean runs/first?"),
+    "a name to resume": ("train", "resume=first", "resume=runs/first cannot be continued"),
+    "which model it is": (
+        "sample",
+        "task=img2img task.image=none.png",
+        "model: runs/second/pipeline, of the newest run",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OF_RUNS)
+def test_mistake_about_a_run(run, places, capfd, case):
+    program, typed, says = OF_RUNS[case]
+    (places / "runs" / "first" / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.ckpt"):
+        (places / "runs" / "first" / name).touch()
+    shutil.copytree(places / "eps-model", places / "runs" / "second" / "pipeline")
+    assert run(program, *typed.split(" ")) == 2
+    assert says in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "x" * 300, "'a\nb'"])
 def test_a_name_that_is_no_folders_is_refused(run, places, capfd, name):
     assert run("train", f"name={name}") == 2
@@ -117,6 +152,17 @@ def test_a_name_that_is_no_folders_is_refused(run, places, capfd, name):
     assert "name" in error
     assert "Traceback" not in error
     assert not list(places.rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("program", ["train", "sample"])
+def test_words_that_are_no_overrides(run, capfd, program):
+    assert run(program, "--version") == 0
+    assert capfd.readouterr().out == f"chrysalis {chrysalis.__version__}\n"
+    assert tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"] == chrysalis.__version__
+    assert run(program, "help") == 0
+    assert f"python {program}.py" in capfd.readouterr().out
+    assert run(program, "n=1", "-m", "data.imge_size=2") == 2  # a flag between overrides
+    assert "is not a known key" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(run, places, capfd):

@@ -227,3 +227,21 @@ def test_the_same_command_again_continues(run, at, tmp_path, monkeypatch, capfd)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run("train", *RUN, "name=a") == 0
     assert results(tmp_path / "runs" / "a")["steps"] == 6
+
+
+def test_a_finished_run_has_nothing_to_do(run, trained, capfd):
+    folder = trained(*RUN, "name=whole")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run("train", "resume=whole") == 0
+    assert "made its 6 steps and is exported: there is nothing to do" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (folder / "pipeline" / "model_index.json").unlink()
+    assert run("train", "resume=whole") == 0
+    assert (folder / "pipeline" / "model_index.json").is_file()
+    assert results(folder)["steps"] == 6
+
+
+def test_without_a_logger(run, tmp_path, capfd):
+    assert run("train", *RUN, "name=a", "logger=false", "trainer.max_steps=1") == 0
+    assert not (tmp_path / "runs" / "a" / "tensorboard").exists()
+    assert "tensorboard" not in capfd.readouterr().err

@@ -1,11 +1,18 @@
 """The check of all values before anything is built: what is shipped passes, what no target can take is named."""
 
+import inspect
+from typing import get_args
+
 import pytest
 from conftest import composition
+from lightning import Trainer
+from lightning.fabric.plugins.precision import precision
 from omegaconf import open_dict
 
+from chrysalis import hardware
 from chrysalis.command import kinds, values
 from chrysalis.errors import UserError
+from chrysalis.sampling import arithmetic
 
 
 @pytest.fixture
@@ -52,6 +59,9 @@ TRAIN = {
     "trainer.max_steps=1000000000000000000": "trainer.max_steps=1000000000000000000 must be from -1",
     "trainer.deterministic=never": "trainer.deterministic=never must be true or false, warn or null.",
     "+trainer.enable_checkpointing=x": "trainer.enable_checkpointing=x must be true or false",
+    "+trainer.enable_checkpointing=false": "trainer.enable_checkpointing is not used here: callbacks.checkpoint",
+    "+trainer.val_check_interval=2": "trainer.val_check_interval is not used here: callbacks.held_out.every_n_steps",
+    "+trainer.num_sanity_val_steps=0": "trainer.num_sanity_val_steps is not used here: callbacks.held_out measures",
     "+trainer.nonsense=1": "trainer.nonsense is not a setting of chrysalis.trainer.make_trainer: it has",
     "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of texts",
     "name=a/b": "name=a/b cannot be a folder's name",
@@ -117,6 +127,27 @@ def test_what_cannot_be_is_named(composed, program, case):
         assert str(told.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
         assert "\n" not in str(told.value)
         assert isinstance(told.value, UserError)
+
+
+def test_keys_of_lightning_that_are_not_used_are_its_own():
+    assert set(values.OURS) <= set(inspect.signature(Trainer.__init__).parameters)
+
+
+PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32-true"}
+PRECISIONS |= {"16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
+
+
+def test_every_precision_of_lightning_is_taken_or_refused():
+    known = [*get_args(precision._PRECISION_INPUT_STR), *get_args(precision._PRECISION_INPUT_STR_ALIAS)]
+    for name in [*known, *get_args(precision._PRECISION_INPUT_INT)]:
+        if str(name) in PRECISIONS:
+            assert hardware.precision(name, "cuda")[0] == PRECISIONS[str(name)]
+        else:
+            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: take [\w-]+\.$"):
+                hardware.precision(name, "cuda")
+    assert arithmetic.precision(32, "cpu") == "32-true"
+    with pytest.raises(UserError, match="On a CPU take bf16-mixed"):
+        hardware.precision(16, "cpu")
 
 
 @pytest.mark.parametrize("case", FINE)

@@ -132,7 +132,8 @@ def prepared(
     module = FineTuning(denoiser, optimizer or functools.partial(adamw, lr=5e-4), lr_schedule)
     clock, curves, nonfinite = Clock(WARMUP), Curves(), NonFinite(str(bench.scratch / "run"), action)
     settings = {"max_steps": steps, "max_epochs": -1, "devices": 1, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
-    settings |= {"precision": precision, "accelerator": bench.device.type, **trainer}
+    taken = "bf16-mixed" if precision == "16-mixed" and not bench.on_gpu else precision  # see scaled
+    settings |= {"precision": taken, "accelerator": bench.device.type, **trainer}
     lightning = make_trainer([clock, nonfinite, curves, EMA(), *watch], logger=False, **settings)
     if precision == "16-mixed":
         scaled(bench, lightning, scale)
@@ -147,7 +148,7 @@ def fit(bench: Bench, model: Model, data: datamodule.Pictures, steps: int, **how
 
 
 def scaled(bench: Bench, trainer: Trainer, scale: float | None) -> None:
-    """Let 16-mixed begin with a loss scale. On a CPU Lightning takes bf16 in its place: there it is put back."""
+    """Let 16-mixed begin with a loss scale. On a CPU, where 16-mixed is refused, it takes the place of bf16-mixed."""
     scaler = torch.amp.GradScaler(bench.device.type, **({} if scale is None else {"init_scale": scale}))
     if bench.on_gpu:
         trainer.precision_plugin.scaler = scaler

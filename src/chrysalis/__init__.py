@@ -2,4 +2,5 @@
 
 import time
 
+__version__ = "0.1.0"
 BEGAN = time.time()  # about when the process began: the libraries are imported after this

@@ -1,5 +1,6 @@
 """Files and folders that are complete or absent: written beside their target, synced, then renamed."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chrysalis.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 
 def _umask() -> int:
@@ -117,9 +123,44 @@ def shown_program(name: str) -> str:
     return name if found and Path(found).absolute() == here.absolute() else shown(here)
 
 
+@contextmanager
+def claimed(folder: Path, key: str) -> Iterator[None]:
+    """Have the folder for this process alone; raises UserError where another one has it. key: what it was chosen by.
+
+    The lock is on the folder itself, and the system takes it away with the process, however that ends.
+    """
+    handle = None if fcntl is None else _locked(folder, key)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to forked processes that still live
+            os.close(handle)
+
+
+def _locked(folder: Path, key: str) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(handle)
+                raise UserError(
+                    f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
+                ) from None
+            return handle  # a file system without such locks
+        if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
+            return handle
+        os.close(handle)  # a process that ended meanwhile has taken its empty folder away
+
+
 def remove_if_empty(folder: Path) -> None:
     """After a mistake nothing was written, and no empty folder stays, nor an empty one around it."""
     for path in (folder, folder.parent):
+        if path.absolute() == Path.cwd():
+            return
         try:
             path.rmdir()
         except OSError:

@@ -1,6 +1,7 @@
 """Diffusers folders into a model: both hub layouts, safetensors only, the training scheduler, a condition, a LoRA."""
 
 import copy
+import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from chrysalis.alignment import align
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_path
+from chrysalis.files import shown
 from chrysalis.objective import Objective
 from chrysalis.terminal import say
 
@@ -154,21 +156,43 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
 
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
-    """A path as the user wrote it (of a run: its pipeline), or below this repository (bundled models), or a hub id."""
-    given = require_path(key, pretrained)
-    for path in (given, REPOSITORY / given):
+    """A path as the user wrote it (of a run: its pipeline), or a run's name, or below this repository (bundled models),
+    or a hub id."""
+    given, asked = require_path(key, pretrained), f"{key}={pretrained}"
+    for path in (given, "runs" / given, REPOSITORY / given):
         if path.is_dir():
-            return path / "pipeline" if (path / "pipeline" / "model_index.json").is_file() else path
+            if (path / "pipeline" / "model_index.json").is_file():
+                return path / "pipeline"
+            if (path / "config.yaml").is_file() and not any((path / n).exists() for n in ("unet", "config.json")):
+                run = shown(path)
+                raise UserError(f"{asked} is a run that has exported no model yet: resume={run} finishes it.")
+            return path
+    if given.suffix == ".ckpt" and given.parent.name == "checkpoints":
+        raise UserError(
+            f"{asked} is a checkpoint, and a model is a folder: give the run's, {shown(given.parent.parent)}. "
+            "A checkpoint can be given as guidance.autoguidance.checkpoint."
+        )
     if given.exists():
         raise UserError(
             f"{key}={pretrained} is a file: give the diffusers folder that holds it.{soundness.unpickled(given)}"
         )
-    if str(pretrained).startswith((".", "/", "~")) or str(pretrained).count("/") != 1 or pretrained == BUNDLED:
+    if str(pretrained).startswith((".", "/", "~", "runs/", "assets/")) or str(pretrained).count("/") != 1:
+        if near := _nearest(given):
+            raise UserError(f"{asked} is not there. Did you mean {near}?")
         raise UserError(
-            f"{key}={pretrained} is neither a folder nor a hub id like google/ddpm-celebahq-256. "
-            f"The bundled model is {BUNDLED}."
+            f"{asked} is neither a folder nor a hub id like google/ddpm-celebahq-256. The bundled model is {BUNDLED}."
         )
     return pretrained
+
+
+def _nearest(given: Path) -> str | None:
+    """The folder, beside one that is not there, whose name is most like it; of a bare name, the run's."""
+    for path in (given, *(place / given for place in (Path("runs"), REPOSITORY) if not given.is_absolute())):
+        there = [folder.name for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
+        if len(given.parts) > 1 or path.parent == Path("runs"):
+            for name in difflib.get_close_matches(path.name, there, 1):
+                return str(given.with_name(name) if len(given.parts) > 1 else name)
+    return None
 
 
 def newest_pipeline() -> str:

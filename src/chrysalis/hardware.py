@@ -11,6 +11,14 @@ from chrysalis.normalisation import normalise_as_given
 
 # what the UNet computes in, by Lightning's names of precisions; None: in the weights' own type
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}  # Lightning's own
+HALVES = "the weights stay float32, since small updates vanish in halves"
+REFUSED = {
+    "bf16-true": f"{HALVES}: take bf16-mixed",
+    "16-true": f"{HALVES}: take 16-mixed",
+    "64-true": "noise and losses are float32, and float64 would only be slower: take 32-true",
+    "transformer-engine": "its float8 is for linear layers, and a UNet is made of convolutions: take bf16-mixed",
+}
 
 
 def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
@@ -39,7 +47,14 @@ def require_processes(devices: int | str, on: str) -> None:
 def precision(asked: str, on: str) -> tuple[str, str]:
     """(Lightning's name, why). `auto` takes bf16-mixed where the hardware multiplies bf16 faster than fp32."""
     if str(asked) != "auto":
-        return str(asked), "as asked"
+        name = ALIASES.get(str(asked), str(asked))
+        if why := REFUSED.get(name.removesuffix("-float16")):
+            raise UserError(f"trainer.precision={asked} cannot be used: {why}.")
+        if name not in AUTOCAST:
+            raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
+        if name == "16-mixed" and on == "cpu":
+            raise UserError(f"trainer.precision={asked}: 16-mixed is for GPUs. On a CPU take bf16-mixed, or auto.")
+        return name, "as asked"
     if on == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU multiplies bf16 in hardware"

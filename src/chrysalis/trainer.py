@@ -26,9 +26,6 @@ def make_trainer(
         raise UserError("callbacks.NAME=null: each is needed; make one rare with every_n_steps instead.")
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
         require_whole(f"trainer.{name}", lightning.get(name, 1))
-    for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):
-        if lightning.get(name):
-            raise UserError(f"trainer.{name} would cut accumulation windows short: use trainer.max_steps instead.")
     # Lightning's notices (which devices it did not use, tips) would bury the few lines that matter here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

@@ -61,6 +61,7 @@ class Outcome(Callback):
         self.results: dict = {}
         self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
+        self._is_logged = False
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.complete(trainer, module)
@@ -112,8 +113,8 @@ class Outcome(Callback):
             f"{told}"
             f"{r['verdict']}\n"
             f"the run        {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
-            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}\n"
-            f"watch it       {shown_program('tensorboard')} --logdir runs"
+            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}"
+            + (f"\nwatch it       {shown_program('tensorboard')} --logdir runs" if self._is_logged else "")
         )
 
     def _best(self, trainer: Trainer) -> tuple[int, dict[str, torch.Tensor] | None]:
@@ -175,7 +176,8 @@ class Outcome(Callback):
         }
 
     def _log(self, trainer: Trainer, strip: torch.Tensor) -> None:
-        if trainer.logger is None:
+        self._is_logged = trainer.logger is not None
+        if not self._is_logged:
             return
         trainer.logger.experiment.add_image("before_after", strip, trainer.global_step)
         names = ("held_out_loss", "base_held_out_loss", "final_training_loss", "images_per_second")

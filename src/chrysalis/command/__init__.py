@@ -8,24 +8,28 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+import chrysalis
 import chrysalis.command.launcher as launcher
 import chrysalis.command.sweep as sweep
 from chrysalis.command.mistakes import sentence
 from chrysalis.command.quick_start import keep_compiled
-from chrysalis.command.ranks import agree
+from chrysalis.command.ranks import FOLDER, agree
 from chrysalis.command.runs import set_changes_aside
 from chrysalis.command.values import require_name
-from chrysalis.files import remove_if_empty
+from chrysalis.command.words import as_typed
+from chrysalis.files import claimed, remove_if_empty
 from chrysalis.terminal import console, is_main_process
 
 _typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
+_NO_LOGGER = dict.fromkeys(("logger=false", "logger=null"), "logger=none")
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -42,13 +46,18 @@ def command(config_name: str) -> Callable:
         def job(cfg: DictConfig) -> int:
             """One job of perhaps many: its error is kept for the end, so that the other jobs of a sweep run."""
             keep_compiled()
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            # the processes of one run share its folder; and preflight=only writes nothing
+            shares = not is_main_process() or cfg.get("preflight") == "only"
             code = 0
             try:
-                task(cfg)
+                with nullcontext() if shares else claimed(folder, FOLDER[config_name][0]):
+                    try:
+                        task(cfg)
+                    finally:
+                        remove_if_empty(folder)
             except Exception as error:
                 codes.append(code := _show(error, config_name))
-            finally:
-                remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
             return code
 
         def main() -> None:
@@ -56,11 +65,15 @@ def command(config_name: str) -> Callable:
             for earlier in (codes, sweep.codes, launcher.stopped):
                 earlier.clear()
             _typed[:] = sys.argv[1:]
+            if "--version" in _typed:
+                return print(f"chrysalis {chrysalis.__version__}")
+            sys.argv[1:] = ["--help"] if _typed == ["help"] else _flags_first(_typed)
             try:
-                for argument in sys.argv[1:]:
+                for argument in _typed:
                     if argument.startswith("name=") and config_name == "train":
                         require_name(argument[5:])  # before a folder is made of it
-                given = sweep.only_swept_in_names(agree(sys.argv[1:], config_name))
+                words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(sys.argv[1:])]
+                given = sweep.only_swept_in_names(agree(words, config_name))
                 sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except KeyboardInterrupt:
@@ -74,6 +87,12 @@ def command(config_name: str) -> Callable:
         return main
 
     return decorate
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Python's argparse does not take `a=1 -m b=2`, with a flag between the overrides."""
+    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+    return [*(a for a in arguments if a not in overrides), *overrides]
 
 
 def _together(codes: list[int]) -> int:
@@ -96,8 +115,7 @@ def _show(error: Exception, config_name: str) -> int:
 
 def _recalled(arguments: list[str]) -> list[str]:
     """sample.py from=picture.png: the arguments with which that picture was drawn, below those typed now."""
-    swept = any(a in ("-m", "--multirun") for a in arguments)
-    arguments = [word for a in arguments for word in _by_class(a if swept else _quoted(a))]
+    arguments = [word for a in arguments for word in _by_class(a)]
     if not any(a.startswith("from=") for a in arguments):
         return arguments
     from chrysalis.command.recipes import expanded  # only here: it imports torch, which --help does not wait for
@@ -112,18 +130,6 @@ def _by_class(argument: str) -> list[str]:
     return [argument]
 
 
-def _quoted(argument: str) -> str:
-    """text=a moth, on a leaf: Hydra would take the comma for a sweep, and other signs for its own."""
-    key, _, value = argument.partition("=")
-    listed = value[:1] + value[-1:] in ('""', "''", "[]") and len(value) > 1
-    if key.split(".")[-1] not in ("text", "label") or key.startswith("guidance.classifier"):
-        return argument
-    if listed or value in ("", "null"):
-        return argument
-    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value)
-    return f'{key}="{escaped.replace("${", chr(92) + "${")}"'
-
-
 def command_line() -> str:
     """The command of this run, quoted so that it can be typed again; of a sweep's job, without the sweep's name."""
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("name=")] if sweep.is_job() else _typed
@@ -131,7 +137,10 @@ def command_line() -> str:
 
 
 def _run_folder(name: str, resume: str | bool | None) -> str:
-    return str(resume) if resume and resume is not True else f"runs/{name}"
+    if not resume or resume is True:
+        return f"runs/{name}"
+    is_name = not Path(str(resume)).is_dir() and Path("runs", str(resume)).is_dir()
+    return f"runs/{resume}" if is_name else str(resume)
 
 
 def _job_slug(number: int, overrides: str) -> str:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 
 import chrysalis.command.sweep as sweep
 from chrysalis import checkpoints
+from chrysalis.command.words import quoted
 from chrysalis.errors import UserError
 from chrysalis.files import shown
 from chrysalis.terminal import say
@@ -149,16 +150,8 @@ def _arguments(cfg: DictConfig) -> list[str]:
     folder = Path(hydra.runtime.output_dir)
     own = [o for o in hydra.overrides.hydra if not OF_THE_SWEEP.match(o)] + [f"hydra.job.num={hydra.job.num}"]
     if checkpoints.any_in(folder):
-        return [f"resume={_quoted(shown(folder))}", *own]
+        return [f"resume={quoted(shown(folder))}", *own]
     for name in ("checkpoints", "tensorboard"):  # of an earlier start that left nothing to continue from
         shutil.rmtree(folder / name, ignore_errors=True)
     overrides = [o for o in hydra.overrides.task if not o.startswith("name=")]
-    return [*overrides, f"name={_quoted(cfg.name)}", f"hydra.run.dir={_quoted(shown(folder))}", *own]
-
-
-def _quoted(value: str) -> str:
-    """As a value of an override, whatever signs it holds."""
-    if re.fullmatch(r"[\w./-]+", str(value)):
-        return str(value)
-    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), str(value))
-    return f'"{escaped}"'.replace("${", "\\${")
+    return [*overrides, f"name={quoted(str(cfg.name))}", f"hydra.run.dir={quoted(shown(folder))}", *own]

@@ -66,4 +66,4 @@ def range_of(key: str) -> str:
     least, most = limits(key)
     if least <= -LARGEST:
         return f"at most {most}"
-    return f"at least {least}" if most >= 2**62 else f"from {least} to {most}"
+    return f"from {least} to {most}"

@@ -92,12 +92,24 @@ def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path
         known = _known_keys(config_name, conf)
         if (conf / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
             return f"{key} has no meaning yet: choose {group}={leaf} too."
+        if options := _options_with(conf / group, rest):
+            return f"{key} has no meaning yet: choose {' or '.join(f'{group}={each}' for each in options)} too."
         near = _nearest(key, known)
         hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
         return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."
     if why.startswith("Cannot merge"):
         why = "it must be a list, or keys, as `--cfg job` shows it"
     return f"{key or 'The command line'} cannot be used: {why}."
+
+
+def _options_with(group: Path, name: str) -> list[str]:
+    """The files of a group that have this key at their root."""
+    if not name or not group.is_dir():
+        return []
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in sorted(group.glob("*.yaml"))}
+    own = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    elsewhere = re.compile(rf"^# @package (?!{group.name}$)", re.MULTILINE)
+    return [stem for stem, text in texts.items() if own.search(text) and not elsewhere.search(text)]
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

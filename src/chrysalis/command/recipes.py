@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis import folder, hardware
+from chrysalis.command.words import quoted, value_of
 from chrysalis.conditioning.asked import NAMES
 from chrysalis.data.formats import suffixes
 from chrysalis.data.picture import contents
@@ -33,10 +34,10 @@ _recalled: dict = {}
 def expanded(arguments: list[str]) -> list[str]:
     """With from=picture.png among them: the overrides that it was drawn with, under those that were typed now."""
     _recalled.clear()
-    asked = [a.split("=", 1)[1] for a in arguments if a.startswith("from=")]
-    if not asked or asked[-1] in ("", "null"):
+    asked = [a for a in arguments if a.startswith("from=")]
+    path = value_of(asked[-1]) if asked else None
+    if not path:
         return arguments
-    path = asked[-1]
     try:
         with Image.open(io.BytesIO(contents(Path(path)))) as image:
             picture, record = image.text["picture"], json.loads(image.text["record"])
@@ -83,7 +84,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
     if not any(o.startswith("model.pretrained=") for o in overrides):
-        overrides.append(f"model.pretrained={pretrained}")
+        overrides.append(f"model.pretrained={quoted(pretrained)}")
     return {
         "settings": settings,
         "command": shlex.join(["python", "sample.py", *overrides]),

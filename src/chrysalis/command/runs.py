@@ -1,5 +1,6 @@
 """A run is one folder: starting one, recording its configuration, continuing it."""
 
+import difflib
 import os
 import re
 import time
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import chrysalis
 from chrysalis import checkpoints
 from chrysalis.errors import UserError
-from chrysalis.files import shown, write_text
+from chrysalis.files import read_mapping, shown, write_text
 from chrysalis.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
@@ -73,10 +74,14 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
             where = shown(folder)
             raise UserError(f"{where} already holds a run: choose another name, or continue it with resume={where}.")
         return cfg, folder, None
-    folder = Path(HydraConfig.get().runtime.output_dir if cfg.resume is True else cfg.resume)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     recorded = folder / "config.yaml"
     if not recorded.is_file():
-        raise UserError(f"resume={cfg.resume} is not a run: it has no config.yaml. Runs lie in runs/NAME.")
+        near = difflib.get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/config.yaml")], 1)
+        hint = f"Did you mean {shown(folder.with_name(near[0]))}?" if near else "Runs lie in runs/NAME."
+        # Hydra has made the folder, where there was none
+        why = "is not a run: it has no config.yaml" if any(folder.iterdir()) else "is not there"
+        raise UserError(f"resume={cfg.resume} {why}. {hint}")
     checkpoint = checkpoints.newest(folder)
     was = OmegaConf.create({**cfg, **_read(recorded)})  # of a run that was recorded before there were some keys
     was.callbacks = {**cfg.callbacks, **was.callbacks}
@@ -89,6 +94,38 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     _keep_joint_batch(was, processes)
     _set_everywhere(was, "run_dir", str(folder))
     return was, folder, checkpoint
+
+
+def is_finished(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a run that is to continue has made its steps and left all that it should, as this configuration says."""
+    files = ["results.json", "history.json", "before_after.png", "pipeline/model_index.json"]
+    files += ["report.html", "loss.png"] if cfg.outcome.get("report", True) else []
+    if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
+        return False
+    made, wanted = _steps(folder), cfg.trainer.max_steps
+    return 0 < wanted <= made and _exported(cfg) == _exported(_read(folder / "config.yaml"))
+
+
+def nothing_to_do(folder: Path) -> str:
+    return (
+        f"{shown(folder)} has made its {_steps(folder)} steps and is exported: there is nothing to do. "
+        "trainer.max_steps=MORE continues it."
+    )
+
+
+def _steps(folder: Path) -> int:
+    try:
+        steps = read_mapping(folder / "results.json", "is damaged").get("steps")
+    except UserError:  # then it is written again
+        return 0
+    return steps if isinstance(steps, int) else 0
+
+
+def _exported(cfg: DictConfig) -> dict:
+    """What decides about the export and the figures beside it."""
+    leaves = dict(_leaves(OmegaConf.to_container(cfg, resolve=True)))
+    groups = ("callbacks.best.", "callbacks.evaluate.", "features.", "outcome.")
+    return {key: leaf for key, leaf in leaves.items() if key.startswith(groups) and not key.endswith("run_dir")}
 
 
 def _read(recorded: Path) -> DictConfig:

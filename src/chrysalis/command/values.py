@@ -54,6 +54,25 @@ ALSO = {  # beside the annotation
     "animation.formats": None,
     "condition.text.levels": None,
 }
+# What Lightning's Trainer has and this project does in its own way
+VALIDATION = "callbacks.held_out.every_n_steps says how often the validation loss is measured"
+WINDOWS = "it would cut accumulation windows short. trainer.max_steps says how long to train"
+OURS = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
+OURS |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run", "barebones"), WINDOWS)
+OURS |= {
+    "num_sanity_val_steps": "callbacks.held_out measures the validation loss before the first step",
+    "limit_val_batches": "callbacks.held_out.n_images says how many validation images are measured",
+    "enable_checkpointing": "callbacks.checkpoint.every_n_steps says how often a checkpoint is saved",
+    "enable_progress_bar": "callbacks.progress.lines says how progress is shown",
+    "enable_model_summary": "preflight says what is shown before training",
+    "use_distributed_sampler": "the images are dealt out among trainer.devices in any case",
+    "reload_dataloaders_every_n_epochs": "every epoch has an order of its own in any case",
+    "plugins": "trainer.precision and trainer.strategy choose what Lightning's plugins do",
+    "callbacks": "the callbacks are keys of their own, callbacks.NAME",
+    "logger": "logger=tensorboard or logger=none chooses it",
+    "default_root_dir": "the run's folder is runs/NAME, chosen by name",
+}
+OURS |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "nothing is tested or predicted in training")
 KEYS = "it must have keys, and a _target_ where `--cfg job` shows one."
 CALLED_LATER = (
     "features",
@@ -85,6 +104,9 @@ def require(cfg: DictConfig) -> None:
                 raise UserError(f"{_shown(key, value)} must be {range_of(key)}{_default(key, value, plain)}.")
     if "lr_schedule" in plain:
         _require_end(plain)
+        for key in plain["trainer"]:
+            if key in OURS:
+                raise UserError(f"trainer.{key} is not used here: {OURS[key]}.")
 
 
 def _require_end(plain: dict) -> None:

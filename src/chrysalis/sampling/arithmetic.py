@@ -14,15 +14,9 @@ from chrysalis.guidance.guided import Term
 from chrysalis.hardware import AUTOCAST
 
 
-def precision(asked: str, accelerator: str = "auto") -> str:
+def precision(asked: str | int, accelerator: str = "auto") -> str:
     """One of hardware.AUTOCAST, for trainer.precision and trainer.accelerator as they were given."""
-    on = hardware.accelerator(accelerator)
-    if asked != "auto" and asked not in AUTOCAST:
-        raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
-    chosen, _ = hardware.precision(asked, on)
-    if chosen == "16-mixed" and on == "cpu":
-        raise UserError("trainer.precision=16-mixed is for GPUs: on a CPU take bf16-mixed, or auto.")
-    return chosen
+    return hardware.precision(asked, hardware.accelerator(accelerator))[0]
 
 
 def recorded(record: dict, precision: str) -> dict:
