@@ -23,6 +23,7 @@ FLOORS = {
         "optimization",
         "sampling",
         "soundness",
+        "training_schedule",
         "transformers_folder",
     },
     2: {"callbacks", "datamodule", "evaluating", "evaluation", "logger", "module", "preflight", "sharing", "trainer"},
