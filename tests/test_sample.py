@@ -300,7 +300,7 @@ MISTAKES = {
     "seconds": (["trajectory=true", "animation.seconds=0"], "animation.seconds=0"),
     "devices": (["trainer.devices=abc"], "trainer.devices=abc"),
     "no trainer setting": (["+trainer.max_steps=4"], "trainer.max_steps is not a setting"),
-    "precision": (["trainer.precision=bf16"], "trainer.precision=bf16 is unknown"),
+    "precision": (["trainer.precision=8"], "trainer.precision=8 is unknown"),
     "half precision on a CPU": (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], "16-mixed is for GPUs"),
     "compile": (["compile=perhaps"], "compile=perhaps must be true or false"),
     "group": (["task=null"], "give one of its options"),

@@ -43,6 +43,7 @@ TRAIN = {
     "callbacks.advice.after=x": "callbacks.advice.after=x must be a whole number; the default is 20.",
     "callbacks.pictures.n=1000000000": "callbacks.pictures.n=1000000000 must be from 1 to 1000; the default is 16.",
     "callbacks.ema=3": "callbacks.ema=3 cannot be used",
+    "callbacks.advice=null": "callbacks.advice=null cannot be used: each is needed",
     "profile=perhaps": "profile=perhaps must be true or false; the default is false.",
     "profile=1": "profile=1 must be true or false",
     "compile=maybe": "compile=maybe must be true or false, default, reduce-overhead",

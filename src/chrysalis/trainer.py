@@ -22,8 +22,6 @@ def make_trainer(
     **lightning,
 ) -> Trainer:
     """`lightning`: any other argument of lightning.Trainer, under its own name; max_time is callbacks.stopping's."""
-    if None in callbacks:
-        raise UserError("callbacks.NAME=null: each is needed; make one rare with every_n_steps instead.")
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
         require_whole(f"trainer.{name}", lightning.get(name, 1))
     # Lightning's notices (which devices it did not use, tips) would bury the few lines that matter here

@@ -80,6 +80,7 @@ def test_a_sweep_is_stopped_and_continued(tmp_path):
     first, second, third = (folder / name for name in ("0_lr-0.0001", "1_lr-0.0003", "2_lr-0"))
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
         os.chdir(tmp_path)
         os.execv(sys.executable, [str(w) for w in (*TRAIN, "-m", *LONG, "optimizer.lr=1e-4,3e-4")])
     seen, sent = b"", False

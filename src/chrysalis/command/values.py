@@ -146,7 +146,11 @@ def _require_nodes(plain: dict) -> None:
         if name in plain and not isinstance(plain[name], dict):
             raise UserError(f"{_shown(name, plain[name])} cannot be used: {KEYS}")
     for name, node in (plain.get("callbacks") or {}).items():
-        if node is not None and not (isinstance(node, dict) and "_target_" in node):
+        if node is None:
+            raise UserError(
+                f"callbacks.{name}=null cannot be used: each is needed; set its every_n_steps to make it rare."
+            )
+        if not (isinstance(node, dict) and "_target_" in node):
             raise UserError(f"{_shown(f'callbacks.{name}', node)} cannot be used: it must have a _target_.")
 
 
