@@ -19,6 +19,7 @@ SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
 LONG = [*TINY_MODEL, *TINY_RUN, "data.n=30", "trainer.max_steps=150", "trainer.log_every_n_steps=20"]
 LONG += ["callbacks.held_out.every_n_steps=150", "callbacks.pictures.every_n_steps=150", "name=long"]
 LONG += ["callbacks.checkpoint.every_n_steps=10"]
+OF_THE_SWEEP = ("summary.csv", "figure.png", "multirun.yaml")  # written anew each time
 TWO = ["trainer.devices=2", "trainer.strategy=auto", "trainer.accelerator=cpu"]
 TRAIN = [sys.executable, REPOSITORY / "train.py"]
 
@@ -120,7 +121,7 @@ def test_a_sweep_is_stopped_and_continued(tmp_path):
     assert not (third / "config.yaml").exists()
 
     again[again.index("optimizer.lr=3e-4,0,1e-4")] = "optimizer.lr=1e-4,3e-4"
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in ("summary.csv", "multirun.yaml")}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in OF_THE_SWEEP}
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(" is done: runs/long/") == 2
