@@ -33,7 +33,16 @@ def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
         "callbacks.pictures.scheduler=lms",
     ]
     what += ["adapter=lora", "adapter.rank=2", "adapter.merge=false", "model.attention_levels=[1]"]
-    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY_MODEL, *TINY_RUN, "data.n=30", "name=a", *what]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "train.py"),
+        *TINY_MODEL,
+        *TINY_RUN,
+        "data.n=30",
+        "name=a",
+        "outcome.report=true",
+        *what,
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "runs" / "a")
