@@ -245,13 +245,23 @@ def built(training: DDPMScheduler, name: str):
 CONF = REPOSITORY / "conf"
 
 
-def composition(program: str, *overrides: str):
+@pytest.fixture
+def composed(tmp_path):
+    """composed(program, *overrides) -> its configuration, open for further keys, with tmp_path for a run's folder."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(program, overrides=[*overrides])
+    def compose_(program: str, *overrides: str):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(program, overrides=[*overrides])
+        OmegaConf.set_struct(cfg, False)
+        if "run_dir" in cfg:
+            cfg.run_dir = str(tmp_path)
+        return cfg
+
+    return compose_
 
 
 @pytest.fixture

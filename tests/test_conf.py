@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import CONF, REPOSITORY, TINY_MODEL, composition, real_data, tiny_clip
+from conftest import CONF, REPOSITORY, TINY_MODEL, real_data, tiny_clip
 from diffusers import DDPMScheduler
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
@@ -25,18 +25,6 @@ SWEEPS = {
     for path in sorted((CONF / "experiment").glob("*.yaml"))
     if (params := OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params"))
 }
-
-
-@pytest.fixture
-def composed(tmp_path):
-    def compose_(program, *overrides):
-        cfg = composition(program, *overrides)
-        OmegaConf.set_struct(cfg, False)
-        if "run_dir" in cfg:
-            cfg.run_dir = str(tmp_path)
-        return cfg
-
-    return compose_
 
 
 def needs(group, leaf, picture_folder, tmp_path):

@@ -4,28 +4,13 @@ import inspect
 from typing import get_args
 
 import pytest
-from conftest import composition
 from lightning import Trainer
 from lightning.fabric.plugins.precision import precision
-from omegaconf import open_dict
 
 from chrysalis import hardware
 from chrysalis.command import kinds, values
 from chrysalis.errors import UserError
 from chrysalis.sampling import arithmetic
-
-
-@pytest.fixture
-def composed(tmp_path):
-    def compose_(program, *overrides):
-        cfg = composition(program, *overrides)
-        with open_dict(cfg):
-            if program == "train":
-                cfg.run_dir = str(tmp_path)
-        return cfg
-
-    return compose_
-
 
 TRAIN = {
     "optimizer.lr=x": "optimizer.lr=x must be a number; the default is 0.0005.",
