@@ -93,14 +93,14 @@ def build(training_scheduler, name: str, **settings):
         config["variance_type"] = "fixed_small"
     taken = _parameters(kind)
     _refuse_settings(kind, taken, settings)
+    if float(training_scheduler.alphas_cumprod[-1]) == 0:
+        if "rescale_betas_zero_snr" not in taken:
+            raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
+        config["rescale_betas_zero_snr"] = True  # trained_betas may be so too, and do not say it
     if any(settings.get(key) for key in OTHER_SIGMAS):
         defaults = {"use_karras_sigmas": False} | {k: v for k, v in defaults.items() if k != "use_karras_sigmas"}
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
     noise = {key: config[key] for key in NOISE if key in config and key in taken}
-    # betas that were rescaled before they were listed as trained_betas say nothing of it, and sigma would be infinite
-    zero_snr = float(training_scheduler.alphas_cumprod[-1]) == 0
-    if zero_snr and "rescale_betas_zero_snr" in taken:
-        noise["rescale_betas_zero_snr"] = True
     # the loop converts; PNDM adds up outputs of several timesteps, which only eps can bear
     if kind == "PNDMScheduler" or (noise["prediction_type"] == "sample" and kind in NO_X0):
         noise["prediction_type"] = "epsilon"
@@ -114,8 +114,6 @@ def build(training_scheduler, name: str, **settings):
         raise UserError(f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm.") from error
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
-    if zero_snr and "rescale_betas_zero_snr" not in taken:
-        raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
     if not torch.allclose(scheduler.alphas_cumprod, training_scheduler.alphas_cumprod, atol=1e-6):
         raise UserError(f"scheduler={name} changes the model's noise levels and cannot serve it: {CHOOSE}")
     if eta:
