@@ -147,6 +147,11 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
         trained = {name: (own.get(name), weight) for name, weight in averages.items()}
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+    if any(".lora_" in name and mine is None for name, (mine, _) in trained.items()):
+        raise UserError(
+            f"{key}={file} holds a LoRA apart from the weights, and {model.origin} has it merged into them: give the "
+            "folder of a run that was trained less, or train with adapter.merge=false."
+        )
     if not trained or any(mine is None or mine.shape != weight.shape for mine, weight in trained.values()):
         raise UserError(f"{key}={file} holds other weights than {model.origin} has.")
     with torch.no_grad():
