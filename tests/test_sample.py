@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ import torch
 from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
+
+from chrysalis.sampling import drawing
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -162,6 +165,29 @@ def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model
     assert run("sample", *words[2:]) == 0
     assert len(list((tmp_path / "drawn").glob("seed_*.png"))) >= 12
     assert all((tmp_path / "drawn" / name).read_bytes() == data for name, data in drawn.items())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
+    """Here while the second image is drawn; what a killed process left goes when the same command continues."""
+    seen, plain = [], drawing.Finite.see
+
+    def see(self, step):
+        seen.append(step)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signum)
+        plain(self, step)
+
+    words = [model, "n=2", "out=drawn", "steps=3", "batch_size=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing.Finite, "see", see)
+        assert run("sample", *words) == 128 + signum
+    assert signal.getsignal(signum) == signal.SIG_DFL
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["seed_00000.png", "settings.json"]
+    (tmp_path / "drawn" / ".seed_00001.png.x.partial").write_bytes(b"half")
+    assert run("sample", *words) == 0
+    names = ["grid.png", "seed_00000.png", "seed_00001.png", "settings.json"]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == names
 
 
 @pytest.fixture

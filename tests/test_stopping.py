@@ -62,6 +62,17 @@ def assert_same_run(a, b):
         assert sheet.read_bytes() == (b / "samples" / sheet.name).read_bytes(), sheet.name
 
 
+def test_a_closed_terminal_saves_unless_nohup_says_otherwise(run, at, tmp_path):
+    at(3, sent(signal.SIGHUP))
+    assert run("train", *RUN, "name=a") == 143
+    assert weights(tmp_path / "runs" / "a")["global_step"] == 2
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in stopping._signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
     whole = trained(*RUN, "name=whole")

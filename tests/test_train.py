@@ -253,12 +253,16 @@ def test_config_yaml_is_enough_to_run_it_again(tiny_run, tmp_path):
     assert "${" not in (first / "config.yaml").read_text()
 
 
-def test_max_epochs_end_with_their_last_short_window(tiny_run):
+def test_max_epochs_end_with_their_last_short_window(tiny_run, run, capfd):
     folder = tiny_run("a", "trainer.max_steps=-1", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
     data = datamodule.drawn(n=30, image_size=16)
     data.setup()
     micro_batches = -(-len(data.train_rows) // 4)
     assert results(folder)["steps"] == 2 * -(-micro_batches // 2)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run("train", "resume=runs/a") == 0
+    assert "there is nothing to do. trainer.max_epochs=MORE continues it" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_the_schedule_counts_optimizer_steps(tiny_run):

@@ -149,6 +149,7 @@ class Outcome(Callback):
             "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,
             "steps": trainer.global_step,
+            "passes": trainer.fit_loop.epoch_loop.batch_progress.total.ready // trainer.datamodule.micro_batches(),
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
             "command": (self._commands_before or [self.command])[0],
             "continued_by": [*self._commands_before, self.command][1:],

@@ -164,6 +164,9 @@ def draw(
         way.forget(out)
     left = [batch for batch in work if not _done(batch, out, only, way if batch is work[0] else None)]
     mine = left[share.rank :: share.of]
+    if share.rank == 0:
+        for partial in out.glob(".*.partial"):  # of a killed process
+            partial.unlink(missing_ok=True)
     share.gather(None)  # all have looked what is left before anyone writes
     if share.rank == 0:
         _write_record(out, record)
