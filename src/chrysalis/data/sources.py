@@ -9,9 +9,10 @@ from typing import Protocol
 from PIL import Image
 
 from chrysalis import hub
-from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.listing import Columns, Row, nearest_folder, rows_below
-from chrysalis.data.picture import Picture, cleaned, content_hash, contents, decoded, each_once, measurement
+from chrysalis.data.formats import suffixes
+from chrysalis.data.listing import nearest_folder, rows_below
+from chrysalis.data.metadata import Columns, Row, spelled
+from chrysalis.data.picture import Picture, cleaned, composed, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.errors import UserError, require_path
 
@@ -87,14 +88,14 @@ class Drawn:
 
 
 class Folder:
-    """Every picture below `path`, or exactly those that its metadata.jsonl lists.
+    """Every image below `path`, or exactly those that metadata.jsonl or metadata.csv lists, there or in subfolders.
 
     metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`),
-    `mask_file_name` and `conditioning_image_file_name`. Without it labels are the names of the folders that
-    pictures lie in, and a caption is a .txt file of the picture's name.
+    `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. Without them labels
+    are the names of the folders that images lie in, and a caption is a .txt file of the image's name.
 
     masks, conditioning_images: folders that mirror `path`: the same places and names, with any picture suffix.
-    label_column, caption_column, vector_columns: other keys of metadata.jsonl, those of the vector numeric.
+    label_column, caption_column, vector_columns: other keys of the metadata, those of the vector numbers or booleans.
     """
 
     def __init__(
@@ -109,11 +110,10 @@ class Folder:
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), each_once(vector_columns)
+        self.name, self.vector_names = str(self.path), tuple(map(composed, each_once(vector_columns)))
         self.caption_beside = caption_column is None
-        columns = Columns(label_column, caption_column, self.vector_names)
-        self.rows, unused = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
-        self.note = unused_note(unused)
+        columns = Columns(*(name and composed(name) for name in (label_column, caption_column)), self.vector_names)
+        self.rows, self.note = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
         if not self.rows:
             looked_for = ", ".join(sorted(suffixes()))
             raise UserError(
@@ -150,7 +150,7 @@ class Folder:
         return decoded(image, size, resize, row.label, caption, mask, conditioning, row.vector)
 
     def _beside(self, row: Row) -> Path | None:
-        return row.file.with_suffix(".txt") if self.caption_beside else None
+        return spelled(row.file.parent, f"{row.file.stem}.txt") if self.caption_beside else None
 
 
 def _caption_in(file: Path) -> str:
@@ -204,7 +204,7 @@ class Hub:
         for column in self.vector_names:
             feature = self.rows.features[column]
             kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            if not kind.startswith(("int", "uint", "float")):
+            if not kind.startswith(("int", "uint", "float", "bool")):
                 raise UserError(f"data.vector_columns={column} is not a column of numbers in {self.name}, but {kind}.")
 
     def _cast_to_files(self, key: str, column: str) -> None:
@@ -242,7 +242,7 @@ class Hub:
         if column is None or row[column] is None:
             return None
         feature = self.rows.features[column]
-        return feature.int2str(row[column]) if hasattr(feature, "int2str") else cleaned(str(row[column]))
+        return cleaned(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
 
     def _caption(self, row: dict) -> str | None:
         column = self.columns["caption"]

@@ -14,6 +14,7 @@ from chrysalis.callbacks.pictures import Pictures
 from chrysalis.datamodule import Pictures as Data
 from chrysalis.folder import Model
 from chrysalis.module import FineTuning
+from chrysalis.terminal import warn
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Plan:
     def prepare(self) -> None:
         """Raises UserError, or says, what would else be found out at the first evaluation, or never."""
         self.evaluate.prepare(self.trainer, self.data, math.inf if self.steps is None else self.steps)
+        for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
+            warn(note)
         for callback in self.trainer.callbacks:
             if isinstance(callback, EarlyStop):
                 callback.require_measurements(self.steps, self.held_out.every_n_steps, len(self.data.held_out_rows))
