@@ -109,13 +109,12 @@ def _checkpoint_gradients(unet: UNet2DModel, asked: bool) -> None:
 
 def base_of(origin: str | None) -> str | None:
     """What a model folder was fine-tuned from, as the card in it says; None if it does not."""
-    card = Path(origin or "") / "README.md"
-    found = (
-        re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if card.is_file()
-        else None
-    )
-    return found.group(1).strip() if found else None
+    file = Path(origin or "") / "README.md"
+    card = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    base, revision = (re.search(rf"^{key}: (.+)$", card, re.MULTILINE) for key in ("base_model", "base_model_revision"))
+    if base is None:
+        return None
+    return base[1].strip() + (f"@{revision[1].strip()}" if revision is not None else "")
 
 
 def load_beside(model: Model, pretrained: str, key: str) -> Model:

@@ -25,7 +25,7 @@ def unreachable() -> bool:
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    if offline():
         return True
     if getproxies().get("https"):
         return False
@@ -35,6 +35,13 @@ def unreachable() -> bool:
     except OSError:
         return True
     return False
+
+
+def offline() -> bool:
+    """Whether the user set HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 def parted(name: str) -> tuple[str, str | None]:
@@ -83,12 +90,13 @@ def require_repository(hub_id: str, kind: str, revision: str | None) -> str:
 def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:
     """Cause and remedy of what the hub's client raised, without a full stop. kind: model or dataset."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError
 
     if unreachable():
         return "there is no network"
     chain = list(_chain(error))
     answer = next((e for e in chain if getattr(e, "response", None) is not None), None)
-    if answer is not None:
+    if answer is not None and (answer is error or not isinstance(answer, EntryNotFoundError)):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{hub_id}"
         return _refused(answer, kind, page, revision)
     if any(getattr(e, "errno", None) == errno.ENOSPC or "Not enough free disk space" in str(e) for e in chain):

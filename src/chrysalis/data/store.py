@@ -12,16 +12,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 from PIL import UnidentifiedImageError
 
+from chrysalis import seeds
 from chrysalis.data.listing import uncollected
 from chrysalis.data.picture import Picture, content_hash
 from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.errors import UserError
-from chrysalis.files import write_text, written_folder
+from chrysalis.files import cache_folder, write_text, written_folder
 from chrysalis.terminal import progress, warn
 
 FORMAT = 3
@@ -41,7 +41,7 @@ class PictureSet:
     masks: np.ndarray | None
     labels: np.ndarray | None  # int64 [N], -1 where unknown
     label_names: tuple[str, ...]
-    captions: tuple[str, ...] | None
+    captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which an epoch has one
     contents: np.ndarray  # int64 [N], a hash of each picture's bytes
     names: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # (name, why)
@@ -62,6 +62,11 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def caption(self, row: int, key: int) -> str:
+        """A row's caption; of alternatives one by the key, so that every epoch has another."""
+        caption = self.captions[row]
+        return caption if isinstance(caption, str) else caption[seeds.key("caption", int(key)) % len(caption)]
+
     def enlarged_note(self) -> str:
         """A sentence on images with fewer pixels than the training size, or ""."""
         height, width = self.images.shape[-2:]
@@ -81,11 +86,6 @@ class PictureSet:
             held_out = self.contents != self.contents[place.argmax()]
         order = np.argsort(place, kind="stable")
         return np.flatnonzero(~held_out), order[held_out[order]]
-
-
-def cache_folder() -> Path:
-    """$CHRYSALIS_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("CHRYSALIS_CACHE") or platformdirs.user_cache_dir("chrysalis"))
 
 
 def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSet:
@@ -288,7 +288,7 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Pictu
         masks,
         np.array([number.get(label, -1) for label in labels]) if label_names else None,
         label_names,
-        tuple(c or "" for c in captions) if any(captions) else None,
+        tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
         np.array(contents, dtype=np.int64),
         names,
         tuple((name, why) for name, why in listing["rejected"]),
