@@ -65,6 +65,8 @@ def serving() -> Iterator[Loopback]:
 
 class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one piece: the client waits 40 ms for the second of two
+    disable_nagle_algorithm = True
     server: Loopback
 
     def log_message(self, *arguments) -> None:

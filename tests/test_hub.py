@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import re
+import warnings
 from pathlib import Path
 
 import datasets
@@ -139,17 +141,12 @@ def test_an_id_that_is_not_there_and_a_revision_that_is_not(served, model):
 
 
 def test_a_refusal_ends_the_command_with_one_sentence_and_exit_code_2(served, run, capfd):
-    served.repositories["datasets/me/gated"] = Repository(answer=(403, "GatedRepo", "restricted"))
-    for program, asked, says in (
-        ("sample", ["model.pretrained=me/none", "n=1"], "model.pretrained=me/none could not be fetched from the hub: "),
-        ("train", ["data=hub", "data.path=me/gated", "preflight=false"], "data.path=me/gated could not be fetched"),
-    ):
-        assert run(program, *asked) == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.startswith(says)
-        assert err.count("\n") == 1
-        assert not list(Path.cwd().glob("[rs]*/*"))
+    assert run("sample", "model.pretrained=me/none", "n=1") == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("model.pretrained=me/none could not be fetched from the hub: the hub has no public model")
+    assert err.count("\n") == 1
+    assert not list(Path.cwd().glob("samples*"))
 
 
 def test_a_file_that_breaks_off_is_fetched_by_the_next_command(served, model, capfd):
@@ -301,7 +298,19 @@ def test_images_whose_blobs_were_pruned_are_fetched_again(served, tmp_path, monk
 NAMES = ("red", "dark")
 
 
-def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path):
+def test_threads_that_are_quiet_at_once_leave_logging_as_it_was():
+    """The second enters before the first has left, and leaves after it."""
+    first, second = hub.quiet(), hub.quiet()
+    before, filters = logging.root.manager.disable, list(warnings.filters)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logging.root.manager.disable == logging.ERROR
+    second.__exit__(None, None, None)
+    assert (logging.root.manager.disable, list(warnings.filters)) == (before, filters)
+
+
+def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypatch):
     configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in NAMES)
 
     def repository(level: int, revisions: dict) -> Repository:
@@ -314,12 +323,28 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path):
     assert "set data.name to one of its configurations, 'red', 'dark'" in says
     assert "set data.name to one of its configurations" in refusal(lambda: Hub("me/two", configuration="blue"))
     assert Hub("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
+    assert Hub("me/two", configuration="red", vector_columns=["n"]).rows[0]["n"] == 1
+    served.seen.clear()
+    assert Hub("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
+    assert served.seen == []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.unreachable.cache_clear()
+    assert re.search("configurations, (red, dark|dark, red)", refusal(lambda: Hub("me/two")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.unreachable.cache_clear()
     assert "set data.split to one of its splits" in refusal(lambda: Hub("me/two", "test", configuration="dark"))
     served.repositories["datasets/me/two"] = repository(5, {"v2": "2" * 40})
     for asked in ({"path": "me/two", "revision": "v2"}, {"path": "me/two@v2"}):
         second = Hub(**asked, configuration="dark", vector_columns=["n"])
         assert second.rows[0]["n"] == 6
         assert second.name == "me/two@v2 (dark)"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.unreachable.cache_clear()
+    assert "there is no network" in refusal(lambda: Hub("me/two"))  # of main, and the cache would give v2
+    assert Hub("me/two", configuration="dark", revision="v2", vector_columns=["n"]).rows[0]["n"] == 6
+    assert "there is no network" in refusal(lambda: Hub("me/two", revision="v3", configuration="dark"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.unreachable.cache_clear()
     assert "it has no revision v3" in refusal(lambda: Hub("me/two", revision="v3", configuration="dark"))
     assert "the hub has no public dataset of that id" in refusal(lambda: Hub("me/none"))
     served.repositories["datasets/me/two"].answer = (403, "GatedRepo", "not in the list")

@@ -325,9 +325,10 @@ def _load_fetched(
         if listed is not None:
             names = [Path(name).name for name in listed if Path(name).parent == place]
         else:
-            names = [file.name for file in unet_at.iterdir()]
-            if not hub.unreachable():  # the hub may have others than the cache: only those asked for will do
-                names = [n for n in names if any(w.variant == variant for w in soundness.weights_among([n]))]
+            there = [file.name for file in unet_at.iterdir()]
+            names = [n for n in there if any(w.variant == variant for w in soundness.weights_among([n]))]
+            if not names and hub.unreachable():  # else the hub may have those asked for
+                names = there
         weights = _weights_of(unet_at, asked, variant, names)
         wanted = [(place / name).as_posix() for name in weights.names]
         at = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.BESIDE, *wanted], only_cached, revision)

@@ -5,15 +5,17 @@ import functools
 import logging
 import re
 import socket
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 SETTINGS = ["*.json"]
 BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]  # what a conditional model has
+_entering, _inside, _restore = threading.Lock(), [], ExitStack()
 BROKEN = (ConnectionError, TimeoutError)  # beside the exceptions of the HTTP client, whatever its name is
 
 
@@ -52,21 +54,33 @@ def parted(name: str) -> tuple[str, str | None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings and error lines off the screen, where our sentence says what is wrong."""
-    level = logging.root.manager.disable
-    try:
-        with warnings.catch_warnings(action="ignore"):
+    """Keep the libraries' own warnings and error lines off the screen, where our sentence says what is wrong.
+
+    Threads may overlap: what is switched off is the whole process's, so the last one to leave switches it on again.
+    """
+    with _entering:
+        if not _inside:
+            level = logging.root.manager.disable
+            _restore.callback(logging.disable, level)
+            _restore.enter_context(warnings.catch_warnings(action="ignore"))
             logging.disable(logging.ERROR)
-            yield
+        _inside.append(None)
+    try:
+        yield
     finally:
-        logging.disable(level)
+        with _entering:
+            _inside.pop()
+            if not _inside:
+                _restore.close()
 
 
-def snapshot(hub_id: str, patterns: Sequence[str], only_cached: bool, revision: str | None = None) -> Path:
-    """The folder in the local cache that holds a repository's files of these patterns."""
+def snapshot(
+    hub_id: str, patterns: Sequence[str], only_cached: bool, revision: str | None = None, kind: str = "model"
+) -> Path:
+    """The folder in the local cache, called by its commit, that holds a repository's files of these patterns."""
     from huggingface_hub import snapshot_download
 
-    how = {"allow_patterns": list(patterns), "local_files_only": only_cached, "revision": revision}
+    how = {"allow_patterns": list(patterns), "local_files_only": only_cached, "revision": revision, "repo_type": kind}
     return Path(snapshot_download(hub_id, **how))
 
 
@@ -78,13 +92,6 @@ def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
         return [file.path for file in huggingface_hub.get_cached_repo_tree(hub_id, revision=at.name)]
     except Exception:  # older clients keep no listing, and a cache may lack it
         return None if only_cached else huggingface_hub.HfApi().list_repo_files(hub_id, revision=at.name)
-
-
-def require_repository(hub_id: str, kind: str, revision: str | None) -> str:
-    """The commit of a repository's revision; raises what the hub's client does where it cannot be had."""
-    from huggingface_hub import HfApi
-
-    return HfApi().repo_info(hub_id, repo_type=kind, revision=revision).sha
 
 
 def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:

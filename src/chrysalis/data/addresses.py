@@ -73,6 +73,8 @@ class Files:
         """A file of a dataset's repository, from the local cache of the hub if it is there."""
         import huggingface_hub
 
+        for bar in ("http_get", "xet_get"):  # one a file: there are thousands, and a bar counts them already
+            huggingface_hub.utils.disable_progress_bars(f"huggingface_hub.{bar}")
         where = {"repo_id": hub_id, "filename": file, "repo_type": "dataset", "revision": revision}
         try:
             with hub.quiet():

@@ -61,18 +61,29 @@ def _of_hub(hub_id: str, split: str, configuration: str | None, revision: str | 
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:
-        rows = datasets.load_dataset(hub_id, configuration, split=split)
-        if revision is None or _commit_of(rows) == _cached_commit(hub_id, revision):
+        rows = datasets.load_dataset(hub_id, configuration, split=split)  # of several, what was last written
+        if _is_asked_for(rows, hub_id, configuration, revision):
             return rows
         if hub.unreachable():
-            raise ValueError(f"the cache holds another revision than {revision}")
+            raise ValueError(f"the cache holds another revision than {revision or 'main'}")
     except Exception:  # as many kinds as above
         if hub.unreachable():
             raise
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-    commit = hub.require_repository(hub_id, "dataset", revision)
+    # the commit, noted in the cache under the revision's name
+    commit = hub.snapshot(hub_id, ["README.md"], False, revision, kind="dataset").name
     return datasets.load_dataset(hub_id, configuration, split=split, revision=commit)
+
+
+def _is_asked_for(rows, hub_id: str, configuration: str | None, revision: str | None) -> bool:
+    """Whether rows from the cache are of the revision and, where the hub can be asked, of the configuration."""
+    from huggingface_hub import constants
+
+    named = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "refs" / (revision or "main")
+    known = named.read_text().strip() if named.is_file() else revision
+    of_revision = known is None or _commit_of(rows) == known
+    return of_revision and (configuration is not None or rows.config_name == "default" or hub.unreachable())
 
 
 def _commit_of(rows) -> str | None:
@@ -82,21 +93,13 @@ def _commit_of(rows) -> str | None:
     return name if COMMIT.fullmatch(name) else None
 
 
-def _cached_commit(hub_id: str, revision: str) -> str:
-    """The commit of a revision as the cache of the hub knows it; what is no known branch or tag is a commit itself."""
-    from huggingface_hub import constants
-
-    known = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "refs" / revision
-    return known.read_text().strip() if known.is_file() else revision
-
-
 def _names_choices(error: Exception) -> str | None:
     """What to choose from, if a configuration or a split was not named or is not there; else None."""
     text = " ".join(str(error).split())
-    if "onfig" in text and (found := re.search(r"\[[^\]]*\]", text)):
-        return f"set data.name to one of its configurations, {found[0].strip('[]')}"
-    if "split" in text and (found := re.search(r"\[[^\]]*\]", text)):
-        return f"set data.split to one of its splits, {found[0].strip('[]')}"
+    for word, key, what in (("onfig", "name", "configurations"), ("split", "split", "splits")):
+        found = re.search(r"\[([^\]]*)\]|in the cache: (.+?) Please", text) if word in text else None
+        if found is not None:
+            return f"set data.{key} to one of its {what}, {found[1] or found[2]}"
     return None
 
 
