@@ -1,5 +1,9 @@
 """The model card that travels with an exported pipeline."""
 
+from pathlib import Path
+
+from chrysalis import hub
+
 PLAIN = """from diffusers import DDPMPipeline
 
 pipeline = DDPMPipeline.from_pretrained("path/to/this/folder")
@@ -40,7 +44,9 @@ def text(
     code = TOLD.format(example=_example(told or {})) if own_pipeline else PLAIN
     was = f"fine-tuned from `{origin}`" if origin else "trained from scratch"
     above = "Above: the same seeds drawn by the untouched base model, and by this one.\n\n" if origin else ""
-    base = f"base_model: {origin}\n" if origin else ""
+    base_model, revision = (origin, None) if Path(origin or "").exists() else hub.parted(origin)
+    base = f"base_model: {base_model}\n" if origin else ""
+    base += f"base_model_revision: {revision}\n" if revision else ""
     return f"""---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation

@@ -241,7 +241,9 @@ def hub(
     mask_column: str | None = None,
     conditioning_image_column: str | None = None,
     vector_columns: Sequence[str] = (),
+    name: str | None = None,
+    revision: str | None = None,
     **loading,
 ) -> Pictures:
     columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
-    return Pictures(Hub(path, split, *columns), **loading)
+    return Pictures(Hub(path, split, *columns, name, revision), **loading)

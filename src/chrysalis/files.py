@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from chrysalis.errors import UserError
 
 try:
@@ -103,6 +105,11 @@ def read_mapping(path: Path, otherwise: str) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{shown(path)} {otherwise}")
     return found
+
+
+def cache_folder() -> Path:
+    """$CHRYSALIS_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("CHRYSALIS_CACHE") or platformdirs.user_cache_dir("chrysalis"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -118,7 +118,8 @@ class Text:
         how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
             return how | {"dim": encoders.width(self.frozen[1]), "encoder": self.encoder}
-        words = sorted({word for caption in pictures.captions for word in TokenEncoder.split(caption)})
+        captions = [text for one in pictures.captions for text in ((one,) if isinstance(one, str) else one)]
+        words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 
     @staticmethod

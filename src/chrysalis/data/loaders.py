@@ -101,7 +101,7 @@ class Pictures(Dataset):
             torch.from_numpy(request.u),
             request.window,
             None if p.labels is None else torch.from_numpy(p.labels[rows]),
-            None if p.captions is None else tuple(p.captions[i] for i in rows),
+            None if p.captions is None else tuple(map(p.caption, rows, request.keys)),
             laid.get("masks"),
             laid.get("conditionings"),
             None if p.vectors is None else torch.from_numpy(p.vectors[rows]),

@@ -38,7 +38,7 @@ class Picture:
     image: np.ndarray  # uint8 [3, H, W]
     content: int
     label: str | None = None
-    caption: str | None = None
+    caption: str | tuple[str, ...] | None = None  # a tuple: alternatives
     mask: np.ndarray | None = None  # uint8 [1, H, W]
     conditioning: np.ndarray | None = None  # uint8 [3, H, W]
     vector: tuple[float, ...] | None = None
@@ -92,7 +92,7 @@ def decoded(
     size: tuple[int, int],
     resize: Resize,
     label: str | None,
-    caption: str | None,
+    caption: str | tuple[str, ...] | None,
     mask: bytes | None = None,
     conditioning: bytes | None = None,
     vector: tuple[float, ...] | None = None,

@@ -1,16 +1,15 @@
 """Pictures decoded once: a fingerprinted, memory-mapped uint8 store under the user's cache folder."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 
+from chrysalis import seeds
 from chrysalis.data import checksums
 from chrysalis.data.decoding import decode, listed
 from chrysalis.data.listing import uncollected
@@ -18,6 +17,7 @@ from chrysalis.data.picture import composed, content_hash
 from chrysalis.data.sources import Source
 from chrysalis.data.transforms import Resize
 from chrysalis.errors import UserError
+from chrysalis.files import cache_folder
 from chrysalis.terminal import warn
 
 FORMAT = 4
@@ -36,7 +36,7 @@ class PictureSet:
     masks: np.ndarray | None
     labels: np.ndarray | None  # int64 [N], -1 where unknown
     label_names: tuple[str, ...]
-    captions: tuple[str, ...] | None
+    captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which an epoch has one
     contents: np.ndarray  # int64 [N], a hash of each picture's bytes
     names: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # (name, why)
@@ -57,6 +57,11 @@ class PictureSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def caption(self, row: int, key: int) -> str:
+        """A row's caption; of alternatives one by the key, so that every epoch has another."""
+        caption = self.captions[row]
+        return caption if isinstance(caption, str) else caption[seeds.key("caption", int(key)) % len(caption)]
 
     def enlarged_note(self) -> str:
         """A sentence on images with fewer pixels than the training size, or ""."""
@@ -98,11 +103,6 @@ class PictureSet:
         for rows in self.near_duplicates:
             group[list(rows)] = self.contents[list(rows)].min()
         return group if len(np.unique(group)) > 1 else self.contents
-
-
-def cache_folder() -> Path:
-    """$CHRYSALIS_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("CHRYSALIS_CACHE") or platformdirs.user_cache_dir("chrysalis"))
 
 
 def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSet:
@@ -172,7 +172,7 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Pictu
         masks,
         np.array([number.get(label, -1) for label in labels]) if label_names else None,
         label_names,
-        tuple(c or "" for c in captions) if any(captions) else None,
+        tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
         np.array(contents, dtype=np.int64),
         names,
         tuple((name, why) for name, why in listing["rejected"]),
