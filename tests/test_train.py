@@ -100,7 +100,7 @@ def ema_of(ckpt):
 
 
 def test_what_a_run_leaves_behind(tiny_run):
-    folder = tiny_run("a", "outcome.report=true")
+    folder = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
     left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "events" not in p.name}
     assert {
         "config.yaml",
@@ -131,15 +131,25 @@ def test_what_a_run_leaves_behind(tiny_run):
     assert [e.step for e in events.Scalars("held_out/ema")] == [0, 2, 4]
     assert events.Scalars("held_out/ema_relative_to_base")[0].value == 1
     tags = set(events.Tags()["scalars"])
-    assert {"held_out/raw", "train/loss_average", "train/learning_rate", "train/gradient_norm"} <= tags
-    assert {"held_out_by_timestep/t250", "held_out_by_timestep/t750", "result/held_out_loss"} <= tags
+    assert {
+        "held_out/raw",
+        "train/loss_average",
+        "train_optimizer/learning_rate",
+        "train_optimizer/gradient_norm",
+    } <= tags
+    assert {"val_by_timestep/t250", "val_by_timestep/t750"} <= tags
+    assert all(len(events.Scalars(tag)) > 1 for tag in tags), "no curve of a single point"
+    first = sorted(tags | set(events.Tags()["images"]))[0]
+    assert first.startswith("held_out/"), "TensorBoard opens with a loss"
+    assert "results/text_summary" in events.Tags()["tensors"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
     assert "hp_metric" not in tags
-    assert set(events.Tags()["images"]) == {"samples", "first_pictures", "before_after"}
+    assert set(events.Tags()["images"]) == {"samples", "samples_before_after", "training_images"}
     assert [e.step for e in events.Images("samples")] == [0, 2, 4]
 
 
 def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_run, run, tmp_path):
-    folder = tiny_run("a")
+    folder = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
     best = checkpoint(folder, "best")
     stock = DDPMPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False)
     stock.set_progress_bar_config(disable=True)
@@ -266,7 +276,7 @@ def test_the_schedule_counts_optimizer_steps(tiny_run):
     folder = tiny_run("a", "trainer.accumulate_grad_batches=3", "trainer.max_steps=6", "lr_schedule.warmup_steps=2")
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    rates = [e.value for e in events.Scalars("train/learning_rate")]
+    rates = [e.value for e in events.Scalars("train_optimizer/learning_rate")]
     closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
     assert rates == pytest.approx([5e-4 * c for c in closed], rel=1e-5)
 

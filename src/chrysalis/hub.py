@@ -2,13 +2,23 @@
 
 import functools
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+from chrysalis.files import REPOSITORY
+
 SETTINGS = ["*.json"]
+
+
+def is_id(origin: str) -> bool:
+    """Whether a model's origin is a repository of the hub, and not a folder."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", origin) is not None and not any(
+        (place / origin).exists() for place in (Path.cwd(), REPOSITORY)
+    )
 
 
 @functools.cache
