@@ -73,6 +73,10 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
     other = [key for key in {**was, **now} if was.get(key) != now.get(key) and not _is_how(key)]
     if other:
         key = other[0]
+        if key in drawn["inputs"] and key not in record["inputs"]:
+            raise UserError(
+                f"{key} is not there, and out={shown(out)} was made with it: bring it back, or choose another folder."
+            )
         if key in drawn["inputs"] or key in record["inputs"]:
             raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
         raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
