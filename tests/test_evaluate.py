@@ -132,7 +132,7 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, *looked, "out=drawn") == 0
     again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
     assert again["kd"] == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
-    assert f"24 drawn at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
+    assert f"24 samples at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
