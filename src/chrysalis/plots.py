@@ -106,17 +106,7 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
     with plt.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         made += _held_out_figures(histories, best, colours)
 
-        if any(len(history["evaluation"]) > 1 for history in histories.values()):
-            figure, sides = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
-            for name, history in histories.items():
-                for axes, key in zip(sides, ("kd", "copies_share"), strict=True):
-                    rows = [r for r in history["evaluation"] if key in r]
-                    _interval(axes, rows, key, colours[name])
-            sides[1].axhline(0.05, color="#8a8275", linestyle="--", linewidth=1)
-            sides[0].set(title="KD: distance to real images", xlabel="optimizer step")
-            sides[1].set(title="share of near-duplicates", xlabel="optimizer step", ylim=(0, None))
-            says = "With 95 % intervals. The dashed line is the share that chance alone flags."
-            made.append(("Samples", says, _svg(figure, sides)))
+        made += _sample_figures(histories, colours)
 
         curves = {name: history["training"] for name, history in histories.items() if len(history["training"]) > 1}
         if curves:
@@ -129,6 +119,28 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
             says = "Its moving average, unweighted as the validation loss is; it says little about the samples."
             made.append(("Training loss", says, _svg(figure)))
     return made
+
+
+def _sample_figures(histories: dict[str, dict], colours: dict[str, str]) -> list[tuple]:
+    """Of what was measured more than once."""
+    from matplotlib import pyplot as plt
+
+    titles = {"kd": "KD: distance to real images", "copies_share": "share of near-duplicates"}
+    evaluations = [history["evaluation"] for history in histories.values()]
+    keys = [key for key in titles if any(sum(key in row for row in rows) > 1 for rows in evaluations)]
+    if not keys:
+        return []
+    figure, (sides,) = plt.subplots(1, len(keys), figsize=(8.6, 3.0), layout="constrained", squeeze=False)
+    says = "With 95 % intervals."
+    for key, axes in zip(keys, sides, strict=True):
+        for name, history in histories.items():
+            _interval(axes, [row for row in history["evaluation"] if key in row], key, colours[name])
+        axes.set(title=titles[key], xlabel="optimizer step")
+        if key == "copies_share":
+            axes.axhline(0.05, color="#8a8275", linestyle="--", linewidth=1)
+            axes.set(ylim=(0, None))
+            says += " The dashed line is the share that chance alone flags."
+    return [("Samples", says, _svg(figure, sides))]
 
 
 def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
