@@ -148,3 +148,14 @@ def test_sets_sorted_by_kind_are_as_far_apart_as_mixed_ones(monkeypatch):
 def test_features_of_two_kinds_are_refused():
     with pytest.raises(ValueError, match=r"\[4, 3\] and \[4, 2\]"):
         d.kernel(torch.zeros(4, 3), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_kernel_distance_of_a_set_to_itself_is_about_zero(n):
+    """Below it by 2 / n of what an image is nearer to itself than to others; its interval holds it."""
+    x = features(n, 64).double()
+    k = d.polynomial(x, x)
+    itself, others = k.diagonal().mean(), (k.sum() - k.trace()) / (n * (n - 1))
+    found = d.kernel(x, x)
+    assert found.value == pytest.approx(float(2 / n * (others - itself)))
+    assert found.low <= found.value <= found.high

@@ -59,4 +59,4 @@ def test_copies_are_found_where_there_are_any(pictures, tmp_path, record_propert
     told = f"{found['copies_share']:.0%} near copies, {results['verdict']}"
     record_property("figure", f"experiment=copies, {pictures} images: {told}; {results['seconds']:.0f} s")
     assert (found["copies_chance"] < 0.01) is (pictures == "few")
-    assert ("copies of training pictures appear" in results["verdict"]) is (pictures == "few")
+    assert ("near-duplicates of training images appear" in results["verdict"]) is (pictures == "few")

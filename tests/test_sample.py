@@ -145,6 +145,19 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     assert "from before" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("damage", [lambda png: png[: len(png) // 2], lambda png: b"", lambda png: b"no image"])
+def test_a_damaged_image_is_drawn_again_and_the_others_stay(run, model, tmp_path, damage):
+    words, folder = [model, "n=3", "out=drawn", *SMALL], tmp_path / "drawn"
+    assert run("sample", *words) == 0
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    times = {p.name: p.stat().st_mtime_ns for p in folder.glob("seed_*.png")}
+    (folder / "seed_00001.png").write_bytes(damage(before["seed_00001.png"]))
+    assert run("sample", *words) == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    now = {p.name: p.stat().st_mtime_ns for p in folder.glob("seed_*.png")}
+    assert [name for name in sorted(now) if now[name] != times[name]] == ["seed_00001.png"]
+
+
 @pytest.mark.proof  # starts a process
 def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model, tmp_path):
     words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
@@ -306,6 +319,22 @@ def test_a_users_loss_outside_the_project(run, model, tmp_path, capfd):
     assert f"{loss}:1" in told
     assert "[2]" in told
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_loss_that_was_moved_is_named(run, model, tmp_path, capfd):
+    (tmp_path / "my_loss.py").write_text("def loss(x0, t, cond):\n    return x0.mean(dim=(1, 2, 3))\n")
+    words = [model, "n=2", *SMALL, "guidance=custom", "guidance.function=my_loss.py:loss", "out=drawn"]
+    assert run("sample", *words) == 0
+    (tmp_path / "my_loss.py").rename(tmp_path / "moved.py")
+    (tmp_path / "drawn" / "seed_00001.png").unlink()
+    capfd.readouterr()
+    assert run("sample", *words) == 2
+    assert "my_loss.py is not there, and out=drawn was made with it" in capfd.readouterr().err
+    assert run("sample", "from=drawn/seed_00000.png", "out=again") == 2
+    assert "guidance.function: there is no file my_loss.py" in capfd.readouterr().err
+    again = ["from=drawn/seed_00000.png", "guidance.function=moved.py:loss", "out=again"]
+    assert run("sample", *again) == 0
+    assert (image("again/seed_00000.png") == image("drawn/seed_00000.png")).all()
 
 
 def test_a_recurrence_changes_the_way_and_stays_a_pure_function(run, model):

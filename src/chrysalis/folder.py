@@ -4,11 +4,13 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from diffusers import DDPMScheduler, UNet2DModel
 
 from chrysalis import adapters, hub, model_kinds, soundness, training_schedule
@@ -16,11 +18,10 @@ from chrysalis.alignment import align
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_path
-from chrysalis.files import shown
+from chrysalis.files import REPOSITORY, shown
 from chrysalis.objective import Objective
 from chrysalis.terminal import say
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLED = "assets/moths-64"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -108,13 +109,19 @@ def _checkpoint_gradients(unet: UNet2DModel, asked: bool) -> None:
 
 
 def base_of(origin: str | None) -> str | None:
-    """What a model folder was fine-tuned from, as the card in it says; None if it does not."""
-    file = Path(origin or "") / "README.md"
-    card = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    base, revision = (re.search(rf"^{key}: (.+)$", card, re.MULTILINE) for key in ("base_model", "base_model_revision"))
-    if base is None:
-        return None
-    return base[1].strip() + (f"@{revision[1].strip()}" if revision is not None else "")
+    """What a model folder was fine-tuned from, as its card says, or of a local model its run's config.yaml."""
+    folder = Path(origin or "")
+    card, config = folder / "README.md", folder.parent / "config.yaml"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        for line in (r"^base_model: (.+)$", r"^A diffusion UNet fine-tuned from `(assets/[\w.-]+)`"):
+            if found := re.search(line, text, re.MULTILINE):
+                revision = re.search(r"^base_model_revision: (.+)$", text, re.MULTILINE)
+                return found[1].strip() + (f"@{revision[1].strip()}" if revision is not None else "")
+    if folder.name == "pipeline" and config.is_file():
+        with suppress(yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
+            return yaml.safe_load(config.read_text(encoding="utf-8"))["model"].get("pretrained")
+    return None
 
 
 def load_beside(model: Model, pretrained: str, key: str) -> Model:

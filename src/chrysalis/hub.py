@@ -13,10 +13,19 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+from chrysalis.files import REPOSITORY
+
 SETTINGS = ["*.json"]
 BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]  # what a conditional model has
 _entering, _inside, _restore = threading.Lock(), [], ExitStack()
 BROKEN = (ConnectionError, TimeoutError)  # beside the exceptions of the HTTP client, whatever its name is
+
+
+def is_id(origin: str) -> bool:
+    """Whether a model's origin is a repository of the hub, and not a folder."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@]+)?", origin) is not None and not any(
+        (place / origin).exists() for place in (Path.cwd(), REPOSITORY)
+    )
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from chrysalis.terminal import is_main_process, say
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
-    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
+    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.(progress\.lines|checkpoint\.keep)"
     r"|callbacks\.(evaluate|early_stop)\..+|callbacks\.best\.figure|callbacks\.nonfinite\.at_most|features\..+"
     r"|data\.(path|num_workers|on_device)|outcome\.(half|report)|on_nonfinite|preflight|compile|channels_last|profile"
     r"|profiling\.\w+|debug"
