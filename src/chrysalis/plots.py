@@ -204,9 +204,12 @@ def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> 
 def _interval(axes, rows: list[dict], key: str, colour: str) -> None:
     steps = [r["step"] for r in rows]
     low, middle, high = ([r[f"{key}{end}"] for r in rows] for end in ("_low", "", "_high"))
-    around = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
+    # at 0 where a bootstrapped interval leaves out the estimate it was made for, as it may at few images
+    below = [max(0.0, m - a) for m, a in zip(middle, low, strict=True)]
+    above = [max(0.0, b - m) for m, b in zip(middle, high, strict=True)]
     if steps:
-        axes.errorbar(steps, middle, yerr=around, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.6)
+        bars = [below, above]
+        axes.errorbar(steps, middle, yerr=bars, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.6)
 
 
 def _svg(figure, sides=None) -> str:
