@@ -145,7 +145,7 @@ def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Pictu
     except UnidentifiedImageError:
         return "not a picture"
     except Exception as error:  # a picture from anywhere can fail in any way; it is listed, never fatal alone
-        return f"{type(error).__name__}: {error}".split("\n")[0][:160]
+        return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
 def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Picture | str]]:
