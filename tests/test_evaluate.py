@@ -155,6 +155,7 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path
     assert not (tmp_path / "runs" / "a").exists()
 
 
+@pytest.mark.proof
 def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
     assert run("train", *RUN, *looked, "callbacks=early_stop", "preflight=only") == 0
     assert "callbacks=early_stop cannot end this run" in capfd.readouterr().err

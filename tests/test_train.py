@@ -210,7 +210,7 @@ def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_r
         assert np.abs(ours.astype(int) - np.asarray(image)).max() <= 1  # one picture at a time there, two here
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(at, marks=pytest.mark.proof) for at in (2, 5))])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_run, run, stop):
     """23 pictures in micro-batches of 4 by 2 are three steps a pass: stopped inside one, at its end, in the next."""
     same = ["trainer.accumulate_grad_batches=2", "lr_schedule=constant"]
