@@ -21,6 +21,7 @@ from chrysalis.evaluation.verdict import verdict
 from chrysalis.files import shown, shown_program, write_text
 from chrysalis.metrics.timesteps import fixed_timesteps
 from chrysalis.plots import loss_curve
+from chrysalis.terminal import stage
 
 
 def told(conditioner: Conditioner | None) -> dict[str, str]:
@@ -59,6 +60,7 @@ class Outcome(Callback):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.results: dict = {}
+        self.coarser: dict[str, int] = {}  # what was measured less than usual, to save time
         self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
         self._is_logged = False
@@ -85,13 +87,15 @@ class Outcome(Callback):
             own = bool(self.told) or (adapters.injected(made.unet) and not self.merge)
             text = card.text(self.results, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
-            exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
+            with stage("export"):
+                exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
         pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
         write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
-            loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
-            report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
+            with stage("report"):
+                loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
+                report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, strip)
 
     def summary(self) -> str:
@@ -148,6 +152,7 @@ class Outcome(Callback):
             "evaluation": evaluation,
             "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,
+            "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
             "command": (self._commands_before or [self.command])[0],
