@@ -22,7 +22,7 @@ def sample(cfg) -> None:
     from chrysalis.sampling.schedulers import Timetable
     from chrysalis.sampling.tasks import Canvas
     from chrysalis.sampling.way import Way
-    from chrysalis.terminal import say, warn
+    from chrysalis.terminal import say, stage, warn
 
     values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
@@ -41,7 +41,8 @@ def sample(cfg) -> None:
     drawing.require_counts(record["settings"])
     film = instantiate(cfg.animation)
     drawing.refuse_other_pictures(out, record)
-    model = instantiate(cfg.model, pretrained=pretrained)
+    with stage("loading the model"):
+        model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
     if new_size := folder.fit_to_size(model, size, "image_size", "samples"):
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")

@@ -21,6 +21,7 @@ def train(cfg) -> None:
     from chrysalis.denoiser import Denoiser
     from chrysalis.freezing import freeze
     from chrysalis.module import FineTuning
+    from chrysalis.preflight.measuring import KEYS
     from chrysalis.preflight.plan import Plan
     from chrysalis.preflight.table import goes_on
     from chrysalis.terminal import say
@@ -59,10 +60,13 @@ def train(cfg) -> None:
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
     plan = Plan(model, data, module, trainer, run_dir, new_size, resumed=checkpoint is not None, half=cfg.outcome.half)
+    plan.asked |= runs.chosen(cfg, KEYS.values())
+    plan.apply({key: n for key, n in (cfg.get("measuring") or {}).items() if key not in runs.typed()})
     if not goes_on(cfg.preflight, plan):
         return
+    outcome.coarser = plan.coarser
     compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
-    runs.record(cfg, run_dir, checkpoint)
+    runs.record(cfg, run_dir, checkpoint, plan.coarser)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     outcome.complete(trainer, module)
     say(outcome.summary())

@@ -18,7 +18,6 @@ RUN += ["trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=100", "traine
 RUN += ["callbacks.held_out.every_n_steps=2", "callbacks.pictures.every_n_steps=3", "callbacks.pictures.n=1"]
 
 
-# the first micro-batch of steps 1, 3 (where pictures and a measurement were due before) and the second of step 4
 @pytest.fixture
 def at(monkeypatch):
     """at(k, act): in the k-th micro-batch of the process, act(module)."""
@@ -72,6 +71,7 @@ def test_a_closed_terminal_saves_unless_nohup_says_otherwise(run, at, tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
+# the first micro-batch of steps 1, 3 (where pictures and a measurement were due before) and the second of step 4
 @pytest.mark.parametrize("moment", [1, pytest.param(5, marks=pytest.mark.proof), 8])
 def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
     whole = trained(*RUN, "name=whole")

@@ -113,12 +113,23 @@ def ran_out(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
-def in_batches(call: Callable[[slice], torch.Tensor], n: int, at_once: int, device: torch.device) -> torch.Tensor:
-    """`call`'s rows for n places, of at most `at_once` places together; of fewer where those do not fit."""
+def in_batches(
+    call: Callable[[slice], torch.Tensor],
+    n: int,
+    at_once: int,
+    device: torch.device,
+    advance: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """`call`'s rows for n places, of at most `at_once` places together; of fewer where those do not fit.
+
+    advance: is told the number of rows after each call.
+    """
     rows: list[torch.Tensor] = []
     while (done := sum(map(len, rows))) < n:
         try:
             rows.append(call(slice(done, min(n, done + at_once))))
+            if advance is not None:
+                advance(len(rows[-1]))
             continue
         except RuntimeError as error:
             if not ran_out(error) or at_once == 1:

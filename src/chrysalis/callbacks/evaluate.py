@@ -24,7 +24,7 @@ from chrysalis.metrics.distances import FEW, KERNEL_LEAST
 from chrysalis.metrics.features import Network
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
-from chrysalis.terminal import say
+from chrysalis.terminal import say, stage
 
 PASSES = 3  # forward passes that a picture's training step costs: its backward pass takes as long as two
 
@@ -171,7 +171,8 @@ class Evaluate(Callback):
             if self.reference is None:
                 self.reference = self._looked_at(trainer, module, alone)
             images = self.draw(trainer, module, alone)
-            evaluation = self.reference.hold(images)
+            with stage("evaluation features"):
+                evaluation = self.reference.hold(images)
             row = {"step": step, **evaluation.record()}
             if not alone:
                 row = trainer.strategy.broadcast(row)  # whose last bits may differ, and with them what is the best
@@ -201,13 +202,15 @@ class Evaluate(Callback):
         n, (rank, processes) = self.when.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
         mine = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
         told = self._told(trainer, module)
-        with evaluating(trainer, module):
+        with evaluating(trainer, module), stage("evaluation samples", len(mine) * self.steps) as at:
 
             def drawn(places: slice) -> torch.Tensor:
                 some = mine[places]
                 cond = None if told is None else batches.moved(batches.rows(told, some), module.device)
                 generators = seeds.of_each(self.seed + i for i in some)
-                x = sample(module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size, cond)
+                x = sample(
+                    module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size, cond, at.advance
+                )
                 return pixels.to_uint8(x)
 
             images = memory.in_batches(drawn, len(mine), self.batch_size, module.device)

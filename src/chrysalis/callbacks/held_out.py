@@ -20,7 +20,7 @@ from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.evaluation import held_out
 from chrysalis.metrics.timesteps import Paired, fixed_timesteps, held_out_loss, paired
-from chrysalis.terminal import say
+from chrysalis.terminal import say, stage
 
 WORDS = {"null": "nothing", "shuffled": "of another picture"}
 
@@ -69,7 +69,7 @@ class HeldOut(Callback):
         step = trainer.global_step
         if step and self.base is None:
             with of(trainer, Untouched).applied(trainer, module):
-                self.base = self._measure(trainer, module)
+                self.base = self._measure(trainer, module, what="base model's loss")
             mean = self.base.mean().item()
             self.history.append([0, mean, mean])
             self.measured[0] = {"raw": self.base, "ema": self.base}
@@ -85,7 +85,7 @@ class HeldOut(Callback):
         step = trainer.global_step
         raw = self._measure(trainer, module)
         with of(trainer, EMA).applied(module):
-            averaged = self._measure(trainer, module)
+            averaged = self._measure(trainer, module, what="validation loss, EMA")
             for name in self.conds:
                 if name != "right":
                     loss = self._measure(trainer, module, name).mean().item()
@@ -108,10 +108,13 @@ class HeldOut(Callback):
             others = (f"{WORDS.get(name, name)} {values[-1][1]:.5f}" for name, values in self.told.items())
             say(f"  told {', '.join(others)}")
 
-    def _measure(self, trainer: Trainer, module: LightningModule, told: str = "right") -> torch.Tensor:
-        with paused(trainer), evaluating(trainer, module):
-            cond = self.conds.get(told)
-            return held_out_loss(module.denoiser, self.images, self.contents, self.bins, self.seed, cond=cond)
+    def _measure(
+        self, trainer: Trainer, module: LightningModule, told: str = "right", what: str = "validation loss"
+    ) -> torch.Tensor:
+        total = len(self.images) * self.bins
+        with paused(trainer), evaluating(trainer, module), stage(what, total) as at:
+            fixed = (self.images, self.contents, self.bins, self.seed)
+            return held_out_loss(module.denoiser, *fixed, cond=self.conds.get(told), advance=at.advance)
 
     def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
         """Of the losses at one measured step and another, picture by picture; the base model's are those of step 0."""

@@ -24,6 +24,7 @@ from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.files import all_public, shown, shown_program, write_text
 from chrysalis.metrics.timesteps import fixed_timesteps
 from chrysalis.plots import loss_curve
+from chrysalis.terminal import stage
 
 
 def told(conditioner: Conditioner | None) -> dict[str, str]:
@@ -63,6 +64,7 @@ class Outcome(Callback):
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.results: dict = {}
         self.change = ""  # of the validation loss, in words
+        self.coarser: dict[str, int] = {}  # what was measured less than usual, to save time
         self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
         self._is_logged = False
@@ -89,13 +91,15 @@ class Outcome(Callback):
             own = bool(self.told) or (adapters.injected(made.unet) and not self.merge)
             text = card.text(self.results, self.change, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
-            exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, sheet, **parts)
+            with stage("export"):
+                exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, sheet, **parts)
         pixels.save_png(sheet, self.run_dir / "before_after.png")
         write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
-            loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
-            report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
+            with stage("report"):
+                loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
+                report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, sheet)
         if not of(trainer, Stopping).asked:  # a run that was stopped from outside may be continued soon
             of(trainer, Checkpoint).drop_what_is_not_needed(trainer)
@@ -156,6 +160,7 @@ class Outcome(Callback):
             "evaluation": evaluation,
             "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
             "best_step": step,
+            "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
             "passes": trainer.fit_loop.epoch_loop.batch_progress.total.ready // trainer.datamodule.micro_batches(),
             "seconds": round(self._seconds_before + time.time() - self.started, 1),

@@ -18,6 +18,7 @@ from chrysalis.evaluating import evaluating
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
 from chrysalis.sampling.sheets import legible
+from chrysalis.terminal import stage
 
 
 class Examples:
@@ -113,17 +114,18 @@ class Pictures(Callback):
     def draw(self, trainer: Trainer, module: LightningModule) -> torch.Tensor:
         """uint8 [n, 3, H, W] with the weights that the module holds now; of a conditional model row by row."""
         scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
-        with paused(trainer), evaluating(trainer, module):
+        with paused(trainer), evaluating(trainer, module), stage("sample grid") as at:
             shown, size = self.examples, trainer.datamodule.size
             own = [self.seed + k for k in range(self.n)]
             if shown is not None:
                 own = [self.seed + k for _ in shown.names for k in range(shown.columns)]
+            at.total = len(own) * self.steps
 
             def drawn(places: slice) -> torch.Tensor:
                 some = range(len(own))[places]
                 cond = None if shown is None else batches.moved(batches.rows(shown.cond, some), module.device)
                 how = (seeds.of_each(own[places]), size, cond)
-                return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *how)).cpu()
+                return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *how, advance=at.advance)).cpu()
 
             return memory.in_batches(drawn, len(own), len(own), module.device)
 

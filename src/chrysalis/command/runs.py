@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +15,7 @@ import chrysalis
 from chrysalis import checkpoints
 from chrysalis.errors import UserError
 from chrysalis.files import read_mapping, shown, write_text
+from chrysalis.folder import REPOSITORY
 from chrysalis.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
@@ -94,6 +95,21 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     _keep_joint_batch(was, processes)
     _set_everywhere(was, "run_dir", str(folder))
     return was, folder, checkpoint
+
+
+def typed() -> set[str]:
+    """The keys on the command line, those that follow resume=RUN among them."""
+    given = [*HydraConfig.get().overrides.task, *_changes]
+    return {override.split("=")[0].lstrip("+~") for override in given}
+
+
+def chosen(cfg: DictConfig, keys: Iterable[str]) -> set[str]:
+    """Which of some callbacks' keys the user chose: typed, or other than in conf/callbacks."""
+    defaults = {}
+    for key in keys:
+        _, callback, name = key.split(".")
+        defaults[key] = OmegaConf.load(REPOSITORY / "conf" / "callbacks" / f"{callback}.yaml")[callback][name]
+    return {key for key, value in defaults.items() if OmegaConf.select(cfg, key) != value} | (typed() & {*defaults})
 
 
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
@@ -234,13 +250,15 @@ def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
             _set_everywhere(cfg[key], name, value)
 
 
-def record(cfg: DictConfig, folder: Path, checkpoint: Path | None) -> None:
+def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, coarser: dict | None = None) -> None:
     """config.yaml: resolved, enough to run it again. Of a run that continues, what a killed process left goes."""
     if is_main_process():
         if checkpoint is not None:
             checkpoints.tidy(folder, checkpoint)
         plain = OmegaConf.to_container(cfg, resolve=True)
         plain["resume"] = None
+        if coarser:
+            plain["measuring"] = coarser  # a continued run keeps to it, whatever its speed
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

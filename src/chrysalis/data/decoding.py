@@ -19,7 +19,7 @@ from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.errors import UserError
 from chrysalis.files import write_text, written_folder
-from chrysalis.terminal import progress
+from chrysalis.terminal import stage
 
 MAX_UNREADABLE = 0.05
 
@@ -153,12 +153,12 @@ def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, of what it can read nevertheless
         _pool(source, n) as pool,
-        progress(f"{verb} {n} pictures", n) as advance,
+        stage(f"{verb} {n} images", n) as at,
     ):
         for start in range(0, n, 512):
             rows = range(start, min(start + 512, n))
             for i, result in zip(rows, pool.map(partial(_try, source, size, resize), rows, chunksize=8), strict=True):
-                advance(1)
+                at.advance(1)
                 yield i, result
 
 

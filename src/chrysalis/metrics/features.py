@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +14,9 @@ from chrysalis.alignment import align
 from chrysalis.data.store import PictureSet
 from chrysalis.errors import UserError, require_path, require_whole
 from chrysalis.files import cache_folder, written
-from chrysalis.terminal import progress
+from chrysalis.terminal import stage
 
 BATCH = 64
-MANY = 2000  # pictures, for which there is a bar
 
 
 class Network(Protocol):
@@ -61,13 +59,13 @@ def of_set(
     known = _read(file, len(pictures), network.dim)
     rows = torch.as_tensor(rows, dtype=torch.int64)
     if len(missing := rows[~known["there"][rows]].tolist()):
-        with progress("looking at the pictures", len(missing)) if len(missing) > MANY else nullcontext(int) as advance:
+        with stage("evaluation features", len(missing)) as at:
             for start in range(0, len(missing), BATCH):
                 some = missing[start : start + BATCH]
                 images = torch.from_numpy(pictures.images[some])
                 known["features"][some] = features(network, images.flip(-1) if mirrored else images, on)
                 known["there"][some] = True
-                advance(len(some))
+                at.advance(len(some))
         with written(file) as partial:
             save_file(known, partial)
     return known["features"][rows]

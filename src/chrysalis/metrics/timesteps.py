@@ -1,6 +1,6 @@
 """Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -24,11 +24,13 @@ def held_out_loss(
     seed: int = 0,
     batch_size: int = 32,
     cond: Mapping | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Unweighted MSE float32 [N, bins] of uint8 images [N, 3, H, W], each with the same timesteps and noise always.
 
     contents: a hash a picture; with `seed` and the bin it fixes the noise, whatever the order of the pictures.
     cond: what a conditional model is told about each picture; None for the null.
+    advance: is called with the number of triples that were done.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
@@ -43,7 +45,7 @@ def held_out_loss(
         told = None if cond is None else batches.moved(batches.rows(cond, [i for i, _ in chunk]), device)
         return denoiser.loss_at(x0, t, eps, told).per_sample
 
-    return memory.in_batches(measured, len(pairs), batch_size, device).view(len(images), bins).cpu()
+    return memory.in_batches(measured, len(pairs), batch_size, device, advance).view(len(images), bins).cpu()
 
 
 @dataclass(frozen=True)

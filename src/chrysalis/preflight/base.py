@@ -13,7 +13,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.evaluating import evaluating
 from chrysalis.metrics.timesteps import fixed_timesteps, held_out_loss
 from chrysalis.preflight.plan import Plan
+from chrysalis.terminal import stage
 
+LONG = 8.0  # seconds after which no further image is measured
 PICTURES, BINS = 4, 8  # of the held-out set, and timesteps of each
 NO_BETTER = 0.9  # of the loss of predicting nothing, over all bins
 # In one bin. Any model that learned to finds the noise; what v and x0 ask for at high noise is the picture itself,
@@ -79,12 +81,15 @@ def measured(plan: Plan) -> Base | None:
 
     here, ours, seconds = next(denoiser.parameters()).device, [], []
     try:
-        with evaluating(plan.trainer, module.to(plan.on)):
+        with evaluating(plan.trainer, module.to(plan.on)), stage("base model's loss", len(keys) * BINS) as at:
             loss(denoiser, 0, cond)
             for first in range(0, len(keys), at_once):
                 began = time.perf_counter()
                 ours.append(loss(denoiser, first, cond))
                 seconds.append((time.perf_counter() - began) / ours[-1].numel())
+                at.advance(ours[-1].numel())
+                if at.seconds() > LONG:
+                    break
     except RuntimeError as error:
         if not memory.ran_out(error):
             raise
@@ -92,7 +97,7 @@ def measured(plan: Plan) -> Base | None:
     finally:
         module.to(here)
     zero = Denoiser(Nothing(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.on)
-    nothing = [loss(zero, first) for first in range(0, len(keys), at_once)]
+    nothing = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
     ours, nothing = (torch.cat(losses).mean(0) for losses in (ours, nothing))
     timesteps = fixed_timesteps(len(denoiser.noise), BINS).tolist()
     return Base(timesteps, ours, nothing, min(seconds), max(1, len(told)))

@@ -1,7 +1,7 @@
 """What a run is made of, and how much of it there will be: steps, passes, measurements, forward passes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning import Trainer
@@ -14,6 +14,7 @@ from chrysalis.callbacks.pictures import Pictures
 from chrysalis.datamodule import Pictures as Data
 from chrysalis.folder import Model
 from chrysalis.module import FineTuning
+from chrysalis.preflight.measuring import KEYS, Measuring, changes, planned
 from chrysalis.terminal import warn
 
 
@@ -21,7 +22,8 @@ from chrysalis.terminal import warn
 class Plan:
     """note: about the pictures' size, if it is new to the model. resumed: whether the run has begun before.
 
-    half: whether the exported UNet is to be float16.
+    half: whether the exported UNet is to be float16. asked: keys that the user chose, which are not made coarser.
+    coarser: {key: value} of what measures less than its default; of a resumed run as it was when the run began.
     """
 
     model: Model
@@ -32,12 +34,16 @@ class Plan:
     note: str | None = None
     resumed: bool = False
     half: bool = False
+    asked: set[str] = field(default_factory=set)
+    coarser: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
         self.data.trainer = self.trainer  # as fit does later: what counts micro-batches needs it now
         self.on = self.trainer.strategy.root_device
         self.held_out, self.pictures = of(self.trainer, HeldOut), of(self.trainer, Pictures)
         self.evaluate = of(self.trainer, Evaluate)
+        if any(isinstance(callback, EarlyStop) for callback in self.trainer.callbacks):
+            self.asked = {*self.asked, KEYS["images_every"]}  # which counts measurements
 
     def prepare(self) -> None:
         """Raises UserError, or says, what would else be found out at the first evaluation, or never."""
@@ -64,18 +70,40 @@ class Plan:
         limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_a_pass]
         return min((limit for limit in limits if limit != -1), default=None)
 
+    @property
+    def measuring(self) -> Measuring:
+        """What is measured and sampled, as the callbacks have it now."""
+        held_out, drawn = self.held_out, self.pictures
+        images = min(held_out.n_images, len(self.data.held_out_rows))
+        return Measuring(images, held_out.bins, held_out.every_n_steps, drawn.n, drawn.steps, drawn.every_n_steps)
+
+    def keep_to_budget(self, seconds_a_pass: float, conditions: int) -> None:
+        """Measure less where it would take longer than it should beside the training; see preflight/measuring.py."""
+        if self.resumed or not self.steps or self.trainer.world_size > 1:
+            return
+        full, training = self.measuring, self.forward_passes(conditions)[0] * seconds_a_pass
+        beside = self.evaluation * self.evaluate.steps
+        plan = planned(full, self.steps, seconds_a_pass, training, self.asked, conditions, beside)
+        self.apply(changes(full, plan))
+
+    def apply(self, coarser: dict[str, int]) -> None:
+        self.coarser = coarser
+        for key, value in coarser.items():
+            _, callback, name = key.split(".")
+            setattr({"held_out": self.held_out, "pictures": self.pictures}[callback], name, value)
+        if KEYS["samples"] in coarser:  # of a conditional model: rows of two samples
+            self.pictures.rows = min(self.pictures.rows, max(1, self.pictures.n // 2))
+
     def forward_passes(self, told: int) -> tuple[int, int]:
         """(of training, of measuring and drawing), counted in pictures, on one device.
 
         A training step costs three a picture, as its backward pass takes as long as two; with gradient checkpointing
         one more. told: in how many ways a conditional model is measured, 1 of others.
         """
-        steps, held_out, drawn = self.steps or 0, self.held_out, self.pictures
+        steps = self.steps or 0
         each = 4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3
-        measure = min(held_out.n_images, len(self.data.held_out_rows)) * held_out.bins
-        measuring = measure * (1 + -(-steps // held_out.every_n_steps) * (1 + told))
-        drawing = drawn.n * drawn.steps * self.drawings + self.evaluation * self.evaluate.steps
-        return steps * self.pictures_a_step * each, measuring + drawing
+        beside = sum(self.measuring.passes(steps, told)) + self.evaluation * self.evaluate.steps
+        return steps * self.pictures_a_step * each, beside
 
     @property
     def evaluation(self) -> int:

@@ -38,6 +38,8 @@ def goes_on(asked: bool | str, plan: Plan) -> bool:
             cost = memory_cost(plan) if asked == "only" or is_large(plan) else None
             free = memory.free(plan.on)
             base = None if plan.resumed else measured(plan)
+            if base is not None:
+                plan.keep_to_budget(base.seconds, base.told)
         console.print(table(plan, base, cost, free))
         require_room(plan)
     return asked != "only"
@@ -54,6 +56,7 @@ def table(plan: Plan, base: Base | None, cost: memory.Cost | None, free: int) ->
         ("loss now", loss_row(plan, base)),
         ("training", training_row(plan)),
         ("time", time_row(plan, base)),
+        ("measuring", measuring_row(plan, base)),
         ("memory", memory_row(plan, cost, free)),
         ("disk", disk_row(plan)),
         ("advice", advice_row(plan, base, cost, free)),
@@ -122,6 +125,19 @@ def time_row(plan: Plan, base: Base | None) -> str | None:
     return (
         f"about {duration(training + beside)}: {duration(training)} of training at {speed:.{0 if speed > 9.5 else 1}f} "
         f"pictures/s, {duration(beside)} of measuring and drawing"
+    )
+
+
+def measuring_row(plan: Plan, base: Base | None) -> str | None:
+    """What validation and samples take, and what of them is coarser than asked or usual."""
+    if base is None or plan.steps is None:
+        return None
+    training, beside = (n * base.seconds for n in plan.forward_passes(base.told))
+    now, there = plan.measuring, len(plan.data.held_out_rows)
+    less = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
+    return (
+        f"about {duration(beside)} of {duration(training + beside)}: validation on {now.images} of {there} images x "
+        f"{now.timesteps} timesteps, grids of {now.samples}" + (f"; coarser to save time: {less}" if less else "")
     )
 
 

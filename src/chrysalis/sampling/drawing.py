@@ -22,7 +22,7 @@ from chrysalis.sampling.sheets import legible, read
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
 from chrysalis.sampling.way import Way
 from chrysalis.sampling.writing import Writing
-from chrysalis.terminal import is_main_process, progress
+from chrysalis.terminal import Stage, is_main_process, stage
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ def sample(
     generators: list[torch.Generator],
     size: tuple[int, int],
     cond: Mapping | None = None,
+    advance: Callable[[float], None] = lambda n: None,
 ) -> torch.Tensor:
-    """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1]."""
+    """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1].
+
+    advance: is told, after each evaluation of the UNet, its part of the B * steps that all of them are.
+    """
     timetable = Timetable(scheduler, steps, denoiser.noise.alphas.device)
     x = Canvas(denoiser, denoiser, timetable, size).noise(generators)
+    part = len(generators) * steps / timetable.evaluations([(0, len(timetable))])
     for step in trajectory(denoiser, timetable, x, generators, cond=cond):
         last = step.x
+        advance(part)
     return last
 
 
@@ -177,10 +183,10 @@ def draw(
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
     failure: Exception | None = None
     try:
-        with progress(f"drawing {sum(map(len, left))} pictures", total) as advance, Writing() as writing:
+        with stage(f"sampling {sum(map(len, left))} images", total) as at, Writing() as writing:
             for batch in mine:
                 with compiled_only_if(len(batch) == full):
-                    x, told = _draw_batch(canvas, task, batch, way if batch is work[0] else None, advance)
+                    x, told = _draw_batch(canvas, task, batch, way if batch is work[0] else None, at)
                 _write_batch(out, writing, record, batch, x, told)
     except Exception as error:
         failure = why_not_compiled(error) or error
@@ -232,7 +238,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def _draw_batch(
-    canvas: Canvas, task: Generate, batch: list[Picture], way: Way | None, advance
+    canvas: Canvas, task: Generate, batch: list[Picture], way: Way | None, at: Stage
 ) -> tuple[torch.Tensor, list[dict]]:
     """The pictures, uint8 [B, C, H, W] on the CPU, and what the guidance recorded of them."""
     start = task.start(canvas, batch)
@@ -247,7 +253,7 @@ def _draw_batch(
         finite.see(step)
         if way:
             way.keep(step)
-        advance(len(batch))
+        at.advance(len(batch))
     finite.require()
     return pixels.to_uint8(step.x).cpu(), guided.records if guided else []
 
