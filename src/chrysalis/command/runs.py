@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import chrysalis
 from chrysalis import checkpoints
 from chrysalis.errors import UserError
-from chrysalis.files import read_mapping, shown, write_text
-from chrysalis.folder import REPOSITORY
+from chrysalis.files import REPOSITORY, read_mapping, shown, write_text
 from chrysalis.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
