@@ -26,9 +26,11 @@ class ProgressBar(Callback):
         step = trainer.global_step
         if step == self._stage.done:
             return
-        loss, speed = of(trainer, Curves).latest, of(trainer, Clock).images_per_second()
+        curves, speed = of(trainer, Curves), of(trainer, Clock).images_per_second()
+        read = curves.history[-1][0] if curves.history else 0
+        of_step = "" if read == step else f" (step {read})"  # it is read from the device now and then
         figures = (
-            None if loss is None else f"loss {loss:.4f}",
+            None if curves.latest is None else f"loss {curves.latest:.4f}{of_step}",
             None if speed is None else f"{speed:.1f} images/s",
         )
         self._stage.figures = "  ".join(filter(None, figures))

@@ -75,7 +75,11 @@ class Plan:
         return Measuring(images, held_out.bins, held_out.every_n_steps, drawn.n, drawn.steps, drawn.every_n_steps)
 
     def keep_to_budget(self, seconds_a_pass: float, conditions: int) -> None:
-        """Measure less where it would take longer than it should beside the training; see preflight/measuring.py."""
+        """Measure less where it would take longer than it should beside the training; see preflight/measuring.py.
+
+        Several processes would each time it otherwise, and a run without an end has no share to keep to: both measure
+        all. So does preflight=false, which times nothing.
+        """
         if self.resumed or not self.steps or self.trainer.world_size > 1:
             return
         full, training = self.measuring, self.forward_passes(conditions)[0] * seconds_a_pass

@@ -176,7 +176,7 @@ def draw(
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
     failure: Exception | None = None
     try:
-        with stage(f"sampling {sum(map(len, left))} images", total) as at, Writing() as writing:
+        with stage("sampling", total) as at, Writing() as writing:
             for batch in mine:
                 with compiled_only_if(len(batch) == full):
                     x, told = _draw_batch(canvas, task, batch, way if batch is work[0] else None, at)
