@@ -30,7 +30,7 @@ def train(cfg) -> None:
     cfg, run_dir, checkpoint = runs.begin(cfg)
     values.require(cfg)
     if checkpoint is not None and runs.is_finished(cfg, run_dir):
-        return say(runs.nothing_to_do(run_dir))
+        return say(runs.nothing_to_do(cfg, run_dir))
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     data = instantiate(cfg.data)

@@ -272,13 +272,17 @@ def test_a_model_folder_that_is_not_sound_is_refused(model_folder, how):
     assert "\n" not in str(told.value)
 
 
-def test_weights_that_may_run_code_are_never_loaded(model_folder):
-    torch.save(tiny_unet().state_dict(), model_folder / "unet" / "diffusion_pytorch_model.bin")
-    (model_folder / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=r"only pickled weights.*save_pretrained write it as safetensors"):
-        folder.load(str(model_folder))
-    with pytest.raises(UserError, match=r"is a file.*save_pretrained write it as safetensors"):
-        folder.load(str(model_folder / "unet" / "diffusion_pytorch_model.bin"))
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("diffusion_pytorch_model.bin", "give the diffusers folder that holds it.$"),
+        ("model.ckpt", "save_pretrained write it as safetensors.$"),
+    ],
+)
+def test_a_file_of_weights_is_no_model(model_folder, name, says):
+    torch.save(tiny_unet().state_dict(), model_folder / "unet" / name)
+    with pytest.raises(UserError, match=f"is a file.*{says}"):
+        folder.load(str(model_folder / "unet" / name))
 
 
 def test_an_index_that_points_outside_is_not_followed(model_folder):

@@ -16,7 +16,9 @@ def test_a_picture_is_a_function_of_domain_index_and_seed(domain):
         assert not (first.image == other.image).all()
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize(
+    "domain", [pytest.param(name, marks=[pytest.mark.proof] * (name != "butterflies")) for name in DOMAINS]
+)
 def test_the_same_scene_at_every_size(domain):
     """A large drawing averaged down looks like the small one, and has detail that the small one lacks."""
     for index in range(4):

@@ -99,7 +99,7 @@ class Told(torch.nn.Module):
         return unet(x, t, mean.double())
 
 
-SLOW = ("ddpm", "euler_ancestral", "dpmpp_sde")  # in 400 steps
+SLOW = ("ddpm", "euler_ancestral", "dpmpp_sde", "lms", "kdpm2", "heun")  # in 400 steps
 
 
 @pytest.mark.parametrize(

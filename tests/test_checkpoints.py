@@ -1,4 +1,5 @@
-"""Checkpoints are complete or absent, two are kept, a damaged one is set aside, and nothing unpickles."""
+"""Checkpoints are complete or absent, two are kept, and once a run has ended what continuing it needs; a damaged one is
+set aside, and nothing unpickles."""
 
 import errno
 import os
@@ -11,17 +12,19 @@ import torch
 from conftest import TINY_MODEL, TINY_RUN, results
 
 from chrysalis import checkpoints, files
+from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.checkpoint import CompleteCheckpoints, require_room, size
 from chrysalis.command import CONF
 from chrysalis.command.mistakes import sentence
 from chrysalis.errors import UserError
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_steps=1"]
+ALL = "callbacks.checkpoint.keep=all"
 
 
 @pytest.fixture
 def begun(trained):
-    return trained(*RUN, "trainer.max_steps=3", "name=a")
+    return trained(*RUN, ALL, "trainer.max_steps=3", "name=a")
 
 
 def step_of(path):
@@ -33,6 +36,55 @@ def test_two_are_kept(begun):
     folder = begun / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert [step_of(folder / name) for name in checkpoints.NAMES] == [3, 3]
+
+
+@pytest.fixture
+def best_at_step_2(monkeypatch):
+    def hear(self, figure, step, value):
+        if step == 2:
+            self.step, self.value = 2, 0.0
+
+    monkeypatch.setattr(Best, "hear", hear)
+
+
+def test_a_run_that_has_ended_continues_from_what_is_kept(run, tmp_path, best_at_step_2, capfd):
+    """To the bit, the weights of an earlier best step included, which are exported again."""
+    words = [*RUN[:-1], "callbacks.pictures.every_n_steps=100", "lr_schedule=constant"]
+    assert run("train", *words, ALL, "trainer.max_steps=4", "name=whole") == 0
+    assert run("train", *words, "trainer.max_steps=3", "name=part") == 0
+    whole, part = (tmp_path / "runs" / name for name in ("whole", "part"))
+    folder = part / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    slim = torch.load(folder / "best.ckpt", weights_only=True)
+    assert slim.keys() == {"global_step", "callbacks"}
+    assert (slim["global_step"], list(slim["callbacks"])) == (2, ["EMA"])
+    model = (part / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert (folder / "best.ckpt").stat().st_size < 1.3 * model
+    assert f"checkpoints/ ({sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB)" in capfd.readouterr().err
+
+    assert run("train", "resume=runs/part", "trainer.max_steps=4") == 0
+    a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, part))
+    assert all(torch.equal(weight, b["state_dict"][name]) for name, weight in a["state_dict"].items())
+    assert results(whole)["best_step"] == results(part)["best_step"] == 2
+    unet = "pipeline/unet/diffusion_pytorch_model.safetensors"
+    assert (whole / unet).read_bytes() == (part / unet).read_bytes()
+
+
+def test_only_the_last_is_kept_where_it_is_the_best(run, tmp_path, capfd):
+    assert run("train", *RUN, "trainer.max_steps=2", "name=a") == 0
+    folder = tmp_path / "runs" / "a" / "checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["last.ckpt"]
+    assert run("train", *RUN, "callbacks.checkpoint.keep=some", "name=b") == 2
+    assert "callbacks.checkpoint.keep=some is unknown: choose last or all." in capfd.readouterr().err
+
+
+def test_a_run_that_was_stopped_keeps_all(run, tmp_path, monkeypatch):
+    from chrysalis.callbacks.stopping import Stopping
+
+    monkeypatch.setattr(Stopping, "_elapsed", lambda self: 3600.0)
+    assert run("train", *RUN, "trainer.max_steps=9", "callbacks.stopping.max_time=00:00:30:00", "name=a") == 0
+    folder = tmp_path / "runs" / "a" / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_the_one_before_stays_at_every_moment(tmp_path, monkeypatch):

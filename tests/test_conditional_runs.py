@@ -131,6 +131,7 @@ def test_an_unconditional_export_is_still_stocks_own(run, tmp_path):
         pytest.param(["model.train=new"], marks=pytest.mark.proof),
     ],
 )
+@pytest.mark.proof
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path, how):
     """Weights and held-out losses, to the bit; with a condition, an adapter, and frozen weights."""
     if how == ["model.train=new"]:

@@ -26,7 +26,7 @@ from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
 from chrysalis.errors import UserError
 from chrysalis.evaluation import held_out
-from chrysalis.evaluation.verdict import verdict
+from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.metrics import distances, features
 from chrysalis.metrics.timesteps import paired
 
@@ -73,8 +73,8 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
     assert distances.kernel(real, own).value == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
     events = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
-    assert [e.step for e in events.Scalars("evaluation/kd")] == [0, 2, 4]
-    assert [e.step for e in events.Images("nearest")] == [0, 2, 4]
+    assert [e.step for e in events.Scalars("samples_evaluation/kd")] == [0, 2, 4]
+    assert [e.step for e in events.Images("samples_nearest")] == [0, 2, 4]
     assert (folder / "report.html").stat().st_size > 10_000
 
 
@@ -132,7 +132,7 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, *looked, "out=drawn") == 0
     again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
     assert again["kd"] == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
-    assert f"24 drawn at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
+    assert f"24 samples at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path
     assert not (tmp_path / "runs" / "a").exists()
 
 
+@pytest.mark.proof
 def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
     assert run("train", *RUN, *looked, "callbacks=early_stop", "preflight=only") == 0
     assert "callbacks=early_stop cannot end this run" in capfd.readouterr().err
@@ -169,6 +170,8 @@ def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, 
     found = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
     assert found["n_drawn"] == 20
     assert any("FD is withheld" in why for why in found["withheld"])
+    page = (tmp_path / "drawn" / "report.html").read_text()
+    assert 0 < page.index("<img") < page.index("<table")
     assert {"grid.png", "nearest.png", "report.html", "settings.json"} <= {
         p.name for p in (tmp_path / "drawn").iterdir()
     }
@@ -217,6 +220,8 @@ def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
     change = np.array([losses[1][key] - losses[0][key] for key in both])
     assert f"{change.mean():+.5f} ± {change.std(ddof=1) / math.sqrt(len(both)):.5f}" in page
     assert page.count("<svg") == 4
+    assert page.rindex("<img") < page.index("<svg"), "images first"
+    assert "; its samples still differ from the data (KD " in page, "as it is written"
     assert page.count("data:image/png") >= 6
     assert "<th>" in page
     assert "runs/a, runs/b" not in page, "what all of them share says nothing"
@@ -239,6 +244,22 @@ def test_runs_from_different_models_are_not_compared_by_what_they_gained(tmp_pat
         assert "difference to the base model" in theirs[2]
         assert "difference to the base model" not in ours[2]
     assert "began with different models" in apart[0][1]
+    assert [title for title, *_ in alone] == ["Validation loss", "Validation loss by timestep"]
+
+
+def test_no_chart_has_a_single_point(tmp_path):
+    gained = {"mean": -0.1, "error": 0.01, "by_bin": [-0.1] * 2, "error_by_bin": [0.01] * 2}
+    row = {"ema": 0.1, "raw": 0.1, "ema_by_timestep": [0.1] * 2, "ema_minus_base": gained, "raw_minus_base": gained}
+    kd = {"kd": 0.1, "kd_low": 0.2, "kd_high": 0.3}  # a bootstrapped interval need not hold its estimate
+
+    def titles(n: int) -> list[str]:
+        evaluations, training = [{"step": k, **kd} for k in range(n)], [[k, 0.1, 0.1] for k in range(n)]
+        history = {"held_out": [{"step": 0, **row}, {"step": 9, **row}], "timesteps": [250, 750]}
+        history |= {"evaluation": evaluations, "training": training}
+        return [title for title, *_ in plots.report_figures({"a": history}, {"a": 9}, {"a": "#000000"})]
+
+    assert titles(1) == ["Validation loss", "Validation loss by timestep"]
+    assert titles(2) == ["Validation loss", "Validation loss by timestep", "Samples", "Training loss"]
 
 
 def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):
@@ -396,34 +417,54 @@ class History:
         return paired(self.measured[step], self.measured[to])
 
 
-FALLING = "best at step 200, the last one: held-out loss was still falling"
+FALLING = "best at step 200, the last one: the validation loss was still falling"
+SAME = "no significant change from the base model on validation images"
+FAR = "; its samples still differ from the data (KD 0.28, 95 % CI 0.21 to 0.35; 0 is no difference)"
 
 
 @pytest.mark.parametrize(
-    ("means", "best", "copied", "told"),
+    ("means", "best", "copied", "kd", "told"),
     [
-        ([1, 0.8, 0.9], 100, 200, "best at step 100; after that held-out loss rises and copies of training pictures "
-         "appear by step 200"),
-        ([1, 0.8, 0.6], 200, None, FALLING),
-        ([1, 0.8, 0.8], 100, None, "best at step 100; after that held-out loss stays about the same"),
-        ([1, 1.0], 100, None, "not surely better than the base model on held-out pictures"),
-        ([1, 0.8, 0.6], 200, 100, f"{FALLING}; copies of training pictures appear already by step 100"),
-        ([1, 0.8, 0.6], 100, None, "best at step 100; after that held-out loss falls"),
-        ([1, 1.8], 100, None, "worse than the base model on held-out pictures, also at the best step, 100"),
+        ([1, 0.8, 0.9], 100, 200, None, "best at step 100; after that the validation loss rises and near-duplicates of "
+         "training images appear by step 200"),
+        ([1, 0.8, 0.6], 200, None, None, FALLING),
+        ([1, 0.8, 0.6], 200, None, (0.28, 0.21, 0.35), FALLING + FAR),
+        ([1, 0.8, 0.6], 200, None, (0.01, -0.02, 0.04), FALLING),
+        ([1, 0.8, 0.8], 100, None, None, "best at step 100; after that the validation loss stays about the same"),
+        ([1, 1.0], 100, None, (0.28, 0.21, 0.35), SAME + FAR),
+        ([1, 0.8, 0.6], 200, 100, None, f"{FALLING}; near-duplicates of training images appear already by step 100"),
+        ([1, 0.8, 0.6], 100, None, None, "best at step 100; after that the validation loss falls"),
+        ([1, 1.8], 100, None, None, "worse than the base model on validation images, also at the best step, 100"),
     ],
 )  # fmt: skip
-def test_the_verdict(means, best, copied, told):
+def test_the_verdict(means, best, copied, kd, told):
     means = {100 * i: mean for i, mean in enumerate(means)}
     rows = [{"step": step, "copies_chance": 0.001 if copied and step >= copied else 0.5} for step in means if step]
+    if kd:
+        next(row for row in rows if row["step"] == best).update(zip(("kd", "kd_low", "kd_high"), kd, strict=True))
     assert verdict(best, max(means), History(means), rows) == told
+
+
+def test_a_change_is_called_one_where_it_is_significant():
+    """Three images: Student's bound for them is 4.303 standard errors, which 0.04 is above and below."""
+    base = torch.tensor([[0.2], [0.3], [0.1]])
+    for spread, sign, expected in (
+        (0.009, -1, "20 % lower than"),
+        (0.009, 1, "20 % higher than"),
+        (0.0095, -1, "no significant change from"),
+        (0.0, -0.01, "0.2 % lower than"),
+    ):
+        step = 3**0.5 * spread * torch.tensor([[-1.0], [0.0], [1.0]])
+        assert change(paired(base + sign * 0.04 + step, base), 0.2) == expected
+    assert change(paired(base[:1] / 2, base[:1]), 0.2) == "no significant change from", "of one image"
 
 
 def test_many_looks_at_a_run_are_no_alarm():
     """One look in a hundred finds so many by chance."""
     held_out = History({100 * i: 1 - 0.01 * i for i in range(31)})
     looks = [{"step": 100 * i, "copies_chance": 0.008 if i == 17 else 0.5} for i in range(31)]
-    assert "copies" not in verdict(3000, 3000, held_out, looks)
-    assert "copies" in verdict(3000, 3000, held_out, [{**row, "copies_chance": 1e-4} for row in looks])
+    assert "duplicates" not in verdict(3000, 3000, held_out, looks)
+    assert "duplicates" in verdict(3000, 3000, held_out, [{**row, "copies_chance": 1e-4} for row in looks])
 
 
 def test_a_difference_is_sure_by_students_test():

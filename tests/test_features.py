@@ -60,6 +60,7 @@ def test_a_picture_has_the_same_features_in_any_batch(denoiser_features, images,
     assert f.features(denoiser_features, images[:0]).shape == (0, denoiser_features.dim)
 
 
+@pytest.mark.proof
 def test_inception_is_torch_fidelitys(tmp_path, images, monkeypatch):
     """Of random weights: theirs are fetched from the network. Its own loader would unpickle the file."""
     torch.manual_seed(0)

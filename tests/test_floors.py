@@ -20,6 +20,7 @@ FLOORS = {
         "guidance",
         "memory",
         "metrics",
+        "model_kinds",
         "optimization",
         "sampling",
         "soundness",

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -105,7 +106,7 @@ def break_folder(at, how):
     ("how", "says"),
     [
         ("empty", "no readable config.json"),
-        ("pickled", "pickled weights"),
+        ("pickled", r"model\.bin is damaged, or holds more than tensors"),
         ("no weights", "no weights"),
         ("damaged weights", "could not be loaded"),
         ("another model", "AutoencoderKL"),
@@ -201,14 +202,67 @@ def test_ema_weights_of_diffusers_training_scripts_are_loaded_when_asked_for(mod
     assert "model.subfolder=ema has no config.json" in refusal(model_folder, subfolder="ema")
 
 
-def test_a_variant_is_loaded_when_asked_for(model_folder):
+def test_a_variant_is_loaded_when_asked_for(model_folder, capsys):
     unet = tiny_unet(5)
     shutil.rmtree(model_folder / "unet")
     unet.half().save_pretrained(model_folder / "unet", variant="fp16")
-    assert "model.variant=fp16" in refusal(model_folder)
     assert "no bf16 weights" in refusal(model_folder, variant="bf16")
-    loaded = folder.load(str(model_folder), variant="fp16").unet.state_dict()
-    assert all(torch.equal(weight, unet.state_dict()[name].float()) for name, weight in loaded.items())
+    for asked in ("fp16", None):  # None: it is the only one
+        loaded = folder.load(str(model_folder), variant=asked).unet.state_dict()
+        assert all(torch.equal(weight, unet.state_dict()[name].float()) for name, weight in loaded.items())
+        assert ("has only fp16 weights: these are taken" in capsys.readouterr().err) == (asked is None)
+    shutil.copy(model_folder / "unet" / FP16, model_folder / "unet" / FP16.replace("fp16", "bf16"))
+    assert "no plain weights" in (says := refusal(model_folder))
+    assert "use model.variant=bf16 or model.variant=fp16" in says
+
+
+FP16 = "diffusion_pytorch_model.fp16.safetensors"
+BIN = "diffusion_pytorch_model.bin"
+
+
+def as_in_the_first_diffusers(state: dict) -> dict:
+    """The names that attention had in the .bin files of google/ddpm-*."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new, name in old.items():
+        state = {key.replace(f"attentions.0.{new}", f"attentions.0.{name}"): w for key, w in state.items()}
+    return state
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
+    file = model_folder / "unet" / folder.WEIGHTS
+    weights = load_file(file)
+    file.unlink()
+    old = as_in_the_first_diffusers(weights)
+    assert old.keys() != weights.keys()
+    torch.save(old, model_folder / "unet" / BIN, _use_new_zipfile_serialization=zipped)
+    loaded = folder.load(str(model_folder)).unet.state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items())
+    torch.save({**old, "conv_in.bias": torch.full((8,), torch.nan)}, model_folder / "unet" / BIN)
+    assert "conv_in.bias hold values that are not finite" in refusal(model_folder)
+    save_file({**weights, "conv_in.bias": torch.ones(8)}, file, {"format": "pt"})  # safetensors go first
+    assert folder.load(str(model_folder)).unet.conv_in.bias.tolist() == [1.0] * 8
+
+
+class Harm:
+    """Pickled, a call that makes a folder."""
+
+    def __init__(self, at):
+        self.at = str(at)
+
+    def __reduce__(self):
+        return os.mkdir, (self.at,)
+
+
+def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
+    file = model_folder / "unet" / folder.WEIGHTS
+    torch.save({**load_file(file), "more": Harm(tmp_path / "harm")}, model_folder / "unet" / BIN)
+    file.unlink()
+    assert "holds more than tensors, and no code in it is run" in refusal(model_folder)
+    assert not (tmp_path / "harm").exists()
+    torch.load(model_folder / "unet" / BIN, weights_only=False)  # it would have been
+    assert (tmp_path / "harm").is_dir()
 
 
 def test_a_git_lfs_pointer_says_how_to_fetch_the_weights(model_folder):

@@ -130,6 +130,7 @@ def test_a_part_that_fails_is_reported_and_stops_no_other(gpu, parts):
     assert "KeyError" in broken["reason"]
 
 
+@pytest.mark.proof
 def test_the_record_is_there_after_every_figure_and_keeps_earlier_parts(gpu, parts, tmp_path):
     seen = []
 
@@ -148,6 +149,7 @@ def test_the_record_is_there_after_every_figure_and_keeps_earlier_parts(gpu, par
     assert [f["value"] for f in record["parts"]["first"]["figures"]] == [1, 2]
 
 
+@pytest.mark.proof
 def test_the_budget_is_kept(gpu, parts):
     """A part that takes too long is cut off, though it catches exceptions, and there is no time for the next one."""
 

@@ -61,8 +61,15 @@ def term(way: str, scale: float, denoiser: Denoiser):
     return denoiser, energy, lambda x: (x.double() - 0.5).square().mean(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("way", ["x_t", "x0", "domain"])
-@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+QUICK = ("ddim", "dpmpp_2m", "heun")
+EVERY_WAY = [
+    pytest.param(name, way, marks=[pytest.mark.proof] * (way != "x0" and name not in QUICK))
+    for name in schedulers.SCHEDULERS
+    for way in ("x_t", "x0", "domain")
+]
+
+
+@pytest.mark.parametrize(("name", "way"), EVERY_WAY)
 def test_every_scheduler_with_every_way(name, way):
     """The energy of the result falls with the scale; scale 0 is unguided to the bit; a batch is its pictures."""
     base = unclipped()

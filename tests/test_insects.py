@@ -22,6 +22,7 @@ def drawn():
     return [draw("insects", i, 5, 32) for i in range(200)]
 
 
+@pytest.mark.proof
 def test_the_same_scene_at_every_size_from_32_to_256():
     for index in range(8):
         large = draw("insects", index, 3, 256)

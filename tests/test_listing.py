@@ -159,7 +159,7 @@ def test_columns_of_metadata(tmp_path):
     assert set(unmeasured.captions) == {"no"}
 
 
-@pytest.mark.parametrize("value", ["wide", "3.5", True, [1], float("inf"), 1e39, 10**400])
+@pytest.mark.parametrize("value", ["wide", "3.5", [1], float("inf"), 1e39, 10**400])
 def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
     with pytest.raises(UserError, match=r"metadata\.jsonl line 2: span, which data\.vector_columns"):
         Folder(measured(tmp_path, 1, value), vector_columns=["span"])

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from chrysalis.data.masks import marked
 
@@ -84,3 +84,18 @@ def test_what_may_mean_two_things_is_refused():
         marked(row(0, 1, 255, 255))
     with pytest.raises(ValueError, match="values reach 99, and white is 1"):
         marked(row(*range(100), dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [1, 17, 90])
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_a_polygon_of_coco_is_marked_whatever_its_class_id(value, mode):
+    """As its annotations are rasterized: one PNG file of 0 and 1, or of 0 and a class id."""
+    mask = Image.new(mode, (12, 10))
+    if mode == "P":
+        mask.putpalette([n for i in range(256) for n in (i, 255 - i, 7)])
+    ImageDraw.Draw(mask).polygon([(2, 1), (9, 1), (9, 6), (2, 6)], fill=value)
+    data = io.BytesIO()
+    mask.save(data, "PNG")
+    expected = np.zeros((10, 12), bool)
+    expected[1:7, 2:10] = True
+    assert (np.asarray(marked(Image.open(data))) == 255 * expected).all()

@@ -60,7 +60,10 @@ def step(denoiser, precision=None, n=4):
 @pytest.mark.parametrize(
     "precision", [None, pytest.param(torch.bfloat16, marks=pytest.mark.proof)], ids=["fp32", "bf16"]
 )
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(name, marks=[pytest.mark.proof] * (name.startswith(("plain", "text at")))) for name in MODELS],
+)
 def test_checkpointing_changes_no_bit_of_a_gradient(model, precision):
     loss, gradients, kept = step(learner(*MODELS[model]), precision)
     other_loss, others, less = step(learner(*MODELS[model], checkpointing=True), precision)
@@ -278,6 +281,7 @@ def test_a_frozen_weight_needs_itself_alone():
     assert part.activations < whole.activations / 2
 
 
+@pytest.mark.proof
 def test_the_largest_divisor_that_fits():
     denoiser = Denoiser(shallow_unet(), DDPMScheduler(), Objective("epsilon")).train()
     cost = memory.cost(denoiser, (16, 16))
@@ -298,6 +302,7 @@ def test_free_memory_is_what_the_container_leaves(tmp_path):
     assert memory._of_the_container(tmp_path) == []
 
 
+@pytest.mark.proof
 def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
     """With memory for less than 12 pictures at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]

@@ -22,6 +22,7 @@ TRAIN = {
     "unknown trainer key": (["trainer.precison=16"], ["trainer.precison", "trainer.precision"]),
     "unknown option": (["data=foldr"], ["data=foldr", "folder", "butterflies"]),
     "unknown experiment": (["experiment=smithsonain"], ["smithsonian"]),
+    "experiment by its path": (["experiment=own/mine.yaml"], ["FOLDER/experiment/mine.yaml", "experiment=mine"]),
     "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
     "float64": ([*SMALL, "trainer.precision=64"], ["trainer.precision=64 cannot be used", "32-true"]),
     "missing path": (["data=folder"], ["data.path"]),

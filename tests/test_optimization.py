@@ -35,6 +35,7 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.proof
 def test_a_run_continues_in_another_memory_layout(run, tmp_path):
     """Moments belong to the same weights whatever their strides; other convolutions round otherwise."""
     smooth = ["optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent: rounding stays small

@@ -85,6 +85,7 @@ def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypa
     )
 
 
+@pytest.mark.proof
 def test_it_is_deterministic_from_then_on_and_after_a_resume(run, tmp_path, tight):
     sizes = tight(1, "backward")
     assert run("train", *RUN, "name=a") == 0

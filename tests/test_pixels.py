@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
@@ -38,3 +39,17 @@ def test_png_keeps_pixels_and_text(tmp_path):
         assert opened.text == {"seed": "7"}
         assert (np.asarray(opened) == picture.permute(1, 2, 0).numpy()).all()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("n", "factor"), [(4, 4), (1, 8), (16, 2), (64, 1)])
+def test_a_sheet_of_small_images_is_enlarged_and_holds_their_pixels(tmp_path, n, factor):
+    """Of 64 px, 2 apart: 130, 64, 262 and 526 px wide."""
+    images = torch.randint(0, 256, (n, 3, 64, 64), dtype=torch.uint8)
+    sheet = pixels.grid(images)
+    pixels.save_sheet(sheet, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as opened:
+        assert opened.width == factor * sheet.shape[-1] >= 512
+        reduced = opened.resize((opened.width // factor, opened.height // factor), Image.Resampling.NEAREST)
+        assert (np.asarray(reduced) == sheet.permute(1, 2, 0).numpy()).all()
+        boxed = opened.reduce(factor)  # a mean over each square: its pixels are all alike
+        assert (np.asarray(boxed) == sheet.permute(1, 2, 0).numpy()).all()

@@ -73,6 +73,7 @@ class Images(Callback):
         self.of_step[step] = self.of_step.get(step, 0) + len(batch)
 
 
+@pytest.mark.proof
 def test_a_profiled_run_is_the_same_run(train, tmp_path, capfd):
     """The trace holds `steps` optimizer steps of two micro-batches; the weights are as without."""
     _, module = train()
@@ -134,6 +135,7 @@ def test_an_error_while_recording_leaves_nothing_behind(train, tmp_path):
     assert profiler.key_averages()
 
 
+@pytest.mark.proof
 def test_it_waits_for_steps_without_drawing_or_measuring(train, tmp_path):
     class Draws(Callback):
         every_n_steps, at = 4, ()

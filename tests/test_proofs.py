@@ -38,7 +38,8 @@ def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path, re
     gap = results["held_out_loss_told_shuffled"] - results["held_out_loss"]
     told = f"{figure:.3f} obeyed at scale {SCALE[what]}, gap of the held-out losses {gap:.5f}"
     record_property("figure", f"experiment={what}: {told}; {results['seconds']:.0f} s")
-    assert figure >= wanted
+    error = (figure * (1 - figure) / 80) ** 0.5  # of a share of 80 images; other CPUs train other weights
+    assert figure + 1.64 * error >= wanted, "significantly less than wanted, at 95 %"
     assert gap > 0
     assert results["held_out_loss"] < results["held_out_loss_told_null"]
     assert results["seconds"] <= 60 * MINUTES * max(1, IMAGES_PER_SECOND / results["images_per_second"])
@@ -59,4 +60,4 @@ def test_copies_are_found_where_there_are_any(pictures, tmp_path, record_propert
     told = f"{found['copies_share']:.0%} near copies, {results['verdict']}"
     record_property("figure", f"experiment=copies, {pictures} images: {told}; {results['seconds']:.0f} s")
     assert (found["copies_chance"] < 0.01) is (pictures == "few")
-    assert ("copies of training pictures appear" in results["verdict"]) is (pictures == "few")
+    assert ("near-duplicates of training images appear" in results["verdict"]) is (pictures == "few")

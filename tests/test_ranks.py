@@ -87,12 +87,12 @@ def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
         "import time\n"
         "from chrysalis.data import store\n"
         "from chrysalis.data.sources import Drawn\n"
-        "plain = store._decode\n"
+        "plain = store.decode\n"
         "def slow(*given):\n"
         "    print('decodes', flush=True)\n"
         "    time.sleep(1)\n"
         "    plain(*given)\n"
-        "store._decode = slow\n"
+        "store.decode = slow\n"
         "print(len(store.open_set(Drawn('moths', 6), (16, 16), 'crop')))\n"
     )
     env = {**os.environ, "CHRYSALIS_CACHE": str(tmp_path / "cache")}

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ import torch
 from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
+
+from chrysalis.sampling import drawing
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -142,6 +145,19 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     assert "from before" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("damage", [lambda png: png[: len(png) // 2], lambda png: b"", lambda png: b"no image"])
+def test_a_damaged_image_is_drawn_again_and_the_others_stay(run, model, tmp_path, damage):
+    words, folder = [model, "n=3", "out=drawn", *SMALL], tmp_path / "drawn"
+    assert run("sample", *words) == 0
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    times = {p.name: p.stat().st_mtime_ns for p in folder.glob("seed_*.png")}
+    (folder / "seed_00001.png").write_bytes(damage(before["seed_00001.png"]))
+    assert run("sample", *words) == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    now = {p.name: p.stat().st_mtime_ns for p in folder.glob("seed_*.png")}
+    assert [name for name in sorted(now) if now[name] != times[name]] == ["seed_00001.png"]
+
+
 @pytest.mark.proof  # starts a process
 def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model, tmp_path):
     words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
@@ -162,6 +178,29 @@ def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model
     assert run("sample", *words[2:]) == 0
     assert len(list((tmp_path / "drawn").glob("seed_*.png"))) >= 12
     assert all((tmp_path / "drawn" / name).read_bytes() == data for name, data in drawn.items())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
+    """Here while the second image is drawn; what a killed process left goes when the same command continues."""
+    seen, plain = [], drawing.Finite.see
+
+    def see(self, step):
+        seen.append(step)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signum)
+        plain(self, step)
+
+    words = [model, "n=2", "out=drawn", "steps=3", "batch_size=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing.Finite, "see", see)
+        assert run("sample", *words) == 128 + signum
+    assert signal.getsignal(signum) == signal.SIG_DFL
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["seed_00000.png", "settings.json"]
+    (tmp_path / "drawn" / ".seed_00001.png.x.partial").write_bytes(b"half")
+    assert run("sample", *words) == 0
+    names = ["grid.png", "seed_00000.png", "seed_00001.png", "settings.json"]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == names
 
 
 @pytest.fixture
@@ -280,6 +319,22 @@ def test_a_users_loss_outside_the_project(run, model, tmp_path, capfd):
     assert f"{loss}:1" in told
     assert "[2]" in told
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_loss_that_was_moved_is_named(run, model, tmp_path, capfd):
+    (tmp_path / "my_loss.py").write_text("def loss(x0, t, cond):\n    return x0.mean(dim=(1, 2, 3))\n")
+    words = [model, "n=2", *SMALL, "guidance=custom", "guidance.function=my_loss.py:loss", "out=drawn"]
+    assert run("sample", *words) == 0
+    (tmp_path / "my_loss.py").rename(tmp_path / "moved.py")
+    (tmp_path / "drawn" / "seed_00001.png").unlink()
+    capfd.readouterr()
+    assert run("sample", *words) == 2
+    assert "my_loss.py is not there, and out=drawn was made with it" in capfd.readouterr().err
+    assert run("sample", "from=drawn/seed_00000.png", "out=again") == 2
+    assert "guidance.function: there is no file my_loss.py" in capfd.readouterr().err
+    again = ["from=drawn/seed_00000.png", "guidance.function=moved.py:loss", "out=again"]
+    assert run("sample", *again) == 0
+    assert (image("again/seed_00000.png") == image("drawn/seed_00000.png")).all()
 
 
 def test_a_recurrence_changes_the_way_and_stays_a_pure_function(run, model):

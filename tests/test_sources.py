@@ -4,9 +4,11 @@ import json
 import datasets
 import numpy as np
 import pytest
-from conftest import real_data
+from conftest import real_data, tiny_unet
 from PIL import Image
 
+from chrysalis.conditioning.parts import Text
+from chrysalis.data.loaders import Order, Pictures
 from chrysalis.data.sources import Drawn, Folder, Hub
 from chrysalis.data.store import open_set
 from chrysalis.errors import UserError
@@ -214,6 +216,59 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
 def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, asked, sentence):
     with pytest.raises(UserError, match=sentence):
         Hub(str(conditional_hub(tmp_path) / "full"), **asked)
+
+
+def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_path):
+    rows = {"image": [Image.new("RGB", (20, 20), (i, 0, 0)) for i in range(3)]}
+    rows["text"] = [["a moth", "an insect", "a moth", None], ["one"], []]
+    features = datasets.Features(image=datasets.Image(), text=datasets.List(datasets.Value("string")))
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    pictures = open_set(Hub(str(tmp_path / "set"), caption_column="text"), SIZE, "crop")
+    assert pictures.captions == (("a moth", "an insect"), "one", "")
+
+    def of_epoch(epoch: int) -> tuple[str, ...]:
+        request = next(iter(Order(np.arange(3), 3, seed=0, done=lambda: epoch)))
+        batch = Pictures(pictures, flip=False)[request]
+        return tuple(batch.caption[i] for i in batch.row.argsort().tolist())
+
+    epochs = [of_epoch(epoch) for epoch in range(200)]
+    assert {caption[1:] for caption in epochs} == {("one", "")}
+    assert 70 <= sum(caption[0] == "a moth" for caption in epochs) <= 130  # 100, and four standard deviations
+    assert epochs[:20] == [of_epoch(epoch) for epoch in range(20)]
+    assert Text().made_for(pictures, tiny_unet())["words"] == ["a", "an", "insect", "moth", "one"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "kind"),
+    [
+        (datasets.List(datasets.Value("string")), ["x"], "List"),
+        ({"a": datasets.Value("string")}, {"a": "x"}, "dict"),
+        (datasets.Value("binary"), b"x", "binary"),
+        (datasets.List({"a": datasets.Value("string")}), [{"a": "x"}], "dict"),
+    ],
+)
+def test_labels_and_captions_that_are_no_text_are_refused_by_name(tmp_path, feature, value, kind):
+    features = datasets.Features(image=datasets.Value("string"), what=feature)
+    datasets.Dataset.from_dict({"image": ["a.png"], "what": [value]}, features=features).save_to_disk(tmp_path / "set")
+    for key in ("label", "caption"):
+        if key == "label" or kind != "List":
+            shown = "List" if key == "label" and isinstance(feature, datasets.List) else kind
+            with pytest.raises(UserError, match=rf"data\.{key}_column=what is a column of {shown} in .* one text"):
+                Hub(str(tmp_path / "set"), **{f"{key}_column": "what"})
+
+
+def test_images_that_a_local_dataset_names_lie_below_its_folder(tmp_path, monkeypatch):
+    write(tmp_path / "set" / "images" / "a.png", "red")
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", "blue")
+    monkeypatch.chdir(tmp_path)  # they would be looked for here
+    datasets.Dataset.from_dict({"image": ["images/a.png"]}).to_parquet(tmp_path / "set" / "train.parquet")
+    source = Hub(str(tmp_path / "set"))
+    assert source.read(0, SIZE, "crop").image[:, 0, 0].tolist() == [255, 0, 0]
+    with pytest.raises(UserError, match=r"data\.revision=main is for a hub id, and data\.path"):
+        Hub(str(tmp_path / "set"), revision="main")
+    with pytest.raises(UserError, match=r"set data\.name to one of its configurations, 'default'"):
+        Hub(str(tmp_path / "set"), configuration="dark")
 
 
 def test_no_network_is_said_at_once():

@@ -16,8 +16,6 @@ from chrysalis.module import FineTuning
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
 RUN += ["trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=100", "trainer.log_every_n_steps=4"]
 RUN += ["callbacks.held_out.every_n_steps=2", "callbacks.pictures.every_n_steps=3", "callbacks.pictures.n=1"]
-# the first micro-batch of steps 1, 3 (where pictures and a measurement were due before) and the second of step 4
-MOMENTS = [1, 5, 8]
 
 
 @pytest.fixture
@@ -62,7 +60,19 @@ def assert_same_run(a, b):
         assert sheet.read_bytes() == (b / "samples" / sheet.name).read_bytes(), sheet.name
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_closed_terminal_saves_unless_nohup_says_otherwise(run, at, tmp_path):
+    at(3, sent(signal.SIGHUP))
+    assert run("train", *RUN, "name=a") == 143
+    assert weights(tmp_path / "runs" / "a")["global_step"] == 2
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in stopping._signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# the first micro-batch of steps 1, 3 (where pictures and a measurement were due before) and the second of step 4
+@pytest.mark.parametrize("moment", [1, pytest.param(5, marks=pytest.mark.proof), 8])
 def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as once:

@@ -20,7 +20,7 @@ from chrysalis.terminal import say
 TARGET = 1 / 3
 IMAGES, BINS = 12, 6  # timesteps of each validation image
 EPS_STEPS, EPS_IMAGES = 75, 300  # of the model that all start from
-PLAIN_EPOCHS, PLAIN_LR = 2, 1e-5
+PLAIN_EPOCHS, PLAIN_LR = 1, 1e-5
 SCRIPT_LR, STEPS, EVERY = 5e-4, 40, 8  # of ours too; how often ours is evaluated
 
 
@@ -41,7 +41,7 @@ def to_plain_loss(bench: Bench) -> Row:
         bench, bench.steps(micro_batches), data=training_view(bench), model=eps_model(bench), **options
     )
     theirs = ended(bench, figures, bench.scratch / "plain")
-    what = f"to the plain loop's validation loss after {PLAIN_EPOCHS} epochs"
+    what = f"to the plain loop's validation loss after {PLAIN_EPOCHS} epoch"
     row = Row("validation-loss", what, "s", TARGET, at_least=False, plain=[theirs.seconds])
     step, seconds = reached(ours_run(bench), theirs.loss)
     row.ours = [seconds]

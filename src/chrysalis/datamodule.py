@@ -1,6 +1,6 @@
 """Source -> decoded set -> loaders: the LightningDataModule, and one maker for each kind of source."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -11,11 +11,15 @@ from chrysalis import hardware, memory
 from chrysalis.batch import Batch
 from chrysalis.data import loaders
 from chrysalis.data.loaders import Order, Request, loader
+from chrysalis.data.picture import composed, content_hash
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
 from chrysalis.data.store import PictureSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
 from chrysalis.errors import UserError, require_whole
 from chrysalis.module import FineTuning
+from chrysalis.terminal import warn
+
+FEW = 5  # training images of a label
 
 
 class Pictures(LightningDataModule):
@@ -104,7 +108,7 @@ class Pictures(LightningDataModule):
         """Number the labels as a model does that knows `names`."""
         if tuple(names) == self.pictures.label_names:
             return
-        if new := sorted(set(self.pictures.label_names) - set(names)):
+        if new := sorted(set(self.pictures.label_names) - {*names, *map(composed, names)}):
             shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
                 f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
@@ -122,13 +126,58 @@ class Pictures(LightningDataModule):
             f"vectors of {len(p.vector_names)}": p.vector_names,
         }
         also = "".join(f", {what}" for what, there in known.items() if there)
-        notes = "".join(
-            f". {sentence.removesuffix('.')}" for sentence in (p.enlarged_note(), self.source.note) if sentence
-        )
+        sentences = (p.enlarged_note(), p.near_duplicates_note(), self.source.note)
+        notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
         return (
             f"data: {self.source.name}, {len(self.train_rows)} pictures of {width} x {height} px to learn from, "
             f"{len(self.held_out_rows)} held out{also}{notes}"
         )
+
+    def notes(self, conditions: Collection[str]) -> list[str]:
+        """Sentences on labels that are learned from few images, and on a step that is larger than the set."""
+        return [note for note in (self._step_note(), "label" in conditions and self._labels_note()) if note]
+
+    def _step_note(self) -> str:
+        pieces, n = self.trainer.accumulate_grad_batches, len(self.train_rows)
+        size = self.batch_size * pieces * self.trainer.world_size
+        if size <= n:
+            return ""
+        devices = f" x trainer.devices={self.trainer.world_size}" * (self.trainer.world_size > 1)
+        return (
+            f"data.batch_size={self.batch_size} x trainer.accumulate_grad_batches={pieces}{devices} is {size} images "
+            f"an optimizer step, more than the {n} training images: each step takes these once, and is one epoch."
+        )
+
+    def _labels_note(self) -> str:
+        names, labels = self.pictures.label_names, self.pictures.labels
+        training, validation = (
+            np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
+            for rows in (self.train_rows, self.held_out_rows)
+        )
+        there = training + validation > 0  # the model may know others
+        lacking = {
+            f"fewer than {FEW} training images": np.flatnonzero(there & (training < FEW)),
+            "no validation image": np.flatnonzero(there & (validation == 0)),
+        }
+        parts = [
+            f"{what}: {len(rows)} of {there.sum()} labels ({', '.join(names[i] for i in rows[:5])}"
+            f"{', ...' * (len(rows) > 5)})"
+            for what, rows in lacking.items()
+            if len(rows)
+        ]
+        return f"condition=label: {'; '.join(parts)}. Add images of them or merge labels." if parts else ""
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps to notice, when it is resumed, that the set has changed."""
+        contents = np.sort(self.pictures.contents).astype(">i8").tobytes()
+        return {"images": len(self.pictures), "contents": content_hash(contents)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        if (now := self.state_dict()) != state_dict:
+            warn(
+                f"{self.source.name} has changed since this run began: {state_dict['images']} images then, "
+                f"{now['images']} now. Training continues with those of now."
+            )
 
     def train_dataloader(self) -> DataLoader:
         if self._held is None:
@@ -192,7 +241,9 @@ def hub(
     mask_column: str | None = None,
     conditioning_image_column: str | None = None,
     vector_columns: Sequence[str] = (),
+    name: str | None = None,
+    revision: str | None = None,
     **loading,
 ) -> Pictures:
     columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
-    return Pictures(Hub(path, split, *columns), **loading)
+    return Pictures(Hub(path, split, *columns, name, revision), **loading)

@@ -44,6 +44,8 @@ def save(
             DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(partial, safe_serialization=True)
         else:
             _save_with_pipeline(partial, unet, scheduler, conditioner)
+        for file in partial.rglob("*.json"):
+            _without_origin(file)
         if half:
             _halve(partial / "unet" / WEIGHTS)
         write_text(partial / "README.md", card)
@@ -78,6 +80,16 @@ def _save_with_pipeline(
         shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
     shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
     write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def _without_origin(settings: Path) -> None:
+    """diffusers and transformers write down which folder of this machine a part was loaded from."""
+    if settings.name not in ("config.json", "tokenizer_config.json", "model_index.json"):
+        return
+    found = json.loads(settings.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in found.items() if key not in ("_name_or_path", "name_or_path")}
+    if kept != found:
+        write_text(settings, json.dumps(kept, indent=2) + "\n")
 
 
 def _halve(weights: Path) -> None:

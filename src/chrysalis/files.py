@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import platformdirs
 
 from chrysalis.errors import UserError
 
@@ -24,6 +27,10 @@ def _umask() -> int:
     return mask
 
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+ELIDED = ".../"  # stands for the folders that a path outside the working folder lies in
+_PART = r"[^/\n'\",=\[\]{}()<>|]"  # of a path, as it stands in a command or a configuration
+_STARTS = r"(?<![\w.~/\\-])"
 UMASK = _umask()  # once, before there are threads: reading it sets it for a moment, for all of them
 
 
@@ -105,6 +112,11 @@ def read_mapping(path: Path, otherwise: str) -> dict:
     return found
 
 
+def cache_folder() -> Path:
+    """$CHRYSALIS_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("CHRYSALIS_CACHE") or platformdirs.user_cache_dir("chrysalis"))
+
+
 def write_text(path: Path, text: str) -> None:
     with written(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -114,6 +126,30 @@ def shown(path: Path) -> str:
     """A path as a person here would type it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def public(text: str) -> str:
+    """A text for other people's eyes: each absolute path in it is relative to the working folder or to this repository,
+    or, anywhere else, is its last name behind `.../`.
+
+    What was typed relative stays as it was typed.
+    """
+    home = Path.home()
+    for here in (Path.cwd(), REPOSITORY):
+        if here != home and home.is_relative_to(here):  # relative to such a folder, a path still names the user
+            continue
+        text = re.sub(rf"{_STARTS}{re.escape(str(here))}/(?={_PART})", "", text)
+    text = re.sub(rf"{_STARTS}{re.escape(str(home))}(?![\w.-])", "~", text)
+    return re.sub(rf"{_STARTS}(?!//)(?:~[\w.-]*/|/{_PART}+/)(?:{_PART}+/)*(?={_PART})", ELIDED, text)
+
+
+def all_public(node):
+    """The same of every text in nested dicts and lists, keys included."""
+    if isinstance(node, dict):
+        return {public(key) if isinstance(key, str) else key: all_public(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [all_public(value) for value in node]
+    return public(node) if isinstance(node, str) else node
 
 
 def shown_program(name: str) -> str:

@@ -2,38 +2,28 @@
 
 import copy
 import difflib
-import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from diffusers import DDPMScheduler, UNet2DModel
 
-from chrysalis import adapters, hub, soundness, training_schedule
+from chrysalis import adapters, hub, model_kinds, soundness, training_schedule
 from chrysalis.alignment import align
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.errors import UserError, require_path
-from chrysalis.files import shown
+from chrysalis.files import REPOSITORY, shown
 from chrysalis.objective import Objective
 from chrysalis.terminal import say
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLED = "assets/moths-64"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-AUTOENCODERS = ("vae", "vqvae", "movq")
-FAMILIES = {  # of pipelines, by the parts beside the UNet and the pipeline's class; the first that fits
-    "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
-    "Stable Diffusion": lambda parts, name: {"vae", "text_encoder"} <= parts or "StableDiffusion" in name,
-    "Kandinsky": lambda parts, name: "movq" in parts,
-    "latent diffusion": lambda parts, name: parts & {*AUTOENCODERS, "bert"} or "LDM" in name or "Latent" in name,
-    "a text-to-image model": lambda parts, name: bool(parts & {"text_encoder", "tokenizer"}),
-}
-# what diffusers' EMAModel.save_pretrained writes among the settings of the UNet
-OF_EMA = ["decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"]
 
 
 @dataclass
@@ -87,16 +77,24 @@ def load(
     gradient_checkpointing: bool = False,
     subfolder: str | None = None,
     variant: str | None = None,
+    revision: str | None = None,
 ) -> Model:
     """From a folder or hub id, with unet/ and scheduler/ below it or both at its root. key: what the user set it by.
 
     subfolder: where the UNet lies below it, such as unet_ema; None for unet/, or the root.
-    variant: of the weight files, such as fp16 for diffusion_pytorch_model.fp16.safetensors; None for the plain ones.
+    variant: of the weight files, such as fp16 for diffusion_pytorch_model.fp16.safetensors; None for the plain ones,
+    or, where there is only one variant, for that.
+    revision: a branch, tag or commit of a hub id, which may also be written ID@REVISION; None for its main branch.
     gradient_checkpointing: keep only what goes into each ResNet layer, and compute the rest again in the backward pass.
     """
     where, asked = locate(pretrained, key), f"{key}={pretrained}"
-    load_from = _load_folder if isinstance(where, Path) else _load_hub
-    model = load_from(where, asked, subfolder, variant)
+    if isinstance(where, Path):
+        if revision is not None:
+            raise UserError(f"model.revision={revision} is for a hub id, and {asked} is a folder: leave it out.")
+        model = _load_folder(where, asked, subfolder, variant)
+    else:
+        hub_id, named = hub.parted(where)
+        model = _load_hub(hub_id, asked, subfolder, variant, revision or named)
     for part in filter(None, (model.unet, model.conditioner)):
         align(part)
     _checkpoint_gradients(model.unet, gradient_checkpointing)
@@ -111,14 +109,19 @@ def _checkpoint_gradients(unet: UNet2DModel, asked: bool) -> None:
 
 
 def base_of(origin: str | None) -> str | None:
-    """What a model folder was fine-tuned from, as the card in it says; None if it does not."""
-    card = Path(origin or "") / "README.md"
-    found = (
-        re.search(r"^base_model: (.+)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if card.is_file()
-        else None
-    )
-    return found.group(1).strip() if found else None
+    """What a model folder was fine-tuned from, as its card says, or of a local model its run's config.yaml."""
+    folder = Path(origin or "")
+    card, config = folder / "README.md", folder.parent / "config.yaml"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        for line in (r"^base_model: (.+)$", r"^A diffusion UNet fine-tuned from `(assets/[\w.-]+)`"):
+            if found := re.search(line, text, re.MULTILINE):
+                revision = re.search(r"^base_model_revision: (.+)$", text, re.MULTILINE)
+                return found[1].strip() + (f"@{revision[1].strip()}" if revision is not None else "")
+    if folder.name == "pipeline" and config.is_file():
+        with suppress(yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
+            return yaml.safe_load(config.read_text(encoding="utf-8"))["model"].get("pretrained")
+    return None
 
 
 def load_beside(model: Model, pretrained: str, key: str) -> Model:
@@ -147,6 +150,11 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
         trained = {name: (own.get(name), weight) for name, weight in averages.items()}
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+    if any(".lora_" in name and mine is None for name, (mine, _) in trained.items()):
+        raise UserError(
+            f"{key}={file} holds a LoRA apart from the weights, and {model.origin} has it merged into them: give the "
+            "folder of a run that was trained less, or train with adapter.merge=false."
+        )
     if not trained or any(mine is None or mine.shape != weight.shape for mine, weight in trained.values()):
         raise UserError(f"{key}={file} holds other weights than {model.origin} has.")
     with torch.no_grad():
@@ -176,7 +184,8 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
         raise UserError(
             f"{key}={pretrained} is a file: give the diffusers folder that holds it.{soundness.unpickled(given)}"
         )
-    if str(pretrained).startswith((".", "/", "~", "runs/", "assets/")) or str(pretrained).count("/") != 1:
+    hub_id, _ = hub.parted(str(pretrained))
+    if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if near := _nearest(given):
             raise UserError(f"{asked} is not there. Did you mean {near}?")
         raise UserError(
@@ -202,17 +211,51 @@ def newest_pipeline() -> str:
 
 
 def _load_folder(folder: Path, asked: str, subfolder: str | None = None, variant: str | None = None) -> Model:
-    _refuse_other_pipelines(folder, asked)
+    unet_at, config = _unet_of(folder, asked, subfolder)
+    weights = _weights_of(unet_at, asked, variant, (file.name for file in unet_at.iterdir()))
+    scheduler_at = _scheduler_of(folder, asked, unet_at)
+    listening = (folder / "conditioner" / "config.json").is_file()
+    try:
+        soundness.refuse_pointers(unet_at / name for name in weights.names)
+        for part in ("conditioner", "text_encoder", "lora"):
+            soundness.refuse_pointers(sorted((folder / part).glob("*.safetensors")))
+        noise = soundness.settings(scheduler_at / "scheduler_config.json")
+        model_kinds.refuse_other_unets(config, asked, listening)
+        scheduler = training_schedule.read(noise, asked)
+        soundness.require_weights_of(config, unet_at, weights)
+        settings = {"low_cpu_mem_usage": False, "local_files_only": True, "output_loading_info": True}
+        settings |= {"variant": weights.variant, "use_safetensors": not weights.pickled}
+        unet, report = UNet2DModel.from_pretrained(unet_at, **settings)
+        conditioner = _load_conditioner(folder, unet) if listening else None
+        soundness.require_complete(report, [unet] if conditioner is None else [unet, conditioner])
+        if (folder / "lora").is_dir():
+            adapters.load(unet, folder / "lora")
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
+        raise UserError(f"{asked} could not be loaded: {hub.first_line(error)}.") from error
+    if weights.variant != variant:
+        say(f"{asked} has only {weights.variant} weights: these are taken.")
+    if (folder / "unet_ema" / "config.json").is_file() and _is_main(asked) and not subfolder:
+        say(f"{asked} also has EMA weights in unet_ema/: model.subfolder=unet_ema takes these instead.")
+    return Model(unet, scheduler, str(folder), conditioner)
+
+
+def _is_main(asked: str) -> bool:
+    """Whether it is the model that model.subfolder and model.variant are about."""
+    return asked.startswith("model.pretrained=")
+
+
+def _unet_of(folder: Path, asked: str, subfolder: str | None) -> tuple[Path, dict]:
+    """Where a model folder has its UNet, and that one's configuration; UserError for every other kind of model."""
+    model_kinds.refuse_other_pipelines(folder, asked)
     nested = (folder / "unet" / "config.json").is_file()
     unet_at = folder / subfolder if subfolder else folder / "unet" if nested else folder
-    scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    averaged = folder / "unet_ema" / "config.json"
-    main = asked.startswith("model.pretrained=")  # model.subfolder and model.variant are of this one only
     if not (unet_at / "config.json").is_file():
         if subfolder:
             raise UserError(f"model.subfolder={subfolder} has no config.json in {folder}: name its UNet's folder.")
-        if averaged.is_file():
-            choice = "add model.subfolder=unet_ema" if main else "rename it to unet"
+        if (folder / "unet_ema" / "config.json").is_file():
+            choice = "add model.subfolder=unet_ema" if _is_main(asked) else "rename it to unet"
             raise UserError(f"{asked} has no unet/, but EMA weights in unet_ema/: {choice}.")
         raise UserError(
             f"{asked} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its root."
@@ -221,54 +264,35 @@ def _load_folder(folder: Path, asked: str, subfolder: str | None = None, variant
         config = soundness.settings(unet_at / "config.json")
     except ValueError as error:
         raise UserError(f"{asked} cannot be used: {error}.") from None
-    if config.get("_class_name") != "UNet2DModel":
-        raise UserError(f"{asked} holds a {config.get('_class_name')}, and only UNet2DModel can be used.")
-    _require_weights(unet_at, asked, variant)
+    model_kinds.refuse_other_classes(config, asked)
+    return unet_at, config
+
+
+def _scheduler_of(folder: Path, asked: str, unet_at: Path) -> Path:
+    """Where a model folder has its scheduler's configuration."""
+    scheduler_at = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     if not (scheduler_at / "scheduler_config.json").is_file():
         # checkpoint-N of diffusers' training scripts lies in the pipeline's folder
-        above = (folder.parent / "scheduler" / "scheduler_config.json").is_file() and main
+        above = (folder.parent / "scheduler" / "scheduler_config.json").is_file() and _is_main(asked)
         above = above and unet_at.is_relative_to(folder.parent)
-        unet_in = unet_at.relative_to(folder.parent) if above else None
-        hint = f" Give {folder.parent} instead, with model.subfolder={unet_in}." if above else ""
-        raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root.{hint}")
-    listening = (folder / "conditioner" / "config.json").is_file()
-    try:
-        soundness.refuse_pointers(soundness.weight_files(unet_at, variant))
-        for part in ("conditioner", "text_encoder", "lora"):
-            soundness.refuse_pointers(sorted((folder / part).glob("*.safetensors")))
-        noise = soundness.settings(scheduler_at / "scheduler_config.json")
-        _refuse_other_unets(config, asked, listening)
-        scheduler = training_schedule.read(noise, asked)
-        soundness.require_weights_of(config, unet_at, variant)
-        settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True, "variant": variant}
-        unet, report = UNet2DModel.from_pretrained(unet_at, output_loading_info=True, **settings)
-        conditioner = _load_conditioner(folder, unet) if listening else None
-        soundness.require_complete(report, [unet] if conditioner is None else [unet, conditioner])
-        if (folder / "lora").is_dir():
-            adapters.load(unet, folder / "lora")
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the libraries raise, the user needs the folder's name
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
-        raise UserError(f"{asked} could not be loaded: {why}.") from error
-    if averaged.is_file() and main and not subfolder:
-        say(f"{asked} also has EMA weights in unet_ema/: model.subfolder=unet_ema takes these instead.")
-    return Model(unet, scheduler, str(folder), conditioner)
+        hint = "Save the scheduler that it was trained with there, in a local copy if it is the hub's."
+        if above:
+            hint = f"Give {folder.parent} instead, with model.subfolder={unet_at.relative_to(folder.parent)}."
+        raise UserError(f"{asked} has no scheduler_config.json, neither in scheduler/ nor at its root. {hint}")
+    return scheduler_at
 
 
-def _require_weights(unet_at: Path, asked: str, variant: str | None) -> None:
-    """Safetensors of the variant that was asked for, named as diffusers names them, whole or in shards."""
-    if soundness.weight_files(unet_at, variant):
-        return
-    variants = soundness.variants(unet_at)
-    if variants:
-        wanted = f"no {variant} weights" if variant else "no plain weights"
-        choice = "use " + " or ".join(f"model.variant={name or 'null'}" for name in variants)
-        choice = choice if asked.startswith("model.pretrained=") else f"rename them to {WEIGHTS}"
-        raise UserError(f"{asked} has {wanted} in {unet_at}: {choice}.")
-    pickled = next(iter(sorted(unet_at.glob("*.bin"))), None)
-    what = "only pickled weights, which are never loaded" if pickled else "no weights"
-    raise UserError(f"{asked} has {what}: {WEIGHTS} is needed in {unet_at}.{soundness.unpickled(pickled)}")
+def _weights_of(unet_at: Path, asked: str, variant: str | None, names: Iterable[str]) -> soundness.Weights:
+    """Of the files of the UNet's folder the weights that are to be loaded."""
+    there = soundness.weights_among(names)
+    if (weights := soundness.chosen(there, variant)) is not None:
+        return weights
+    if not there:
+        raise UserError(f"{asked} has no weights: {WEIGHTS} is needed in {unet_at}.")
+    wanted = f"no {variant} weights" if variant else "no plain weights"
+    choice = "use " + " or ".join(dict.fromkeys(f"model.variant={w.variant or 'null'}" for w in there))
+    choice = choice if _is_main(asked) else f"rename them to {WEIGHTS}"
+    raise UserError(f"{asked} has {wanted} in {unet_at}: {choice}.")
 
 
 def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
@@ -282,74 +306,45 @@ def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
     return conditioner
 
 
-def _refuse_other_pipelines(folder: Path, asked: str) -> None:
-    """Only a UNet on pixels and its scheduler, with our own conditioner or without, can be used.
-
-    A latent diffusion UNet of 3 channels would be taken for one on pixels.
-    """
-    index = {}
-    if (folder / "model_index.json").is_file():
-        try:
-            index = soundness.settings(folder / "model_index.json")
-        except ValueError as error:
-            raise UserError(f"{asked} cannot be used: {error}.") from None
-    named = {name for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_") and any(kind)}
-    ours = {"unet", "scheduler"}
-    if index.get("conditioner") == ["conditioner", "Conditioner"]:
-        ours |= {"conditioner", "text_encoder", "tokenizer"}
-    others = named - ours | {name for name in AUTOENCODERS if (folder / name).is_dir()}
-    pipeline = index.get("_class_name")
-    pipeline = pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline
-    if others or any(word in str(pipeline) for word in ("LDM", "Latent", "StableDiffusion")):
-        family = next((name for name, is_it in FAMILIES.items() if is_it(others, str(pipeline))), f"a {pipeline}")
-        beside = f" (it has {', '.join(sorted(others))} beside the UNet)" if others else ""
-        raise UserError(f"{asked} looks like {family}{beside}: only UNets that work on pixels, DDPM's, can be used.")
-
-
-def _refuse_other_unets(config: dict, asked: str, listening: bool) -> None:
-    """Only unconditional RGB models can be trained here, and conditional ones of our own (listening)."""
-    if not listening:
-        if config.get("in_channels", 3) != 3 or config.get("out_channels", 3) not in (3, 6):
-            channels = f"{config.get('in_channels')} channels in and {config.get('out_channels')} out"
-            raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
-        if config.get("class_embed_type") or config.get("num_class_embeds"):
-            raise UserError(f"{asked} needs class labels of another tool: only unconditional models can be used.")
-    known = {*inspect.signature(UNet2DModel.__init__).parameters, *OF_EMA}
-    training_schedule.refuse_unknown(config, known, "config.json", asked)
-
-
-def _load_hub(hub_id: str, asked: str, subfolder: str | None = None, variant: str | None = None) -> Model:
+def _load_hub(hub_id: str, asked: str, subfolder: str | None, variant: str | None, revision: str | None) -> Model:
     """The same from the local cache of the hub, with the same checks; the hub is asked only where that does not do."""
-    last: Exception | None = None
-    for only_cached in (True, False):
-        if not only_cached and hub.unreachable():
-            break
-        try:
-            # first what it is: the weights of another family are gigabytes
-            at = hub.snapshot(hub_id, hub.SETTINGS, only_cached)
-            _refuse_other_pipelines(at, asked)
-            at = hub.snapshot(hub_id, hub.files(subfolder, variant), only_cached)
-        except UserError:
+    origin = f"{hub_id}@{revision}" if revision else hub_id
+    try:
+        return replace(_load_fetched(hub_id, asked, subfolder, variant, revision, only_cached=True), origin=origin)
+    except Exception as error:  # UserError too: such as a cache that holds a part of it
+        if hub.unreachable() and isinstance(error, UserError):
             raise
-        except Exception as error:  # the hub's client raises a dozen kinds; all mean that it is not to be had
-            last = last or error
-            continue
-        try:
-            return replace(_load_folder(at, asked, subfolder, variant), origin=hub_id)
-        except UserError as error:  # such as a cache that holds a part of it
-            last = error
-    raise last if isinstance(last, UserError) else _not_to_be_had(asked) from last
+    try:
+        return replace(_load_fetched(hub_id, asked, subfolder, variant, revision, only_cached=False), origin=origin)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises dozens of kinds
+        why = hub.why(error, hub_id, revision=revision)
+        offline = f" The offline default is model.pretrained={BUNDLED}." if hub.unreachable() else ""
+        raise UserError(f"{asked} could not be fetched from the hub: {why}.{offline}") from error
 
 
-def _not_to_be_had(asked: str) -> UserError:
-    why = (
-        "there is no network"
-        if hub.unreachable()
-        else "no such UNet2DModel with safetensors is there, or it is private"
-    )
-    return UserError(
-        f"{asked} could not be fetched from the hub: {why}. The offline default is model.pretrained={BUNDLED}."
-    )
+def _load_fetched(
+    hub_id: str, asked: str, subfolder: str | None, variant: str | None, revision: str | None, only_cached: bool
+) -> Model:
+    with hub.quiet():
+        # first what it is: the weights of another family are gigabytes
+        at = hub.snapshot(hub_id, hub.SETTINGS, only_cached, revision)
+        unet_at, _ = _unet_of(at, asked, subfolder)
+        _scheduler_of(at, asked, unet_at)
+        place = unet_at.relative_to(at)
+        listed = hub.listing(hub_id, at, only_cached)
+        if listed is not None:
+            names = [Path(name).name for name in listed if Path(name).parent == place]
+        else:
+            there = [file.name for file in unet_at.iterdir()]
+            names = [n for n in there if any(w.variant == variant for w in soundness.weights_among([n]))]
+            if not names and hub.unreachable():  # else the hub may have those asked for
+                names = there
+        weights = _weights_of(unet_at, asked, variant, names)
+        wanted = [(place / name).as_posix() for name in weights.names]
+        at = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.BESIDE, *wanted], only_cached, revision)
+        return _load_folder(at, asked, subfolder, variant)
 
 
 def scratch(

@@ -77,14 +77,17 @@ class FineTuning(LightningModule):
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(key)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
-        """The batch's share of its window's mean, so that a short last window is averaged over what it holds.
+        """The batch's share of its window's mean, so that a short last window is averaged over what it holds; as the
+        objective weights it, which is trained on, and unweighted, which is the scale of the validation loss.
 
         Lightning divides by accumulate_grad_batches and averages over processes; both are undone here.
         """
         self.window.append(Seen(batch))
         share = self._joint_share() if self.trainer.world_size > 1 else self._own_share()
         undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return {"loss": share * undo, "share": share.detach() * self.trainer.world_size}
+        unweighted = torch.cat(self.window[-1].per_sample).sum() / batch.window
+        shares = {"share": unweighted, "weighted_share": share.detach()}
+        return {"loss": share * undo, **{name: s * self.trainer.world_size for name, s in shares.items()}}
 
     def _own_share(self) -> torch.Tensor:
         """Both passes at once: no one else holds the graph, so that memory is free again when one of them fails."""

@@ -38,6 +38,16 @@ def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
     return grid(torch.cat(list(rows)), columns=len(rows[0]), gap=gap)
 
 
+def enlargement(width: int, least: int = 512) -> int:
+    """The whole factor by which a sheet `width` pixels wide becomes `least` wide or a little more."""
+    return max(1, -(-least // width))
+
+
+def enlarged(picture: torch.Tensor, factor: int) -> torch.Tensor:
+    """uint8 [..., H, W], each pixel a square of `factor` pixels."""
+    return picture.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
 def as_image(picture: torch.Tensor) -> Image.Image:
     """uint8 [3, H, W] -> PIL image."""
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
@@ -48,13 +58,16 @@ def from_image(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def save_png(picture: torch.Tensor, path: Path, text: dict[str, str] | None = None, enlarge: int = 1) -> None:
+def save_sheet(sheet: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
+    """save_png of a sheet of images, enlarged where it would be too small to look at."""
+    save_png(enlarged(sheet, enlargement(sheet.shape[-1])), path, text)
+
+
+def save_png(picture: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
     """Write a uint8 [3, H, W] picture with optional text metadata; the file is complete or absent."""
     info = PngInfo()
     for name, value in (text or {}).items():
         info.add_text(name, value)
     image = as_image(picture)
-    if enlarge > 1:
-        image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
     with written(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)

@@ -17,17 +17,17 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     # fixed margins, which every run's numbers fit into: looking for them would take as long as all the rest
     margins = {"left": 0.07, "right": 0.985, "bottom": 0.155, "top": 0.9, "wspace": 0.2}
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), gridspec_kw=margins)
-    if training:
+    if len(training) > 1:
         steps, losses, averages = zip(*training, strict=True)
         left.plot(steps, losses, color="#c9c2b4", linewidth=0.8, label="each logged step")
         left.plot(steps, averages, color="#b5432a", linewidth=1.8, label="moving average")
         left.legend(frameon=False)
-    left.set(title="training loss", xlabel="optimizer step", yscale="log")
+    left.set(title="training loss (unweighted, as the validation loss is)", xlabel="optimizer step", yscale="log")
     steps, raw, averaged = zip(*held_out, strict=True)
     right.axhline(raw[0], color="#8a8275", linestyle="--", linewidth=1, label="base model")
     right.plot(steps, raw, color="#c9c2b4", marker="o", markersize=3, label="raw weights")
-    right.plot(steps, averaged, color="#1f5fd0", marker="o", markersize=3, label="averaged weights (EMA)")
-    right.set(title="held-out loss (always the same pictures and noise)", xlabel="optimizer step", yscale="log")
+    right.plot(steps, averaged, color="#1f5fd0", marker="o", markersize=3, label="EMA weights")
+    right.set(title="validation loss (always the same images and noise)", xlabel="optimizer step", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
         _plain_numbers(axes)
@@ -106,27 +106,41 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
     with plt.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         made += _held_out_figures(histories, best, colours)
 
-        if any(history["evaluation"] for history in histories.values()):
-            figure, sides = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
-            for name, history in histories.items():
-                for axes, key in zip(sides, ("kd", "copies_share"), strict=True):
-                    rows = [r for r in history["evaluation"] if key in r]
-                    _interval(axes, rows, key, colours[name])
-            sides[1].axhline(0.05, color="#8a8275", linestyle="--", linewidth=1)
-            sides[0].set(title="KD: distance to real pictures", xlabel="optimizer step")
-            sides[1].set(title="share near copies", xlabel="optimizer step", ylim=(0, None))
-            says = "Drawn on the way, with 95% intervals. The dashed line is the share that chance alone flags."
-            made.append(("Drawn pictures", says, _svg(figure, sides)))
+        made += _sample_figures(histories, colours)
 
-        figure, axes = plt.subplots(figsize=(8.6, 2.8), layout="constrained")
-        for name, history in histories.items():
-            if history["training"]:
-                steps, _, averages = zip(*history["training"], strict=True)
+        curves = {name: history["training"] for name, history in histories.items() if len(history["training"]) > 1}
+        if curves:
+            figure, axes = plt.subplots(figsize=(8.6, 2.8), layout="constrained")
+            for name, rows in curves.items():
+                steps, _, averages = zip(*rows, strict=True)
                 axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=_named(name))
-        axes.set(xlabel="optimizer step", yscale="log")
-        _plain_numbers(axes)
-        made.append(("Training loss", "Its moving average; it says little about the pictures.", _svg(figure)))
+            axes.set(xlabel="optimizer step", yscale="log")
+            _plain_numbers(axes)
+            says = "Its moving average, unweighted as the validation loss is; it says little about the samples."
+            made.append(("Training loss", says, _svg(figure)))
     return made
+
+
+def _sample_figures(histories: dict[str, dict], colours: dict[str, str]) -> list[tuple]:
+    """Of what was measured more than once."""
+    from matplotlib import pyplot as plt
+
+    titles = {"kd": "KD: distance to real images", "copies_share": "share of near-duplicates"}
+    evaluations = [history["evaluation"] for history in histories.values()]
+    keys = [key for key in titles if any(sum(key in row for row in rows) > 1 for rows in evaluations)]
+    if not keys:
+        return []
+    figure, (sides,) = plt.subplots(1, len(keys), figsize=(8.6, 3.0), layout="constrained", squeeze=False)
+    says = "With 95 % intervals."
+    for key, axes in zip(keys, sides, strict=True):
+        for name, history in histories.items():
+            _interval(axes, [row for row in history["evaluation"] if key in row], key, colours[name])
+        axes.set(title=titles[key], xlabel="optimizer step")
+        if key == "copies_share":
+            axes.axhline(0.05, color="#8a8275", linestyle="--", linewidth=1)
+            axes.set(ylim=(0, None))
+            says += " The dashed line is the share that chance alone flags."
+    return [("Samples", says, _svg(figure, sides))]
 
 
 def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
@@ -159,16 +173,18 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
             axes.axhline(0, color="#8a8275", linestyle="--", linewidth=1)
             axes.set(ylabel="difference to the base model")
         else:
-            axes.set(ylabel="averaged weights (EMA)", yscale="log")
+            axes.set(ylabel="EMA weights", yscale="log")
             _plain_numbers(axes)
     over_steps.legend(frameon=False)
     if alike:
-        first = "Below zero is better than the base model. The band is the standard error over the held-out pictures."
+        first = "Below zero is better than the base model. The band is the standard error over the validation images."
         second = "At the best step, with standard errors: little noise asks for detail, much noise for the whole."
     else:
-        first = "The runs began with different models, or held out different pictures: these are the losses themselves."
+        first = (
+            "The runs began with different models, or have other validation images: these are the losses themselves."
+        )
         second = "At the best step: little noise asks for detail, much noise for the whole."
-    titles = ("Held-out loss", first), ("Held-out loss by timestep", second)
+    titles = ("Validation loss", first), ("Validation loss by timestep", second)
     return [(*title, _svg(figure)) for title, figure in zip(titles, figures, strict=True)]
 
 
@@ -178,9 +194,7 @@ def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> 
     mean, error = ([r["ema_minus_base"][k] or 0 for r in rows] for k in ("mean", "error"))
     low, high = ([m + sign * e for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
     axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(
-        steps, mean, color=colour, linewidth=1.8, marker="o", markersize=3, label=name or "averaged weights (EMA)"
-    )
+    axes.plot(steps, mean, color=colour, linewidth=1.8, marker="o", markersize=3, label=name or "EMA weights")
     if name is None:
         raw = [r["raw_minus_base"]["mean"] for r in rows]
         axes.plot(steps, raw, color="#c9c2b4", linewidth=1.2, marker="o", markersize=2.5, label="raw weights")
@@ -190,9 +204,12 @@ def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> 
 def _interval(axes, rows: list[dict], key: str, colour: str) -> None:
     steps = [r["step"] for r in rows]
     low, middle, high = ([r[f"{key}{end}"] for r in rows] for end in ("_low", "", "_high"))
-    around = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
+    # at 0 where a bootstrapped interval leaves out the estimate it was made for, as it may at few images
+    below = [max(0.0, m - a) for m, a in zip(middle, low, strict=True)]
+    above = [max(0.0, b - m) for m, b in zip(middle, high, strict=True)]
     if steps:
-        axes.errorbar(steps, middle, yerr=around, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.6)
+        bars = [below, above]
+        axes.errorbar(steps, middle, yerr=bars, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.6)
 
 
 def _svg(figure, sides=None) -> str:
@@ -226,10 +243,10 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
         if evaluated:
             kd = [{r["step"]: r["kd"] for r in run["evaluation"] if "kd" in r} for run in runs]
             _band(sides[0][1], kd, colour, _named(name))
-    sides[0][0].set(title="held-out loss", xlabel="optimizer step", yscale="log")
+    sides[0][0].set(title="validation loss", xlabel="optimizer step", yscale="log")
     _plain_numbers(sides[0][0])
     if evaluated:
-        sides[0][1].set(title="KD: distance of drawn to real pictures", xlabel="optimizer step")
+        sides[0][1].set(title="KD: distance of samples to real images", xlabel="optimizer step")
         if sides[0][1].dataLim.y0 > 0:  # unbiased, it may be below 0
             sides[0][1].set(yscale="log")
             _plain_numbers(sides[0][1])

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors import safe_open
 
 LARGEST = 2**27  # bytes of a configuration file
 MOST = {"layers_per_block": 64, "num_train_timesteps": 100_000, "norm_num_groups": 1024, "attention_head_dim": 4096}
-WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors")
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.(safetensors|bin)")
 
 
 def settings(file: Path) -> dict:
@@ -41,16 +42,33 @@ def _is_whole(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
-def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors of a variant (None: the plain ones), whole or in shards, as diffusers names them."""
-    found = ((file, WEIGHTS.fullmatch(file.name)) for file in sorted(folder.glob("*.safetensors")))
-    return [file for file, name in found if name and (name[1] or name[2]) == variant]
+@dataclass(frozen=True)
+class Weights:
+    """Files of a UNet's weights, whole or in shards. variant: such as fp16, None for the plain ones.
+
+    pickled: .bin files, which are only ever read by torch's weights-only loader.
+    """
+
+    names: tuple[str, ...]
+    variant: str | None
+    pickled: bool
 
 
-def variants(folder: Path) -> list[str | None]:
-    """Those that there are weights of, None for the plain ones."""
-    found = [WEIGHTS.fullmatch(file.name) for file in sorted(folder.glob("*.safetensors"))]
-    return list(dict.fromkeys(name[1] or name[2] for name in found if name))
+def weights_among(names: Iterable[str]) -> list[Weights]:
+    """The weights that are among a folder's file names: plain before variants, of each safetensors before .bin."""
+    kinds: dict[tuple[bool, str | None, bool], list[str]] = {}
+    for name in sorted(names):
+        if found := WEIGHTS.fullmatch(name):
+            variant = found[1] or found[2]
+            kinds.setdefault((variant is not None, variant or "", found[3] == "bin"), []).append(name)
+    return [Weights(tuple(files), variant or None, bin) for (_, variant, bin), files in sorted(kinds.items())]
+
+
+def chosen(weights: Sequence[Weights], variant: str | None) -> Weights | None:
+    """Those of the variant; where none is asked for, the plain ones, else those of the only variant. None: refuse."""
+    exact = [w for w in weights if w.variant == variant]
+    only = weights if variant is None and len({w.variant for w in weights}) == 1 else []
+    return next(iter([*exact, *only]), None)
 
 
 def refuse_pointers(files: Iterable[Path]) -> None:
@@ -61,16 +79,28 @@ def refuse_pointers(files: Iterable[Path]) -> None:
                 raise ValueError(f"{file} is a Git LFS pointer, no weights: run `git lfs pull` there")
 
 
-def require_weights_of(config: Mapping, folder: Path, variant: str | None = None) -> None:
+def require_weights_of(config: Mapping, folder: Path, weights: Weights) -> None:
     """ValueError if the files hold far fewer numbers than the UNet of `config` has: memory would be taken for it."""
-    held = 0
-    for file in weight_files(folder, variant):
-        with safe_open(file, "pt") as f:
-            held += sum(torch.Size(f.get_slice(name).get_shape()).numel() for name in f.keys())  # noqa: SIM118
+    held = sum((_pickled_size if weights.pickled else _size)(folder / name) for name in weights.names)
     with torch.device("meta"):  # shapes without numbers
         asked = sum(p.numel() for p in UNet2DModel.from_config(dict(config)).parameters())
     if asked > 2 * held:
         raise ValueError(f"its config.json describes a UNet of {asked} weights, and its files hold {held}")
+
+
+def _size(file: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    with safe_open(file, "pt") as f:
+        return sum(torch.Size(f.get_slice(name).get_shape()).numel() for name in f.keys())  # noqa: SIM118
+
+
+def _pickled_size(file: Path) -> int:
+    """How many numbers a .bin file holds; ValueError where torch's weights-only loader finds anything but tensors."""
+    try:
+        state = torch.load(file, map_location="meta", weights_only=True)
+        return sum(weight.numel() for weight in state.values())
+    except Exception:  # torch and pickle raise a dozen kinds
+        raise ValueError(f"{file.name} is damaged, or holds more than tensors, and no code in it is run") from None
 
 
 def require_complete(report: Mapping, modules: Sequence[torch.nn.Module]) -> None:
@@ -88,9 +118,9 @@ def require_complete(report: Mapping, modules: Sequence[torch.nn.Module]) -> Non
                 raise ValueError(f"its weights {name} hold values that are not finite")
 
 
-def unpickled(file: Path | None) -> str:
+def unpickled(file: Path) -> str:
     """How to come from pickled weights, which can run any code, to safetensors; nothing for another file."""
-    if file is None or file.suffix not in (".bin", ".ckpt", ".pt", ".pth"):
+    if file.suffix not in (".bin", ".ckpt", ".pt", ".pth") or WEIGHTS.fullmatch(file.name):
         return ""
     return (
         " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "

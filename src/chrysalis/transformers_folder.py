@@ -1,7 +1,6 @@
 """Models of the transformers library by folder or hub id: safetensors only, no code of theirs, quietly."""
 
-import logging
-import warnings
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,24 +23,26 @@ def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[
         raise UserError(f'{asked} needs the transformers library: pip install "chrysalis[{extra}]".') from error
     folder = Path(str(name)).expanduser()
     local = folder.is_dir()
-    if not local and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+    hub_id, revision = hub.parted(str(name))
+    if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
         raise UserError(f"{asked} is neither a folder nor a hub id like {like}.")
     offline = local or hub.unreachable()
-    level, shown = logging.root.manager.disable, bars.is_progress_bar_enabled()
+    shown = bars.is_progress_bar_enabled()
+    where = str(folder) if local else hub_id
+    # else transformers has a service convert a repository of pickled weights, in public
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
-        with warnings.catch_warnings(action="ignore"):
-            logging.disable(logging.WARNING)
+        with hub.quiet():
             bars.disable_progress_bar()
-            yield {"pretrained_model_name_or_path": str(folder) if local else name, "local_files_only": offline}
+            yield {"pretrained_model_name_or_path": where, "local_files_only": offline, "revision": revision or "main"}
     except UserError:
         raise
     except Exception as error:  # the hub's client and the readers of damaged files raise dozens of kinds
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
-        if offline and not local and isinstance(error, OSError):
-            why = "there is no network. Give a folder instead"
+        why = hub.first_line(error)
+        if not local and (not offline or isinstance(error, OSError)):
+            why = hub.why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
         raise UserError(f"{asked} could not be loaded as {kind} with safetensors: {why}.") from error
     finally:
-        logging.disable(level)
         if shown:
             bars.enable_progress_bar()
 

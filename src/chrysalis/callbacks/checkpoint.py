@@ -1,4 +1,7 @@
-"""last.ckpt, the one before it and best.ckpt: complete or absent, plain tensors and dicts only."""
+"""last.ckpt, the one before it and best.ckpt: complete or absent, plain tensors and dicts only.
+
+Of a run that has ended there is last.ckpt, and of an earlier best step the EMA weights alone.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,8 +11,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from chrysalis import checkpoints
 from chrysalis.callbacks.best import Best
 from chrysalis.callbacks.clock import of, paused
+from chrysalis.callbacks.ema import EMA
 from chrysalis.errors import UserError, require_whole
 from chrysalis.files import shown, written
 from chrysalis.terminal import say
@@ -78,11 +83,16 @@ def _intact_before(folder: Path) -> str:
 
 
 class Checkpoint(Callback):
-    """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt at the best step so far."""
+    """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt at the best step so far.
 
-    def __init__(self, run_dir: str, every_n_steps: int = 100):
+    keep: of a run that has ended, `last` keeps what continuing it needs, `all` every file.
+    """
+
+    def __init__(self, run_dir: str, every_n_steps: int = 100, keep: str = "last"):
         require_whole("callbacks.checkpoint.every_n_steps", every_n_steps)
-        self.folder, self.every_n_steps = Path(run_dir) / "checkpoints", every_n_steps
+        if keep not in ("last", "all"):
+            raise UserError(f"callbacks.checkpoint.keep={keep} is unknown: choose last or all.")
+        self.folder, self.every_n_steps, self.keep = Path(run_dir) / "checkpoints", every_n_steps, keep
         self.saving = False
         self._saved = {"last": 0, "best": 0}
 
@@ -122,6 +132,26 @@ class Checkpoint(Callback):
         """At most once a step, and `best` only while its step is the current one."""
         if step > self._saved[name] and step == trainer.global_step:
             self.save(trainer, name)
+
+    def drop_what_is_not_needed(self, trainer: Trainer) -> None:
+        """Once a run is exported: without the checkpoint before the last, nor the best step's optimizer state."""
+        last, best = self.folder / "last.ckpt", self.folder / "best.ckpt"
+        if self.keep == "all" or not checkpoints.intact(last):
+            return
+        (self.folder / "previous.ckpt").unlink(missing_ok=True)
+        at = of(trainer, Best).step
+        if at == trainer.global_step:  # then last.ckpt has these weights too
+            best.unlink(missing_ok=True)
+        elif checkpoints.intact(best):
+            keep_averages(best, of(trainer, EMA).state_key)
+
+
+def keep_averages(file: Path, key: str) -> None:
+    """Let a checkpoint hold its step and, under the callback `key`, its EMA weights alone."""
+    whole = torch.load(file, map_location="cpu", weights_only=True)
+    averages = {key: {"averages": whole["callbacks"][key]["averages"]}}
+    if whole.keys() != {"global_step", "callbacks"}:
+        CompleteCheckpoints().save_checkpoint({"global_step": whole["global_step"], "callbacks": averages}, file)
 
 
 def count_passes(fit_loop: dict, per_pass: int) -> None:

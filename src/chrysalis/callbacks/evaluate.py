@@ -233,7 +233,7 @@ class Evaluate(Callback):
         if trainer.logger is not None:
             values = {f"evaluation/{name}": value for name, value in evaluation.figures().items()}
             trainer.logger.log_metrics(values, step=step)
-            trainer.logger.experiment.add_image("nearest", sheet, step)
+            trainer.logger.experiment.add_image("samples_nearest", sheet, step)
 
     def state_dict(self) -> dict:
         return {"history": self.history}

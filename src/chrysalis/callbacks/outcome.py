@@ -1,4 +1,4 @@
-"""What a run leaves behind: the pipeline with its card, results.json, the curve and the before/after strip."""
+"""What a run leaves behind: the pipeline with its card, results.json, the curve and the before/after sheet."""
 
 import json
 import time
@@ -6,19 +6,22 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.utils.tensorboard.summary import hparams
 
 from chrysalis import adapters, card, checkpoints, exporting, hardware, pixels
 from chrysalis.callbacks.best import Best
+from chrysalis.callbacks.checkpoint import Checkpoint
 from chrysalis.callbacks.clock import Clock, of
 from chrysalis.callbacks.curves import Curves
 from chrysalis.callbacks.ema import EMA
 from chrysalis.callbacks.evaluate import Evaluate
 from chrysalis.callbacks.held_out import HeldOut
 from chrysalis.callbacks.pictures import Pictures
+from chrysalis.callbacks.stopping import Stopping
 from chrysalis.conditioning.conditioner import Conditioner
 from chrysalis.evaluation import report
-from chrysalis.evaluation.verdict import verdict
-from chrysalis.files import shown, shown_program, write_text
+from chrysalis.evaluation.verdict import change, verdict
+from chrysalis.files import all_public, shown, shown_program, write_text
 from chrysalis.metrics.timesteps import fixed_timesteps
 from chrysalis.plots import loss_curve
 from chrysalis.terminal import stage
@@ -60,6 +63,7 @@ class Outcome(Callback):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.results: dict = {}
+        self.change = ""  # of the validation loss, in words
         self.coarser: dict[str, int] = {}  # what was measured less than usual, to save time
         self.told: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
@@ -79,46 +83,49 @@ class Outcome(Callback):
             drawn_at, after = pictures.latest
             if drawn_at != step:
                 after = pictures.draw(trainer, module)
-            strip = pixels.strip([pictures.base[pictures.picked], after[pictures.picked]])
+            sheet = pictures.before_and_after(trainer, after, self.origin)
             evaluation = of(trainer, Evaluate).at(trainer, module, step)
             self.results = self._results(trainer, held_out, step, evaluation)
             made, data = module.denoiser, trainer.datamodule
             self.told = told(made.conditioner)
             own = bool(self.told) or (adapters.injected(made.unet) and not self.merge)
-            text = card.text(self.results, self.origin, data.source.name, data.size, self.told, own)
+            text = card.text(self.results, self.change, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
             with stage("export"):
-                exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, strip, **parts)
-        pixels.save_png(strip, self.run_dir / "before_after.png", enlarge=2 if strip.shape[-1] < 700 else 1)
+                exporting.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, sheet, **parts)
+        pixels.save_png(sheet, self.run_dir / "before_after.png")
         write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
             with stage("report"):
                 loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
                 report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
-        self._log(trainer, strip)
+        self._log(trainer, sheet)
+        if not of(trainer, Stopping).asked:  # a run that was stopped from outside may be continued soon
+            of(trainer, Checkpoint).drop_what_is_not_needed(trainer)
 
     def summary(self) -> str:
         """What to tell the user when the command is done."""
         if not self.results:
             return "Nothing was left to train."
         r, run_dir = self.results, shown(self.run_dir)
-        change = r["held_out_loss"] / r["base_held_out_loss"] - 1
-        verdict = f"{abs(change):.0%} {'lower' if change < 0 else 'higher'}"
         asked = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
         asked = "".join(asked.get(name, "") for name in self.told)
         told = ""
         if "held_out_loss_told_shuffled" in r:
             gap = r["held_out_loss_told_shuffled"] - r["held_out_loss"]
-            told = f"told another    {r['held_out_loss_told_shuffled']:.5f}, {gap:+.5f}: how much the model listens\n"
+            loss = r["held_out_loss_told_shuffled"]
+            told = f"with the conditions of other images {loss:.5f}, {gap:+.5f}: how much the model listens\n"
         return (
-            f"\nheld-out loss {r['held_out_loss']:.5f} at step {r['best_step']}, {verdict} than the base model's "
+            f"\nvalidation loss {r['held_out_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
             f"{r['base_held_out_loss']:.5f}\n"
             f"{told}"
             f"{r['verdict']}\n"
             f"the run        {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
             f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}"
             + (f"\nwatch it       {shown_program('tensorboard')} --logdir runs" if self._is_logged else "")
+            + f"\non disk        {_size(self.run_dir)}; checkpoints/ ({_size(self.run_dir / 'checkpoints')}) is for "
+            "resuming alone and may be deleted"
         )
 
     def _best(self, trainer: Trainer) -> tuple[int, dict[str, torch.Tensor] | None]:
@@ -136,7 +143,8 @@ class Outcome(Callback):
         speed, first = clock.images_per_second(), clock.first_step_at
         at = max(s for s in held_out.measured if s <= step)  # a run that left in its last step was not measured there
         difference = held_out.difference(at)
-        return {
+        self.change = change(difference, held_out.history[0][1])
+        found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
             "peak_memory_mib": hardware.peak_memory_mib(on),
@@ -154,6 +162,7 @@ class Outcome(Callback):
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
+            "passes": trainer.fit_loop.epoch_loop.batch_progress.total.ready // trainer.datamodule.micro_batches(),
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
             "command": (self._commands_before or [self.command])[0],
             "continued_by": [*self._commands_before, self.command][1:],
@@ -161,6 +170,7 @@ class Outcome(Callback):
             "hardware": hardware.description(on),
             "versions": hardware.versions(),
         }
+        return all_public(found)
 
     def _history(self, trainer: Trainer, held_out: HeldOut) -> dict:
         """What was measured on the way, for the report."""
@@ -180,14 +190,19 @@ class Outcome(Callback):
             "evaluation": of(trainer, Evaluate).history,
         }
 
-    def _log(self, trainer: Trainer, strip: torch.Tensor) -> None:
+    def _log(self, trainer: Trainer, sheet: torch.Tensor) -> None:
+        """What is known once: no curve, but settings, a table and a sheet."""
         self._is_logged = trainer.logger is not None
         if not self._is_logged:
             return
-        trainer.logger.experiment.add_image("before_after", strip, trainer.global_step)
-        names = ("held_out_loss", "base_held_out_loss", "final_training_loss", "images_per_second")
-        metrics = {f"result/{name}": self.results[name] for name in names if self.results[name] is not None}
-        trainer.logger.log_hyperparams(self.settings, metrics)
+        trainer.logger.experiment.add_image("samples_before_after", sheet, trainer.global_step)
+        names = ("verdict", "held_out_loss", "base_held_out_loss", "final_training_loss", "images_per_second")
+        rows = "\n".join(f"| {name} | {self.results[name]} |" for name in names)
+        trainer.logger.experiment.add_text("results", f"| | |\n|---|---|\n{rows}", trainer.global_step)
+        # as log_hyperparams, which would also write the figures as curves of a single point; these curves there are
+        curves = dict.fromkeys(("held_out/ema", "train/loss_average"))
+        for summary in hparams(all_public(self.settings), curves):
+            trainer.logger.experiment.file_writer.add_summary(summary)
         trainer.logger.save()
 
     def state_dict(self) -> dict:
@@ -196,3 +211,7 @@ class Outcome(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self._seconds_before, self._commands_before = state["seconds"], list(state["commands"])
+
+
+def _size(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6:,.1f} MB"

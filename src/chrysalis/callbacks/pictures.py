@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
@@ -16,14 +17,15 @@ from chrysalis.errors import require_whole
 from chrysalis.evaluating import evaluating
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.drawing import sample
-from chrysalis.sampling.sheets import table
+from chrysalis.sampling.sheets import legible
 from chrysalis.terminal import stage
 
 
 class Examples:
     """Conditions of held-out pictures, one of each label or caption where they have such: the rows of a sheet.
 
-    names: of the rows. cond: of all pictures, row by row, `columns` in each.
+    names: of the rows. labels: their numbers, or None where labels do not count. cond: of all pictures, row by row,
+    `columns` in each.
     """
 
     def __init__(self, data, conditioner: Conditioner, rows: int, n: int):
@@ -32,6 +34,7 @@ class Examples:
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if "label" in conditioner.names else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
+        self.labels = [int(batch.label[i]) for i in chosen] if "label" in conditioner.names else None
         told = batches.rows(batches.of_batch(batch, conditioner), chosen)
         self.shown = [told[name] for name in conditioner.channels]
         self.cond = batches.rows(told, [k for k in range(len(chosen)) for _ in range(self.columns)])
@@ -54,7 +57,7 @@ class Examples:
         for k, name in enumerate(self.names):
             told = [pixels.to_uint8(shown[k : k + 1]).expand(-1, 3, -1, -1) for shown in self.shown]
             rows.append((name, torch.cat([*told, images[k * self.columns : (k + 1) * self.columns]])))
-        return pixels.from_image(table(rows))
+        return legible(rows)
 
 
 class Pictures(Callback):
@@ -133,11 +136,30 @@ class Pictures(Callback):
             return list(range(min(8, self.n)))
         return list(range(0, len(self.examples.names) * self.examples.columns, self.examples.columns))
 
+    def before_and_after(self, trainer: Trainer, after: torch.Tensor, origin: str | None) -> torch.Tensor:
+        """uint8 [3, h, w]: the picked images of the base model and of this one, and training images below them.
+
+        origin: what was fine-tuned; None of a model that was trained from scratch.
+        """
+        names = ("base model", "fine-tuned") if origin else ("untrained", "trained")
+        real = self._training_images(trainer.datamodule)
+        picked = (self.base[self.picked], after[self.picked], real)
+        return legible(list(zip((*names, "training images"), picked, strict=True)))
+
+    def _training_images(self, data) -> torch.Tensor:
+        """One for each of the picked: of its label where the sheet has labels, else from all over the set."""
+        rows, n = data.train_rows, len(self.picked)
+        spread = rows[[i * len(rows) // n for i in range(n)]]
+        if self.examples is not None and self.examples.labels is not None:
+            first = {label: row for row, label in zip(rows[::-1], data.pictures.labels[rows[::-1]], strict=True)}
+            spread = [first.get(label, row) for label, row in zip(self.examples.labels, spread, strict=True)]
+        return torch.from_numpy(np.stack([data.pictures.images[row] for row in spread]))
+
     def _show(self, trainer: Trainer, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:
             return
         sheet = pixels.grid(images) if self.examples is None else self.examples.sheet(images)
-        pixels.save_png(sheet, self.run_dir / "samples" / f"step_{step:06d}.png")
+        pixels.save_sheet(sheet, self.run_dir / "samples" / f"step_{step:06d}.png")
         if trainer.logger is not None:
             trainer.logger.experiment.add_image("samples", sheet, step)
 
@@ -151,9 +173,9 @@ class Pictures(Callback):
                 break
         sheet = pixels.grid(torch.cat(seen)[: self.preview])
         if trainer.is_global_zero:
-            pixels.save_png(sheet, self.run_dir / "first_pictures.png")
+            pixels.save_sheet(sheet, self.run_dir / "first_pictures.png")
             if trainer.logger is not None:
-                trainer.logger.experiment.add_image("first_pictures", sheet, 0)
+                trainer.logger.experiment.add_image("training_images", sheet, 0)
 
     def state_dict(self) -> dict:
         return {"base": self.base}

@@ -22,6 +22,7 @@ from chrysalis.files import shown
 from chrysalis.terminal import say
 
 SAVE, FINISH, LEAVE = 1, 2, 3  # what is asked for, the more urgent the larger
+_HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 PREEMPTED = 143  # what a shell says of a process that SIGTERM ended
 
 
@@ -30,7 +31,8 @@ class Left(SystemExit):
 
 
 class Stopping(Callback):
-    """SIGTERM, SIGUSR1 and SIGUSR2: save and leave (143; under SLURM the job is queued again, but for SIGTERM).
+    """SIGTERM, SIGUSR1 and SIGUSR2: save and leave (143; under SLURM the job is queued again, but for SIGTERM), as
+    where the terminal is closed (SIGHUP), unless nohup lets it be ignored.
     Ctrl-C: save, measure, export, leave (130); a second one: leave now. `touch RUN/stop`: save, measure, export; 0.
     `touch RUN/save`: save and go on. max_time: as stop, DD:HH:MM:SS of training in all, or timedelta's arguments.
 
@@ -146,7 +148,7 @@ class Stopping(Callback):
         earlier = self._there_before.get(self._left_by)
         if callable(earlier):
             earlier(self._left_by, None)  # submitit's queues the job again and exits
-        elif self._left_by not in (0, signal.SIGTERM) and trainer.is_global_zero:
+        elif self._left_by not in (0, signal.SIGTERM, _HANGUP) and trainer.is_global_zero:
             _queue_again()
 
     def leave(self) -> None:
@@ -180,7 +182,8 @@ def seconds(max_time: str | dict | None) -> float | None:
 
 
 def _signals() -> list[int]:
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    there = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    return there if signal.getsignal(_HANGUP) == signal.SIG_IGN else [*there, _HANGUP]
 
 
 def _queue_again(run: Callable = subprocess.run) -> None:

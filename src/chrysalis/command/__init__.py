@@ -6,9 +6,10 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -75,7 +76,9 @@ def command(config_name: str) -> Callable:
                 words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(sys.argv[1:])]
                 given = sweep.only_swept_in_names(agree(words, config_name))
                 sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                # train.py hears signals in callbacks/stopping.py
+                with _ending_orderly() if config_name == "sample" else nullcontext():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except KeyboardInterrupt:
                 codes.append(INTERRUPTED)
             except Exception as error:
@@ -87,6 +90,21 @@ def command(config_name: str) -> Callable:
         return main
 
     return decorate
+
+
+@contextmanager
+def _ending_orderly() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal unwind the program, so that no partial file stays; 128 + the signal."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    plain = [signum for signum in there if signal.getsignal(signum) == signal.SIG_DFL]
+    for signum in plain:
+        signal.signal(signum, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for signum in plain:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:

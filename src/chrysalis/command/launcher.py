@@ -86,7 +86,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         self.job: subprocess.Popen | None = None
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
         heard = [s for s in (getattr(signal, name) for name in names) if signal.getsignal(s) != signal.SIG_IGN]
         self.earlier = {s: signal.signal(s, self._heard) for s in heard}
         return self

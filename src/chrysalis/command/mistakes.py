@@ -53,7 +53,8 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         if told := why_not_compiled(error):
             return str(told)
     if any(isinstance(link, OSError) and link.errno in FULL for link in chain):
-        return "The disk is full, or a limit of it is reached: make room. A run continues with resume=runs/NAME."
+        again = "A run continues with resume=runs/NAME" if config_name == "train" else "The same command continues"
+        return f"The disk is full, or a limit of it is reached: make room. {again}."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     return None
@@ -71,6 +72,12 @@ def _first_line(error: BaseException) -> str:
 
 def _unknown_option(error: MissingConfigException) -> str:
     """data=foldr: the group has no such leaf."""
+    if typed := _file_as_option():
+        group, file = typed
+        return (
+            f"{group}={file} is a file, and an option is a name: put it at FOLDER/{group}/{file.name} and give "
+            f"--config-dir FOLDER {group}={file.stem}."
+        )
     group, _, asked = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not group or not options:
@@ -78,6 +85,12 @@ def _unknown_option(error: MissingConfigException) -> str:
     near = difflib.get_close_matches(asked, options, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{group}={asked} is unknown.{hint} Choose one of {', '.join(options)}."
+
+
+def _file_as_option() -> tuple[str, Path] | None:
+    """(group, file) of experiment=folder/mine.yaml on the command line, None if there is none like it."""
+    pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
+    return next(((key.lstrip("+"), Path(v)) for key, v in pairs if "." not in key and v.endswith(".yaml")), None)
 
 
 def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path) -> str:

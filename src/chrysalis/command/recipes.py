@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +23,7 @@ from chrysalis.conditioning.asked import NAMES
 from chrysalis.data.formats import suffixes
 from chrysalis.data.picture import contents
 from chrysalis.errors import UserError
+from chrysalis.files import ELIDED, all_public, public
 from chrysalis.terminal import warn
 
 # Where, on what and how shown they are drawn; none of these changes a picture
@@ -46,6 +49,11 @@ def expanded(arguments: list[str]) -> list[str]:
     typed = [a for a in arguments if not a.startswith("from=")]
     values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
+    if elided := next((o for o in kept if ELIDED in o), None):
+        key, _, place = elided.lstrip("+").partition("=")
+        raise UserError(
+            f"from={path} was made with {key}={place}, from outside the folder that was worked in: add {key}=PATH."
+        )
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
     other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
     kept += [] if other_set else [f"only={picture}"]
@@ -72,6 +80,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     """settings: all that the pictures depend on. overrides: what composes them again. command: the same, to be typed.
 
     inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
+    It goes with every picture to whoever has that, and names no folder of this machine, see files.public.
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, *OF_A_TASK)}
@@ -85,7 +94,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
-    return {
+    found = {
         "settings": settings,
         "command": shlex.join(["python", "sample.py", *overrides]),
         "overrides": overrides,
@@ -93,6 +102,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
         "versions": hardware.versions(),
         **({"only": cfg.only} if cfg.only is not None else {}),
     }
+    return all_public(found)
 
 
 def tell_changes(now: dict) -> None:
@@ -129,25 +139,34 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 
 def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of every file that the settings name, of the weights in every model folder and of the pictures in
-    every folder of masks."""
+    every folder of masks. Files that have the same name for other people, see files.public, are numbered."""
     groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
     groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
     negative = (groups["guidance"] or {}).get("negative") or {}
     pictures = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
     words = {*_strings([negative.get("label"), negative.get("text")])}
-    files = {}
-    for value in set(_strings(groups)) - words - {""}:
+    digests: dict[str, str] = {}
+    for value in sorted(set(_strings(groups)) - words - {""}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
-        try:
-            for place in (Path(name).expanduser(), folder.REPOSITORY / name):
-                used = suffixes() if value in pictures else {".safetensors"}
-                inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
-                if found := [place] if place.is_file() else inside:
-                    files |= {name if file == place else f"{name}/{file.relative_to(place)}": file for file in found}
-                    break
-        except (OSError, RuntimeError):  # a long text is no path, and ~someone no home
-            continue
-    return {name: _digest(files[name]) for name in sorted(files)}
+        for within, file in _files_of(name, suffixes() if value in pictures else {".safetensors"}):
+            known = f"{public(name)}/{within}" if within else public(name)
+            numbered = (f"{known} ({k})" if k > 1 else known for k in itertools.count(1))
+            digests[next(n for n in numbered if n not in digests)] = _digest(file)
+    return dict(sorted(digests.items()))
+
+
+def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
+    """The file of a name, or those in the folder of the name that have the suffixes, by their places in it."""
+    try:
+        for place in (Path(name).expanduser(), folder.REPOSITORY / name):
+            if place.is_file():
+                return [("", place)]
+            inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
+            if inside:
+                return [(str(file.relative_to(place)), file) for file in inside]
+    except (OSError, RuntimeError):  # a long text is no path, and ~someone no home
+        pass
+    return []
 
 
 def _strings(node):

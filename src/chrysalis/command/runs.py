@@ -14,14 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 import chrysalis
 from chrysalis import checkpoints
 from chrysalis.errors import UserError
-from chrysalis.files import read_mapping, shown, write_text
-from chrysalis.folder import REPOSITORY
+from chrysalis.files import REPOSITORY, read_mapping, shown, write_text
 from chrysalis.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
-    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.progress\.lines"
+    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.(progress\.lines|checkpoint\.keep)"
     r"|callbacks\.(evaluate|early_stop)\..+|callbacks\.best\.figure|callbacks\.nonfinite\.at_most|features\..+"
     r"|data\.(path|num_workers|on_device)|outcome\.(half|report)|on_nonfinite|preflight|compile|channels_last|profile"
     r"|profiling\.\w+|debug"
@@ -118,23 +117,27 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     files += ["report.html", "loss.png"] if cfg.outcome.get("report", True) else []
     if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
         return False
-    made, wanted = _steps(folder), cfg.trainer.max_steps
-    return 0 < wanted <= made and _exported(cfg) == _exported(_read(folder / "config.yaml"))
-
-
-def nothing_to_do(folder: Path) -> str:
-    return (
-        f"{shown(folder)} has made its {_steps(folder)} steps and is exported: there is nothing to do. "
-        "trainer.max_steps=MORE continues it."
+    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "passes"))
+    return any(0 < (wanted or 0) <= _made(folder, what) for wanted, what in ends) and _exported(cfg) == _exported(
+        _read(folder / "config.yaml")
     )
 
 
-def _steps(folder: Path) -> int:
+def nothing_to_do(cfg: DictConfig, folder: Path) -> str:
+    key = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
+    return (
+        f"{shown(folder)} has made its {_made(folder, 'steps')} steps and is exported: there is nothing to do. "
+        f"trainer.{key}=MORE continues it."
+    )
+
+
+def _made(folder: Path, what: str) -> int:
+    """How many steps, or passes over the training images, a run that is exported has made."""
     try:
-        steps = read_mapping(folder / "results.json", "is damaged").get("steps")
+        number = read_mapping(folder / "results.json", "is damaged").get(what)
     except UserError:  # then it is written again
         return 0
-    return steps if isinstance(steps, int) else 0
+    return number if isinstance(number, int) else 0
 
 
 def _exported(cfg: DictConfig) -> dict:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from chrysalis.conditioning.pictures import made
 from chrysalis.data.butterflies import DOMAINS, draw
 from chrysalis.data.formats import suffixes
 from chrysalis.data.given import Given
+from chrysalis.data.picture import composed
 from chrysalis.data.transforms import mask_to_training_size
 from chrysalis.errors import UserError
 from chrysalis.terminal import warn
@@ -68,7 +70,7 @@ class Asked:
         if name == "label":
             return self._label(key, str(value))
         if name == "text":
-            return self._text(key, str(value))
+            return self._text(key, composed(str(value)))
         if name == "vector":
             return self._vector(key, value)
         if name == "mask" and value in DOMAINS:
@@ -90,8 +92,8 @@ class Asked:
 
     def _label(self, key: str, value: str) -> int:
         known = self.conditioner.embeddings["label"].names
-        if value in known:
-            return known.index(value)
+        with suppress(ValueError):
+            return self.conditioner.embeddings["label"].place(value)
         near = difflib.get_close_matches(value, known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         shown = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")

@@ -13,6 +13,7 @@ This file travels with every conditional model folder, so it needs nothing but t
 """
 
 import re
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -47,9 +48,13 @@ class LabelEmbedding(nn.Module):
         return self.out(self.table(torch.where(labels < 0, len(self.names), labels)))
 
     def place(self, name: str) -> int:
-        if name not in self.names:
+        """The number of a label, whichever Unicode form it or the known name is in: é is one character or two."""
+        if name in self.names:
+            return self.names.index(name)
+        composed = [unicodedata.normalize("NFC", known) for known in self.names]
+        if (name := unicodedata.normalize("NFC", name)) not in composed:
             raise ValueError(f"label {name!r} is unknown: the model knows {', '.join(self.names)}")
-        return self.names.index(name)
+        return composed.index(name)
 
 
 class VectorEmbedding(nn.Module):
@@ -121,7 +126,7 @@ class TokenEncoder(nn.Module):
 
     @staticmethod
     def split(caption: str) -> list[str]:
-        return re.findall(r"\w+", caption.lower())
+        return re.findall(r"\w+", unicodedata.normalize("NFC", caption.lower()))
 
     def unknown(self, caption: str) -> list[str]:
         return [word for word in self.split(caption) if word not in self.words]

@@ -7,6 +7,7 @@ import numpy as np
 from chrysalis.conditioning import encoders
 from chrysalis.conditioning.conditioner import Conditioner, TokenEncoder
 from chrysalis.conditioning.pictures import SOURCES
+from chrysalis.data.picture import composed
 from chrysalis.data.store import PictureSet
 from chrysalis.errors import UserError, require_whole
 
@@ -117,7 +118,8 @@ class Text:
         how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
             return how | {"dim": encoders.width(self.frozen[1]), "encoder": self.encoder}
-        words = sorted({word for caption in pictures.captions for word in TokenEncoder.split(caption)})
+        captions = [text for one in pictures.captions for text in ((one,) if isinstance(one, str) else one)]
+        words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 
     @staticmethod
@@ -171,7 +173,7 @@ def condition(unet, known: Conditioner | None, parts: Mapping, pictures: Picture
         part.require(pictures, source)
     if known is not None and "vector" in known.names:
         told = known.embeddings["vector"].names
-        if tuple(told) != pictures.vector_names:
+        if tuple(map(composed, told)) != tuple(map(composed, pictures.vector_names)):
             raise UserError(
                 f"condition=vector: the model is told {', '.join(told)}, and {source} has "
                 f"{', '.join(pictures.vector_names)}. Name the same columns in the same order."

@@ -1,46 +1,20 @@
-"""What a folder of pictures holds: its pictures, and what metadata.jsonl and mirrored folders say of each."""
+"""What a folder of images holds: its images, and what metadata and mirrored folders say of each."""
 
 import gc
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-from chrysalis.data.formats import suffixes
-from chrysalis.data.picture import cleaned, measurement
+from chrysalis.data.formats import suffixes, unused_note
+from chrysalis.data.metadata import NAMES, Columns, Row, listed
+from chrysalis.data.picture import cleaned, composed
 from chrysalis.errors import UserError, require_path
 
 MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # the field of a Row, and its key
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture of a folder: its file, its place below that folder, and what is known of it."""
-
-    file: Path
-    place: Path
-    label: str | None = None
-    caption: str | None = None
-    mask: Path | None = None
-    conditioning: Path | None = None
-    vector: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The keys of metadata.jsonl that the user asked for by name."""
-
-    label: str | None = None
-    caption: str | None = None
-    vector: tuple[str, ...] = ()
-
-    def asked(self) -> list[tuple[str, str]]:
-        """(key of the command line, key of metadata.jsonl) of each."""
-        pairs = [("data.label_column", self.label), ("data.caption_column", self.caption)]
-        return [pair for pair in pairs if pair[1] is not None] + [("data.vector_columns", c) for c in self.vector]
 
 
 @contextmanager
@@ -56,26 +30,59 @@ def uncollected() -> Iterator[None]:
 
 
 @uncollected()
-def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> tuple[list[Row], dict[str, int]]:
-    """The images that metadata.jsonl lists, else all below `path`; and how many other files there are by suffix.
+def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> tuple[list[Row], str]:
+    """The images that metadata lists, else all below `path`; and a sentence on what else lies there and is not used.
 
-    mirrors: a folder or None by a Row's field. Of a listing no other files are counted, nor are .txt files, which are
-    captions.
+    mirrors: a folder or None by a Row's field. Without metadata .txt files are captions, and no part of what is unused.
     """
-    unused: dict[str, int] = {}
     folders = {field: _mirror(field, given, path) for field, given in mirrors.items() if given is not None}
-    listing = path / "metadata.jsonl"
-    if listing.is_file():
-        rows = _listed(listing, columns)
+    files = walk(path, folders.values())
+    listings = _listings(path, files)
+    if listings:
+        rows = [row for listing in listings for row in listed(listing, path, columns)]
+        note = _unlisted_note(path, files, rows, listings)
     else:
         for key, column in columns.asked():
             raise UserError(
-                f"{key}={column} needs {listing}, which is not there: one object a line, with file_name and {column}."
+                f"{key}={column} needs {path / 'metadata.jsonl'}, which is not there: one object a line, with "
+                f"file_name and {column}."
             )
-        rows, unused = _found(path, folders.values())
+        rows, unused = _found(path, files, folders.values())
+        note = unused_note(unused)
     for field, folder in folders.items():
         rows = _matched(rows, field, folder) if rows else rows
-    return rows, unused
+    return rows, note
+
+
+def _listings(path: Path, files: Iterable[Path]) -> list[Path]:
+    """The metadata of `path` itself, else those of the folders below it."""
+    there = sorted(file for file in files if file.name in NAMES)
+    listings = [file for file in there if file.parent == path] or there
+    for one, other in pairwise(listings):
+        if one.parent == other.parent:
+            raise UserError(f"{one.parent} has {one.name} and {other.name}: leave one of them.")
+    return listings
+
+
+def _unlisted_note(path: Path, files: Iterable[Path], rows: Iterable[Row], listings: Sequence[Path]) -> str:
+    """A sentence on images and further metadata below `path` that `listings` leave out, or ""."""
+    used = {str(file) for row in rows for file in (row.file, row.mask, row.conditioning) if file is not None}
+    images = [file for file in files if file.suffix.lower() in suffixes()]
+    root = path.resolve()
+    images = [file for file in images if str(root / file.relative_to(path)) not in used]
+    images = [file for file in images if os.path.realpath(file) not in used]  # slower: for what is linked
+    further = [file.relative_to(path) for file in files if file.name in NAMES and file not in listings]
+    parts = []
+    if images:
+        verb = "image is" if len(images) == 1 else "images are"
+        parts.append(f"{len(images)} {verb} not listed in {listings[0].name} and not used: {_some(images)}")
+    if further:
+        parts.append(f"Not read beside {listings[0].name}: {', '.join(map(str, sorted(further)[:3]))}")
+    return ". ".join(parts) + "." * bool(parts)
+
+
+def _some(files: Sequence[Path]) -> str:
+    return ", ".join(sorted(file.name for file in files)[:3]) + ", ..." * (len(files) > 3)
 
 
 def _mirror(field: str, given: str, path: Path) -> Path:
@@ -87,10 +94,10 @@ def _mirror(field: str, given: str, path: Path) -> Path:
     return folder
 
 
-def _found(path: Path, mirrors: Collection[Path]) -> tuple[list[Row], dict[str, int]]:
-    """Every image below `path` outside `mirrors`, labelled by the folder it lies in; and the other files by suffix."""
+def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tuple[list[Row], dict[str, int]]:
+    """Every image among the files below `path`, labelled by the folder it lies in; and the other files by suffix."""
     by_suffix: dict[str, list[Path]] = {}
-    for file in walk(path, mirrors):
+    for file in walked:
         by_suffix.setdefault(file.suffix.lower(), []).append(file)
     files = sorted((file for s in suffixes() for file in by_suffix.get(s, ())), key=attrgetter("parts"))
     unused = {s: len(others) for s, others in by_suffix.items() if s not in {*suffixes(), ".txt"}}
@@ -112,82 +119,20 @@ def _below_their_one_folder(places: Sequence[Path]) -> list[Path]:
     return [Path(*place.parts[1:]) for place in places]
 
 
-def _listed(listing: Path, columns: Columns) -> list[Row]:
-    rows, keys = [], {}
-    for number, line in enumerate(_text_of(listing).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            row = _row(entry, listing.parent, columns)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError):  # loops of links, of brackets
-            raise UserError(
-                f"{listing} line {number} is not an object with a file_name inside the folder and texts: mend or "
-                "remove it."
-            ) from None
-        rows.append(replace(row, vector=_vector(entry, columns, f"{listing} line {number}")))
-        keys |= dict.fromkeys(key for key, value in entry.items() if value is not None)
-    for key, column in columns.asked():
-        if rows and column not in keys:
-            raise UserError(f"{key}={column} has no value in {listing}: its lines have {', '.join(keys)}.")
-    return rows
-
-
-def _text_of(listing: Path) -> str:
-    try:
-        return listing.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = listing.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{listing} line {line} is not UTF-8 text: save the file as UTF-8.") from None
-
-
-def _row(entry: dict, folder: Path, columns: Columns) -> Row:
-    root = folder.resolve()
-
-    def below(name: str | None) -> Path | None:
-        path = (root / name).resolve() if name else None
-        if path is not None and (not path.is_relative_to(root) or path.is_symlink()):  # still a link: a loop
-            raise ValueError(name)
-        return path
-
-    def text(value: object) -> str | None:
-        if isinstance(value, dict | list):
-            raise ValueError(value)
-        return None if value is None else cleaned(str(value))
-
-    file = below(entry["file_name"])
-    caption = entry.get(columns.caption) if columns.caption else entry.get("text", entry.get("caption"))
-    mask, conditioning = below(entry.get("mask_file_name")), below(entry.get("conditioning_image_file_name"))
-    label = text(entry.get(columns.label or "label"))
-    return Row(file, file.relative_to(root), label, text(caption), mask, conditioning)
-
-
-def _vector(entry: dict, columns: Columns, where: str) -> tuple[float, ...] | None:
-    values = []
-    for column in columns.vector:
-        try:
-            values.append(measurement(entry.get(column)))
-        except ValueError as error:
-            raise UserError(
-                f"{where}: {column}, which data.vector_columns names, must be a number, and {error}."
-            ) from None
-    return tuple(values) or None
-
-
 def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
     """The rows with the files of `folder` that lie below it as a row does below data.path, whatever the suffix.
 
     They replace what metadata.jsonl names. A set's one folder of pictures may be left out: images/a/1.jpg of
     data.path has its mask at images/a/1.png or at a/1.png.
     """
-    by_stem: dict[Path, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for file in sorted(p for p in walk(folder) if p.suffix.lower() in suffixes()):
-        by_stem.setdefault(file.relative_to(folder).with_suffix(""), []).append(file)
+        by_stem.setdefault(_stem(file.relative_to(folder)), []).append(file)
     shorter = _below_their_one_folder([row.place for row in rows])
     matched = []
     for row, short in zip(rows, shorter, strict=True):
-        found = by_stem.get(row.place.with_suffix("")) or by_stem.get(short.with_suffix("")) or []
-        found = [file for file in found if file.name == row.place.name] or found
+        found = by_stem.get(_stem(row.place)) or by_stem.get(_stem(short)) or []
+        found = [file for file in found if composed(file.name) == composed(row.place.name)] or found
         if len(found) > 1:
             names = " and ".join(str(file.relative_to(folder)) for file in found)
             raise UserError(f"{MIRRORS[field]}={folder} has {names} for {row.file}: leave one of them.")
@@ -198,6 +143,10 @@ def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
             f"must hold {shorter[0].with_suffix('.png')}, or that name with another picture suffix."
         )
     return matched
+
+
+def _stem(place: Path) -> str:
+    return composed(str(place.with_suffix("")))
 
 
 def walk(root: Path, without: Iterable[Path] = ()) -> Sequence[Path]:

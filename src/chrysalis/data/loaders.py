@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chrysalis import seeds
 from chrysalis.batch import Batch
+from chrysalis.data.processes import FreshContext
 from chrysalis.data.store import PictureSet
 
 
@@ -100,7 +101,7 @@ class Pictures(Dataset):
             torch.from_numpy(request.u),
             request.window,
             None if p.labels is None else torch.from_numpy(p.labels[rows]),
-            None if p.captions is None else tuple(p.captions[i] for i in rows),
+            None if p.captions is None else tuple(map(p.caption, rows, request.keys)),
             laid.get("masks"),
             laid.get("conditionings"),
             None if p.vectors is None else torch.from_numpy(p.vectors[rows]),
@@ -124,5 +125,5 @@ def loader(pictures: Pictures, order: Order, num_workers: int = 0) -> DataLoader
         sampler=order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        multiprocessing_context="spawn" if num_workers else None,
+        multiprocessing_context=FreshContext() if num_workers else None,
     )

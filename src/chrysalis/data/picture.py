@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Picture:
     image: np.ndarray  # uint8 [3, H, W]
     content: int
     label: str | None = None
-    caption: str | None = None
+    caption: str | tuple[str, ...] | None = None  # a tuple: alternatives
     mask: np.ndarray | None = None  # uint8 [1, H, W]
     conditioning: np.ndarray | None = None  # uint8 [3, H, W]
     vector: tuple[float, ...] | None = None
@@ -54,8 +55,14 @@ def contents(file: Path) -> bytes:
     return file.read_bytes()
 
 
+def composed(text: str) -> str:
+    """Normalize to NFC: macOS writes é in a file's name as two characters, which look the same and are not equal."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def cleaned(text: str) -> str:
-    """As it can be written and shown anywhere: without control characters and halves of characters."""
+    """As it can be compared, written and shown anywhere: NFC, without control characters and halves of characters."""
+    text = composed(text)
     if text.isprintable():
         return text
     kept = "".join(c if c in "\n\t" or not (c < " " or "\x7f" <= c <= "\x9f") else " " for c in text)
@@ -67,10 +74,10 @@ def content_hash(data: bytes) -> int:
 
 
 def measurement(value: object) -> float:
-    """A number as float32 can hold it, NaN if it is unknown; ValueError for anything else."""
+    """A number as float32 can hold it, 1 for true, NaN if it is unknown; ValueError for anything else."""
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+    if not isinstance(value, int | float) or abs(value) > LARGEST:
         raise ValueError(f"{value!r:.40} is not a number")
     return float(value)
 
@@ -85,7 +92,7 @@ def decoded(
     size: tuple[int, int],
     resize: Resize,
     label: str | None,
-    caption: str | None,
+    caption: str | tuple[str, ...] | None,
     mask: bytes | None = None,
     conditioning: bytes | None = None,
     vector: tuple[float, ...] | None = None,

@@ -8,10 +8,11 @@ from typing import Protocol
 
 from PIL import Image
 
-from chrysalis import hub
-from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.listing import Columns, Row, nearest_folder, rows_below
-from chrysalis.data.picture import Picture, cleaned, content_hash, contents, decoded, each_once, measurement
+from chrysalis.data import hub_datasets
+from chrysalis.data.formats import suffixes
+from chrysalis.data.listing import nearest_folder, rows_below
+from chrysalis.data.metadata import Columns, Row, spelled
+from chrysalis.data.picture import Picture, cleaned, composed, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.errors import UserError, require_path
 
@@ -87,14 +88,14 @@ class Drawn:
 
 
 class Folder:
-    """Every picture below `path`, or exactly those that its metadata.jsonl lists.
+    """Every image below `path`, or exactly those that metadata.jsonl or metadata.csv lists, there or in subfolders.
 
     metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`),
-    `mask_file_name` and `conditioning_image_file_name`. Without it labels are the names of the folders that
-    pictures lie in, and a caption is a .txt file of the picture's name.
+    `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. Without them labels
+    are the names of the folders that images lie in, and a caption is a .txt file of the image's name.
 
     masks, conditioning_images: folders that mirror `path`: the same places and names, with any picture suffix.
-    label_column, caption_column, vector_columns: other keys of metadata.jsonl, those of the vector numeric.
+    label_column, caption_column, vector_columns: other keys of the metadata, those of the vector numbers or booleans.
     """
 
     def __init__(
@@ -109,11 +110,10 @@ class Folder:
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), each_once(vector_columns)
+        self.name, self.vector_names = str(self.path), tuple(map(composed, each_once(vector_columns)))
         self.caption_beside = caption_column is None
-        columns = Columns(label_column, caption_column, self.vector_names)
-        self.rows, unused = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
-        self.note = unused_note(unused)
+        columns = Columns(*(name and composed(name) for name in (label_column, caption_column)), self.vector_names)
+        self.rows, self.note = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
         if not self.rows:
             looked_for = ", ".join(sorted(suffixes()))
             raise UserError(
@@ -150,7 +150,7 @@ class Folder:
         return decoded(image, size, resize, row.label, caption, mask, conditioning, row.vector)
 
     def _beside(self, row: Row) -> Path | None:
-        return row.file.with_suffix(".txt") if self.caption_beside else None
+        return spelled(row.file.parent, f"{row.file.stem}.txt") if self.caption_beside else None
 
 
 def _caption_in(file: Path) -> str:
@@ -168,7 +168,11 @@ def _beside_it(what: str, file: Path) -> bytes:
 
 
 class Hub:
-    """A dataset of the hub by id, or a local folder of parquet or arrow files, through `datasets`."""
+    """A dataset of the hub by id, or a local folder of parquet or arrow files, through `datasets`.
+
+    configuration: one of those that the dataset has, None for the only or default one. revision: a branch, tag or
+    commit of the hub, which may also be written ID@REVISION.
+    """
 
     note = ""
 
@@ -182,8 +186,12 @@ class Hub:
         mask_column: str | None = None,
         conditioning_image_column: str | None = None,
         vector_columns: Sequence[str] = (),
+        configuration: str | None = None,
+        revision: str | None = None,
     ):
-        self.name, self.rows, self.vector_names = path, _load(path, split), each_once(vector_columns)
+        self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
+        self.vector_names = each_once(vector_columns)
+        self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
         pictures = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
         self.columns = {**pictures, "label": label_column, "caption": caption_column}
         asked = [(f"data.{what}_column", column) for what, column in self.columns.items() if column is not None]
@@ -193,6 +201,7 @@ class Hub:
                 have = ", ".join(self.rows.column_names)
                 raise UserError(f"{key}={column} is not a column of {path}: it has {have}.")
         self._require_numbers()
+        self._require_texts()
         self.rows = self.rows.select_columns(list(dict.fromkeys(column for _, column in asked)))
         for what, column in pictures.items():
             if column is not None:
@@ -204,8 +213,25 @@ class Hub:
         for column in self.vector_names:
             feature = self.rows.features[column]
             kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            if not kind.startswith(("int", "uint", "float")):
+            if not kind.startswith(("int", "uint", "float", "bool")):
                 raise UserError(f"data.vector_columns={column} is not a column of numbers in {self.name}, but {kind}.")
+
+    def _require_texts(self) -> None:
+        """Labels are one text or number a row; captions too, or a list of them."""
+        from datasets import ClassLabel, LargeList, List, Value
+
+        for what in ("label", "caption"):
+            column = self.columns[what]
+            feature = None if column is None else self.rows.features[column]
+            one = feature.feature if what == "caption" and isinstance(feature, List | LargeList) else feature
+            if one is None or isinstance(one, ClassLabel) or (isinstance(one, Value) and "binary" not in one.dtype):
+                continue
+            kind = one.dtype if isinstance(one, Value) else type(one).__name__
+            more = ", or a list of texts" if what == "caption" else ""
+            raise UserError(
+                f"data.{what}_column={column} is a column of {kind} in {self.name}, and a {what} is one text{more}: "
+                f"name another column."
+            )
 
     def _cast_to_files(self, key: str, column: str) -> None:
         """The bytes of picture files, undecoded: Pillow decodes them here, at the size that is needed."""
@@ -220,7 +246,7 @@ class Hub:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        return f"hub {self.rows._fingerprint} {self.columns} {self.vector_names}"
+        return f"hub 2 {self.rows._fingerprint} {self.files.revision} {self.columns} {self.vector_names}"
 
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
@@ -235,70 +261,21 @@ class Hub:
         entry = row[self.columns[what]] if self.columns[what] is not None else None
         if entry is None:
             return None
-        return entry["bytes"] if entry["bytes"] is not None else contents(Path(entry["path"]))
+        if entry["bytes"] is not None:
+            return entry["bytes"]
+        return self.files.read(entry["path"])
 
     def _label(self, row: dict) -> str | None:
         column = self.columns["label"]
         if column is None or row[column] is None:
             return None
         feature = self.rows.features[column]
-        return feature.int2str(row[column]) if hasattr(feature, "int2str") else cleaned(str(row[column]))
+        return cleaned(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
 
-    def _caption(self, row: dict) -> str | None:
+    def _caption(self, row: dict) -> str | tuple[str, ...] | None:
+        """The row's caption; of a list its texts, which are alternatives."""
         column = self.columns["caption"]
-        return None if column is None or row[column] is None else cleaned(str(row[column]))
-
-
-def _load(path: str, split: str):
-    folder = require_path("data.path", path)
-    local = folder.is_dir()
-    if not local and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-        raise UserError(
-            f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
-        )
-    import datasets
-
-    try:
-        if local and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return _of_split(datasets.load_from_disk(str(folder)), split)
-        if local:
-            return datasets.load_dataset(str(folder), split=split)
-        return _from_hub(path, split)
-    except Exception as error:  # the hub's client and the readers raise dozens of kinds
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        if local:
-            raise UserError(
-                f"data.path={path}, data.split={split} could not be loaded as a dataset: {first}"
-            ) from error
-        why = "there is no network" if hub.unreachable() else first
-        hint = "data=butterflies is drawn here and needs no network."
-        raise UserError(f"data.path={path} could not be fetched from the hub: {why}. {hint}") from error
-
-
-def _from_hub(path: str, split: str):
-    """From the local cache of the hub; asked over the network only for what is not there."""
-    import datasets
-
-    before, level = datasets.config.HF_HUB_OFFLINE, datasets.logging.get_verbosity()
-    datasets.config.HF_HUB_OFFLINE = True
-    datasets.logging.set_verbosity_error()  # it would warn that the hub does not have the set
-    try:
-        return datasets.load_dataset(path, split=split)
-    except Exception:  # as many kinds as above
-        if hub.unreachable():
-            raise
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
-        datasets.logging.set_verbosity(level)
-    return datasets.load_dataset(path, split=split)
-
-
-def _of_split(rows, split: str):
-    """`split` of what save_to_disk wrote: a set of splits, or one that may know its name."""
-    if hasattr(rows, "keys"):
-        if split not in rows:
-            raise ValueError(f"it has the splits {', '.join(rows)}")
-        return rows[split]
-    if rows.split is not None and str(rows.split) != split:
-        raise ValueError(f"it is the split {rows.split}")
-    return rows
+        found = None if column is None else row[column]
+        found = found if isinstance(found, list) else [found]
+        texts = tuple(dict.fromkeys(cleaned(str(text)) for text in found if text is not None))
+        return texts if len(texts) > 1 else next(iter(texts), None)

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from chrysalis import plots
 from chrysalis.errors import UserError
 from chrysalis.evaluation import held_out
-from chrysalis.files import read_mapping, shown, write_text
+from chrysalis.files import public, read_mapping, shown, write_text
 from chrysalis.terminal import console
 
 NEEDED = {
@@ -39,7 +39,7 @@ class Subject:
         """What there is to be read, in words: {"KD": "0.0123 [0.0101, 0.0150]", ...}."""
         r, e, said = self.results, self.evaluation, {}
         if self.held_out:
-            said["held-out loss"] = f"{self.held_out['loss']:.5f} ({self.held_out['prediction']})"
+            said["validation loss"] = f"{self.held_out['loss']:.5f} ({self.held_out['prediction']})"
         if "held_out_loss" in r:
             change, error = r["held_out_minus_base"], r["held_out_minus_base_error"]
             said["minus the base model's"] = f"{change:+.5f}" + ("" if error is None else f" ± {error:.5f}")
@@ -55,7 +55,7 @@ class Subject:
             said["chance of so many"] = f"{e['copies_chance']:.2g}"
         if e:
             at = f" at step {e['step']:,}" if "step" in e else ""
-            said["of pictures"] = f"{e['n_drawn']} drawn{at}, {e['n_real']} {e['against']}"
+            said["of images"] = f"{e['n_drawn']} samples{at}, {e['n_real']} {e['against']}"
             said["seen by"] = e["features"]
         if "seconds" in r:
             said["time"] = f"{r['seconds']:.0f} s, {r['hardware']}"
@@ -75,24 +75,25 @@ def of_run(folder: Path) -> Subject:
     results, history = (_read(folder / f"{name}.json", needed) for name, needed in NEEDED.items())
     sheets = sorted((folder / "samples").glob("step_*.png"))
     chosen = sorted({round(i * (len(sheets) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if sheets else []
-    pictures = [("before and after", folder / "before_after.png")]
-    pictures += [(f"drawn at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
+    pictures = [("before and after, with training images", folder / "before_after.png")]
+    pictures += [(f"samples at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
     settings = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
     there = [(what, file) for what, file in pictures if file.is_file()]
     evaluation = results.get("evaluation") or {}
     if "step" in evaluation:
         near = folder / "nearest" / f"step_{evaluation['step']:06d}.png"
-        there += [(f"nearest training pictures, step {evaluation['step']:,}", near)] if near.is_file() else []
-    return Subject(shown(folder), results, history, evaluation, settings, results["command"], there)
+        there += [(f"nearest training images, step {evaluation['step']:,}", near)] if near.is_file() else []
+    name, command = public(shown(folder)), public(results["command"])
+    return Subject(name, results, history, evaluation, public(settings), command, there)
 
 
 def evaluated(folder: Path, evaluation: dict) -> Subject:
     """A folder of drawings with what task=evaluate found."""
     record = _read(folder / "settings.json", ("settings", "command"))
-    pictures = [("drawn", folder / "grid.png"), ("nearest training pictures", folder / "nearest.png")]
+    pictures = [("samples", folder / "grid.png"), ("nearest training images", folder / "nearest.png")]
     there = [(what, file) for what, file in pictures if file.is_file()]
     settings = json.dumps(record["settings"], indent=2)
-    return Subject(shown(folder), {}, {}, evaluation, settings, record["command"], there)
+    return Subject(public(shown(folder)), {}, {}, evaluation, public(settings), public(record["command"]), there)
 
 
 def found(folder: Path) -> Subject:
@@ -108,7 +109,7 @@ def found(folder: Path) -> Subject:
 
 
 def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
-    """Rows of (figure, its value of each); of several also how their held-out losses differ from the first one's."""
+    """Rows of (figure, its value of each); of several also how their validation losses differ from the first one's."""
     cells, first = [s.figures for s in subjects], subjects[0].held_out
     names = dict.fromkeys(name for own in cells for name in own)
     rows = [(name, [own.get(name, "") for own in cells]) for name in names]

@@ -14,7 +14,7 @@ from chrysalis.errors import UserError, require_whole
 from chrysalis.evaluation import held_out, report
 from chrysalis.evaluation.panel import panel
 from chrysalis.evaluation.reference import Reference, distinct
-from chrysalis.files import read_mapping, shown, write_text
+from chrysalis.files import public, read_mapping, shown, write_text
 from chrysalis.folder import Model
 from chrysalis.metrics.features import Network
 from chrysalis.metrics.timesteps import held_out_loss
@@ -81,7 +81,7 @@ class Evaluate(Generate):
         images = torch.stack([read(out / f"{p.name}.png") for p in pictures])
         reference = Reference(self.network, self.data, next(self.model.unet.parameters()).device)
         evaluation = reference.hold(images)
-        self.notes = {**evaluation.record(), "data": self.data.source.name}
+        self.notes = {**evaluation.record(), "data": public(self.data.source.name)}
         if measured := self.measured():
             self.notes["held_out"] = measured
             predicts = f"the model predicts {measured['prediction']}"

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from chrysalis import folder, memory, pixels, transformers_folder
 from chrysalis.alignment import align
-from chrysalis.data.store import PictureSet, cache_folder
+from chrysalis.data.store import PictureSet
 from chrysalis.errors import UserError, require_path, require_whole
-from chrysalis.files import written
+from chrysalis.files import cache_folder, written
 from chrysalis.terminal import stage
 
 BATCH = 64

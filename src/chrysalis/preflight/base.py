@@ -41,7 +41,8 @@ class Nothing(nn.Module):
 class Base:
     """loss, nothing: float32 [bins], held out, of the model as it is and of a zero output at `timesteps`.
 
-    seconds: of a forward pass, per picture. told: in how many ways a conditional model is measured, 1 of others.
+    seconds: of a forward pass, per picture. images: how many were measured. told: in how many ways a conditional model
+    is measured, 1 of others.
     """
 
     timesteps: list[int]
@@ -49,6 +50,7 @@ class Base:
     nothing: torch.Tensor
     seconds: float
     told: int
+    images: int = PICTURES
 
     def doubt(self, prediction: str) -> str | None:
         """What to ask of a pretrained model that is hardly better than nothing; None of one that is."""
@@ -98,6 +100,6 @@ def measured(plan: Plan) -> Base | None:
         module.to(here)
     zero = Denoiser(Nothing(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.on)
     nothing = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
-    ours, nothing = (torch.cat(losses).mean(0) for losses in (ours, nothing))
+    ours, nothing = (torch.cat(losses) for losses in (ours, nothing))
     timesteps = fixed_timesteps(len(denoiser.noise), BINS).tolist()
-    return Base(timesteps, ours, nothing, min(seconds), max(1, len(told)))
+    return Base(timesteps, ours.mean(0), nothing.mean(0), min(seconds), max(1, len(told)), len(ours))

@@ -15,6 +15,7 @@ from chrysalis.datamodule import Pictures as Data
 from chrysalis.folder import Model
 from chrysalis.module import FineTuning
 from chrysalis.preflight.measuring import KEYS, Measuring, changes, planned
+from chrysalis.terminal import warn
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Plan:
     def prepare(self) -> None:
         """Raises UserError, or says, what would else be found out at the first evaluation, or never."""
         self.evaluate.prepare(self.trainer, self.data, math.inf if self.steps is None else self.steps)
+        for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
+            warn(note)
         for callback in self.trainer.callbacks:
             if isinstance(callback, EarlyStop):
                 callback.require_measurements(self.steps, self.held_out.every_n_steps, len(self.data.held_out_rows))

@@ -90,7 +90,7 @@ def data_row(plan: Plan) -> str:
     )
 
 
-def loss_row(plan: Plan, base: Base | None) -> Table | Group | str:
+def loss_row(plan: Plan, base: Base | None) -> Group | str:
     """Held out, by timestep, from little noise to much, beside what a zero output gives."""
     if base is None:
         return "measured when the run began" if plan.resumed else "not measured: it does not fit into memory"
@@ -101,8 +101,9 @@ def loss_row(plan: Plan, base: Base | None) -> Table | Group | str:
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
     grid.add_row("the model", *(f"{v:.3f}" for v in (*base.loss, base.loss.mean())))
     grid.add_row("all zeros", *(f"{v:.3f}" for v in (*base.nothing, base.nothing.mean())), style="dim")
+    images = f"on {base.images} of the validation images; the validation loss of the run is on more, with its own mean"
     doubt = base.doubt(plan.module.denoiser.objective.prediction) if plan.model.origin else None
-    return Group(grid, Text(doubt, style="yellow")) if doubt else grid
+    return Group(grid, Text(images, style="dim"), *([Text(doubt, style="yellow")] if doubt else []))
 
 
 def training_row(plan: Plan) -> str:

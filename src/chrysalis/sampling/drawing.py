@@ -14,11 +14,11 @@ from chrysalis import pixels, plots
 from chrysalis.compiling import compiled_only_if, why_not_compiled
 from chrysalis.conditioning.asked import Asked
 from chrysalis.errors import UserError, require_whole
-from chrysalis.files import shown, write_text, written
+from chrysalis.files import all_public, shown, write_text, written
 from chrysalis.guidance.guided import Guided
 from chrysalis.sampling.loop import Step, trajectory
 from chrysalis.sampling.schedulers import Timetable
-from chrysalis.sampling.sheets import read, table
+from chrysalis.sampling.sheets import legible, read
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
 from chrysalis.sampling.way import Way
 from chrysalis.sampling.writing import Writing
@@ -73,12 +73,16 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
         return
     try:
         drawn = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-        was, now = (_compared(r) for r in (drawn, json.loads(json.dumps(record))))
+        was, now = (_compared(r) for r in (all_public(drawn), json.loads(json.dumps(record))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
     other = [key for key in {**was, **now} if was.get(key) != now.get(key) and not _is_how(key)]
     if other:
         key = other[0]
+        if key in drawn["inputs"] and key not in record["inputs"]:
+            raise UserError(
+                f"{key} is not there, and out={shown(out)} was made with it: bring it back, or choose another folder."
+            )
         if key in drawn["inputs"] or key in record["inputs"]:
             raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
         raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
@@ -170,6 +174,9 @@ def draw(
         way.forget(out)
     left = [batch for batch in work if not _done(batch, out, only, way if batch is work[0] else None)]
     mine = left[share.rank :: share.of]
+    if share.rank == 0:
+        for partial in out.glob(".*.partial"):  # of a killed process
+            partial.unlink(missing_ok=True)
     share.gather(None)  # all have looked what is left before anyone writes
     if share.rank == 0:
         _write_record(out, record)
@@ -217,7 +224,17 @@ def _write_record(out: Path, record: dict) -> None:
 
 def _done(batch: list[Picture], out: Path, only: str | None, way: Way | None) -> bool:
     files = [out / f"{p.name}.png" for p in batch if only in (None, p.name)]
-    return all(file.is_file() for file in files) and (way is None or way.is_there(out))
+    return all(map(_is_whole, files)) and (way is None or way.is_there(out))
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a PNG file is there as it was written: each of its parts has a checksum."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except (OSError, ValueError, SyntaxError, EOFError):
+        return False
+    return True
 
 
 def _draw_batch(
@@ -273,7 +290,7 @@ class Finite:
 def _write_batch(out: Path, writing: Writing, record: dict, batch: list[Picture], x: torch.Tensor, told) -> None:
     kept = json.dumps({key: value for key, value in record.items() if key != "only"})
     for k, (picture, image) in enumerate(zip(batch, x, strict=True)):
-        if record.get("only") not in (None, picture.name):
+        if record.get("only") not in (None, picture.name) or _is_whole(out / f"{picture.name}.png"):
             continue
         text = {"picture": picture.name, "command": record["command"], "record": kept}
         if told:
@@ -297,7 +314,7 @@ def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[st
         for name in spatial:
             rows.append((name, pixels.to_uint8(cond[name]).expand(-1, 3, -1, -1)))
         rows.append((asked.row_name(row), torch.stack([read(out / f"{p.name}.png") for p in own])))
-    pixels.save_png(pixels.from_image(table(rows)), out / "grid.png", text)
+    pixels.save_png(legible(rows), out / "grid.png", text)
     return ["grid.png"]
 
 

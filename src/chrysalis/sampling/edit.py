@@ -130,5 +130,5 @@ class Invert(Generate):
         same = torch.equal(drawn, asked)  # JSON has no infinity
         self.notes["psnr"] = None if same else round(float(psnr), 2)
         how_near = "the same to the last pixel" if same else f"PSNR {psnr:.1f} dB"
-        pixels.save_png(pixels.grid(torch.cat([asked, drawn])), out / "grid.png", text)
+        pixels.save_sheet(pixels.grid(torch.cat([asked, drawn])), out / "grid.png", text)
         return [f"grid.png (the picture and its reconstruction, {how_near})"]

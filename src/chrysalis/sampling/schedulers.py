@@ -93,6 +93,10 @@ def build(training_scheduler, name: str, **settings):
         config["variance_type"] = "fixed_small"
     taken = _parameters(kind)
     _refuse_settings(kind, taken, settings)
+    if float(training_scheduler.alphas_cumprod[-1]) == 0:
+        if "rescale_betas_zero_snr" not in taken:
+            raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
+        config["rescale_betas_zero_snr"] = True  # trained_betas may be so too, and do not say it
     if any(settings.get(key) for key in OTHER_SIGMAS):
         defaults = {"use_karras_sigmas": False} | {k: v for k, v in defaults.items() if k != "use_karras_sigmas"}
     # from_config drops what the training scheduler left at its default, and Heun's default betas are others
@@ -110,8 +114,6 @@ def build(training_scheduler, name: str, **settings):
         raise UserError(f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm.") from error
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
-    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in taken:
-        raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
     if not torch.allclose(scheduler.alphas_cumprod, training_scheduler.alphas_cumprod, atol=1e-6):
         raise UserError(f"scheduler={name} changes the model's noise levels and cannot serve it: {CHOOSE}")
     if eta:

@@ -32,17 +32,19 @@ def read(path: Path) -> torch.Tensor:
 def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: int | None = None) -> None:
     """grid.png of the named pictures in `out`."""
     sheet = pixels.grid(torch.stack([read(out / f"{name}.png") for name in names]), columns)
-    pixels.save_png(sheet, out / "grid.png", text)
+    pixels.save_sheet(sheet, out / "grid.png", text)
 
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
-    """A row of pictures, uint8 [B, 3, H, W], beside each name; long names are broken into lines."""
+    """A row of pictures, uint8 [B, 3, H, W], beside each name; long names are broken into lines.
+
+    enlarge: each pixel is a square of so many.
+    """
     font = ImageFont.load_default(12)
     names = ["\n".join(textwrap.wrap(name, 28, max_lines=4, placeholder=" ...")) for name, _ in rows]
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = 14 + round(max(ruler.multiline_textbbox((0, 0), name, font)[2] for name in names))
-    strips = [as_image(strip([row], gap)) for _, row in rows]
-    strips = [s.resize((s.width * enlarge, s.height * enlarge), Image.Resampling.LANCZOS) for s in strips]
+    strips = [as_image(strip([pixels.enlarged(row, enlarge)], gap)) for _, row in rows]
     width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
     sheet, top = Image.new("RGB", (width, height), "white"), 0
     for name, picture in zip(names, strips, strict=True):
@@ -53,10 +55,15 @@ def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int =
     return sheet
 
 
+def legible(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> torch.Tensor:
+    """The table of rows, uint8 [3, h, w], enlarged as a sheet is that is saved."""
+    width = max(pixels.strip([images], gap).shape[-1] for _, images in rows)
+    return pixels.from_image(table(rows, pixels.enlargement(width), gap))
+
+
 def enlarged(picture: torch.Tensor, least: int = 128) -> torch.Tensor:
     """uint8 [3, H, W], each pixel a square, so that the shorter side is at least `least`."""
-    factor = max(1, -(-least // min(picture.shape[-2:])))
-    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return pixels.enlarged(picture, pixels.enlargement(min(picture.shape[-2:]), least))
 
 
 def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str], seconds: float) -> None:

@@ -1,0 +1,170 @@
+"""Every image of a source, decoded once into the arrays of the store."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from chrysalis.data import checksums, near_duplicates
+from chrysalis.data.picture import Picture
+from chrysalis.data.processes import FreshContext
+from chrysalis.data.sources import Drawn, Source
+from chrysalis.data.transforms import Resize
+from chrysalis.errors import UserError
+from chrysalis.files import write_text, written_folder
+from chrysalis.terminal import stage
+
+MAX_UNREADABLE = 0.05
+
+
+def listed(rejected: Sequence[tuple[str, str]], most: int) -> str:
+    """The first of what cannot be read, each with the reason."""
+    more = f"; and {len(rejected) - most} more" if len(rejected) > most else ""
+    return "; ".join(f"{name} ({why})" for name, why in rejected[:most]) + more
+
+
+class _Column:
+    """One uint8 array of the store while it grows row by row; made when the first row has a value for it."""
+
+    def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
+        self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
+        self.shape = (rows, channels, *size)
+        self.values: np.ndarray | None = None
+        self.without: list[str] = []
+        self.n = 0
+
+    def append(self, value: np.ndarray | None, row_name: str) -> None:
+        if value is None:
+            self.without.append(row_name)
+        else:
+            if self.values is None:
+                self.values = np.lib.format.open_memmap(self.partial, "w+", np.uint8, self.shape)
+            self.values[self.n] = value
+        self.n += 1
+
+    def finish(self) -> list[str]:
+        """Keep the array if every row has a value. Returns the names of those without, if others have one."""
+        if self.values is None:
+            return []
+        if self.without:
+            self.partial.unlink()
+        else:
+            self._shorten()
+        return self.without
+
+    def _shorten(self) -> None:
+        self.values.flush()
+        if self.n == len(self.values):
+            os.replace(self.partial, self.final)
+            return
+        short = np.lib.format.open_memmap(self.final, "w+", np.uint8, (self.n, *self.shape[1:]))
+        for start in range(0, self.n, 1024):
+            short[start : start + 1024] = self.values[start : min(start + 1024, self.n)]
+        short.flush()
+        self.partial.unlink()
+
+
+def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
+    _require_room(folder.parent, len(source) * 3 * size[0] * size[1])
+    with written_folder(folder) as partial_folder:
+        rows, vectors, rejected, enlarged = [], [], [], 0
+        empty_masks, full_masks = [], []
+        images, masks, conditionings = (
+            _Column(partial_folder, name, channels, len(source), size)
+            for name, channels in (("images", 3), ("masks", 1), ("conditionings", 3))
+        )
+        unknown = (np.nan,) * len(source.vector_names)
+        for i, result in _read_all(source, size, resize):
+            name = source.row_name(i)
+            if not isinstance(result, Picture):
+                rejected.append((name, result))
+                continue
+            images.append(result.image, name)
+            masks.append(result.mask, name)
+            conditionings.append(result.conditioning, name)
+            vectors.append(result.vector or unknown)
+            enlarged += result.enlarged
+            if result.mask is not None and result.mask.min() == result.mask.max():
+                (full_masks if result.mask.any() else empty_masks).append(name)
+            rows.append((name, result.content, result.label, result.caption))
+        _refuse_too_many(rejected, len(source))
+        images.finish()
+        if source.vector_names:
+            np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
+        listing = {
+            "rows": rows,
+            "rejected": rejected,
+            "vector_names": source.vector_names,
+            "without_mask": masks.finish(),
+            "without_conditioning": conditionings.finish(),
+            "empty_masks": empty_masks,
+            "full_masks": full_masks,
+            "enlarged": enlarged,
+            "near_duplicates": _near_duplicates(source, partial_folder),
+        }
+        write_text(partial_folder / "rows.json", json.dumps(listing))
+        checksums.write(partial_folder)
+
+
+def _near_duplicates(source: Source, folder: Path) -> list[list[int]]:
+    """Of drawn images there are none that matter: each is a scene of its own."""
+    if isinstance(source, Drawn):
+        return []
+    return near_duplicates.groups(np.load(folder / "images.npy", mmap_mode="r"))
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    """Four times the images, as masks, conditioning images and a shortened copy may come to them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < 4 * needed:
+        raise UserError(
+            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded pictures need {needed / 2**30:.1f}: "
+            "make room there or set CHRYSALIS_CACHE to another folder."
+        )
+
+
+def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
+    if len(rejected) <= MAX_UNREADABLE * n and len(rejected) < n:
+        return
+    raise UserError(
+        f"{len(rejected)} of {n} pictures cannot be read, more than {MAX_UNREADABLE:.0%}: {listed(rejected, 5)}. "
+        "Mend or remove them, or point data.path at another folder."
+    )
+
+
+def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Picture | str:
+    try:
+        return source.read(i, size, resize)
+    except UnidentifiedImageError:
+        return "not a picture"
+    except Exception as error:  # a picture from anywhere can fail in any way; it is listed, never fatal alone
+        return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
+
+
+def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Picture | str]]:
+    n, verb = len(source), "drawing" if isinstance(source, Drawn) else "decoding"
+    with (
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it can read nevertheless
+        _pool(source, n) as pool,
+        stage(f"{verb} {n} images", n) as at,
+    ):
+        for start in range(0, n, 512):
+            rows = range(start, min(start + 512, n))
+            for i, result in zip(rows, pool.map(partial(_try, source, size, resize), rows, chunksize=8), strict=True):
+                at.advance(1)
+                yield i, result
+
+
+def _pool(source: Source, n: int) -> Executor:
+    """Drawing is Python and numpy, so it takes processes; decoding happens outside the GIL, so threads do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if type(source) is Drawn and n >= 200 and cores > 1:  # another class may be one of the caller's script
+        return ProcessPoolExecutor(min(cores, 16), mp_context=FreshContext())
+    return ThreadPoolExecutor(min(cores, 16))

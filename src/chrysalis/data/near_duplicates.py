@@ -1,0 +1,83 @@
+"""Images of a set that are near-duplicates of one another: saved twice, in two formats, or at two qualities."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+GRID = 8  # blocks a side whose mean colors are compared
+MOST_BLOCK = 8  # grey levels between two blocks; JPEG at quality 50 differs by up to 7 from its original
+MOST_MEAN = 6  # grey levels between two images on average; JPEG at quality 50 differs by up to 5 at 128 px
+NEIGHBOURS = 8  # that are looked at for each image: so many more link a larger group through one another
+CHUNK = 1024  # images in memory at once
+
+
+def groups(images: np.ndarray) -> list[list[int]]:
+    """Rows of images, uint8 [N, 3, H, W], in groups of near-duplicates: each one is near another one of its group.
+
+    Two images are near if no block of an 8 x 8 grid differs by more than MOST_BLOCK grey levels in any channel, and
+    all pixels by no more than MOST_MEAN on average. Memory is proportional to N.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(images)
+    if n < 2:
+        return []
+    blocks = np.concatenate([_blocks(images[start : start + CHUNK]) for start in range(0, n, CHUNK)])
+    pairs = np.concatenate([_near(images, blocks, pairs) for pairs in _candidates(blocks)])
+    if not len(pairs):
+        return []
+    links = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (n, n))
+    group = connected_components(links, directed=False)[1]
+    rows = np.unique(pairs)
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    found = np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1)
+    return sorted(each.tolist() for each in found)
+
+
+def _blocks(images: np.ndarray) -> np.ndarray:
+    """Mean colors of the blocks of a grid: float32 [N, 3 * GRID * GRID]."""
+    down, across = (_of_blocks(side) for side in images.shape[-2:])
+    sums = np.swapaxes(images.astype(np.float32) @ across, 2, 3) @ down  # of whole numbers below 2**24: exact
+    return (sums / (across.sum(axis=0)[:, None] * down.sum(axis=0))).reshape(len(images), -1)
+
+
+def _of_blocks(side: int) -> np.ndarray:
+    """float32 [side, GRID], 1 where a pixel is part of a block."""
+    edges = np.linspace(0, side, GRID + 1).astype(int)
+    return np.repeat(np.eye(GRID, dtype=np.float32), np.diff(edges), axis=0)
+
+
+def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs of rows that may be near each other, int64 [M, 2], found in a tree of their coarser grid."""
+    from scipy.spatial import cKDTree
+
+    # the same blocks: these would be as many neighbours of one another as there are, so each is a pair with the first
+    first: dict[bytes, int] = {}
+    same = np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(blocks)])
+    again = np.flatnonzero(same != np.arange(len(blocks)))
+    yield np.stack([same[again], again], axis=1)
+
+    distinct = np.flatnonzero(same == np.arange(len(blocks)))
+    half = GRID // 2
+    coarse = blocks[distinct].reshape(-1, 3, half, 2, half, 2).mean(axis=(3, 5)).reshape(len(distinct), -1)
+    tree = cKDTree(coarse)
+    for start in range(0, len(distinct), CHUNK):
+        part = coarse[start : start + CHUNK]
+        near = tree.query(part, NEIGHBOURS + 1, p=np.inf, distance_upper_bound=MOST_BLOCK)[1]
+        own = np.repeat(np.arange(start, start + len(part))[:, None], near.shape[1], axis=1)
+        real = near < len(distinct)
+        pairs = np.sort(np.stack([own[real], near[real]], axis=1), axis=1)
+        yield distinct[np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)]
+
+
+def _near(images: np.ndarray, blocks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Those of the pairs that are near each other."""
+    pairs = pairs[(np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) <= MOST_BLOCK).all(axis=1)]
+    kept = []
+    for start in range(0, len(pairs), CHUNK):
+        part = pairs[start : start + CHUNK]
+        one, other = images[part[:, 0]], images[part[:, 1]]
+        difference = np.maximum(one, other) - np.minimum(one, other)
+        kept.append(part[difference.mean(axis=(1, 2, 3)) <= MOST_MEAN])
+    return np.concatenate([np.empty((0, 2), np.int64), *kept])
