@@ -11,6 +11,12 @@ from chrysalis.terminal import Stage
 FIGURES = "loss 0.1234 (step 3190)  39.0 images/s"
 
 
+@pytest.fixture(autouse=True)
+def screen(monkeypatch):
+    """A screen with no stage on it, whatever a run that was broken off in the same process left."""
+    monkeypatch.setattr(terminal, "_screen", terminal._Screen())
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that a test moves: clock[0] = seconds."""
