@@ -59,8 +59,8 @@ def train(cfg) -> None:
     if note := data.fit_batch(module, trainer):
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
-    plan = Plan(model, data, module, trainer, run_dir, new_size, resumed=checkpoint is not None, half=cfg.outcome.half)
-    plan.asked |= runs.chosen(cfg, KEYS.values())
+    how = {"resumed": checkpoint is not None, "half": cfg.outcome.half, "asked": runs.chosen(cfg, KEYS.values())}
+    plan = Plan(model, data, module, trainer, run_dir, new_size, **how)
     plan.apply({key: n for key, n in (cfg.get("measuring") or {}).items() if key not in runs.typed()})
     if not goes_on(cfg.preflight, plan):
         return

@@ -22,14 +22,14 @@ def home(tmp_path_factory, monkeypatch) -> Path:
 
 
 def test_a_path_is_relative_or_its_last_name(tmp_path, monkeypatch, home):
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
     for text, expected in {
         f"python train.py 'data.path={home}/My Photos/cats' name=a": "python train.py 'data.path=.../cats' name=a",
         f"a=[{home}/x/y,/p/q] b=~/c/d out=/e/f g=h/i": "a=[.../y,.../q] b=.../d out=.../f g=h/i",
         f"  path: {home}/x\n  of: /srv/data/": "  path: .../x\n  of: .../data/",
-        f"{tmp_path}/work/runs/a": "runs/a",
-        f"{tmp_path}/workshop/a": ".../a",
+        f"{tmp_path}/place/runs/a": "runs/a",
+        f"{tmp_path}/placement/a": ".../a",
         f"{files.REPOSITORY}/assets/moths-64": "assets/moths-64",
         f"my={home}": "my=~",
         "/opt/me/my_loss.py:loss": ".../my_loss.py:loss",
