@@ -33,7 +33,7 @@ prove: setup  ## train experiments whole and look at what they draw; compile (an
 torture: setup  ## interrupt, kill and mislead it a few thousand times (a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -s -o norecursedirs=.git tests/torture
 
-bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, into benchmarks/results (ten to fourteen minutes)
+bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)
 	$(BIN)/python -m benchmarks.speed
 
 gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)

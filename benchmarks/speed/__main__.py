@@ -1,7 +1,7 @@
 """python -m benchmarks.speed [--only train,sampling] [--data FOLDER] [--model FOLDER] [--table]
 
 Compares this project on this machine's CPU with benchmarks/plain_loop.py and with what diffusers' own script does
-(benchmarks/diffusers_script.py), in ten to fourteen minutes on two cores. All sides run in turns; figures are medians.
+(benchmarks/diffusers_script.py), in seven to ten minutes on two cores. All sides run in turns; figures are medians.
 Writes MACHINE.json and MACHINE.md into benchmarks/results/. For a GPU there is another program.
 """
 

@@ -171,10 +171,20 @@ def _text(notes: dict) -> str:
 
 
 def table(machine: str, rows: Sequence[Row]) -> Table:
-    """For the terminal."""
+    """For the terminal: units stand with the names, so that it fits 80 columns; a missed target is yellow."""
     made = Table(title=f"medians on {machine}", title_justify="left", title_style="", box=None, pad_edge=False)
-    for i, column in enumerate(HEAD):
-        made.add_column(column, justify="right" if 1 <= i <= 5 else "left")
+    made.add_column("", min_width=24)
+    for column in ("plain", "script", "ours", "/ plain", "/ script"):
+        made.add_column(column, justify="right", no_wrap=True)
+    made.add_column("target")
     for row in rows:
-        made.add_row(*cells(row.record()), style="yellow" if row.reached is False else None)
+        record = row.record()
+        name, *figures, target, verdict = cells(record)
+        unit = f", {record['unit']}" if record["unit"] else ""
+        target = target.removesuffix(f" {record['unit']}").replace("at least ", "≥ ").replace("at most ", "≤ ")
+        plain = [figure.removesuffix(f" {record['unit']}") for figure in figures]
+        missed = row.reached is False or record["failed"]
+        made.add_row(
+            name + unit, *plain, f"{target} {verdict}".strip() if missed else target, style="yellow" * bool(missed)
+        )
     return made
