@@ -10,19 +10,21 @@ def sample(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from chrysalis import folder, hardware, sharing
     from chrysalis.command import recipes, values
-    from chrysalis.conditioning.asked import NAMES, Asked
+    from chrysalis.conditions.request import NAMES, Asked
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
-    from chrysalis.files import shown
-    from chrysalis.guidance.guided import Guided
-    from chrysalis.objective import choose
-    from chrysalis.sampling import arithmetic, drawing
+    from chrysalis.diffusion.objective import choose
+    from chrysalis.models import folder
+    from chrysalis.sampling import devices, generation
+    from chrysalis.sampling import precision as precisions
+    from chrysalis.sampling.guidance.guided import Guided
     from chrysalis.sampling.schedulers import Timetable
     from chrysalis.sampling.tasks import Canvas
-    from chrysalis.sampling.way import Way
-    from chrysalis.terminal import say, stage, warn
+    from chrysalis.sampling.trajectory import Way
+    from chrysalis.system import hardware
+    from chrysalis.system.files import shown
+    from chrysalis.system.terminal import say, stage, warn
 
     values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
@@ -36,11 +38,11 @@ def sample(cfg) -> None:
         say(f"model: {pretrained}, {what}; model.pretrained=FOLDER takes another")
     record = recipes.record(cfg, pretrained)
     recipes.tell_changes(record)
-    precision = arithmetic.precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    record = arithmetic.recorded(record, precision)
-    drawing.require_counts(record["settings"])
+    precision = precisions.resolve(cfg.trainer.precision, cfg.trainer.accelerator)
+    record = precisions.recorded(record, precision)
+    generation.require_counts(record["settings"])
     film = instantiate(cfg.animation)
-    drawing.refuse_other_pictures(out, record)
+    generation.refuse_other_pictures(out, record)
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
@@ -52,17 +54,17 @@ def sample(cfg) -> None:
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
 
     hardware.keep_memory(hardware.accelerator(cfg.trainer.accelerator))
-    share, device = sharing.launch(**cfg.trainer)
+    share, device = devices.launch(**cfg.trainer)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner).to(device).eval()
     denoiser.requires_grad_(False)  # guided or not: torch rounds some layers otherwise if their weights take gradients
-    arithmetic.use(denoiser, terms, precision, cfg.compile)
+    precisions.apply(denoiser, terms, precision, cfg.compile)
     guided = Guided(denoiser, terms).to(device) if terms else denoiser
     timetable = Timetable(scheduler, cfg.steps, device)
     for told in filter(None, (timetable.warning(), asked.missing())):
         warn(told)
     canvas = Canvas(guided, denoiser, timetable, size, cfg.guidance.recurrence, asked)
     way = Way(film, cfg.moments) if cfg.trajectory else None
-    written = drawing.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
+    written = generation.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
     say(f"{', '.join(written)} and settings.json are in {shown(out)}")
 
 

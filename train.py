@@ -12,19 +12,20 @@ def train(cfg) -> None:
     import_libraries()
     from lightning import seed_everything
 
-    from chrysalis import folder, hardware
-    from chrysalis.callbacks.clock import of
-    from chrysalis.callbacks.stopping import Stopping
     from chrysalis.command import recipes, values
-    from chrysalis.compiling import compile_unet
-    from chrysalis.conditioning.parts import condition
+    from chrysalis.conditions.kinds import condition
     from chrysalis.denoiser import Denoiser
-    from chrysalis.freezing import freeze
-    from chrysalis.module import FineTuning
-    from chrysalis.preflight.measuring import KEYS
-    from chrysalis.preflight.plan import Plan
-    from chrysalis.preflight.table import goes_on
-    from chrysalis.terminal import say
+    from chrysalis.models import folder
+    from chrysalis.models.freezing import freeze
+    from chrysalis.system import hardware
+    from chrysalis.system.compiling import compile_unet
+    from chrysalis.system.terminal import say
+    from chrysalis.training.callbacks.clock import of
+    from chrysalis.training.callbacks.stopping import Stopping
+    from chrysalis.training.module import FineTuning
+    from chrysalis.training.preflight.measuring import KEYS
+    from chrysalis.training.preflight.plan import Plan
+    from chrysalis.training.preflight.table import goes_on
 
     started = runs.began()
     cfg, run_dir, checkpoint = runs.begin(cfg)

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from judges import HELD_OUT, Judges, agreement, drawings, iou
 
-from chrysalis.conditioning.asked import UNSEEN, drawn_mask
-from chrysalis.data.butterflies import draw, species_names
+from chrysalis.conditions.request import UNSEEN, drawn_mask
 from chrysalis.data.store import cache_folder
-from chrysalis.sampling.sheets import read
+from chrysalis.data.synthetic.domains import draw, species_names
+from chrysalis.sampling.grids import read
 
 HERE = Path(__file__).resolve().parent
 CAPTIONS = [draw("butterflies", i, UNSEEN, 32).caption for i in range(80)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chrysalis.callbacks.early_stop import EarlyStop
+from chrysalis.training.callbacks.early_stopping import EarlyStop
 
 PATIENCE = (1, 2, 3, 5)
 SURE = (0.0, 1.0, 2.0)  # standard errors

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 
-from chrysalis import folder, hardware, seeds
 from chrysalis.denoiser import Denoiser
-from chrysalis.objective import choose
-from chrysalis.sampling import arithmetic, schedulers
-from chrysalis.sampling.drawing import sample
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
+from chrysalis.sampling import schedulers
+from chrysalis.sampling.generation import sample
+from chrysalis.sampling.precision import apply
 from chrysalis.sampling.schedulers import Timetable
+from chrysalis.system import hardware
 
 NAMES = ("dpmpp_2m", "deis", "unipc", "lms")
 
@@ -31,7 +34,7 @@ class Bench:
         if precision not in self.denoisers:
             model = folder.load(self.pretrained)
             made = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner)
-            arithmetic.use(made.to(self.device).eval(), {}, precision)
+            apply(made.to(self.device).eval(), {}, precision)
             self.denoisers[precision], self.size = made, model.size()
         return self.denoisers[precision]
 

@@ -24,11 +24,12 @@ from rich.markdown import Markdown
 
 from benchmarks.speed.report import slug
 from benchmarks.speed.sides import Bench
-from chrysalis import datamodule, hardware
+from chrysalis.data import datamodule
 from chrysalis.data.store import cache_folder
-from chrysalis.files import write_text
-from chrysalis.folder import BUNDLED, REPOSITORY
-from chrysalis.terminal import console, say
+from chrysalis.models.folder import BUNDLED, REPOSITORY
+from chrysalis.system import hardware
+from chrysalis.system.files import write_text
+from chrysalis.system.terminal import console, say
 
 TOO_MUCH = 1.5
 STEPS, WARMUP, SOME = 6, 2, 500

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from chrysalis import hardware, pixels, seeds
-from chrysalis.data.butterflies import DOMAINS
-from chrysalis.data.picture import content_hash
+from chrysalis.data import pixels
+from chrysalis.data.example import content_hash
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import PictureSet, open_set
-from chrysalis.files import written
+from chrysalis.data.synthetic.domains import DOMAINS
+from chrysalis.diffusion import seeds
+from chrysalis.system import hardware
+from chrysalis.system.files import written
 
 SPECIES = tuple(sorted(species.name for species in DOMAINS["butterflies"]))
 WORDS = tuple(sorted({form.word for species in DOMAINS["butterflies"] for form in species.forms}))

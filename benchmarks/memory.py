@@ -1,4 +1,4 @@
-"""What fits in 6, 12, 24 and 80 GB: a markdown table, counted by chrysalis.memory and not measured. Half a minute.
+"""What fits in 6, 12, 24 and 80 GB: a markdown table, counted and not measured. Half a minute.
 
 python benchmarks/memory.py
 """
@@ -6,10 +6,11 @@ python benchmarks/memory.py
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from chrysalis import folder, memory
 from chrysalis.denoiser import Denoiser
-from chrysalis.normalisation import normalise_as_given
-from chrysalis.objective import Objective
+from chrysalis.diffusion.objective import Objective
+from chrysalis.models import folder
+from chrysalis.system import memory
+from chrysalis.system.group_norm import normalise_as_given
 
 GIGABYTES = (6, 12, 24, 80)
 # google/ddpm-celebahq-256's

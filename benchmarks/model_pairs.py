@@ -12,14 +12,16 @@ import statistics
 import torch
 from picture_sets import distance
 
-from chrysalis import folder, pixels, seeds
-from chrysalis.data.butterflies import draw as drawn_butterfly
+from chrysalis.data import pixels
+from chrysalis.data.synthetic.domains import draw as drawn_butterfly
 from chrysalis.denoiser import Denoiser
-from chrysalis.guidance.guided import Guided
-from chrysalis.guidance.pairs import Pair
-from chrysalis.objective import choose
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.drawing import sample
+from chrysalis.sampling.generation import sample
+from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.guidance.model_pairs import Pair
 
 
 def denoiser_of(where: str) -> Denoiser:
@@ -32,7 +34,7 @@ def real_pictures(where: str, n: int, size: int) -> torch.Tensor:
     if where == "butterflies":
         drawn = [torch.from_numpy(drawn_butterfly(where, 10_000 + i, size=size).image.copy()) for i in range(n)]
         return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
-    from chrysalis.datamodule import folder as pictures_in
+    from chrysalis.data.datamodule import folder as pictures_in
 
     data = pictures_in(where, image_size=size)
     data.setup()

@@ -10,11 +10,12 @@ import time
 import torch
 from picture_sets import distance
 
-from chrysalis import folder, seeds
 from chrysalis.denoiser import Denoiser
-from chrysalis.objective import choose
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.drawing import sample
+from chrysalis.sampling.generation import sample
 from chrysalis.sampling.schedulers import Timetable
 
 RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another picture at every number of steps

@@ -13,11 +13,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from chrysalis import datamodule
+from chrysalis.data import datamodule
+from chrysalis.evaluation.distances import kernel
+from chrysalis.evaluation.features import features
 from chrysalis.evaluation.reference import Reference
-from chrysalis.metrics.distances import kernel
-from chrysalis.metrics.features import features
-from chrysalis.sampling.sheets import read
+from chrysalis.sampling.grids import read
 
 
 def look(images: torch.Tensor) -> tuple[float, float]:

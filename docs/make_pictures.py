@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from chrysalis import pixels
-from chrysalis.conditioning.asked import Asked
-from chrysalis.data.butterflies import draw as drawn_butterfly
-from chrysalis.folder import load as folder_of
-from chrysalis.sampling import sheets
+from chrysalis.conditions.request import Asked
+from chrysalis.data import pixels
+from chrysalis.data.synthetic.domains import draw as drawn_butterfly
+from chrysalis.models.folder import load as folder_of
+from chrysalis.sampling import grids
+from chrysalis.sampling.grids import read
 from chrysalis.sampling.schedulers import SCHEDULERS
-from chrysalis.sampling.sheets import read
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("samples/readme")
@@ -38,7 +38,7 @@ def pictures(folder: Path) -> torch.Tensor:
 
 def table(rows: dict[str, torch.Tensor], name: str) -> None:
     """docs/pictures/name.png: a row of pictures, uint8 [B, 3, H, W], beside each label."""
-    sheets.table(list(rows.items())).save(HERE / "pictures" / f"{name}.png", optimize=True)
+    grids.table(list(rows.items())).save(HERE / "pictures" / f"{name}.png", optimize=True)
 
 
 def schedulers() -> None:

@@ -19,9 +19,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from chrysalis.data.butterflies import draw, species_names
+from chrysalis.data.synthetic.domains import draw, species_names
 from chrysalis.denoiser import Denoiser
-from chrysalis.objective import Objective
+from chrysalis.diffusion.objective import Objective
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # train.py and sample.py, as the tests call them
@@ -46,9 +46,18 @@ TINY_RUN = [
 
 
 # files that take longest: they begin first, so that no worker is left with one of them at the end
-LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioning", "memory", "sampling", "sample"]
-LONGEST += ["gpu_benchmark", "speed_switches", "ranks", "sweep", "stopping", "checkpoints", "out_of_memory", "insects"]
-LONGEST += ["profile", "hub_cache"]
+LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioner", "memory_needs", "loop", "sample"]
+LONGEST += [
+    "gpu_benchmark",
+    "compiling",
+    "processes",
+    "sweep",
+    "stopping",
+    "checkpoints",
+    "out_of_memory",
+    "synthetic_insects",
+]
+LONGEST += ["profiling", "hub_cache"]
 
 
 def pytest_collection_modifyitems(items: list) -> None:
@@ -190,7 +199,7 @@ def _made(tmp_path_factory) -> Path:
     DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(at / "model")
     names = species_names("butterflies")
     for i in range(24):
-        drawn = draw("butterflies", i, size=32)
+        drawn = draw("synthetic_domains", i, size=32)
         folder = at / "pictures" / names[drawn.label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn.image).save(folder / f"{i}.png")

@@ -10,8 +10,8 @@ from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results, tiny_clip
 from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 
-from chrysalis import folder
-from chrysalis.alignment import align
+from chrysalis.models import folder
+from chrysalis.system.alignment import align
 
 DRAWN = ["data.n=60", "data.image_size=16", "name=told"]
 SMALL = ["steps=3", "batch_size=4", "out=drawn"]

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from chrysalis import folder
 from chrysalis.command import recipes, values
-from chrysalis.conditioning.conditioner import Conditioner
+from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.denoiser import Denoiser
+from chrysalis.models import folder
 
 LEAVES = sorted(
     (p.parent.name, p.stem) for p in CONF.rglob("*.yaml") if p.parent.parent == CONF and p.parent.name != "hydra"
@@ -203,7 +203,7 @@ def test_smithsonian_is_the_tutorials_recipe(composed):
 def test_the_smithsonian_recipe_runs_on_a_dataset_of_its_form(run, tmp_path):
     """The same recipe, small: a flat celebahq-like folder, and 200 photographs with the hub dataset's columns."""
     from conftest import TINY_RUN, results, tiny_unet
-    from test_folder import CELEBAHQ
+    from tiny_models import CELEBAHQ
 
     folder_ = tmp_path / "flat"
     tiny_unet(**CELEBAHQ).save_pretrained(folder_)

@@ -5,10 +5,10 @@ import torch
 from conftest import tiny_unet
 from diffusers import DDPMScheduler
 
-from chrysalis import seeds
-from chrysalis.batch import Batch
+from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
-from chrysalis.objective import Objective
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import Objective
 
 
 def batch_of(n: int, size: int = 16) -> Batch:

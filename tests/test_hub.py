@@ -15,12 +15,13 @@ from loopback import SHA, Repository, serving
 from PIL import Image
 from safetensors.torch import load, save
 
-from chrysalis import card, folder, hub
-from chrysalis.conditioning import encoders
+from chrysalis.conditions import text_encoders
 from chrysalis.data.addresses import Files
 from chrysalis.data.sources import Hub
 from chrysalis.data.store import open_set
-from chrysalis.errors import UserError
+from chrysalis.models import card, folder
+from chrysalis.system import hub
+from chrysalis.system.errors import UserError
 
 UNET = "unet/diffusion_pytorch_model"
 
@@ -356,8 +357,8 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypa
 def test_text_encoders_have_the_same_causes(served, text_encoder_folder):
     repository = Repository(revisions={"v1": SHA}).take(text_encoder_folder)
     served.repositories["me/clip"] = repository
-    tokenizer, encoder = encoders.load("me/clip@v1")
-    assert (type(encoder).__name__, encoders.width(encoder)) == ("CLIPTextModel", 16)
+    tokenizer, encoder = text_encoders.load("me/clip@v1")
+    assert (type(encoder).__name__, text_encoders.width(encoder)) == ("CLIPTextModel", 16)
     assert tokenizer("a").input_ids[1] == 26  # a</w>
     cases = {
         "me/clip@v2": "it has no revision v2: name one of its branches, tags or commits",
@@ -369,7 +370,7 @@ def test_text_encoders_have_the_same_causes(served, text_encoder_folder):
     pickled = {name: data for name, data in repository.files.items() if not name.endswith(".safetensors")}
     served.repositories["me/pickled"] = Repository({**pickled, "pytorch_model.bin": b""})
     for name, says in cases.items():
-        said = refusal(lambda name=name: encoders.load(name))
+        said = refusal(lambda name=name: text_encoders.load(name))
         assert said.startswith(f"condition.text.encoder={name} could not be loaded as a text encoder with safetensors")
         assert says in said
     assert not [request for request in served.seen if "discussions" in request]  # of a bot that converts in public

@@ -42,7 +42,7 @@ def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
     own = any(o.startswith(("model", "experiment=transfer")) for o in overrides)
     if not own and command != "python train.py name=first":
         small.append("model.pretrained=narrow")
-    if "-m" in overrides:  # its jobs in this process: tests/test_sweep.py has them as they are
+    if "-m" in overrides:  # its jobs in this process: tests/command/test_sweep.py has them as they are
         small.append("hydra/launcher=basic")
     if "experiment=" in command:
         small.append("seed=0")

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
-from chrysalis.sampling import drawing
+from chrysalis.sampling import generation
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -183,7 +183,7 @@ def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
     """Here while the second image is drawn; what a killed process left goes when the same command continues."""
-    seen, plain = [], drawing.Finite.see
+    seen, plain = [], generation.Finite.see
 
     def see(self, step):
         seen.append(step)
@@ -193,7 +193,7 @@ def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, sign
 
     words = [model, "n=2", "out=drawn", "steps=3", "batch_size=1"]
     with monkeypatch.context() as patched:
-        patched.setattr(drawing.Finite, "see", see)
+        patched.setattr(generation.Finite, "see", see)
         assert run("sample", *words) == 128 + signum
     assert signal.getsignal(signum) == signal.SIG_DFL
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["seed_00000.png", "settings.json"]

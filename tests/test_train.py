@@ -14,12 +14,13 @@ from lightning import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chrysalis import datamodule, seeds
+from chrysalis.data import datamodule
 from chrysalis.data.loaders import Order, Pictures, loader
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
-from chrysalis.logger import tensorboard
-from chrysalis.module import FineTuning
+from chrysalis.diffusion import seeds
+from chrysalis.training.logger import tensorboard
+from chrysalis.training.module import FineTuning
 
 DATA = ["data.n=30"]
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from benchmarks.gpu.parts import Part
 from benchmarks.memory import CELEBAHQ
-from chrysalis import folder, memory
-from chrysalis.folder import BUNDLED, REPOSITORY, Model
+from chrysalis.models import folder
+from chrysalis.models.folder import BUNDLED, REPOSITORY, Model
+from chrysalis.system import memory
 
 
 @dataclass(frozen=True)

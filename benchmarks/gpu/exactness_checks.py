@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.gpu import runs
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure, require
-from chrysalis.module import FineTuning
+from chrysalis.training.module import FineTuning
 
 STEPS, INTERRUPTED_IN = 6, 3  # the micro-batch; two make a step
 

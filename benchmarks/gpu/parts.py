@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.speed.report import without_folders
-from chrysalis.files import write_text
+from chrysalis.system.files import write_text
 
 KEPT = 6000  # characters of a failed part's messages
 

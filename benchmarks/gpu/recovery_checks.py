@@ -12,10 +12,11 @@ from lightning import Callback, LightningModule, Trainer
 from benchmarks.gpu import runs
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure, require
-from chrysalis import folder, memory
 from chrysalis.denoiser import Denoiser
-from chrysalis.errors import UserError
-from chrysalis.optimization import adamw
+from chrysalis.models import folder
+from chrysalis.system import memory
+from chrysalis.system.errors import UserError
+from chrysalis.training.optimization import adamw
 
 # nearly plain gradient descent: rounding stays small
 GENTLE = functools.partial(adamw, lr=0.1, eps=1.0)

@@ -14,18 +14,20 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.plugins import MixedPrecision
 
 from benchmarks.gpu.bench import WARMUP, Bench
-from chrysalis import datamodule, folder, hardware
-from chrysalis.callbacks.clock import Clock
-from chrysalis.callbacks.curves import Curves
-from chrysalis.callbacks.ema import EMA
-from chrysalis.callbacks.nonfinite import NonFinite
-from chrysalis.compiling import compile_unet
+from chrysalis.data import datamodule
 from chrysalis.denoiser import Denoiser
-from chrysalis.folder import Model
-from chrysalis.module import FineTuning
-from chrysalis.objective import choose
-from chrysalis.optimization import adamw, lr_schedule
-from chrysalis.trainer import make_trainer
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
+from chrysalis.models.folder import Model
+from chrysalis.system import hardware
+from chrysalis.system.compiling import compile_unet
+from chrysalis.training.callbacks.clock import Clock
+from chrysalis.training.callbacks.ema import EMA
+from chrysalis.training.callbacks.loss_curves import Curves
+from chrysalis.training.callbacks.nonfinite import NonFinite
+from chrysalis.training.module import FineTuning
+from chrysalis.training.optimization import adamw, lr_schedule
+from chrysalis.training.trainer import make_trainer
 
 
 class Snapshots(Callback):

@@ -9,11 +9,13 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure
 from benchmarks.gpu.training_figures import plain
-from chrysalis import folder, pixels, seeds
+from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
-from chrysalis.objective import choose
-from chrysalis.sampling import arithmetic, schedulers
-from chrysalis.sampling.drawing import sample
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
+from chrysalis.sampling import precision, schedulers
+from chrysalis.sampling.generation import sample
 
 SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
 
@@ -27,7 +29,7 @@ def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool =
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(bench.device).eval()
     if channels_last:
         denoiser.unet.to(memory_format=torch.channels_last)
-    arithmetic.use(denoiser, {}, arithmetic.precision("auto", bench.device.type), compiled)
+    precision.apply(denoiser, {}, precision.resolve("auto", bench.device.type), compiled)
 
     def generate() -> float:
         began = time.perf_counter()

@@ -17,10 +17,11 @@ from benchmarks import plain_loop
 from benchmarks.gpu import runs
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure
-from chrysalis import folder, hardware, memory
 from chrysalis.denoiser import Denoiser
-from chrysalis.normalisation import normalise_as_given
-from chrysalis.objective import choose
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
+from chrysalis.system import hardware, memory
+from chrysalis.system.group_norm import normalise_as_given
 
 
 def matmul(bench: Bench) -> Iterator[Figure]:

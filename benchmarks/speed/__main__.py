@@ -20,10 +20,10 @@ import torch
 from benchmarks.speed import givens, in_process, report, sampling, training, validation
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
-from chrysalis import hardware
 from chrysalis.data.store import cache_folder
-from chrysalis.folder import BUNDLED, REPOSITORY, locate
-from chrysalis.terminal import console, say
+from chrysalis.models.folder import BUNDLED, REPOSITORY, locate
+from chrysalis.system import hardware
+from chrysalis.system.terminal import console, say
 
 ROWS: dict[str, Callable[[Bench], Row]] = {
     "train": training.train,

@@ -6,7 +6,7 @@ from PIL import Image
 
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
-from chrysalis.terminal import say
+from chrysalis.system.terminal import say
 
 IMAGES = 583  # as many as the photographs that figures are otherwise measured on
 DRAWN, SIZE = 64, 256  # drawn at 64 px, which takes a fourteenth of the time, and enlarged: files as costly to decode

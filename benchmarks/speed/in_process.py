@@ -15,13 +15,13 @@ from lightning.pytorch.profilers import SimpleProfiler
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import QUIET, Bench
 from benchmarks.speed.training import warm
-from chrysalis import datamodule, hardware
-from chrysalis.batch import Batch
 from chrysalis.command import CONF
-from chrysalis.data import loaders
+from chrysalis.data import datamodule, loaders
+from chrysalis.data.batch import Batch
 from chrysalis.data.loaders import Order, loader
 from chrysalis.denoiser import Denoiser
-from chrysalis.module import FineTuning
+from chrysalis.system import hardware
+from chrysalis.training.module import FineTuning
 
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
 LEFT_OUT = 4  # of a fit's steps: the base model is evaluated and sampled from after the first

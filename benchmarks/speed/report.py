@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from chrysalis.files import write_text
-from chrysalis.folder import REPOSITORY
+from chrysalis.models.folder import REPOSITORY
+from chrysalis.system.files import write_text
 
 SIDES = ("plain", "script", "ours")
 

@@ -14,13 +14,17 @@ from PIL import Image
 from benchmarks import plain_loop
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
-from chrysalis import folder, hardware, pixels, seeds
-from chrysalis.data.picture import content_hash
+from chrysalis.data import pixels
+from chrysalis.data.example import content_hash
 from chrysalis.denoiser import Denoiser
-from chrysalis.files import written
-from chrysalis.objective import choose
-from chrysalis.sampling import arithmetic, schedulers
-from chrysalis.sampling.drawing import sample
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import choose
+from chrysalis.models import folder
+from chrysalis.sampling import schedulers
+from chrysalis.sampling.generation import sample
+from chrysalis.sampling.precision import apply
+from chrysalis.system import hardware
+from chrysalis.system.files import written
 
 SCHEDULER, STEPS = "deis", 15
 PLAIN_STEPS, LIMIT_STEPS = 40, 1000
@@ -37,7 +41,7 @@ class Sampler:
         self.precision, _ = hardware.precision(precision, device)
         if precision == "auto":
             hardware.tune(self.denoiser.unet, device)
-        arithmetic.use(self.denoiser, {}, self.precision, False)
+        apply(self.denoiser, {}, self.precision, False)
 
     def sample(self, n: int, scheduler: str, steps: int, **settings) -> torch.Tensor:
         """uint8 [n, 3, H, W]; image i from seed i alone."""

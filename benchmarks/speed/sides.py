@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chrysalis.data.sources import Folder
-from chrysalis.folder import REPOSITORY
-from chrysalis.terminal import say
+from chrysalis.models.folder import REPOSITORY
+from chrysalis.system.terminal import say
 
 NEVER = 1_000_000  # steps
 # Neither evaluates nor samples more than it must; the clock leaves both out, the whole process takes longer with them.

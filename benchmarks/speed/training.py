@@ -5,7 +5,7 @@ import statistics
 
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
-from chrysalis import hardware
+from chrysalis.system import hardware
 
 REPETITIONS, STARTS = 3, 4
 BUDGET = 110  # seconds for the runs of all sides; the third repetition is left out on a machine so slow

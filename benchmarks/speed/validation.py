@@ -10,12 +10,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import QUIET, Bench, Ours
 from benchmarks.speed.training import plain_training, script_training, warm
-from chrysalis import datamodule, folder, hardware
+from chrysalis.data import datamodule
 from chrysalis.denoiser import Denoiser
-from chrysalis.files import written_folder
-from chrysalis.metrics.timesteps import held_out_loss
-from chrysalis.objective import Objective
-from chrysalis.terminal import say
+from chrysalis.diffusion.objective import Objective
+from chrysalis.evaluation.validation_loss import held_out_loss
+from chrysalis.models import folder
+from chrysalis.system import hardware
+from chrysalis.system.files import written_folder
+from chrysalis.system.terminal import say
 
 TARGET = 1 / 3
 IMAGES, BINS = 12, 6  # timesteps of each validation image

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from chrysalis import pixels, seeds
-from chrysalis.batch import Batch
-from chrysalis.conditioning import batches
-from chrysalis.conditioning.conditioner import Conditioner
-from chrysalis.errors import UserError
-from chrysalis.noise import Noise
-from chrysalis.objective import Objective
+from chrysalis.conditions import batches
+from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.data import pixels
+from chrysalis.data.batch import Batch
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.objective import Objective
+from chrysalis.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
         """x_t float [B, C, H, W], t int64 [B] or scalar -> prediction float32 [B, C, H, W].
 
-        cond: what a conditional model is told, see conditioning/conditioner.py; what is not given is null.
+        cond: what a conditional model is told, see conditions/conditioner.py; what is not given is null.
         A model with a learned variance gives 2C channels; the second half is left out here.
         """
         x = x_t.to(self.unet.dtype)

@@ -57,7 +57,14 @@ WORDS += ["'a b'", "'a\nb'", "'\x07'", "x" * 5000, "1" + "0" * 400]
 NESTED = """[] {} [1] [1,2] [x,y] [[1],[2]] {a:1} [null] [1,x,null] [-1,-1] [0,0] [nan,inf] [1e9,1e9]
     {a:{b:[c]}}""".split()  # noqa: SIM905
 BROKEN = ["'", '"', "[1", "{a:", "]", "a,b", "(", "$", "${", "[1,,2]", "{a}", "'a\"", "\\'", "=", "a=b", " "]
-TARGETS = ["os.system", "torch.optim.Nope", "builtins.eval", "chrysalis.nothing", "torch", "chrysalis.files.os.abort"]
+TARGETS = [
+    "os.system",
+    "torch.optim.Nope",
+    "builtins.eval",
+    "chrysalis.nothing",
+    "torch",
+    "chrysalis.system.files.os.abort",
+]
 
 
 def written(folder: Path, base: Path) -> None:

@@ -21,9 +21,9 @@ import train
 from chrysalis.command.quick_start import import_libraries
 
 import_libraries()
-import chrysalis.callbacks.outcome  # noqa: E402
-import chrysalis.datamodule  # noqa: E402
-import chrysalis.trainer  # noqa: E402, F401
+import chrysalis.data.datamodule  # noqa: E402
+import chrysalis.training.callbacks.export  # noqa: E402
+import chrysalis.training.trainer  # noqa: E402, F401
 
 torch.set_num_threads(1)
 
@@ -76,7 +76,7 @@ def at_micro_batch(k: int, signum: int) -> Callable[[], None]:
     """For `first`: the process sends itself a signal in its k-th training micro-batch."""
 
     def arrange() -> None:
-        from chrysalis.module import FineTuning
+        from chrysalis.training.module import FineTuning
 
         plain, seen = FineTuning.training_step, []
 

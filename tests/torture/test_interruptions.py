@@ -8,7 +8,7 @@ import lives
 import pytest
 from lives import RUN, begin, checkpoint, life, same_weights
 
-from chrysalis import checkpoints
+from chrysalis.system import checkpoints
 
 STEPS, KILLS = 24, 100
 

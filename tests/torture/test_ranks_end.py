@@ -44,7 +44,7 @@ def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('LOCAL_RANK') == '1':\n"
-        "    import chrysalis.denoiser as d, chrysalis.module as m\n"
+        "    import chrysalis.denoiser as d, chrysalis.training.module as m\n"
         "    plain = m.FineTuning.training_step\n"
         "    def step(self, batch, i):\n"
         "        if self.trainer.global_step == 2:\n"

@@ -19,14 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 import chrysalis
 import chrysalis.command.launcher as launcher
 import chrysalis.command.sweep as sweep
-from chrysalis.command.mistakes import sentence
+from chrysalis.command.arguments import as_typed
+from chrysalis.command.errors import sentence
 from chrysalis.command.quick_start import keep_compiled
 from chrysalis.command.ranks import FOLDER, agree
 from chrysalis.command.runs import set_changes_aside
 from chrysalis.command.values import require_name
-from chrysalis.command.words import as_typed
-from chrysalis.files import claimed, remove_if_empty
-from chrysalis.terminal import console, is_main_process
+from chrysalis.system.files import claimed, remove_if_empty
+from chrysalis.system.terminal import console, is_main_process
 
 _typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -76,7 +76,7 @@ def command(config_name: str) -> Callable:
                 words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(sys.argv[1:])]
                 given = sweep.only_swept_in_names(agree(words, config_name))
                 sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
-                # train.py hears signals in callbacks/stopping.py
+                # train.py hears signals in training/callbacks/stopping.py
                 with _ending_orderly() if config_name == "sample" else nullcontext():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def _recalled(arguments: list[str]) -> list[str]:
     arguments = [word for a in arguments for word in _by_class(a)]
     if not any(a.startswith("from=") for a in arguments):
         return arguments
-    from chrysalis.command.recipes import expanded  # only here: it imports torch, which --help does not wait for
+    from chrysalis.command.recipes import expanded
 
     return expanded(arguments)
 

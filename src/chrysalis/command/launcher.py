@@ -22,11 +22,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 import chrysalis.command.sweep as sweep
-from chrysalis import checkpoints
-from chrysalis.command.words import quoted
-from chrysalis.errors import UserError
-from chrysalis.files import shown
-from chrysalis.terminal import say
+from chrysalis.command.arguments import quoted
+from chrysalis.system import checkpoints
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown
+from chrysalis.system.terminal import say
 
 LEAKED = re.compile(r"LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|MASTER_\w+|PL_GLOBAL_SEED")
 OF_THE_SWEEP = re.compile(r"hydra[./](mode|run\.dir|sweep\b|sweeper\b|launcher\b|job\.config\b)")  # not of its jobs

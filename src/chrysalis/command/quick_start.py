@@ -22,7 +22,7 @@ def import_libraries() -> None:
 
 def keep_compiled() -> None:
     """What torch compiles is kept; its own default is a temporary folder. To be called before torch is imported."""
-    from chrysalis.files import cache_folder
+    from chrysalis.system.files import cache_folder
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 

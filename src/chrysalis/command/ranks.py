@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 
 from chrysalis.command.quick_start import keep_compiled
-from chrysalis.errors import UserError
+from chrysalis.system.errors import UserError
 
 FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key, and what its default begins with
 WAIT = timedelta(minutes=10)  # until the first process has begun

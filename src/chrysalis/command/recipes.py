@@ -17,14 +17,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from chrysalis import folder, hardware
-from chrysalis.command.words import quoted, value_of
-from chrysalis.conditioning.asked import NAMES
+from chrysalis.command.arguments import quoted, value_of
+from chrysalis.conditions.request import NAMES
+from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
-from chrysalis.data.picture import contents
-from chrysalis.errors import UserError
-from chrysalis.files import ELIDED, all_public, public
-from chrysalis.terminal import warn
+from chrysalis.models import folder
+from chrysalis.system import hardware
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import ELIDED, all_public, public
+from chrysalis.system.terminal import warn
 
 # Where, on what and how shown they are drawn; none of these changes a picture
 ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
-from chrysalis import checkpoints
-from chrysalis.errors import UserError
-from chrysalis.files import REPOSITORY, read_mapping, shown, write_text
-from chrysalis.terminal import is_main_process, say
+from chrysalis.system import checkpoints
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import REPOSITORY, read_mapping, shown, write_text
+from chrysalis.system.terminal import is_main_process, say
 
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Column, Table
 
-from chrysalis.files import read_mapping, remove_if_empty, shown, write_text, written
-from chrysalis.terminal import console, say
+from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
+from chrysalis.system.terminal import console, say
 
 COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # losses are held-out
 RECORD = "job.json"  # in each job's folder: its overrides, and the exit code once it has ended
@@ -161,7 +161,7 @@ def _figure(folder: Path, there: list[Job]) -> Path | None:
             groups.setdefault(", ".join(own), []).append(_loaded(j.folder / "history.json"))
     if len(groups) < 2:
         return None
-    from chrysalis.plots import sweep_figure
+    from chrysalis.evaluation.plots import sweep_figure
 
     sweep_figure(folder / "figure.png", groups)
     return folder / "figure.png"

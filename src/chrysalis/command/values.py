@@ -9,10 +9,10 @@ from typing import Any, Literal, get_type_hints
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from chrysalis.command.kinds import described, fits
+from chrysalis.command.errors import composed
 from chrysalis.command.limits import limits, range_of
-from chrysalis.command.mistakes import composed
-from chrysalis.errors import UserError
+from chrysalis.command.value_types import described, fits
+from chrysalis.system.errors import UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 ROOTS = ("chrysalis", "torch.optim", "lightning", "diffusers")  # whose classes a configuration may name

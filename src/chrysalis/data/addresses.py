@@ -9,9 +9,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from chrysalis import hub
-from chrysalis.data.picture import LARGEST_FILE, contents
-from chrysalis.files import cache_folder, written
+from chrysalis.data.example import LARGEST_FILE, contents
+from chrysalis.system import hub
+from chrysalis.system.files import cache_folder, written
 
 SECONDS = 20  # without an answer, or a byte
 GIVEN_UP = 5  # failures of one host in a row, after which it is left alone

@@ -5,7 +5,7 @@ import os
 import zlib
 from pathlib import Path
 
-from chrysalis.files import write_text
+from chrysalis.system.files import write_text
 
 NAME = "checksums.json"
 ALWAYS = 2**28  # bytes, half a second; larger files are read again only if their time has changed since

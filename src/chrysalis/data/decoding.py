@@ -13,13 +13,13 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from chrysalis.data import checksums, near_duplicates
-from chrysalis.data.picture import Picture
-from chrysalis.data.processes import FreshContext
+from chrysalis.data.example import Picture
 from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
-from chrysalis.errors import UserError
-from chrysalis.files import write_text, written_folder
-from chrysalis.terminal import stage
+from chrysalis.data.worker_processes import FreshContext
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import write_text, written_folder
+from chrysalis.system.terminal import stage
 
 MAX_UNREADABLE = 0.05
 

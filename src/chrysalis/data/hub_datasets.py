@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from chrysalis import hub
 from chrysalis.data.addresses import Files
-from chrysalis.errors import UserError, require_path
+from chrysalis.system import hub
+from chrysalis.system.errors import UserError, require_path
 
 COMMIT = re.compile("[0-9a-f]{40}")
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
+from chrysalis.data.example import cleaned, composed
 from chrysalis.data.formats import suffixes, unused_note
 from chrysalis.data.metadata import NAMES, Columns, Row, listed
-from chrysalis.data.picture import cleaned, composed
-from chrysalis.errors import UserError, require_path
+from chrysalis.system.errors import UserError, require_path
 
 MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # the field of a Row, and its key
 

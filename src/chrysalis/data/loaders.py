@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from chrysalis import seeds
-from chrysalis.batch import Batch
-from chrysalis.data.processes import FreshContext
+from chrysalis.data.batch import Batch
 from chrysalis.data.store import PictureSet
+from chrysalis.data.worker_processes import FreshContext
+from chrysalis.diffusion import seeds
 
 
 @dataclass(frozen=True)

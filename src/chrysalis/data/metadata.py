@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from chrysalis.data.picture import cleaned, composed, measurement
-from chrysalis.errors import UserError
+from chrysalis.data.example import cleaned, composed, measurement
+from chrysalis.system.errors import UserError
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 

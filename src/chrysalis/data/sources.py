@@ -9,12 +9,12 @@ from typing import Protocol
 from PIL import Image
 
 from chrysalis.data import hub_datasets
+from chrysalis.data.example import Picture, cleaned, composed, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.formats import suffixes
 from chrysalis.data.listing import nearest_folder, rows_below
 from chrysalis.data.metadata import Columns, Row, spelled
-from chrysalis.data.picture import Picture, cleaned, composed, content_hash, contents, decoded, each_once, measurement
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
-from chrysalis.errors import UserError, require_path
+from chrysalis.system.errors import UserError, require_path
 
 
 class Source(Protocol):
@@ -46,7 +46,7 @@ class Drawn:
     note = ""
 
     def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
-        from chrysalis.data.butterflies import ALL, DOMAINS
+        from chrysalis.data.synthetic.domains import ALL, DOMAINS
 
         if domain not in (*DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}, all.")
@@ -59,8 +59,7 @@ class Drawn:
         return self.n
 
     def fingerprint(self) -> str:
-        folder = Path(__file__).parent
-        code = b"".join(p.read_bytes() for p in [folder / "butterflies.py", *sorted((folder / "drawing").glob("*.py"))])
+        code = b"".join(p.read_bytes() for p in sorted((Path(__file__).parent / "synthetic").glob("*.py")))
         return f"drawn {self.domain} {self.n} {self.seed} {content_hash(code)}"
 
     def _domain(self, i: int) -> str:
@@ -70,7 +69,7 @@ class Drawn:
         return f"{self._domain(i)} {i}"
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
-        from chrysalis.data.butterflies import draw, species_names
+        from chrysalis.data.synthetic.domains import draw, species_names
 
         domain = self._domain(i)
         drawn = draw(domain, i, self.seed, max(size))

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from chrysalis import seeds
 from chrysalis.data import checksums
 from chrysalis.data.decoding import decode, listed
+from chrysalis.data.example import composed, content_hash
 from chrysalis.data.listing import uncollected
-from chrysalis.data.picture import composed, content_hash
 from chrysalis.data.sources import Source
 from chrysalis.data.transforms import Resize
-from chrysalis.errors import UserError
-from chrysalis.files import cache_folder
-from chrysalis.terminal import warn
+from chrysalis.diffusion import seeds
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import cache_folder
+from chrysalis.system.terminal import warn
 
 FORMAT = 4
 

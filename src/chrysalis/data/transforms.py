@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from chrysalis.data.color import to_rgb
 from chrysalis.data.masks import marked
-from chrysalis.errors import UserError
+from chrysalis.system.errors import UserError
 
 Resize = Literal["crop", "stretch", "pad"]
 

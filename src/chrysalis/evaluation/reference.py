@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from chrysalis.datamodule import Pictures
-from chrysalis.metrics import distances
-from chrysalis.metrics.distances import KERNEL_LEAST, Distances
-from chrysalis.metrics.features import Network, digest, features, of_set
-from chrysalis.metrics.memorisation import HELD_OUT_LEAST, Copies, Measure
+from chrysalis.data.datamodule import Pictures
+from chrysalis.evaluation import distances
+from chrysalis.evaluation.distances import KERNEL_LEAST, Distances
+from chrysalis.evaluation.features import Network, digest, features, of_set
+from chrysalis.evaluation.memorization import HELD_OUT_LEAST, Copies, Measure
 
 
 @dataclass(frozen=True)

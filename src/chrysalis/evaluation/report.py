@@ -9,11 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Column, Table
 
-from chrysalis import plots
-from chrysalis.errors import UserError
-from chrysalis.evaluation import held_out
-from chrysalis.files import public, read_mapping, shown, write_text
-from chrysalis.terminal import console
+from chrysalis.evaluation import plots, validation_record
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import public, read_mapping, shown, write_text
+from chrysalis.system.terminal import console
 
 NEEDED = {
     "results": ("command", "best_step", "steps", "held_out_minus_base", "held_out_minus_base_error", "hardware"),
@@ -114,7 +113,7 @@ def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for own in cells for name in own)
     rows = [(name, [own.get(name, "") for own in cells]) for name in names]
     if len(subjects) > 1 and first:
-        changes = [str(held_out.difference(s.held_out, first)) if s.held_out else "" for s in subjects[1:]]
+        changes = [str(validation_record.difference(s.held_out, first)) if s.held_out else "" for s in subjects[1:]]
         rows.insert(1, ("minus the first's", ["", *changes]))  # the loss itself is the first row
     return rows
 

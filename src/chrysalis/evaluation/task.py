@@ -7,21 +7,21 @@ from pathlib import Path
 
 import torch
 
-from chrysalis import pixels
-from chrysalis.datamodule import Pictures
+from chrysalis.data import pixels
+from chrysalis.data.datamodule import Pictures
 from chrysalis.denoiser import Denoiser
-from chrysalis.errors import UserError, require_whole
-from chrysalis.evaluation import held_out, report
-from chrysalis.evaluation.panel import panel
+from chrysalis.diffusion.objective import choose
+from chrysalis.evaluation import report, validation_record
+from chrysalis.evaluation.features import Network
+from chrysalis.evaluation.nearest_panel import panel
 from chrysalis.evaluation.reference import Reference, distinct
-from chrysalis.files import public, read_mapping, shown, write_text
-from chrysalis.folder import Model
-from chrysalis.metrics.features import Network
-from chrysalis.metrics.timesteps import held_out_loss
-from chrysalis.objective import choose
-from chrysalis.sampling.sheets import read
+from chrysalis.evaluation.validation_loss import held_out_loss
+from chrysalis.models.folder import Model
+from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Canvas, Generate, Picture
-from chrysalis.terminal import say, warn
+from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.files import public, read_mapping, shown, write_text
+from chrysalis.system.terminal import say, warn
 
 MOST = 256  # held-out pictures, at eight timesteps each
 
@@ -95,7 +95,7 @@ class Evaluate(Generate):
         return ["evaluation.json", "nearest.png", "report.html"]
 
     def measured(self) -> dict | None:
-        """The record of evaluation/held_out.py; None without held-out pictures, or of a model that is to be told
+        """As evaluation/validation_record.py has it; None without held-out pictures, or of a model that is to be told
         something: only its own run knows what."""
         if self.model.conditioner is not None or len(self.data.held_out_rows) < 2:
             return None
@@ -104,7 +104,7 @@ class Evaluate(Generate):
         denoiser.to(next(self.model.unet.parameters()).device)
         contents = batch.key.tolist()
         losses = held_out_loss(denoiser, batch.image, contents)
-        return held_out.record(losses, contents, denoiser, self.data.size, seed=0)
+        return validation_record.record(losses, contents, denoiser, self.data.size, seed=0)
 
 
 def compare(folders: str | Sequence[str], out: Path) -> None:

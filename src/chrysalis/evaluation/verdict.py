@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from chrysalis.metrics.memorisation import SURE
-from chrysalis.metrics.timesteps import Paired
+from chrysalis.evaluation.memorization import SURE
+from chrysalis.evaluation.validation_loss import Paired
 
 
 class Measured(Protocol):

@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from chrysalis import pixels, seeds
-from chrysalis.data.given import Given
-from chrysalis.errors import UserError, require_whole
+from chrysalis.data import pixels
+from chrysalis.data.image_file import Given
+from chrysalis.diffusion import seeds
+from chrysalis.sampling.grids import read
 from chrysalis.sampling.schedulers import repeated
-from chrysalis.sampling.sheets import read
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
+from chrysalis.system.errors import UserError, require_whole
 
 
 class ImageToImage(Generate):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chrysalis import seeds
+from chrysalis.diffusion import seeds
 from chrysalis.sampling.schedulers import Timetable, step_arguments
 
 
@@ -35,7 +35,7 @@ def trajectory(
     generators: one a picture, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
     once by default; one that starts before the last ended is reached by adding noise, and starts without history.
     paste: called with x and its timestep (None at the end) after every step, to put known pixels back.
-    cond: what a conditional model is told, see conditioning/conditioner.py.
+    cond: what a conditional model is told, see conditions/conditioner.py.
     """
     i, level = 0, None
     for first, last in legs or [(0, len(timetable))]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
-from chrysalis import adapters, folder, pixels, weights
-from chrysalis import seeds as keyed
-from chrysalis.alignment import align
-from chrysalis.errors import UserError, require_whole
-from chrysalis.sampling.sheets import enlarged, read, save_film, save_grid
+from chrysalis.data import pixels
+from chrysalis.diffusion import mixing
+from chrysalis.diffusion import seeds as keyed
+from chrysalis.models import folder, lora
+from chrysalis.sampling.grids import enlarged, read, save_film, save_grid
 from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
+from chrysalis.system.alignment import align
+from chrysalis.system.errors import UserError, require_whole
 
 MOST = 600  # frames of one animation; of more, every second, third ... is shown
 
@@ -45,7 +47,7 @@ class Morph(Generate):
         def of(seed: int) -> torch.Tensor:
             return canvas.noise(keyed.of_each([seed]))[0]
 
-        x = torch.stack([weights.slerp(of(p.seed), of(p.toward), p.part) for p in pictures])
+        x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in pictures])
         # one seed for the steps of all frames: noise that differed from frame to frame would flicker
         generators = keyed.of_each(self.steps_seed for _ in pictures)
         return Start(x, generators, self.legs(canvas))
@@ -90,8 +92,8 @@ class Blend(Generate):
             raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
         other = folder.load_beside(model, name, "task.base")
         for one in (model, other):
-            if adapters.injected(one.unet):  # a LoRA exported with adapter.merge=false
-                one.unet = align(adapters.plain(one.unet))
+            if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
+                one.unet = align(lora.plain(one.unet))
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
@@ -105,7 +107,7 @@ class Blend(Generate):
         ]
 
     def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        canvas.unguided.unet.load_state_dict(weights.lerp(self.base, self.own, pictures[0].mix))
+        canvas.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, pictures[0].mix))
         return super().start(canvas, pictures)
 
     def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:

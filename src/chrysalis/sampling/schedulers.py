@@ -6,7 +6,7 @@ import inspect
 import diffusers
 import torch
 
-from chrysalis.errors import UserError, require_whole
+from chrysalis.system.errors import UserError, require_whole
 
 # From the highest level ("leading" starts where some picture is left), in steps that shorten towards the end (Karras
 # et al. 2022): even ones end with one far too long, which leaves grain or blur.

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from chrysalis import seeds
-from chrysalis.conditioning.asked import Asked
-from chrysalis.errors import UserError, require_whole
+from chrysalis.conditions.request import Asked
+from chrysalis.diffusion import seeds
+from chrysalis.sampling.grids import require_formats, save_grid
 from chrysalis.sampling.schedulers import Timetable, repeated
-from chrysalis.sampling.sheets import require_formats, save_grid
+from chrysalis.system.errors import UserError, require_whole
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""Source -> decoded set -> loaders: the LightningDataModule, and one maker for each kind of source."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from chrysalis.data import loaders
+from chrysalis.data.batch import Batch
+from chrysalis.data.example import composed, content_hash
+from chrysalis.data.loaders import Order, Request, loader
+from chrysalis.data.sources import Drawn, Folder, Hub, Source
+from chrysalis.data.store import PictureSet, open_folder, open_set
+from chrysalis.data.transforms import checked_resize, checked_size
+from chrysalis.system import hardware, memory
+from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.terminal import warn
+from chrysalis.training.module import FineTuning
+
+FEW = 5  # training images of a label
+
+
+class Pictures(LightningDataModule):
+    """Training batches in a reproducible order, and the held-out rows that callbacks measure on.
+
+    batch_size: pictures a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
+    optimizer step, see `fit_batch`. val_fraction: the share held out, by a hash of the picture.
+    on_device: hold the decoded set on the accelerator; None: where it takes no more than an eighth of its free memory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        image_size: int | tuple[int, int] = 64,
+        batch_size: int | str = 4,
+        effective_batch: int = 8,
+        num_workers: int = 0,
+        resize: str = "crop",
+        flip: bool = True,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        on_device: bool | None = None,
+    ):
+        super().__init__()
+        if batch_size != "auto":
+            require_whole("data.batch_size", batch_size)
+        require_whole("data.effective_batch", effective_batch)
+        require_whole("data.num_workers", num_workers, least=0)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
+        self.source, self.size, self.resize = source, checked_size(image_size), checked_resize(resize)
+        self.batch_size, self.effective_batch = batch_size, effective_batch
+        self.num_workers, self.flip = num_workers, flip
+        self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
+        self.pictures: PictureSet | None = None
+        self._held: loaders.Pictures | None = None
+
+    def prepare_data(self) -> None:
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.pictures is not None:
+            return
+        self.look()
+        key = "effective_batch" if self.batch_size == "auto" else "batch_size"
+        if getattr(self, key) > len(self.train_rows):
+            raise UserError(
+                f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} pictures to learn "
+                f"from ({len(self.held_out_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
+            )
+
+    def look(self) -> None:
+        """Decode the pictures and part them, which is all that measuring needs."""
+        self.pictures = open_set(self.source, self.size, self.resize)
+        if len(self.pictures) < 2:
+            raise UserError(
+                f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
+            )
+        self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
+
+    def fit_batch(self, module: FineTuning, trainer: Trainer) -> str | None:
+        """Settle batch_size=auto and the trainer's accumulation; a sentence about it, None if there is nothing to do.
+
+        The optimizer sees the same windows of effective_batch pictures whatever is chosen.
+        """
+        if self.batch_size != "auto":
+            return None
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches != 1:
+            other = "trainer.devices" if trainer.world_size > 1 else "trainer.accumulate_grad_batches"
+            raise UserError(
+                f"data.batch_size=auto cannot be had with {other}: give data.batch_size as a number, or leave "
+                f"{other}=1 and say with data.effective_batch how many pictures an optimizer step sees."
+            )
+        on = trainer.strategy.root_device
+        autocast = hardware.AUTOCAST.get(str(trainer.precision))
+        how = {"precision": autocast, "optimizer_bytes_per_weight": module.optimizer_bytes, "on": on.type}
+        needed, free = memory.cost(module.denoiser, self.size, **how), memory.free(on)
+        self.batch_size = memory.largest_batch(needed, free, self.effective_batch)
+        trainer.accumulate_grad_batches = self.effective_batch // self.batch_size
+        return (
+            f"data.batch_size=auto: micro-batches of {self.batch_size}, {trainer.accumulate_grad_batches} an optimizer "
+            f"step; counted {memory.MARGIN * needed.total(self.batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        )
+
+    def use_labels(self, names: Sequence[str]) -> None:
+        """Number the labels as a model does that knows `names`."""
+        if tuple(names) == self.pictures.label_names:
+            return
+        if new := sorted(set(self.pictures.label_names) - {*names, *map(composed, names)}):
+            shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+            raise UserError(
+                f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
+                "Start from its base model, or name the labels as it does."
+            )
+        self.pictures, self._held = open_folder(self.pictures.folder, tuple(names)), None
+
+    def description(self) -> str:
+        p, (height, width) = self.pictures, self.size
+        known = {
+            f"{len(p.label_names)} labels": p.label_names,
+            "captions": p.captions,
+            "masks": p.masks is not None,
+            "conditioning images": p.conditionings is not None,
+            f"vectors of {len(p.vector_names)}": p.vector_names,
+        }
+        also = "".join(f", {what}" for what, there in known.items() if there)
+        sentences = (p.enlarged_note(), p.near_duplicates_note(), self.source.note)
+        notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
+        return (
+            f"data: {self.source.name}, {len(self.train_rows)} pictures of {width} x {height} px to learn from, "
+            f"{len(self.held_out_rows)} held out{also}{notes}"
+        )
+
+    def notes(self, conditions: Collection[str]) -> list[str]:
+        """Sentences on labels that are learned from few images, and on a step that is larger than the set."""
+        return [note for note in (self._step_note(), "label" in conditions and self._labels_note()) if note]
+
+    def _step_note(self) -> str:
+        pieces, n = self.trainer.accumulate_grad_batches, len(self.train_rows)
+        size = self.batch_size * pieces * self.trainer.world_size
+        if size <= n:
+            return ""
+        devices = f" x trainer.devices={self.trainer.world_size}" * (self.trainer.world_size > 1)
+        return (
+            f"data.batch_size={self.batch_size} x trainer.accumulate_grad_batches={pieces}{devices} is {size} images "
+            f"an optimizer step, more than the {n} training images: each step takes these once, and is one epoch."
+        )
+
+    def _labels_note(self) -> str:
+        names, labels = self.pictures.label_names, self.pictures.labels
+        training, validation = (
+            np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
+            for rows in (self.train_rows, self.held_out_rows)
+        )
+        there = training + validation > 0  # the model may know others
+        lacking = {
+            f"fewer than {FEW} training images": np.flatnonzero(there & (training < FEW)),
+            "no validation image": np.flatnonzero(there & (validation == 0)),
+        }
+        parts = [
+            f"{what}: {len(rows)} of {there.sum()} labels ({', '.join(names[i] for i in rows[:5])}"
+            f"{', ...' * (len(rows) > 5)})"
+            for what, rows in lacking.items()
+            if len(rows)
+        ]
+        return f"condition=label: {'; '.join(parts)}. Add images of them or merge labels." if parts else ""
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps to notice, when it is resumed, that the set has changed."""
+        contents = np.sort(self.pictures.contents).astype(">i8").tobytes()
+        return {"images": len(self.pictures), "contents": content_hash(contents)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        if (now := self.state_dict()) != state_dict:
+            warn(
+                f"{self.source.name} has changed since this run began: {state_dict['images']} images then, "
+                f"{now['images']} now. Training continues with those of now."
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        if self._held is None:
+            self._held = loaders.Pictures(self.pictures, self.flip, self._holding_device())
+        return loader(self._held, self._order(), self.num_workers)
+
+    def _holding_device(self) -> torch.device:
+        on, p = self.trainer.strategy.root_device, self.pictures
+        if on.type == "cpu":
+            return on
+        size = sum(a.nbytes for a in (p.images, p.masks, p.conditionings) if a is not None)
+        fits = size <= memory.free(on) / 8 if self.on_device is None else self.on_device
+        return on if fits and self.num_workers == 0 else torch.device("cpu")
+
+    def micro_batches(self) -> int:
+        """How many of them one pass over the training rows has."""
+        return len(self._order())
+
+    def _order(self) -> Order:
+        trainer = self.trainer
+        return Order(
+            self.train_rows,
+            self.batch_size,
+            self.seed,
+            trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+            done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
+        )
+
+    def held_out_batch(self, n: int) -> Batch:
+        """Up to n held-out pictures, always the same ones and never mirrored; a key is the picture's content hash."""
+        rows = self.held_out_rows[:n]
+        request = Request(rows, self.pictures.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
+        return loaders.Pictures(self.pictures, flip=False)[request]
+
+
+def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> Pictures:
+    return Pictures(Drawn(domain, n), **loading)
+
+
+def folder(
+    path: str,
+    masks: str | None = None,
+    conditioning_images: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    vector_columns: Sequence[str] = (),
+    **loading,
+) -> Pictures:
+    source = Folder(path, masks, conditioning_images, label_column, caption_column, vector_columns)
+    return Pictures(source, **loading)
+
+
+def hub(
+    path: str,
+    split: str = "train",
+    image_column: str = "image",
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    mask_column: str | None = None,
+    conditioning_image_column: str | None = None,
+    vector_columns: Sequence[str] = (),
+    name: str | None = None,
+    revision: str | None = None,
+    **loading,
+) -> Pictures:
+    columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
+    return Pictures(Hub(path, split, *columns, name, revision), **loading)

@@ -1,0 +1,69 @@
+"""How the wings of a species look regardless of pose, and how far that is from each drawn butterfly.
+
+The domain insects must not contain the species that a model is fine-tuned on later.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
+from chrysalis.data.synthetic.insect_wings import LitWing
+from chrysalis.data.synthetic.plane import Array, colour
+from chrysalis.data.synthetic.wings import Layer, Outline
+
+COLUMNS = np.linspace(0.1, 0.95, 8, dtype=np.float32)  # u
+ROWS = np.linspace(0.06, 0.94, 8, dtype=np.float32)  # v
+
+
+def wing_colours(outline: Outline, layers: tuple[Layer, ...], palette: dict[str, Array]) -> Array:
+    """Colours [64, 3] at 8 x 8 places of a wing, blurred to a sixteenth of its length; bare membrane is grey."""
+    u, v = (grid.ravel() for grid in np.meshgrid(COLUMNS, ROWS))
+    r = u * outline.radius(v)
+    theta = np.deg2rad(outline.leading + v * (outline.trailing - outline.leading)) - outline.arch * r * r
+    x, y = outline.root[0] + r * np.cos(theta), outline.root[1] - r * np.sin(theta)
+    wing = LitWing(outline, x, y, 1 / 16, palette, np.random.default_rng(0), np.zeros_like(x))
+    wing.grain, wing.facing = np.zeros_like(x), np.full_like(x, 0.7)
+    rgb = np.zeros((len(x), 3), dtype=np.float32)
+    for layer in layers:
+        rgb = layer(wing, rgb)
+    bare = np.float32(0.6) * (1 - np.broadcast_to(wing.opacity, x.shape))
+    return rgb * np.broadcast_to(wing.opacity, x.shape)[:, None] + bare[:, None]
+
+
+def appearance(
+    outlines: tuple[Outline, Outline], layers: tuple[tuple[Layer, ...], tuple[Layer, ...]], palette: dict[str, Array]
+) -> Array:
+    """float32 [768]: the mean colour of forewing and hind wing, and twice the deviations from it.
+
+    The pattern counts double, because species are told apart by it more than by their tone.
+    """
+    wings = np.stack([wing_colours(o, some, palette) for o, some in zip(outlines, layers, strict=True)])
+    mean = wings.mean(axis=1, keepdims=True)
+    return np.concatenate([np.broadcast_to(mean, wings.shape).ravel(), 2 * (wings - mean).ravel()])
+
+
+@lru_cache(maxsize=1)
+def butterfly_appearances() -> tuple[Array, Array]:
+    """Appearances [F, 768] of all forms of the drawn butterflies, and the number [F] of each form's species."""
+    found, numbers = [], []
+    for number, species in enumerate(BUTTERFLIES):
+        for form in species.forms:
+            palette = {name: colour(code) for name, code in form.palette.items()}
+            layers = species.fore_layers, species.hind_layers
+            found.append(appearance((species.fore, species.hind), layers, palette))
+            numbers.append(number)
+    return np.stack(found), np.array(numbers)
+
+
+def distances(one: Array, others: Array) -> Array:
+    """Root mean square difference."""
+    return np.sqrt(((one - others) ** 2).mean(axis=-1))
+
+
+@lru_cache(maxsize=1)
+def gap() -> float:
+    """The distance between the two drawn butterflies of different species that look most alike."""
+    found, numbers = butterfly_appearances()
+    between = distances(found[:, None], found)
+    return float(between[numbers[:, None] != numbers].min())

@@ -1,0 +1,128 @@
+"""Coarse kinds of imaginary insects, and the random species of a kind: outlines of wings, body, antennae, legs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chrysalis.data.synthetic.wings import Outline
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the species of a kind share; a pair of numbers is a range to choose from, angles are in degrees."""
+
+    name: str
+    style: str  # of the wing pattern: scaled | dusty | clear
+    fore_radii: tuple[float, ...]
+    hind_radii: tuple[float, ...]
+    fore_leading: Range
+    fore_trailing: Range
+    hind_leading: Range
+    hind_trailing: Range
+    girth: Range = (0.034, 0.052)
+    abdomen: Range = (0.2, 0.28)
+    fur: Range = (0.0, 0.3)
+    antennae: tuple[str, ...] = ("clubbed",)
+    arch: Range = (0.02, 0.2)
+    irregularity: float = 0.05
+    scallops: float = 0.3  # how often the margin is scalloped
+    tail: float = 0.0  # how often the hind wings are tailed
+    eyes: float = 0.6  # size of the eyes, in girths
+    legs: bool = False
+    size: Range = (0.84, 1.0)
+
+
+BROAD = Kind(
+    "broad-winged", "scaled", (0.82, 0.99, 0.88, 0.79, 0.74, 0.7, 0.6), (0.54, 0.69, 0.74, 0.75, 0.73, 0.68, 0.5),
+    (42, 60), (-24, -10), (14, 28), (-96, -80), scallops=0.4,
+)  # fmt: skip
+TAILED = Kind(
+    "tailed", "scaled", (0.84, 1.0, 0.9, 0.8, 0.73, 0.68, 0.56), (0.5, 0.62, 0.66, 0.7, 0.7, 0.62, 0.46),
+    (44, 58), (-22, -10), (12, 24), (-94, -82), tail=1.0, scallops=0.5, size=(0.8, 0.92),
+)  # fmt: skip
+LONG = Kind(
+    "long-winged", "scaled", (0.9, 1.07, 1.02, 0.86, 0.68, 0.52), (0.62, 0.7, 0.66, 0.58, 0.5, 0.42),
+    (28, 44), (-18, -6), (10, 22), (-84, -66), girth=(0.03, 0.042), abdomen=(0.26, 0.36), scallops=0.1,
+    size=(0.84, 0.96),
+)  # fmt: skip
+LEAFY = Kind(
+    "leaf-winged", "dusty", (0.78, 1.02, 0.8, 0.78, 0.72, 0.76, 0.6), (0.56, 0.72, 0.68, 0.76, 0.72, 0.74, 0.48),
+    (44, 58), (-20, -8), (18, 28), (-94, -80), arch=(0.12, 0.3), irregularity=0.1, scallops=0.7, tail=0.3,
+)  # fmt: skip
+FURRY = Kind(
+    "furry", "dusty", (0.84, 0.98, 0.9, 0.78, 0.7, 0.64, 0.52), (0.5, 0.62, 0.66, 0.68, 0.66, 0.6, 0.46),
+    (20, 44), (-34, -16), (0, 18), (-92, -72), (0.055, 0.085), (0.22, 0.32), (0.5, 1.0), ("feathered", "thread"),
+    eyes=0.35, legs=True,
+)  # fmt: skip
+GLASSY = Kind(
+    "clear-winged", "clear", (0.86, 1.02, 0.94, 0.8, 0.66, 0.52), (0.6, 0.7, 0.68, 0.62, 0.54, 0.44),
+    (20, 44), (-20, -6), (8, 20), (-84, -64), (0.03, 0.05), (0.26, 0.4), (0.0, 0.2), ("thread", "clubbed"),
+    legs=True, size=(0.84, 1.0),
+)  # fmt: skip
+SLENDER = Kind(
+    "slender", "clear", (0.84, 1.0, 1.04, 0.96, 0.8, 0.6), (0.84, 0.96, 0.98, 0.92, 0.78, 0.56),
+    (10, 24), (-10, -1), (-6, 4), (-30, -18), (0.03, 0.045), (0.62, 0.85), (0.0, 0.1), ("bristle",), arch=(0.0, 0.05),
+    irregularity=0.03, scallops=0.0, eyes=1.05, legs=True, size=(0.84, 0.98),
+)  # fmt: skip
+STOUT = Kind(
+    "stout", "clear", (0.8, 0.98, 0.98, 0.86, 0.66, 0.5), (0.5, 0.58, 0.56, 0.5, 0.42, 0.36),
+    (6, 34), (-26, -10), (-12, 8), (-70, -46), (0.12, 0.19), (0.3, 0.45), (0.1, 1.0), ("thread",), arch=(0.0, 0.1),
+    scallops=0.0, eyes=0.5, legs=True, size=(0.9, 1.15),
+)  # fmt: skip
+
+KINDS = (BROAD, TAILED, LONG, LEAFY, FURRY, GLASSY, SLENDER, STOUT)
+CHANCES = (0.33, 0.12, 0.12, 0.12, 0.13, 0.06, 0.06, 0.06)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The shapes of one species; lengths in forewings, the thorax at the origin, the head up."""
+
+    fore: Outline
+    hind: Outline
+    girth: float
+    abdomen: float
+    fur: float
+    rings: float  # stripes across the abdomen per unit of length; 0: none
+    antennae: str
+    reach: float  # length of the antennae
+    spread: float  # how far apart their tips are
+    eyes: float
+    legs: bool
+
+
+def _outline(kind: Kind, hind: bool, rng: np.random.Generator) -> Outline:
+    template = kind.hind_radii if hind else kind.fore_radii
+    leading, trailing = (kind.hind_leading, kind.hind_trailing) if hind else (kind.fore_leading, kind.fore_trailing)
+    wobble = 1 + kind.irregularity * rng.standard_normal(len(template))
+    place = np.linspace(0, 1, len(template))
+    tilt = 1 + rng.normal(0, 0.06) * (place - 0.5) + rng.normal(0, 0.06) * np.cos(np.pi * place * 2)
+    radii = np.array(template) * np.maximum(wobble * tilt, 0.7) * (rng.uniform(0.9, 1.12) if hind else 1)
+    deep = kind.irregularity * 1.3
+    scallops = (int(rng.integers(3, 9)), rng.uniform(0.02, deep)) if rng.random() < kind.scallops else (0, 0.0)
+    tail = (0.0, 0.0, 1.0)
+    if hind and rng.random() < kind.tail:
+        tail = (rng.uniform(0.6, 0.82), rng.uniform(0.14, 0.42), rng.uniform(0.035, 0.075))
+    root = (0.03, -0.06 + rng.normal(0, 0.01)) if hind else (0.035, -0.1 + rng.normal(0, 0.01))
+    arch = rng.uniform(*kind.arch) * (0.3 if hind else 1)
+    return Outline(rng.uniform(*leading), rng.uniform(*trailing), tuple(radii.tolist()), root, arch, scallops, tail)
+
+
+def random_anatomy(kind: Kind, rng: np.random.Generator) -> Anatomy:
+    antennae = kind.antennae[rng.integers(len(kind.antennae))]
+    reach = {"clubbed": 0.38, "feathered": 0.27, "thread": 0.42, "bristle": 0.09}[antennae] * rng.uniform(0.75, 1.2)
+    return Anatomy(
+        _outline(kind, False, rng),
+        _outline(kind, True, rng),
+        rng.uniform(*kind.girth),
+        rng.uniform(*kind.abdomen),
+        rng.uniform(*kind.fur),
+        rng.uniform(14, 30) if rng.random() < 0.6 else 0.0,
+        antennae,
+        reach,
+        rng.uniform(0.45, 1.0),
+        kind.eyes * rng.uniform(0.85, 1.2),
+        kind.legs,
+    )

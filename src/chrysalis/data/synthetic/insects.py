@@ -1,0 +1,150 @@
+"""A whole insect: pose, shadow, two pairs of wings, body and antennae, laid on its background."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from chrysalis.data.synthetic.backgrounds import Background
+from chrysalis.data.synthetic.plane import Array, Plane, cloud, colour, inside, over, rotated, smoothstep
+from chrysalis.data.synthetic.wings import Layer, Outline, Wing
+
+
+@dataclass(frozen=True)
+class Form:
+    """One colouring of a species: the colour word that captions use, and the palette its layers read."""
+
+    word: str
+    palette: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Species:
+    name: str
+    traits: str  # what a caption says after the colour word
+    fore: Outline
+    hind: Outline
+    fore_layers: tuple[Layer, ...]
+    hind_layers: tuple[Layer, ...]
+    forms: tuple[Form, ...]
+    body: str = "#2a211c"
+    girth: float = 0.045
+    feathered: bool = False
+    size: float = 1.0
+    backgrounds: tuple[Background, ...] = field(default=())
+
+
+def _swung(outline: Outline, degrees: float, stretch: float, rng: np.random.Generator) -> Outline:
+    """The individual: wings a little raised or lowered, a little longer, radii a few percent off."""
+    radii = tuple(stretch * r * (1 + 0.02 * rng.standard_normal()) for r in outline.radii)
+    return Outline(
+        outline.leading + degrees,
+        outline.trailing + degrees,
+        radii,
+        outline.root,
+        outline.arch,
+        outline.scallops,
+        outline.tail,
+    )
+
+
+def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Array]:
+    """The palette of one individual: slightly lighter or darker, warmer or cooler."""
+    light, warm = rng.uniform(0.9, 1.08), rng.uniform(-0.03, 0.03)
+    tint = np.array([1 + warm, 1.0, 1 - warm], dtype=np.float32) * np.float32(light)
+    return {name: np.clip(colour(code) * tint, 0, 1) for name, code in palette.items()}
+
+
+def _painted(
+    species: Species, form: Form, rng: np.random.Generator, x: Array, y: Array, pixel: float
+) -> list[tuple[Array, Array, Array]]:
+    """(picture, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
+    palette = _shifted(form.palette, rng)
+    texture = cloud(x, y, rng, 0.09, 2)
+    stretch, open_fore = 1 + 0.04 * rng.standard_normal(), rng.uniform(-9, 7)
+    painted = []
+    for outline, layers, swing in (
+        (species.hind, species.hind_layers, open_fore * 0.6 + rng.uniform(-3, 3)),
+        (species.fore, species.fore_layers, open_fore),
+    ):
+        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, rng, texture)
+        rgb = np.zeros((*x.shape, 3), dtype=np.float32)
+        for layer in layers:
+            rgb = layer(wing, rgb)
+        relief = 0.92 + 0.1 * np.sin(2.6 * np.clip(wing.v, 0, 1) * np.pi) * 0.5 + 0.06 * texture
+        rgb = rgb * (relief - 0.16 * smoothstep(0.28, 0.0, wing.u))[..., None]
+        painted.append((rgb, inside(wing.depth, pixel) * wing.opacity, inside(wing.depth, pixel)))
+    return painted
+
+
+def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Array, Array]:
+    """Abdomen, thorax and head as ellipses, banded and furred; (picture, coverage)."""
+    girth, base = species.girth, colour(species.body)
+    depth = np.full_like(x, -9.0)
+    for cy, half_width, half_length in ((0.2, girth * 0.85, 0.25), (-0.06, girth * 1.25, 0.13), (-0.2, girth, 0.055)):
+        scale = np.hypot(x / half_width, (y - cy) / half_length)
+        depth = np.maximum(depth, (1 - scale) * half_width)
+    lit = np.clip(1.15 - 0.9 * x / girth * 0.5, 0.6, 1.3)
+    rings = 1 - 0.25 * smoothstep(0.3, 0.9, np.sin(y * 62)) * smoothstep(0.02, 0.12, y)
+    rgb = np.clip(base * (lit * rings)[..., None] + 0.03, 0, 1)
+    return rgb, inside(depth, pixel)
+
+
+def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
+    """Coverage: a clubbed pair for butterflies, a feathered pair for moths."""
+    length = rng.uniform(0.30, 0.4) if not species.feathered else rng.uniform(0.2, 0.26)
+    spread = rng.uniform(0.5, 0.9)
+    rise = np.clip((-0.22 - y) / length, 0, 1)
+    curve = 0.02 + spread * length * (0.55 * rise + 0.45 * rise**2)
+    slope = np.sqrt(1 + (spread * (0.55 + 0.9 * rise)) ** 2)
+    beyond = np.maximum(np.maximum(y + 0.22, -0.22 - length - y), 0)
+    away = np.hypot((x - curve) / slope, beyond)
+    if species.feathered:
+        width = 0.045 * np.sin(np.pi * np.clip(rise * 0.9 + 0.1, 0, 1)) * (0.75 + 0.25 * np.sign(np.sin(rise * 50)))
+        return np.maximum(inside(width - away, pixel) * 0.9, inside(0.009 - away, pixel))
+    tip_x, tip_y = 0.02 + spread * length, -0.22 - length
+    club = 0.024 - np.hypot(x - tip_x, (y - tip_y) * 0.8)
+    return inside(np.maximum(np.maximum(0.008, pixel * 0.32) - away, club), pixel)
+
+
+def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
+    """(picture [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    background = species.backgrounds[rng.integers(len(species.backgrounds))]
+    rgb = background(plane, rng)
+    form = species.forms[rng.integers(len(species.forms))]
+    scale = species.size * rng.uniform(0.86, 1.06) * 0.92
+    cx, cy, angle = rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08) + 0.04, rng.normal(0, 0.28)
+    roll = rng.uniform(-0.16, 0.16)
+
+    def insect_frame(dx: float, dy: float) -> tuple[Array, Array]:
+        x, y = rotated(plane.x - cx - dx, plane.y - cy - dy, angle)
+        x = np.where(x > 0, x / (1 + min(roll, 0)), -x / (1 - max(roll, 0)))
+        return (x / scale).astype(np.float32), (y / scale).astype(np.float32)
+
+    pixel = plane.pixel / scale
+    x, y = insect_frame(0, 0)
+    wings = _painted(species, form, rng, x, y, pixel)
+    body, body_cover = _body(species, x, y, pixel, rng)
+    feelers = _antennae(species, x, y, pixel, rng)
+
+    silhouette = np.maximum(np.maximum(wings[0][2], wings[1][2]), np.maximum(body_cover, feelers))
+    rgb = over(rgb, colour("#14120f"), 0.34 * _soft_shadow(silhouette))
+    for paint, cover, _ in wings:
+        rgb = over(rgb, np.clip(paint, 0, 1), cover)
+    rgb = over(rgb, colour("#1d1714") if not species.feathered else colour(species.body) * 0.8, feelers)
+    rgb = over(rgb, body, body_cover)
+    return rgb, silhouette, form.word, background
+
+
+def _soft_shadow(silhouette: Array) -> Array:
+    """The silhouette moved down-right and blurred by box averages (three of them are nearly a Gaussian)."""
+    size = silhouette.shape[0]
+    shift, reach = round(0.035 * size / 2), max(1, round(0.03 * size / 2))
+    shadow = np.roll(silhouette, (shift, shift), axis=(0, 1))
+    for axis in (0, 1, 0, 1):
+        summed = np.cumsum(
+            np.pad(shadow, [(reach + 1, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge"), axis
+        )
+        low = np.take(summed, np.arange(size), axis)
+        high = np.take(summed, np.arange(size) + 2 * reach + 1, axis)
+        shadow = (high - low) / (2 * reach + 1)
+    return shadow

@@ -1,0 +1,109 @@
+"""CLIP as an energy: how far a picture is from what a text says, or from what another picture shows."""
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from chrysalis.data.image_file import Given
+from chrysalis.diffusion import seeds
+from chrysalis.sampling.guidance.energies import Energy
+from chrysalis.system import transformers_folder
+from chrysalis.system.alignment import align
+from chrysalis.system.errors import UserError, require_whole
+
+# What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Clip(Energy):
+    """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or picture.
+
+    model: a folder or hub id of a transformers CLIPModel. text, picture: either, or both, which count alike.
+    cutouts: how many random square crops, half to all of the shorter side, are embedded and averaged, so that what
+        helps at one place only counts for little (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
+        picture, stretched to CLIP's square.
+    """
+
+    def __init__(self, model: str, text: str | None = None, picture: str | None = None, cutouts: int = 8, **how):
+        super().__init__(**how)
+        require_whole("guidance.clip.cutouts", cutouts, least=0)
+        if text is None and picture is None:
+            raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.picture, or both.")
+        given = None if picture is None else Given(picture, "guidance.clip.picture")
+        self.cutouts = cutouts
+        clip, tokenizer, mean, std = _load(str(model), text is not None)
+        self.vision, self.projection = clip.vision_model, clip.visual_projection
+        self.size = clip.config.vision_config.image_size
+        self.mean, self.std = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+        with torch.no_grad():
+            said = [] if text is None else [_embed_text(clip, tokenizer, str(text))]
+            shown = [] if given is None else [self.embed(given.at((self.size, self.size)) / 2 + 0.5)]
+        self.targets = torch.cat(said + shown)
+
+    def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
+        """x0 float [B, 3, H, W], about [-1, 1], of any size; t [B], all the same -> [B], from 0 to pi^2 / 2."""
+        picture = x0.float() / 2 + 0.5  # not clamped: a pixel beyond the range still has its gradient
+        boxes = self.boxes(x0.shape[2], x0.shape[3], float(t[0]))
+        seen = [picture[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
+        square = (self.size, self.size)
+        seen = [F.interpolate(view, square, mode="bilinear", antialias=True, align_corners=False) for view in seen]
+        u = self.embed(torch.cat(seen)).view(len(boxes), len(x0), 1, -1)
+        v = self.targets.to(u)
+        # 2 arcsin(|u - v| / 2)^2 of unit vectors; arctan's gradient stays finite where they are equal or opposite
+        half = torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
+        return 2 * half.square().mean(dim=(0, 2))
+
+    def boxes(self, height: int, width: int, t: float) -> list[tuple[int, int, int, int]]:
+        """(top, left, height, width) of the cut-outs at timestep t, for every picture of this shape the same."""
+        if not self.cutouts:
+            return [(0, 0, height, width)]
+        shorter, boxes = min(height, width), []
+        for j in range(self.cutouts):
+            generator = torch.Generator().manual_seed(seeds.key("cutout", t, j))
+            size, down, across = torch.rand(3, generator=generator).tolist()
+            least = -(-shorter // 2)
+            side = least + int(size * (shorter - least + 1))
+            boxes.append((int(down * (height - side + 1)), int(across * (width - side + 1)), side, side))
+        return boxes
+
+    def embed(self, picture: torch.Tensor) -> torch.Tensor:
+        """float32 [B, 3, size, size], about [0, 1] -> unit vectors [B, D]."""
+        self.vision.to(picture.device)
+        self.projection.to(picture.device)
+        pixel_values = (picture - self.mean.to(picture)) / self.std.to(picture)
+        return F.normalize(self.projection(self.vision(pixel_values=pixel_values).pooler_output), dim=1)
+
+
+def _load(model: str, with_text: bool) -> tuple:
+    """(frozen CLIPModel, its tokenizer or None, mean and std of each channel), from a folder or a hub id."""
+    asked, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(asked, model, "a CLIPModel", like, extra="clip") as where:
+        from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+
+        kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
+        if kind != "clip":
+            raise ValueError(f"its config.json is missing or of another model (model_type {kind})")
+        clip, report = CLIPModel.from_pretrained(**where, use_safetensors=True, output_loading_info=True)
+        transformers_folder.require_complete(report)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
+        try:
+            processor = CLIPImageProcessor.from_pretrained(**where)
+            mean, std = processor.image_mean, processor.image_std
+        except OSError:
+            if Path(where["pretrained_model_name_or_path"], "preprocessor_config.json").exists():  # and cannot be read
+                raise
+            mean, std = MEAN, STD
+    return align(clip.float()).requires_grad_(False).eval(), tokenizer, mean, std
+
+
+def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
+    """-> unit vector [1, D]. Where its files are missing, transformers makes up a tokenizer that knows no word."""
+    longest = clip.config.text_config.max_position_embeddings
+    ids = tokenizer(text, truncation=True, max_length=longest + 1)["input_ids"]
+    if len(ids) > longest:
+        raise UserError(f"guidance.clip.text is longer than the {longest} tokens that the model reads: shorten it.")
+    if set(ids) <= set(tokenizer.all_special_ids):
+        raise UserError(f"guidance.clip.text={text}: the model's tokenizer knows no word of it, or has no files.")
+    return F.normalize(clip.text_projection(clip.text_model(input_ids=torch.tensor([ids])).pooler_output), dim=1)

@@ -1,0 +1,171 @@
+"""The Hugging Face hub: files fetched into its local cache, and in one sentence why one cannot be had."""
+
+import errno
+import functools
+import logging
+import re
+import socket
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+from chrysalis.system.files import REPOSITORY
+
+SETTINGS = ["*.json"]
+BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]  # what a conditional model has
+_entering, _inside, _restore = threading.Lock(), [], ExitStack()
+BROKEN = (ConnectionError, TimeoutError)  # beside the exceptions of the HTTP client, whatever its name is
+
+
+def is_id(origin: str) -> bool:
+    """Whether a model's origin is a repository of the hub, and not a folder."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@]+)?", origin) is not None and not any(
+        (place / origin).exists() for place in (Path.cwd(), REPOSITORY)
+    )
+
+
+@functools.cache
+def unreachable() -> bool:
+    """True if the user set HF_HUB_OFFLINE, or the hub's host does not answer; behind a proxy it is tried anyway.
+
+    Asked first, because the hub's client retries for a minute before it gives up.
+    """
+    from huggingface_hub import constants
+
+    if offline():
+        return True
+    if getproxies().get("https"):
+        return False
+    host = urlparse(constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), 10).close()
+    except OSError:
+        return True
+    return False
+
+
+def offline() -> bool:
+    """Whether the user set HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def parted(name: str) -> tuple[str, str | None]:
+    """The id and the revision of ID@REVISION; None for an id alone."""
+    hub_id, _, revision = name.partition("@")
+    return hub_id, revision or None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and error lines off the screen, where our sentence says what is wrong.
+
+    Threads may overlap: what is switched off is the whole process's, so the last one to leave switches it on again.
+    """
+    with _entering:
+        if not _inside:
+            level = logging.root.manager.disable
+            _restore.callback(logging.disable, level)
+            _restore.enter_context(warnings.catch_warnings(action="ignore"))
+            logging.disable(logging.ERROR)
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _entering:
+            _inside.pop()
+            if not _inside:
+                _restore.close()
+
+
+def snapshot(
+    hub_id: str, patterns: Sequence[str], only_cached: bool, revision: str | None = None, kind: str = "model"
+) -> Path:
+    """The folder in the local cache, called by its commit, that holds a repository's files of these patterns."""
+    from huggingface_hub import snapshot_download
+
+    how = {"allow_patterns": list(patterns), "local_files_only": only_cached, "revision": revision, "repo_type": kind}
+    return Path(snapshot_download(hub_id, **how))
+
+
+def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
+    """Names of all files of the revision whose snapshot lies `at`; None where the cache does not know them."""
+    import huggingface_hub
+
+    try:
+        return [file.path for file in huggingface_hub.get_cached_repo_tree(hub_id, revision=at.name)]
+    except Exception:  # older clients keep no listing, and a cache may lack it
+        return None if only_cached else huggingface_hub.HfApi().list_repo_files(hub_id, revision=at.name)
+
+
+def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:
+    """Cause and remedy of what the hub's client raised, without a full stop. kind: model or dataset."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if unreachable():
+        return "there is no network"
+    chain = list(_chain(error))
+    answer = next((e for e in chain if getattr(e, "response", None) is not None), None)
+    if answer is not None and (answer is error or not isinstance(answer, EntryNotFoundError)):
+        page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{hub_id}"
+        return _refused(answer, kind, page, revision)
+    if any(getattr(e, "errno", None) == errno.ENOSPC or "Not enough free disk space" in str(e) for e in chain):
+        return f"the disk of {constants.HF_HUB_CACHE} is full: make room there, or set HF_HOME to another folder"
+    if any(isinstance(e, BROKEN) or type(e).__module__.startswith("httpx") or _is_short(e) for e in chain):
+        return (
+            "the connection broke off: run the same command again, which keeps the files that have arrived whole and "
+            "fetches the rest"
+        )
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an exception says, without a full stop; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_short(error: BaseException) -> bool:
+    return re.search("Consistency check failed|IncompleteRead|peer closed connection", str(error)) is not None
+
+
+def _refused(error: BaseException, kind: str, page: str, revision: str | None) -> str:
+    """Cause and remedy of an HTTP answer of the hub. page: where a person reads about the repository."""
+    from huggingface_hub import constants, errors
+
+    status, tokens = error.response.status_code, f"{constants.ENDPOINT}/settings/tokens"
+    with_token = "authorization" in error.response.request.headers
+    if isinstance(error, errors.GatedRepoError):
+        then = "wait for access to be granted" if with_token else "set HF_TOKEN to a token of your account"
+        return f"it is gated: accept its licence at {page} and {then}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no revision {revision}: name one of its branches, tags or commits"
+    if isinstance(error, errors.DisabledRepoError):
+        return "the hub has disabled it: choose another one"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"one of its files is not there: see what it holds at {page}/tree/{revision or 'main'}"
+    if status == 401 and with_token:
+        return f"the hub refuses your token, which is invalid or has expired: set HF_TOKEN to a new one from {tokens}"
+    if status == 401:
+        return f"the hub has no public {kind} of that id: check the id, or set HF_TOKEN if it is private"
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        which = f", or make a token at {tokens} that may read it" if with_token else ""
+        return f"the hub has no such {kind}: check the id{which}"
+    if status == 403:
+        return f"your token may not read it (HTTP 403): give it read permission at {tokens}"
+    if status == 429:
+        return "the hub has had too many requests (HTTP 429): wait some minutes, or set HF_TOKEN, which allows more"
+    return f"the hub answers with HTTP {status}: run the command again later"

@@ -1,0 +1,53 @@
+"""Models of the transformers library by folder or hub id: safetensors only, no code of theirs, quietly."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chrysalis.system import hub
+from chrysalis.system.errors import UserError
+
+
+@contextmanager
+def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[dict]:
+    """Yields what `from_pretrained` takes; whatever goes wrong inside becomes a sentence.
+
+    asked: KEY=VALUE as the user set it. kind: what it was to be loaded as. like: a hub id for example.
+    extra: of chrysalis, that has transformers.
+    """
+    try:
+        import transformers  # noqa: F401 -- optional
+        from transformers.utils import logging as bars
+    except ImportError as error:
+        raise UserError(f'{asked} needs the transformers library: pip install "chrysalis[{extra}]".') from error
+    folder = Path(str(name)).expanduser()
+    local = folder.is_dir()
+    hub_id, revision = hub.parted(str(name))
+    if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
+        raise UserError(f"{asked} is neither a folder nor a hub id like {like}.")
+    offline = local or hub.unreachable()
+    shown = bars.is_progress_bar_enabled()
+    where = str(folder) if local else hub_id
+    # else transformers has a service convert a repository of pickled weights, in public
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    try:
+        with hub.quiet():
+            bars.disable_progress_bar()
+            yield {"pretrained_model_name_or_path": where, "local_files_only": offline, "revision": revision or "main"}
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client and the readers of damaged files raise dozens of kinds
+        why = hub.first_line(error)
+        if not local and (not offline or isinstance(error, OSError)):
+            why = hub.why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
+        raise UserError(f"{asked} could not be loaded as {kind} with safetensors: {why}.") from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def require_complete(report: dict) -> None:
+    """ValueError for a model whose file lacks weights; report: the loading info of transformers."""
+    if report["missing_keys"]:
+        raise ValueError(f"{len(report['missing_keys'])} of its weights are not in its file")

@@ -1,0 +1,141 @@
+"""Optimizer and learning-rate schedule, as configuration names them."""
+
+import functools
+from collections.abc import Iterable
+from itertools import chain, pairwise
+from typing import Literal
+
+import torch
+from diffusers.optimization import get_scheduler
+
+from chrysalis.system.errors import UserError
+
+
+def adamw(
+    params: Iterable[torch.nn.Parameter],
+    lr: float = 1e-5,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too; module.py clips."""
+    _check(lr, betas, weight_decay, eps)
+    return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
+
+
+def adamw8bit(
+    params: Iterable[torch.nn.Parameter],
+    lr: float = 1e-5,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """AdamW whose two moments take 2 bytes a weight instead of 8, and lose little by it."""
+    _check(lr, betas, weight_decay, eps)
+    return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
+
+
+def _check(lr: float, betas: tuple[float, float], weight_decay: float, eps: float) -> None:
+    if not lr > 0:
+        raise UserError(f"optimizer.lr={lr} must be positive.")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"optimizer.betas={list(betas)} must be two numbers of at least 0 and below 1.")
+    for name, value, least in (("weight_decay", weight_decay, 0), ("eps", eps, 0)):
+        if not value >= least:
+            raise UserError(f"optimizer.{name}={value} must be at least {least}.")
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """AdamW with its moments kept in 8 bits, a scale for each BLOCK of them (Dettmers et al. 2022, arXiv 2110.02861).
+
+    As in bitsandbytes, tensors below SMALLEST elements keep float32 moments, and the weights take the moments from
+    before they are rounded. In plain torch, for every device; its state is plain tensors, in the order of a contiguous
+    weight whatever the weight's memory layout.
+    """
+
+    BLOCK, SMALLEST = 256, 4096
+    bytes_per_weight = 2 + 2 * 4 / BLOCK
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, self.state[p], group)
+        return loss
+
+    def _update(self, p: torch.Tensor, state: dict, group: dict) -> None:
+        n, (beta1, beta2) = state.get("step", 0) + 1, group["betas"]
+        grad = p.grad.float().contiguous()
+        m, v = (self._moment(state, name, grad) for name in ("m", "v"))
+        m.lerp_(grad, 1 - beta1)
+        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        step = (m / (1 - beta1**n)).div_((v / (1 - beta2**n)).sqrt_().add_(group["eps"]))
+        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step.to(p.dtype), alpha=-group["lr"])
+        state["step"] = n
+        for name, moment in (("m", m), ("v", v)):
+            small = moment.numel() < self.SMALLEST
+            state.update({name: moment} if small else self._rounded(name, moment))
+
+    def _moment(self, state: dict, name: str, like: torch.Tensor) -> torch.Tensor:
+        """float32, shaped like `like`."""
+        if name not in state:
+            return torch.zeros_like(like)
+        if f"{name}_scale" not in state:
+            return state[name]
+        values = levels(name == "m", like.device)[state[name].int()] * state[f"{name}_scale"]
+        return values.view(-1)[: like.numel()].view(like.shape)
+
+    def _rounded(self, name: str, moment: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 [blocks, BLOCK], the nearest levels, and float32 [blocks, 1], what they are multiplied by."""
+        flat = moment.view(-1)
+        blocks = torch.nn.functional.pad(flat, (0, -len(flat) % self.BLOCK)).view(-1, self.BLOCK)
+        scale = blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        table = levels(name == "m", moment.device)
+        codes = torch.bucketize(blocks / scale, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
+        if name == "v":
+            codes.clamp_(min=1)  # a second moment of 0 under a first one that is not would make a step without bound
+        return {name: codes, f"{name}_scale": scale}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """torch's own makes every state as its weight is, floating; here each stays what it was."""
+        super().load_state_dict(state_dict)
+        places = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for place, p in zip(places, params, strict=True):
+            if place in state_dict["state"]:
+                saved = state_dict["state"][place].items()
+                self.state[p] = {k: v.to(p.device, copy=True) if torch.is_tensor(v) else v for k, v in saved}
+
+
+@functools.cache
+def levels(signed: bool, device: torch.device) -> torch.Tensor:
+    """float32 [256], ascending in [-1, 1] or [0, 1]: the dynamic map of Dettmers 2016 (arXiv 1511.04561), sec. 1.3.
+
+    Each further decade towards 0, down to 1e-7, has half as many levels.
+    """
+    found = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1, dtype=torch.float64).tolist()
+        middles = [10.0 ** (decade - 6) * (a + b) / 2 for a, b in pairwise(edges)]
+        found += [*middles, *(-x for x in middles)] if signed else middles
+    return torch.tensor(sorted(found), dtype=torch.float32, device=device)
+
+
+def lr_schedule(
+    optimizer: torch.optim.Optimizer,
+    total_steps: int,
+    kind: Literal["constant", "cosine", "linear"] = "constant",
+    warmup_steps: int = 0,
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A multiplier counted in optimizer steps: linear warm-up, then constant, or down to 0 at total_steps."""
+    if kind not in ("constant", "cosine", "linear"):
+        raise UserError(f"lr_schedule.kind={kind} is unknown: choose constant, cosine or linear.")
+    if kind != "constant" and not 0 < total_steps < float("inf"):
+        raise UserError(f"lr_schedule={kind} needs an end: give trainer.max_steps or trainer.max_epochs.")
+    name = "constant_with_warmup" if kind == "constant" else kind
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)

@@ -1,0 +1,53 @@
+"""Lightning's Trainer with this project's defaults: resolved precision, complete checkpoints, own progress bar."""
+
+import logging
+import warnings
+
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from chrysalis.system import hardware
+from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.terminal import say
+from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
+
+
+def make_trainer(
+    callbacks: list[Callback],
+    logger: Logger | bool,
+    precision: str = "auto",
+    accelerator: str = "auto",
+    max_time=None,
+    **lightning,
+) -> Trainer:
+    """`lightning`: any other argument of lightning.Trainer, under its own name; max_time is callbacks.stopping's."""
+    for name in ("accumulate_grad_batches", "log_every_n_steps"):
+        require_whole(f"trainer.{name}", lightning.get(name, 1))
+    # Lightning's notices (which devices it did not use, tips) would bury the few lines that matter here
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # ours continues by counting micro-batches, see data/loaders.py
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    on = hardware.accelerator(accelerator)
+    hardware.require_processes(lightning.get("devices", 1), on)
+    chosen, why = hardware.precision(precision, on)
+    say(f"on {hardware.description(on)}, precision {chosen} ({why})")
+    try:
+        return Trainer(
+            callbacks=callbacks,
+            logger=logger,
+            precision=chosen,
+            accelerator=accelerator,
+            plugins=[CompleteCheckpoints()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            **lightning,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"trainer.* cannot be used: {str(error).strip().splitlines()[0]}") from error

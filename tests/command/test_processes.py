@@ -1,0 +1,104 @@
+"""Two processes on one machine: equal to one at the same effective batch. More: tests/torture/test_ranks_end.py."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
+
+from chrysalis.command import ranks
+
+TRAIN = str(REPOSITORY / "train.py")
+RUN = [
+    *TINY_MODEL,
+    "data.n=30",
+    *TINY_RUN,
+    "trainer.precision=32-true",
+    "trainer.max_steps=4",
+    "trainer.accelerator=cpu",
+]
+RUN += ["callbacks.evaluate.n=17", "callbacks.evaluate.every_n_steps=4", "callbacks.evaluate.steps=1"]
+RUN += ["lr_schedule=constant", "optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent
+
+
+def started(folder, *overrides, env=None):
+    command = [sys.executable, TRAIN, *RUN, *overrides]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+
+
+def finished(process) -> tuple[int, str]:
+    _, told = process.communicate(timeout=120)
+    return process.returncode, told
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_near(folder, other):
+    a = weights(folder)["state_dict"]
+    for name, w in weights(other)["state_dict"].items():
+        torch.testing.assert_close(w, a[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.proof  # starts processes for half a minute
+def test_two_processes_are_one_with_the_same_effective_batch(run, tmp_path):
+    assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
+    code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
+    assert code == 0, told
+    assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
+    one, two = (results(tmp_path / "runs" / name) for name in ("one", "two"))
+    assert one["held_out_loss"] == pytest.approx(two["held_out_loss"], rel=1e-5)
+    assert one["evaluation"]["kd"] == pytest.approx(two["evaluation"]["kd"], rel=1e-2)  # a rounded pixel may differ
+    assert len(list((tmp_path / "runs" / "two" / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.proof  # starts processes for a minute
+def test_a_run_that_one_process_began_is_continued_by_two(run, tmp_path):
+    assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
+    assert run("train", *RUN, "name=both", "data.batch_size=8", "trainer.max_steps=2") == 0
+    began = tmp_path / "runs" / "both" / "checkpoints" / "last.ckpt"
+    torch.save(weights(tmp_path / "runs" / "both") | {"parts": 2}, began)  # as after running out of memory alone
+    resumed = [sys.executable, TRAIN, "resume=runs/both", "trainer.max_steps=4", "trainer.devices=2"]
+    code, told = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+    assert code == 0, told
+    assert "data.batch_size=4" in told
+    assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "both")
+
+
+@pytest.mark.parametrize(("tasks", "program", "named"), [("1", "train", 1), ("2", "train", 1), ("1", "sample", 0)])
+def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, named):
+    """So that the same job, queued again, finds what it began."""
+    for name, value in {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "NTASKS": tasks, "JOB_NAME": "moths"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert ranks.agree([], program) == ["name=slurm-77-0"] * named
+    assert ranks.agree(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert ranks.agree([], program) == []
+
+
+@pytest.mark.proof  # starts processes
+def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
+    """As the ranks of torchrun do, which begin together; what a killed one was writing goes."""
+    script = (
+        "import time\n"
+        "from chrysalis.data import store\n"
+        "from chrysalis.data.sources import Drawn\n"
+        "plain = store.decode\n"
+        "def slow(*given):\n"
+        "    print('decodes', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    plain(*given)\n"
+        "store.decode = slow\n"
+        "print(len(store.open_set(Drawn('moths', 6), (16, 16), 'crop')))\n"
+    )
+    env = {**os.environ, "CHRYSALIS_CACHE": str(tmp_path / "cache")}
+    both = [subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    told = sorted(process.communicate(timeout=60)[0].split() for process in both)
+    assert told == [["6"], ["decodes", "6"]]
+    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    folder.rename(folder.with_name(f".{folder.name}.killed.partial"))
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True)
+    assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == [folder]

@@ -1,0 +1,161 @@
+"""The check of all values before anything is built: what is shipped passes, what no target can take is named."""
+
+import inspect
+from typing import get_args
+
+import pytest
+from lightning import Trainer
+from lightning.fabric.plugins.precision import precision
+
+from chrysalis.command import value_types, values
+from chrysalis.sampling.precision import resolve
+from chrysalis.system import hardware
+from chrysalis.system.errors import UserError
+
+TRAIN = {
+    "optimizer.lr=x": "optimizer.lr=x must be a number; the default is 0.0005.",
+    "optimizer.lr=nan": "optimizer.lr=nan must be a number",
+    "optimizer.lr=true": "optimizer.lr=true must be a number",
+    "optimizer.lr=null": "optimizer.lr=null must be a number",
+    "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be a list of 2: a number, a number; the default is",
+    "optimizer.betas=[0.9,x]": "optimizer.betas=[0.9,x] must be",
+    "data.on_device=perhaps": "data.on_device=perhaps must be true or false or null.",
+    "data.flip=1": "data.flip=1 must be true or false; the default is true.",
+    "data.n=2.5": "data.n=2.5 must be a whole number; the default is 1000.",
+    "data.n=true": "data.n=true must be a whole number",
+    "data.n=1000000000": "data.n=1000000000 must be at most 100000000; the default is 1000.",
+    "data.domain=7": "data.domain=7 must be a text",
+    "callbacks.advice.after=x": "callbacks.advice.after=x must be a whole number; the default is 20.",
+    "callbacks.pictures.n=1000000000": "callbacks.pictures.n=1000000000 must be from 1 to 1000; the default is 16.",
+    "callbacks.ema=3": "callbacks.ema=3 cannot be used",
+    "callbacks.advice=null": "callbacks.advice=null cannot be used: each is needed",
+    "profile=perhaps": "profile=perhaps must be true or false; the default is false.",
+    "profile=1": "profile=1 must be true or false",
+    "compile=maybe": "compile=maybe must be true or false, default, reduce-overhead",
+    "channels_last=x": "channels_last=x must be true or false, auto or null; the default is auto.",
+    "preflight=x": "preflight=x must be true or false or only; the default is true.",
+    "on_nonfinite=go": "on_nonfinite=go must be stop or skip; the default is stop.",
+    "seed=1.5": "seed=1.5 must be a whole number; the default is 0.",
+    "resume=5": "resume=5 must be true or false, a text or null",
+    "condition.dropout=2": "condition.dropout=2 must be from 0 to 1; the default is 0.1.",
+    "condition.new_lr=x": "condition.new_lr=x must be a number; the default is 5.0.",
+    "lr_schedule.kind=step": "lr_schedule.kind=step must be constant, cosine or linear; the default is cosine.",
+    "lr_schedule.warmup_steps=-1": "lr_schedule.warmup_steps=-1 must be from 0",
+    "trainer.max_steps=many": "trainer.max_steps=many must be a whole number; the default is 300.",
+    "trainer.max_steps=1000000000000000000": "trainer.max_steps=1000000000000000000 must be from -1",
+    "trainer.deterministic=never": "trainer.deterministic=never must be true or false, warn or null.",
+    "+trainer.enable_checkpointing=x": "trainer.enable_checkpointing=x must be true or false",
+    "+trainer.enable_checkpointing=false": "trainer.enable_checkpointing is not used here: callbacks.checkpoint",
+    "+trainer.val_check_interval=2": "trainer.val_check_interval is not used here: callbacks.held_out.every_n_steps",
+    "+trainer.num_sanity_val_steps=0": "trainer.num_sanity_val_steps is not used here: callbacks.held_out measures",
+    "+trainer.nonsense=1": "trainer.nonsense is not a setting of chrysalis.training.trainer.make_trainer: it has",
+    "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of texts",
+    "name=a/b": "name=a/b cannot be a folder's name",
+    "name=..": "name=.. cannot be a folder's name",
+    "name=": "name= cannot be a folder's name",
+    "name=null": "name=null cannot be a folder's name",
+    "optimizer._target_=os.system": "optimizer._target_=os.system cannot be used: only classes of chrysalis",
+    "optimizer._target_=chrysalis.system.files.os.remove": "_target_=chrysalis.system.files.os.remove cannot be used",
+    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope is not there",
+    "optimizer._target_=torch.optim.SGD": "optimizer.betas is not a setting of torch.optim.SGD: it has params, lr,",
+    "optimizer._target_=5": "optimizer._target_=5 cannot be used",
+    "+trainer.plugins=[{_target_:subprocess.run}]": "trainer.plugins[0]._target_=subprocess.run cannot be used",
+    "optimizer._partial_=false": "optimizer._partial_=false cannot be used",
+    "+data._partial_=true": "data._partial_=true cannot be used",
+    "+data._args_=[1]": "data._args_ cannot be given",
+    "profiling=null": "profiling=null cannot be used",
+}
+SAMPLE = {
+    "n=x": "n=x must be a whole number; the default is 8.",
+    "n=1000000000": "n=1000000000 must be from 1 to 1000000; the default is 8.",
+    "steps=1000000000": "steps=1000000000 must be from 1 to 100000; the default is 40.",
+    "image_size=[1,2,3]": "image_size=[1,2,3] must be a whole number, a list of 2",
+    "trajectory=2": "trajectory=2 must be true or false",
+    "animation.frames=x": "animation.frames=x must be a whole number; the default is 60.",
+    "animation=null": "animation=null cannot be used",
+    "trainer.devices=[0]": "trainer.devices=[0] must be a whole number or auto; the default is 1.",
+    "scheduler._target_=builtins.eval": "scheduler._target_=builtins.eval cannot be used",
+    "guidance=null": "guidance",
+    "only=3": "only=3 must be a text or null",
+}
+FINE = ["trainer.precision=16", "trainer.devices=auto", "data.image_size=[64,32]", "optimizer.lr=1", "compile=true"]
+FINE += [
+    "compile=reduce-overhead",
+    "trainer.max_time=00:01:00:00",
+    "+trainer.max_time={hours:1}",
+    "model.train=[up,mid]",
+]
+FINE += [
+    "data.batch_size=auto",
+    "name=5",
+    "name='a moth, blue'",
+    "trainer.deterministic=warn",
+    "trainer.profiler=simple",
+]
+FINE += [
+    "objective.snr_gamma=null",
+    "callbacks.ema.decay=0",
+    "trainer.gradient_clip_val=null",
+    "optimizer.betas=[0,0.9]",
+]
+FINE += [
+    "optimizer._target_=torch.optim.SGD ~optimizer.betas ~optimizer.eps +optimizer.momentum=0.9",
+    "preflight=only",
+    "resume=true",
+]
+
+
+@pytest.mark.parametrize(("program", "case"), [("train", c) for c in TRAIN] + [("sample", c) for c in SAMPLE])
+def test_what_cannot_be_is_named(composed, program, case):
+    with pytest.raises((UserError, Exception)) as told:
+        values.require(composed(program, *(["data=folder", "data.path=here"] if "vector" in case else []), case))
+    if case != "guidance=null":  # Hydra's own, for a group
+        assert str(told.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
+        assert "\n" not in str(told.value)
+        assert isinstance(told.value, UserError)
+
+
+def test_keys_of_lightning_that_are_not_used_are_its_own():
+    assert set(values.OURS) <= set(inspect.signature(Trainer.__init__).parameters)
+
+
+PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32-true"}
+PRECISIONS |= {"16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
+
+
+def test_every_precision_of_lightning_is_taken_or_refused():
+    known = [*get_args(precision._PRECISION_INPUT_STR), *get_args(precision._PRECISION_INPUT_STR_ALIAS)]
+    for name in [*known, *get_args(precision._PRECISION_INPUT_INT)]:
+        if str(name) in PRECISIONS:
+            assert hardware.precision(name, "cuda")[0] == PRECISIONS[str(name)]
+        else:
+            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: take [\w-]+\.$"):
+                hardware.precision(name, "cuda")
+    assert resolve(32, "cpu") == "32-true"
+    with pytest.raises(UserError, match="On a CPU take bf16-mixed"):
+        hardware.precision(16, "cpu")
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_what_can_be_passes(composed, case):
+    values.require(composed("train", *(case.split(" ") if case.startswith("optimizer._") else [case])))
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fine"),
+    [
+        (1, float, True),
+        (10**400, float, False),
+        (float("inf"), float, False),
+        (1.0, int, False),
+        (None, int | None, True),
+        ("a", list[str], False),
+        (["a"], list[str], True),
+        ([1], tuple[int, ...], True),
+        ([], tuple[int, int], False),
+        (3, object, True),
+        (3, dict, False),
+    ],
+)
+def test_kinds(value, hint, fine):
+    assert value_types.fits(value, hint) is fine

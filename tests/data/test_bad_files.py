@@ -1,0 +1,302 @@
+"""Pictures, listings and model folders from anywhere: left out by name, or refused in a sentence; never waited for."""
+
+import io
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_unet
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from chrysalis.data.image_file import Given
+from chrysalis.data.sources import Folder
+from chrysalis.data.store import open_set
+from chrysalis.models import folder
+from chrysalis.system.errors import UserError
+
+SIZE = (16, 16)
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def picture(seed=0, mode="RGB", size=(20, 20)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "set").mkdir()
+    for i in range(24):
+        picture(i).save(tmp_path / "set" / f"{i}.png")
+    return tmp_path / "set"
+
+
+def png(width: int, height: int, rows: bytes = b"") -> bytes:
+    """A PNG file that says it is so large. rows: its compressed pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows or zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def saved(image: Image.Image, kind: str, **how) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+UNREADABLE = {
+    "more pixels than any memory": lambda: png(65535, 65535),
+    "a bomb": lambda: png(60000, 3000, zlib.compress(bytes(60000 * 3 + 1) * 30)),
+    "a truncated JPEG": lambda: saved(picture(), "JPEG")[:-200],
+    "a truncated PNG": lambda: saved(picture(), "PNG")[:-200],
+    "nothing": lambda: b"",
+    "a text": lambda: b"not a picture\n",
+    "zeros": lambda: bytes(5000),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_an_unreadable_picture_is_left_out_by_name(pictures, what, capfd):
+    (pictures / "bad.png").write_bytes(UNREADABLE[what]())
+    found = open_set(Folder(str(pictures)), SIZE, "crop")
+    assert [name for name, _ in found.rejected] == [str(pictures / "bad.png")]
+    assert len(found) == 24
+    assert "bad.png" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("what", [*UNREADABLE, "a pipe", "a folder", "a device", "a name that is too long", "a loop"])
+def test_a_given_picture_that_is_none_is_named(tmp_path, what):
+    file = tmp_path / "bad.png"
+    if what == "a pipe":
+        os.mkfifo(file)
+    elif what == "a folder":
+        file.mkdir()
+    elif what == "a device":
+        file.symlink_to("/dev/zero")
+    elif what == "a name that is too long":
+        file = tmp_path / ("x" * 5000)
+    elif what == "a loop":
+        file.symlink_to(file)
+    else:
+        file.write_bytes(UNREADABLE[what]())
+    with pytest.raises(UserError, match=r"task\.image="):
+        Given(str(file), "task.image")
+
+
+def test_what_is_no_file_is_never_waited_for(pictures):
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "endless.png").symlink_to("/dev/zero")
+    (pictures / "gone.png").symlink_to(pictures / "not there")
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    (pictures / "round").symlink_to(pictures)
+    os.mkfifo(pictures / "0.txt")  # beside a picture, where a caption would be
+    for i in range(24, 100):
+        (pictures / f"{i}.png").hardlink_to(pictures / "0.png")
+    found = open_set(Folder(str(pictures)), SIZE, "crop")
+    assert {name.rsplit("/")[-1] for name, _ in found.rejected} == {"pipe.png", "endless.png", "gone.png", "loop.png"}
+    assert "a pipe or a device" in dict(found.rejected)[str(pictures / "pipe.png")]
+
+
+def test_unusual_names_and_kinds_are_read(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = tmp_path.joinpath(*["d"] * 60)
+    deep.mkdir(parents=True)
+    kinds = {
+        "a b.png": saved(picture(1), "PNG"),
+        "new\nline.png": saved(picture(2), "PNG"),
+        "moth 🦋.PNG": saved(picture(3), "PNG"),
+        "x" * 240 + ".png": saved(picture(4), "PNG"),
+        "cmyk.jpg": saved(picture(5, "CMYK"), "JPEG"),
+        "palette.gif": saved(picture(6, "P"), "GIF", transparency=3),
+        "moving.gif": saved(picture(7), "GIF", save_all=True, append_images=[picture(8)]),
+        "moving.webp": saved(picture(9), "WEBP", save_all=True, append_images=[picture(10)]),
+        "wrong suffix.jpg": saved(picture(11), "PNG"),
+        "turned.jpg": saved(picture(12), "JPEG", exif=turned),
+        "deep.png": saved(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160), "PNG"),
+    }
+    for name, data in kinds.items():
+        (deep / name).write_bytes(data)
+    (deep / os.fsdecode(b"not \xff utf8.png")).write_bytes(saved(picture(13), "PNG"))
+    found = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    assert (len(found), found.rejected) == (12, ())
+    assert open_set(Folder(str(tmp_path)), SIZE, "crop").folder == found.folder
+
+
+def test_a_label_from_a_name_that_is_no_text_can_be_written(tmp_path):
+    for name in (b"a\xff", b"b\x1b[31m"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+        picture(len(name)).save(tmp_path / os.fsdecode(name) / "1.png")
+    labels = open_set(Folder(str(tmp_path)), SIZE, "crop").label_names
+    assert labels == ("a?", "b [31m")
+
+
+BAD_LINES = {
+    "[" * 100_000: "a hundred thousand brackets",
+    '{"file_name": "/etc/hostname"}': "an absolute path",
+    '{"file_name": "../x.png"}': "out of the folder",
+    '{"file_name": "loop.png"}': "a loop of links",
+    '{"file_name": 3}': "a number",
+    '{"file_name": ["0.png"]}': "a list",
+    '{"file_name": "0.png\\u0000"}': "a zero byte",
+    '{"file_name": ""}': "empty",
+    '{"file_name": "0.png", "label": {"a": 1}}': "a mapping for a label",
+    '{"file_name": "0.png", "text": ["a"]}': "a list for a caption",
+    '{"file_name": "0.png", "mask_file_name": "../m.png"}': "a mask outside",
+    '{"file_name": "0.png"': "cut off",
+    "9" * 5000: "a number of many digits",
+    '"0.png"': "a text",
+    "null": "null",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=BAD_LINES.values())
+def test_a_bad_line_is_named_by_its_number(pictures, line):
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    (pictures / "metadata.jsonl").write_text(f'{{"file_name": "1.png"}}\n\n{line}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 3"):
+        Folder(str(pictures))
+
+
+def test_a_listing_of_another_encoding_is_named(pictures):
+    (pictures / "metadata.jsonl").write_bytes(b'{"file_name": "1.png"}\n{"file_name": "2.png", "text": "gr\xfcn"}\n')
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 2 is not UTF-8"):
+        Folder(str(pictures))
+
+
+def test_marks_long_lines_and_repeated_names_are_fine(pictures):
+    rows = [{"file_name": f"{i % 4}.png", "text": f"no. {i}\x00\x1b[31m \ud800", "label": i % 2} for i in range(8)]
+    rows[0]["text"] = "long " * 2_000_000
+    text = "\ufeff" + "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
+    (pictures / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
+    found = open_set(Folder(str(pictures)), SIZE, "crop")
+    assert (len(found), found.label_names) == (8, ("0", "1"))
+    assert found.captions[1] == "no. 1  [31m ?"
+    assert len(found.captions[0]) == 10_000_000
+
+
+def test_a_caption_of_another_encoding_leaves_its_picture_out(pictures):
+    (pictures / "0.txt").write_bytes("grün".encode("latin-1"))
+    found = open_set(Folder(str(pictures)), SIZE, "crop")
+    assert "its caption 0.txt is not UTF-8 text" in found.rejected[0][1]
+
+
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/x", "x" * 5000, "a\0b"])
+def test_what_cannot_be_a_path_is_told(path):
+    for key, use in (("data.path", Folder), ("model.pretrained", folder.load), ("x", lambda p: Given(p, "x"))):
+        with pytest.raises(UserError, match=f"^{key}=") as told:
+            use(path)
+        assert len(str(told.value)) < 600
+
+
+def test_many_files_in_many_folders_are_listed(tmp_path):
+    picture().save(tmp_path / "0.png")
+    for i in range(1, 50):
+        (tmp_path / f"s{i}").mkdir()
+        for k in range(2000 if i == 1 else 200):
+            os.link(tmp_path / "0.png", tmp_path / f"s{i}" / f"{k}.png")
+    source = Folder(str(tmp_path))
+    assert len(source) == 1 + 2000 + 48 * 200
+    assert source.fingerprint().startswith("folder")
+
+
+def change(place, **settings):
+    place.write_text(json.dumps({**json.loads(place.read_text()), **settings}))
+
+
+def reweighted(model_folder, change_them):
+    weights = load_file(model_folder / WEIGHTS)
+    change_them(weights)
+    save_file(weights, model_folder / WEIGHTS, metadata={"format": "pt"})
+
+
+BROKEN = {
+    "missing weights": (lambda m: reweighted(m, lambda w: w.pop("conv_in.weight")), "conv_in.weight are missing"),
+    "more weights": (lambda m: reweighted(m, lambda w: w.update(x=torch.ones(1))), "weights x belong to another kind"),
+    "other shapes": (
+        lambda m: reweighted(m, lambda w: w.update({"conv_in.bias": torch.ones(9)})),
+        "could not be loaded",
+    ),
+    "no numbers": (
+        lambda m: reweighted(m, lambda w: w["conv_in.bias"].fill_(float("nan"))),
+        "conv_in.bias hold values that are not finite",
+    ),
+    "cut off": (lambda m: os.truncate(m / WEIGHTS, 5000), "could not be loaded"),
+    "a header of 2^60 bytes": (lambda m: (m / WEIGHTS).write_bytes(struct.pack("<Q", 2**60) + b"{}"), "could not"),
+    "weights that are empty": (lambda m: (m / WEIGHTS).write_bytes(b""), "could not be loaded"),
+    "a list": (lambda m: (m / "unet/config.json").write_text("[]"), "config.json holds no settings"),
+    "brackets": (lambda m: (m / "unet/config.json").write_text("[" * 100_000), "config.json is damaged"),
+    "layers without end": (
+        lambda m: change(m / "unet/config.json", layers_per_block=10**9),
+        "layers_per_block=1000000",
+    ),
+    "negative channels": (lambda m: change(m / "unet/config.json", block_out_channels=[-8, 16]), "block_out_channels"),
+    "channels of another": (
+        lambda m: change(m / "unet/config.json", block_out_channels=[16000] * 2),
+        "describes a UNet",
+    ),
+    "a size of words": (lambda m: change(m / "unet/config.json", sample_size="big"), "sample_size='big'"),
+    "unknown blocks": (lambda m: change(m / "unet/config.json", down_block_types=["Nope", "DownBlock2D"]), "could not"),
+    "an unknown class": (lambda m: change(m / "unet/config.json", _class_name="Nope"), "holds a Nope"),
+    "damaged noise": (lambda m: (m / "scheduler/scheduler_config.json").write_text("{"), "scheduler_config.json"),
+    "steps without end": (
+        lambda m: change(m / "scheduler/scheduler_config.json", num_train_timesteps=10**10),
+        "num_train_timesteps",
+    ),
+    "noise that is none": (
+        lambda m: change(m / "scheduler/scheduler_config.json", trained_betas=[float("nan")] * 1000),
+        "not finite",
+    ),
+    "an unknown schedule": (lambda m: change(m / "scheduler/scheduler_config.json", beta_schedule="x"), "could not"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_model_folder_that_is_not_sound_is_refused(model_folder, how):
+    breaks, says = BROKEN[how]
+    breaks(model_folder)
+    with pytest.raises(UserError) as told:
+        folder.load(str(model_folder))
+    assert says in str(told.value)
+    assert str(told.value).startswith(f"model.pretrained={model_folder}")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("diffusion_pytorch_model.bin", "give the diffusers folder that holds it.$"),
+        ("model.ckpt", "save_pretrained write it as safetensors.$"),
+    ],
+)
+def test_a_file_of_weights_is_no_model(model_folder, name, says):
+    torch.save(tiny_unet().state_dict(), model_folder / "unet" / name)
+    with pytest.raises(UserError, match=f"is a file.*{says}"):
+        folder.load(str(model_folder / "unet" / name))
+
+
+def test_an_index_that_points_outside_is_not_followed(model_folder):
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "../../elsewhere"]}
+    (model_folder / "model_index.json").write_text(json.dumps(index))
+    assert folder.load(str(model_folder)).unet is not None
+    (model_folder / "model_index.json").write_text(json.dumps({**index, "x": ["os", "system"]}))
+    with pytest.raises(UserError, match="x beside the UNet"):
+        folder.load(str(model_folder))
+
+
+def test_shards_that_lie_outside_are_refused(model_folder):
+    os.replace(model_folder / WEIGHTS, model_folder / "outside.safetensors")
+    shards = {"metadata": {}, "weight_map": dict.fromkeys(tiny_unet().state_dict(), "../outside.safetensors")}
+    (model_folder / f"{WEIGHTS}.index.json").write_text(json.dumps(shards))
+    with pytest.raises(UserError, match=r"model\.pretrained="):
+        folder.load(str(model_folder))

@@ -1,0 +1,120 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+from lightning import Trainer
+from PIL import Image
+
+from chrysalis.data.datamodule import drawn, folder
+from chrysalis.data.loaders import Order
+
+
+def test_a_held_out_batch_is_the_pictures_as_they_are():
+    data = drawn("butterflies", 60, image_size=16, batch_size=4, val_fraction=0.3)
+    data.setup()
+    batch, rows = data.held_out_batch(5), data.held_out_rows[:5]
+    images, contents = data.pictures.images[rows], data.pictures.contents[rows]
+    assert (len(batch), batch.window) == (5, 5)
+    assert torch.equal(batch.image, torch.from_numpy(images))
+    assert batch.key.tolist() == contents.tolist()
+    assert batch.u.tolist() == [0.0] * 5
+    assert batch.row.tolist() == data.held_out_rows[:5].tolist()
+    assert batch.mask.shape == (5, 1, 16, 16)
+    assert batch.label.tolist() == data.pictures.labels[data.held_out_rows[:5]].tolist()
+    assert batch.caption == tuple(data.pictures.captions[i] for i in data.held_out_rows[:5])
+    assert len(data.held_out_batch(1000)) == len(data.held_out_rows)
+    on_meta = batch.to("meta")
+    moved = (on_meta.image, on_meta.mask, on_meta.label, on_meta.u, on_meta.vector)
+    assert {x.device.type for x in moved} == {"meta"}
+    assert on_meta.key.device.type == on_meta.row.device.type == "cpu"
+
+
+def test_the_drawn_vector_is_the_mean_colour_under_the_mask():
+    data = drawn("moths", 20, image_size=32, batch_size=4, val_fraction=0.3)
+    data.setup()
+    batch = data.held_out_batch(4)
+    inside = batch.mask.double() / 255
+    mean = (batch.image * inside).sum((2, 3)) / inside.sum((2, 3)) / 255
+    torch.testing.assert_close(batch.vector.double(), mean, atol=1e-6, rtol=0)
+    assert data.pictures.vector_names == ("red", "green", "blue")
+
+
+def test_the_description_says_what_is_known(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (20, 20), (100 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    bare = folder(str(tmp_path), image_size=16, batch_size=1)
+    bare.setup()
+    assert bare.description().endswith("1 held out")
+    rows = [{"file_name": f"{i}.png", "text": "red", "mask_file_name": "0.png", "span": i} for i in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rich = folder(str(tmp_path), image_size=16, batch_size=1, vector_columns=["span"])
+    rich.setup()
+    assert rich.description().endswith("1 held out, captions, masks, vectors of 1")
+
+
+def labelled(root, **counts) -> None:
+    for label, n in counts.items():
+        (root / label).mkdir()
+        for i in range(n):
+            values = np.random.default_rng([i, *label.encode()]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(values).save(root / label / f"{i}.png")
+
+
+def on(data, accumulate: int = 1):
+    data.setup()
+    data.trainer = Trainer(accumulate_grad_batches=accumulate, accelerator="cpu", logger=False, barebones=True)
+    return data
+
+
+def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
+    labelled(tmp_path, many=150, one=1)
+    data = on(folder(str(tmp_path), image_size=16, batch_size=4))
+    data.pictures = replace(data.pictures, label_names=("many", "one", "known to the model alone"))
+    assert data.notes([]) == data.notes(["text"]) == []
+    (note,) = data.notes(["label"])
+    row = data.pictures.labels.tolist().index(1)
+    assert row in data.train_rows  # fails if the hash of this image's bytes falls on the other side
+    assert note == (
+        "condition=label: fewer than 5 training images: 1 of 2 labels (one); no validation image: 1 of 2 labels (one). "
+        "Add images of them or merge labels."
+    )
+    (tmp_path / "balanced").mkdir()
+    labelled(tmp_path / "balanced", a=40, b=40)
+    balanced = on(folder(str(tmp_path / "balanced"), image_size=16, batch_size=4, val_fraction=0.3))
+    counts = [np.bincount(balanced.pictures.labels[rows]) for rows in (balanced.train_rows, balanced.held_out_rows)]
+    assert counts[0].min() >= 5
+    assert counts[1].min() >= 1
+    assert balanced.notes(["label"]) == []
+
+
+def test_a_step_of_more_images_than_there_are_is_noted(tmp_path):
+    labelled(tmp_path, a=20)
+    data = on(folder(str(tmp_path), image_size=16, batch_size=4), accumulate=8)
+    n = len(data.train_rows)
+    windows = {request.window for request in Order(data.train_rows, 4, 0, accumulate=8)}
+    assert windows == {n}
+    (note,) = data.notes([])
+    assert note == (
+        f"data.batch_size=4 x trainer.accumulate_grad_batches=8 is 32 images an optimizer step, more than the {n} "
+        "training images: each step takes these once, and is one epoch."
+    )
+    assert on(folder(str(tmp_path), image_size=16, batch_size=4), accumulate=n // 4).notes([]) == []
+
+
+def test_a_set_that_has_changed_is_noted_when_a_run_is_resumed(tmp_path, capsys):
+    labelled(tmp_path, a=20)
+
+    def opened():
+        data = folder(str(tmp_path), image_size=16, batch_size=4)
+        data.setup()
+        return data
+
+    kept = opened().state_dict()
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "renamed.png")
+    opened().load_state_dict(kept)
+    assert "changed" not in capsys.readouterr().err
+    (tmp_path / "a" / "1.png").unlink()
+    opened().load_state_dict(kept)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has changed since this run began: 20 images then, 19 now." in said

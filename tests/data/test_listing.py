@@ -1,0 +1,230 @@
+"""Folders of pictures with masks, conditioning images and measurements: what lies on what, and what is refused."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import real_data
+from PIL import Image
+
+from chrysalis.data.sources import Folder
+from chrysalis.data.store import open_set
+from chrysalis.system.errors import UserError
+
+SIZE = (20, 20)
+WHOLE = (60, 40)  # width, height; cropped to the middle 40 x 40 and halved
+BOX = (14, 8, 30, 20)  # left, top, right, bottom: rows 4 to 10 and columns 2 to 10 of the crop
+
+
+def scene(path, colour, ground, whole=WHOLE, scale=1.0, **saving):
+    """A rectangle on a ground, at a `scale` of BOX in WHOLE."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("L" if isinstance(ground, int) else "RGB", whole, ground)
+    image.paste(colour, tuple(round(x * scale) for x in BOX))
+    image.save(path, **saving)
+    return path
+
+
+def expected():
+    inside = np.zeros(SIZE, dtype=bool)
+    inside[4:10, 2:10] = True
+    return inside
+
+
+def metadata(folder, *lines):
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+
+
+@pytest.fixture
+def mirrored(tmp_path):
+    """Two pictures with masks of half their size and conditioning images of twice their size, elsewhere."""
+    for name in ("a/1", "b/2"):
+        scene(tmp_path / "images" / f"{name}.jpg", "red", "blue", quality=100, subsampling=0)
+        scene(tmp_path / "masks" / f"{name}.png", 255, 0, (30, 20), 0.5)
+        scene(tmp_path / "edges" / f"{name}.webp", "lime", "black", (120, 80), 2.0, lossless=True)
+    return tmp_path
+
+
+def beside(root, **more):
+    return Folder(str(root / "images"), masks=str(root / "masks"), conditioning_images=str(root / "edges"), **more)
+
+
+def test_mirrored_files_land_on_the_same_pixels(mirrored):
+    pictures = open_set(beside(mirrored), SIZE, "crop")
+    assert (pictures.without_mask, pictures.without_conditioning) == ((), ())
+    assert pictures.label_names == ("a", "b")
+    for i in range(2):
+        assert ((pictures.images[i, 0] > 127) == expected()).all()
+        assert ((pictures.masks[i, 0] == 255) == expected()).all()
+        assert ((pictures.conditionings[i, 1] > 127) == expected()).all()
+        assert pictures.conditionings[i, [0, 2]].max() == 0
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_a_detectors_rounded_sides_still_show_the_whole_picture(tmp_path, resize):
+    """64 x 40 for a picture of 60 x 40: everything a bit wider, not cut off at the sides."""
+    scene(tmp_path / "images" / "1.png", "white", "black")
+    wide = Image.open(tmp_path / "images" / "1.png").resize((64, 40))
+    (tmp_path / "edges").mkdir()
+    wide.save(tmp_path / "edges" / "1.png")
+    source = Folder(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges"))
+    pictures = open_set(source, SIZE, resize)
+    assert ((pictures.images > 127) == (pictures.conditionings > 127)).mean() > 0.98
+
+
+def test_a_turned_photograph_and_its_upright_mask(tmp_path):
+    scene(tmp_path / "upright.png", "red", "blue")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    (tmp_path / "images").mkdir()
+    turned = Image.open(tmp_path / "upright.png").transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "images" / "1.jpg", exif=exif, quality=100, subsampling=0)
+    scene(tmp_path / "masks" / "1.png", 255, 0)
+    pictures = open_set(Folder(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
+    assert ((pictures.images[0, 0] > 127) == expected()).all()
+    assert ((pictures.masks[0, 0] == 255) == expected()).all()
+
+
+def test_another_shape_cannot_lie_on_the_picture(mirrored):
+    scene(mirrored / "masks" / "a" / "1.png", 255, 0, (40, 60))
+    with pytest.raises(UserError, match=r"1\.jpg.*its mask: 40 x 60 pixels.*60 x 40"):
+        open_set(beside(mirrored), SIZE, "crop")
+
+
+def test_a_broken_mask_is_told_from_a_broken_picture(mirrored):
+    (mirrored / "masks" / "a" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="its mask is not a picture"):
+        open_set(beside(mirrored), SIZE, "crop")
+
+
+def test_gaps_are_reported_by_name(mirrored):
+    (mirrored / "masks" / "b" / "2.png").unlink()
+    pictures = open_set(beside(mirrored), SIZE, "crop")
+    assert pictures.masks is None
+    assert pictures.without_mask == (str(mirrored / "images" / "b" / "2.jpg"),)
+    assert pictures.conditionings is not None
+    plain = open_set(Folder(str(mirrored / "images")), SIZE, "crop")
+    assert (plain.masks, plain.without_mask, plain.conditionings, plain.without_conditioning) == (None, (), None, ())
+
+
+def test_masks_below_the_set_are_no_pictures(mirrored):
+    """images/ and masks/ side by side: mirrored without or with the folder of pictures in the name."""
+    source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    pictures = open_set(source, SIZE, "crop")
+    assert len(pictures) == 2
+    assert pictures.label_names == ("a", "b")
+    assert pictures.masks is not None
+    os.rename(mirrored / "masks", mirrored / "moved")
+    (mirrored / "masks").mkdir()
+    os.rename(mirrored / "moved", mirrored / "masks" / "images")
+    source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    assert (open_set(source, SIZE, "crop").masks == pictures.masks).all()
+
+
+def test_metadata_names_conditioning_images(tmp_path):
+    scene(tmp_path / "a.png", "red", "blue")
+    scene(tmp_path / "edges of a.png", "lime", "black")
+    metadata(tmp_path, {"file_name": "a.png", "conditioning_image_file_name": "edges of a.png"})
+    pictures = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    assert ((pictures.conditionings[0, 1] > 127) == expected()).all()
+
+
+def test_a_named_folder_replaces_what_metadata_names(mirrored):
+    scene(mirrored / "images" / "empty.png", 0, 0)
+    metadata(mirrored / "images", {"file_name": "a/1.jpg", "mask_file_name": "empty.png"})
+    assert open_set(Folder(str(mirrored / "images")), SIZE, "crop").masks.max() == 0
+    assert open_set(beside(mirrored), SIZE, "crop").masks.max() == 255
+
+
+def measured(tmp_path, *values, **more):
+    for i, value in enumerate(values):
+        scene(tmp_path / f"{i}.png", (i, 0, 0), "blue")
+        more[i] = {"file_name": f"{i}.png", "span": value, "month": i, "kind": f"k{i}", "title": f"t{i}", "text": "no"}
+    metadata(tmp_path, *more.values())
+    return str(tmp_path)
+
+
+def test_columns_of_metadata(tmp_path):
+    path = measured(tmp_path, 3.5, None, 2, float("nan"))
+    source = Folder(path, label_column="kind", caption_column="title", vector_columns=["span", "month"])
+    pictures = open_set(source, SIZE, "crop")
+    assert pictures.label_names == ("k0", "k1", "k2", "k3")
+    assert pictures.captions == ("t0", "t1", "t2", "t3")
+    assert pictures.vector_names == ("span", "month")
+    assert pictures.vectors.dtype == np.float32
+    np.testing.assert_array_equal(pictures.vectors, [[3.5, 0], [np.nan, 1], [2, 2], [np.nan, 3]])
+    unmeasured = open_set(Folder(path), SIZE, "crop")
+    assert (unmeasured.vectors, unmeasured.vector_names) == (None, ())
+    assert set(unmeasured.captions) == {"no"}
+
+
+@pytest.mark.parametrize("value", ["wide", "3.5", [1], float("inf"), 1e39, 10**400])
+def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 2: span, which data\.vector_columns"):
+        Folder(measured(tmp_path, 1, value), vector_columns=["span"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        ({"label_column": "species"}, r"data\.label_column=species"),
+        ({"caption_column": "species"}, r"data\.caption_column=species"),
+        ({"vector_columns": ["species", "month"]}, r"data\.vector_columns=species"),
+    ],
+)
+def test_an_unknown_column_is_refused(tmp_path, asked, key):
+    with pytest.raises(UserError, match=f"{key}.*metadata.jsonl.*file_name, span, month, kind, title, text"):
+        Folder(measured(tmp_path, 1, 2), **asked)
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(UserError, match=f"{key} needs .*metadata.jsonl, which is not there"):
+        Folder(str(tmp_path), **asked)
+
+
+@pytest.mark.parametrize(("argument", "key"), [("masks", "masks"), ("conditioning_images", "conditioning_images")])
+def test_a_folder_that_cannot_mirror_is_refused(mirrored, argument, key):
+    images = str(mirrored / "images")
+    with pytest.raises(UserError, match=rf"data\.{key}=.*maks is not a folder.*images, masks"):
+        Folder(images, **{argument: str(mirrored / "maks")})
+    with pytest.raises(UserError, match=rf"data\.{key}=.*images is data\.path itself"):
+        Folder(images, **{argument: images})
+    scene(mirrored / "other" / "1_mask.png", 255, 0)
+    with pytest.raises(UserError, match=rf"data\.{key}=.*other has no picture that.*images/a/1\.jpg.*hold a/1\.png"):
+        Folder(images, **{argument: str(mirrored / "other")})
+    scene(mirrored / "masks" / "a" / "1.webp", 255, 0)
+    with pytest.raises(UserError, match=rf"data\.{key}=.*masks has a/1\.png and a/1\.webp for .*a/1\.jpg"):
+        Folder(images, **{argument: str(mirrored / "masks")})
+
+
+def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
+    first = open_set(beside(mirrored), SIZE, "crop")
+    assert open_set(beside(mirrored), SIZE, "crop").folder == first.folder
+    scene(mirrored / "masks" / "a" / "1.png", 0, 255, (30, 20), 0.5)
+    second = open_set(beside(mirrored), SIZE, "crop")
+    assert ((second.masks[0, 0] == 0) == expected()).all()
+    scene(mirrored / "edges" / "b" / "2.webp", "black", "lime", (120, 80), 2.0, lossless=True)
+    third = open_set(beside(mirrored), SIZE, "crop")
+    assert ((third.conditionings[1, 1] < 128) == expected()).all()
+    images, masks = str(mirrored / "images"), str(mirrored / "masks")
+    assert Folder(images, masks=masks).fingerprint() != Folder(images, conditioning_images=masks).fingerprint()
+
+
+def test_the_cache_notices_a_changed_measurement(tmp_path):
+    before = Folder(measured(tmp_path, 1, 2), vector_columns="span").fingerprint()
+    assert Folder(str(tmp_path), vector_columns="month").fingerprint() != before
+    assert Folder(str(tmp_path)).fingerprint() != before
+    lines = (tmp_path / "metadata.jsonl").read_text().replace('"span": 2', '"span": 3')
+    (tmp_path / "metadata.jsonl").write_text(lines)
+    assert Folder(str(tmp_path), vector_columns="span").fingerprint() != before
+
+
+@pytest.mark.skipif(not (real_data() / "butterflies").is_dir(), reason="the optional photographs are not here")
+def test_real_masks_by_folder_are_those_of_metadata():
+    root = real_data() / "butterflies"
+    listed = open_set(Folder(str(root), caption_column="common_name"), (32, 32), "crop")
+    mirrored = open_set(Folder(str(root / "images"), masks=str(root / "masks")), (32, 32), "crop")
+    row = {name: i for i, name in enumerate(mirrored.names)}
+    same = [row[name] for name in listed.names]
+    assert (mirrored.images[same] == listed.images).all()
+    assert (mirrored.masks[same] == listed.masks).all()
+    assert "Monarch" in listed.captions

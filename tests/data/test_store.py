@@ -1,0 +1,137 @@
+"""The cache of decoded images: damage is noticed and mended, and a script needs no guard."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from chrysalis.data import checksums, store
+from chrysalis.data.sources import Drawn, Folder
+from chrysalis.system.errors import UserError
+
+SIZE = (16, 16)
+SOURCE = REPOSITORY / "src"
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHRYSALIS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def zeroed(file: Path) -> None:
+    """In its middle, at the same length and with the same time."""
+    status, data = file.stat(), bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [emptied, zeroed, cut, Path.unlink])
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "rows.json", "checksums.json"])
+def test_a_damaged_cache_is_made_anew_with_a_line(own_cache, damage, name, capsys):
+    sound = store.open_set(Drawn("moths", 6), SIZE, "crop")
+    images, masks = sound.images.copy(), sound.masks.copy()
+    capsys.readouterr()
+    store.open_set(Drawn("moths", 6), SIZE, "crop")
+    assert "damaged" not in capsys.readouterr().err
+    damage(sound.folder / name)
+    again = store.open_set(Drawn("moths", 6), SIZE, "crop")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"are damaged ({name}): they are decoded again." in said
+    assert (again.folder, again.names) == (sound.folder, sound.names)
+    assert (again.images == images).all()
+    assert (again.masks == masks).all()
+    assert checksums.damaged(again.folder) is None
+    assert [p.name for p in own_cache.iterdir() if p.is_dir()] == [sound.folder.name]
+
+
+def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, monkeypatch):
+    folder = store.open_set(Drawn("moths", 6), SIZE, "crop").folder
+    monkeypatch.setattr(checksums, "ALWAYS", 1000)
+    zeroed(folder / "images.npy")
+    assert checksums.damaged(folder) is None
+    os.utime(folder / "images.npy")
+    assert checksums.damaged(folder) == "images.npy"
+
+
+def test_a_worker_that_finds_its_cache_emptied_says_so(own_cache):
+    folder = store.open_set(Drawn("moths", 6), SIZE, "crop").folder
+    emptied(folder / "images.npy")
+    with pytest.raises(UserError, match="are damaged"):
+        store.open_folder(folder)
+
+
+def test_of_several_that_mend_a_cache_one_decodes_it(own_cache, monkeypatch):
+    sound = store.open_set(Drawn("moths", 6), SIZE, "crop")
+    images, decode, calls = sound.images.copy(), store.decode, []
+    emptied(sound.folder / "images.npy")
+    monkeypatch.setattr(store, "decode", lambda *given: (calls.append(1), decode(*given)))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: store.open_set(Drawn("moths", 6), SIZE, "crop"), range(4)))
+    assert calls == [1]
+    assert all((each.images == images).all() for each in found)
+
+
+def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(picture_folder, own_cache):
+    source = Folder(str(picture_folder))
+    cached = store.open_set(source, SIZE, "crop")
+    first = cached.images.copy()
+    gone = Path(source.row_name(3))
+    shutil.copy(gone, gone.with_name("another.png"))
+    gone.unlink()
+    assert np.array_equal(store.open_folder(cached.folder).images, first)
+    listed_before = store.open_set(source, (24, 24), "crop")
+    assert [name for name, _ in listed_before.rejected] == [str(gone)]
+    assert len(listed_before) == 23
+    now = store.open_set(Folder(str(picture_folder)), SIZE, "crop")
+    assert (len(now), now.rejected) == (24, ())
+
+
+def unguarded(tmp_path, script: str) -> list[str]:
+    """What a script prints that has no `if __name__ == "__main__":`."""
+    (tmp_path / "script.py").write_text(f"print('begins', flush=True)\n{script}")
+    env = {**os.environ, "PYTHONPATH": str(SOURCE), "CHRYSALIS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    return done.stdout.split()
+
+
+def test_a_script_without_a_guard_starts_processes(tmp_path):
+    script = (
+        "import math\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from chrysalis.data.worker_processes import FreshContext\n"
+        "with ProcessPoolExecutor(1, mp_context=FreshContext()) as pool:\n"
+        "    print(list(pool.map(math.sqrt, [4.0, 9.0])) == [2, 3], __name__)\n"
+    )
+    assert unguarded(tmp_path, script) == ["begins", "True", "__main__"]
+
+
+@pytest.mark.proof  # three processes import torch
+def test_a_script_without_a_guard_opens_a_set_and_loads_it_with_workers(tmp_path):
+    script = (
+        "import numpy as np\n"
+        "from chrysalis.data.loaders import Order, Pictures, loader\n"
+        "from chrysalis.data.sources import Drawn\n"
+        "from chrysalis.data.store import open_set\n"
+        "pictures = open_set(Drawn('moths', 200), (16, 16), 'crop')\n"
+        "batches = loader(Pictures(pictures, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
+        "print(sum(len(batch.image) for batch in batches))\n"
+    )
+    assert unguarded(tmp_path, script) == ["begins", "200"]

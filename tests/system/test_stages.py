@@ -1,0 +1,91 @@
+"""A named stage is legible at every width, in a terminal and in a pipe, and an outer one stands still meanwhile."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from chrysalis.system import terminal
+from chrysalis.system.terminal import Stage
+
+FIGURES = "loss 0.1234 (step 3190)  39.0 images/s"
+
+
+@pytest.fixture(autouse=True)
+def screen(monkeypatch):
+    """A screen with no stage on it, whatever a run that was broken off in the same process left."""
+    monkeypatch.setattr(terminal, "_screen", terminal._Screen())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves: clock[0] = seconds."""
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("columns", [50, 80, 120])
+@pytest.mark.parametrize("name", ["training", "base model's loss", "validation loss, EMA", "evaluation features"])
+def test_a_row_fits_a_terminal(clock, columns, name):
+    console = Console(width=columns, file=io.StringIO(), force_terminal=True, color_system=None)
+    made = Stage(name, 12_800)
+    made.figures = FIGURES if name == "training" else ""
+    clock[0] = 100.0
+    made.done = 3_200
+    bar = terminal.bar(console)
+    terminal.add(bar, made)
+    console.print(bar.make_tasks_table(bar.tasks))
+    row = console.file.getvalue().splitlines()
+    assert len(row) == 1, "one line"
+    assert len(row[0]) <= columns
+    assert row[0].startswith(name)
+    assert "3200/12800" in row[0]
+    assert row[0].rstrip().endswith("5:00 left"), "a quarter took 100 s"
+    assert name != "training" or (FIGURES in row[0]) == (columns >= 80)
+
+
+def test_in_a_pipe_there_is_a_line_every_ten_seconds(clock, monkeypatch):
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(terminal, "console", console)
+    with terminal.stage("validation loss", 10) as at:
+        for second in range(1, 31, 5):
+            clock[0] = second
+            at.advance(1)
+    said = console.file.getvalue()
+    assert said == "validation loss 3/10  0:26 left\nvalidation loss 5/10  0:21 left\n", "at 11 s and at 21 s"
+    assert "\r" not in said
+
+
+def test_an_outer_stage_stands_still_while_an_inner_one_runs(clock):
+    with terminal.stage("training", 4) as training:
+        clock[0] = 10.0
+        training.advance(1)
+        with terminal.stage("validation loss", 2) as at:
+            clock[0] = 100.0
+            at.advance(1)
+            assert training.seconds() == 10.0
+            assert at.left() == "1:30 left"
+        assert training.left() == "0:30 left"
+        clock[0] = 105.0
+        assert training.seconds() == 15.0
+    assert terminal._screen.running == []
+
+
+def test_a_stage_that_is_interrupted_is_gone(clock):
+    def leave() -> None:
+        with terminal.stage("training"), terminal.stage("export"):
+            raise SystemExit(130)
+
+    with pytest.raises(SystemExit):
+        leave()
+    assert terminal._screen.running == []
+    assert terminal._screen.bar is None
+
+
+def test_what_continues_counts_its_speed_from_there(clock):
+    made = Stage("training", 300, done=100)
+    assert made.left() == "-:-- left"
+    clock[0] = 10.0
+    made.advance(10)
+    assert made.left() == "3:10 left", "1 s each, 190 are left"

@@ -1,0 +1,76 @@
+"""Optimizers beside torch's own, where theirs would differ: uneven gradients, another memory layout on resume."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN
+from omegaconf import OmegaConf
+
+from chrysalis.system.errors import UserError
+from chrysalis.training.optimization import adamw, adamw8bit
+
+RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "lr_schedule=constant", "optimizer.lr=1e-2"]
+
+
+def moved(make, steps: int) -> torch.Tensor:
+    """How far in learning rates; row 0 always has gradient 1, row 1 once a small one and then none."""
+    w = torch.nn.Parameter(torch.zeros(64, 64))
+    optimizer = make([w], lr=5e-4, weight_decay=0.0)
+    for step in range(steps):
+        w.grad = torch.zeros_like(w)
+        w.grad[0] = 1.0
+        w.grad[1] = 1e-4 if step == 0 else 0.0
+        optimizer.step()
+    return w.detach().abs() / 5e-4
+
+
+def test_a_small_second_moment_makes_no_large_step():
+    whole, rounded = moved(adamw, 50), moved(adamw8bit, 50)
+    assert rounded.max() <= 1.02 * whole.max()
+    torch.testing.assert_close(rounded[0], whole[0], rtol=0.02, atol=0.1)
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.proof
+def test_a_run_continues_in_another_memory_layout(run, tmp_path):
+    """Moments belong to the same weights whatever their strides; other convolutions round otherwise."""
+    smooth = ["optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent: rounding stays small
+    assert run("train", *RUN, *smooth, "name=a", "trainer.max_steps=6") == 0
+    shutil.copytree(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
+    assert run("train", "resume=runs/a", "trainer.max_steps=8") == 0
+    assert run("train", "resume=runs/b", "trainer.max_steps=8", "channels_last=true") == 0
+    a, b = weights(tmp_path / "runs" / "a"), weights(tmp_path / "runs" / "b")
+    far = max((w - b[name]).abs().max().item() for name, w in a.items())
+    assert far < 1e-6
+
+
+def test_a_run_that_was_recorded_before_some_keys_continues(run, tmp_path):
+    assert run("train", *RUN, "name=a", "trainer.max_steps=2") == 0
+    file = tmp_path / "runs" / "a" / "config.yaml"
+    recorded = OmegaConf.load(file)
+    for key in ("profile", "profiling", "channels_last", "on_nonfinite"):
+        del recorded[key]
+    for callback in ("untouched", "advice", "stopping", "nonfinite"):
+        del recorded.callbacks[callback]
+    OmegaConf.save(recorded, file)
+    assert run("train", "resume=runs/a", "trainer.max_steps=3") == 0
+    assert run("train", "resume=runs/a", "trainer.max_steps=4", "profiling.steps=1") == 0
+
+
+@pytest.mark.parametrize("make", [adamw, adamw8bit])
+@pytest.mark.parametrize(
+    "wrong", [{"betas": (0.9,)}, {"betas": (0.9, 1.5)}, {"eps": -1.0}, {"weight_decay": -1.0}, {"lr": 0.0}]
+)
+def test_values_that_cannot_be(make, wrong):
+    (key,) = wrong
+    with pytest.raises(UserError, match=f"optimizer.{key}"):
+        make([torch.nn.Parameter(torch.zeros(1))], **wrong)
+
+
+def test_a_window_larger_than_the_set_is_refused(run, capfd):
+    assert run("train", *RUN, "data.batch_size=auto", "data.effective_batch=100") == 2
+    assert "data.effective_batch=100 is larger than the set" in capfd.readouterr().err

@@ -1,0 +1,159 @@
+"""Out of memory: the step is made again in smaller parts, the optimizer sees the same pictures, and it stays so."""
+
+import weakref
+
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN, results
+
+from chrysalis.denoiser import Denoiser
+from chrysalis.system import memory
+
+RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
+RUN += ["trainer.max_steps=4", "lr_schedule=constant", "callbacks.checkpoint.every_n_steps=1"]
+RUN += ["optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent: rounding stays small
+
+
+class Tight(torch.autograd.Function):
+    """Fails as an allocator does, in the forward or the backward pass of more than `room` pictures."""
+
+    @staticmethod
+    def forward(ctx, x, room, when):
+        ctx.room, ctx.when, ctx.n = room, when, len(x)
+        if when == "forward" and len(x) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.when == "backward" and ctx.n > ctx.room:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        return grad, None, None
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    """tight(room, when, after): from the `after`-th training forward pass on."""
+
+    def arrange(room: int, when: str, after: int = 0) -> list[int]:
+        plain, sizes = Denoiser.forward, []
+
+        def forward(self, x_t, t, cond=None):
+            out = plain(self, x_t, t, cond)
+            if not self.training:
+                return out
+            sizes.append(len(x_t))
+            return Tight.apply(out, room, when) if len(sizes) > after else out
+
+        monkeypatch.setattr(Denoiser, "forward", forward)
+        return sizes
+
+    return arrange
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("after", "when"),
+    [
+        pytest.param(0, "forward", marks=pytest.mark.proof),
+        (0, "backward"),
+        (3, "forward"),
+        pytest.param(3, "backward", marks=pytest.mark.proof),
+    ],
+)
+def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypatch, tight, when, after):
+    """after=3: in the second micro-batch of step 2, so that the first must be made again too."""
+    trained(*RUN, "name=roomy")
+    with monkeypatch.context() as patched:
+        del patched
+        sizes = tight(2, when, after)
+        assert run("train", *RUN, "name=tight") == 0
+        monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    told = capfd.readouterr().err
+    assert told.count("out of memory. From here on each micro-batch is taken in 2 parts") == 1
+    assert set(sizes[after + 2 :]) <= {2, 1}
+    roomy, tightly = weights(tmp_path / "runs" / "roomy"), weights(tmp_path / "runs" / "tight")
+    assert tightly["parts"] == 2
+    for name, w in roomy["state_dict"].items():
+        torch.testing.assert_close(w, tightly["state_dict"][name], rtol=1e-4, atol=1e-6)
+    assert results(tmp_path / "runs" / "roomy")["held_out_loss"] == pytest.approx(
+        results(tmp_path / "runs" / "tight")["held_out_loss"], rel=1e-5
+    )
+
+
+@pytest.mark.proof
+def test_it_is_deterministic_from_then_on_and_after_a_resume(run, tmp_path, tight):
+    sizes = tight(1, "backward")
+    assert run("train", *RUN, "name=a") == 0
+    assert run("train", *RUN, "name=b", "trainer.max_steps=2") == 0
+    sizes.clear()
+    assert run("train", "resume=runs/b", "trainer.max_steps=4") == 0
+    assert set(sizes) == {1}
+    a, b = weights(tmp_path / "runs" / "a"), weights(tmp_path / "runs" / "b")
+    assert a["parts"] == b["parts"] == 4
+    assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
+
+
+def test_nothing_of_the_failed_pass_is_held_while_it_is_repeated(run, monkeypatch, tight):
+    tight(2, "backward")
+    held, plain, released = [], Denoiser.forward, memory.release
+
+    def forward(self, x_t, t, cond=None):
+        out = plain(self, x_t, t, cond)
+        if self.training and out.grad_fn is not None:
+            held.append(weakref.ref(out.grad_fn))
+        return out
+
+    def release(device):
+        released(device)
+        alive.append([node() is not None for node in held])
+        held.clear()
+
+    alive = []
+    monkeypatch.setattr(Denoiser, "forward", forward)
+    monkeypatch.setattr(memory, "release", release)
+    assert run("train", *RUN, "name=a", "trainer.max_steps=1") == 0
+    assert alive == [[False]]
+
+
+def test_measuring_takes_fewer_at_once_where_they_do_not_fit():
+    asked = []
+
+    def call(places: slice) -> torch.Tensor:
+        asked.append(places.stop - places.start)
+        if asked[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.arange(100)[places]
+
+    assert memory.in_batches(call, 10, 8, torch.device("cpu")).tolist() == list(range(10))
+    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.in_batches(lambda places: call(slice(0, 9)), 10, 8, torch.device("cpu"))
+
+
+def test_where_one_picture_does_not_fit_it_is_said(run, capfd, tight):
+    tight(0, "forward")
+    assert run("train", *RUN, "name=a") == 2
+    assert "A single picture at a time does not fit into memory" in capfd.readouterr().err
+
+
+def test_other_errors_are_not_taken_for_it(run, monkeypatch):
+    def broken(self, x_t, t, cond=None):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Denoiser, "forward", broken)
+    assert run("train", *RUN, "name=a") == 1
+
+
+def test_what_allocators_say():
+    with pytest.raises(RuntimeError) as cpu:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert memory.ran_out(cpu.value)
+    assert memory.ran_out(torch.OutOfMemoryError("CUDA out of memory"))
+    assert memory.ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert memory.ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert not memory.ran_out(RuntimeError("shapes"))

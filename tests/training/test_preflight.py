@@ -1,0 +1,263 @@
+"""The table before the first step: every number against one counted, weighed or computed otherwise; no trace of it."""
+
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL, TINY_RUN, tiny_unet
+from diffusers import DDPMScheduler
+from lightning import Trainer
+from rich.console import Console
+
+from chrysalis.data import datamodule, pixels
+from chrysalis.denoiser import Denoiser
+from chrysalis.diffusion import seeds
+from chrysalis.diffusion.objective import Objective
+from chrysalis.models.folder import Model
+from chrysalis.system import memory
+from chrysalis.system.errors import UserError
+from chrysalis.training.callbacks.advice import Advice, minutes_saved
+from chrysalis.training.callbacks.best_step import Best
+from chrysalis.training.callbacks.evaluate import Evaluate
+from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.module import FineTuning
+from chrysalis.training.preflight import base_loss, memory_needs, table
+from chrysalis.training.preflight.plan import Plan
+
+DATA = ["data.n=30"]
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """plan(prediction, accumulate=..., **trainer): a tiny run of 30 drawn butterflies in micro-batches of 4."""
+
+    def make(prediction="epsilon", origin="somewhere", unet=None, batch_size=4, accumulate=1, **trainer) -> Plan:
+        unet, scheduler = unet or tiny_unet(), DDPMScheduler(prediction_type=prediction)
+        denoiser = Denoiser(unet, scheduler, Objective(prediction))
+        constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
+        module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
+        data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)
+        data.setup()
+        callbacks = [HeldOut(2, n_images=2, bins=2), Pictures(str(tmp_path), 2, n=2, steps=2), Advice()]
+        callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best()]
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        trainer = {"max_steps": 4, **trainer}
+        trainer = Trainer(callbacks=callbacks, accumulate_grad_batches=accumulate, **quiet, **trainer)
+        return Plan(Model(unet, scheduler, origin), data, module, trainer, tmp_path / "runs" / "a")
+
+    return make
+
+
+def weights(folder):
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    ema = next(state for key, state in saved["callbacks"].items() if key.startswith("EMA"))["averages"]
+    return saved["state_dict"] | {f"average {name}": w for name, w in ema.items()}
+
+
+def test_an_unknown_value_is_refused(run, capfd, tmp_path):
+    assert run("train", "preflight=x") == 2
+    assert "preflight=x" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_says_everything_and_leaves_nothing(run, capfd, tmp_path):
+    assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "preflight=only") == 0
+    said = capfd.readouterr().err
+    for row in ("model", "data", "loss now", "training", "time", "memory", "disk"):
+        assert f"│ {row} " in said
+    assert "4 steps of 4 pictures" in said
+    assert "hardly better" not in said, "a new model has learned nothing yet"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_the_same_to_the_bit_without_it(run, tmp_path, model_folder, capfd):
+    same = [
+        f"model.pretrained={model_folder}",
+        "data.image_size=16",
+        *DATA,
+        *TINY_RUN,
+        "preflight=true",
+        "trainer.precision=32-true",
+    ]
+    assert run("train", *same, "name=with") == 0
+    assert "hardly better than predicting nothing" in " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert run("train", *same, "name=without", "preflight=false") == 0
+    assert "What this run will do" not in capfd.readouterr().err
+    a, b = weights(tmp_path / "runs" / "with"), weights(tmp_path / "runs" / "without")
+    assert set(a) == set(b)
+    assert all(torch.equal(weight, b[name]) for name, weight in a.items())
+
+
+def test_nothing_of_a_run_is_changed(plan, capfd):
+    run = plan("v_prediction")
+    before, state = {k: v.clone() for k, v in run.module.state_dict().items()}, torch.get_rng_state()
+    assert table.goes_on(True, run)
+    assert not table.goes_on("only", run)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], weight) for name, weight in run.module.state_dict().items())
+    assert not run.folder.exists()
+
+
+def test_other_processes_say_nothing(plan, capfd, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert table.goes_on(True, plan())
+    assert not table.goes_on("only", plan())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_continued_run_is_not_measured_again(run, tmp_path, capfd):
+    assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "preflight=true", "name=a", "trainer.max_steps=2") == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")}
+    capfd.readouterr()
+    assert run("train", "resume=runs/a", "trainer.max_steps=6", "preflight=only") == 0
+    said = capfd.readouterr().err
+    assert "measured when the run began" in said
+    assert "6 steps" in said
+    assert "all zeros" not in said
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")} == before
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction):
+    """Each triple by hand: diffusers' add_noise and get_velocity, the noise from a generator of its own."""
+    run = plan(prediction)
+    found = base_loss.measured(run)
+    batch, scheduler, unet = run.data.held_out_batch(4), run.model.scheduler, run.model.unet.eval()
+    ours, nothing = [], []
+    for j, t in enumerate(torch.tensor([62, 187, 312, 437, 562, 687, 812, 937])):
+        for picture, content in zip(batch.image, batch.key.tolist(), strict=True):
+            x0 = (picture.float() / 127.5 - 1)[None]
+            generator = torch.Generator().manual_seed(seeds.key(0, "held out", content, j))
+            eps = torch.randn(1, 3, 16, 16, generator=generator)
+            velocity = scheduler.get_velocity(x0, eps, t[None])
+            target = {"epsilon": eps, "sample": x0, "v_prediction": velocity}[prediction]
+            with torch.no_grad():
+                out = unet(scheduler.add_noise(x0, eps, t[None]), t).sample
+            ours.append((out - target).square().mean())
+            nothing.append(target.square().mean())
+    n = len(batch.image)
+    torch.testing.assert_close(found.loss, torch.stack(ours).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.nothing, torch.stack(nothing).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
+    assert found.seconds > 0
+
+
+def measured_as(loss, nothing) -> base_loss.Base:
+    return base_loss.Base([250, 750], torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
+
+
+def test_a_base_model_is_doubted_where_it_is_no_better_than_nothing():
+    assert measured_as([0.1, 0.05], [1.0, 1.0]).doubt("epsilon") is None
+    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter pictures than it knows"
+    assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).doubt("epsilon")
+    assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).doubt("epsilon")
+    assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).doubt("epsilon")
+    assert "timestep 750" in measured_as([0.1, 0.5], [1.0, 0.25]).doubt("sample")
+
+
+def test_forward_passes_are_those_of_a_run(plan, run):
+    """Counted by a hook on every UNet call of a real run: a training step has one, and its backward pass is as two."""
+    seen = []
+
+    def count(module, given) -> None:
+        if type(module).__name__ == "UNet2DModel":
+            seen.append(len(given[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "preflight=false") == 0
+    finally:
+        hook.remove()
+    training, beside = plan().forward_passes(told=1)
+    assert training == 3 * 4 * 4
+    assert sum(seen) == training / 3 + beside
+
+
+def test_steps_and_passes(plan):
+    run = plan(accumulate=3, max_steps=-1, max_epochs=2)
+    assert run.steps_a_pass == len(range(0, len(run.data.train_rows), 4 * 3))
+    assert run.steps == 2 * run.steps_a_pass
+    assert "of 12 pictures (4 at once x 3 micro-batches): 2.0 passes" in table.training_row(run)
+    assert plan(max_steps=-1, max_epochs=-1).steps is None
+    assert "until it is stopped" in table.training_row(plan(max_steps=-1, max_epochs=-1))
+    assert plan(max_epochs=100).steps == 4
+
+
+def test_the_disk_that_a_run_takes(plan, run, tmp_path):
+    """Estimated from weights alone, weighed as files, before those go that a run which has ended does not need."""
+    wide = ["model=scratch", "model.block_out_channels=[48,64]", "model.layers_per_block=2", "data.image_size=16"]
+    assert run("train", *wide, *DATA, *TINY_RUN, "callbacks.checkpoint.keep=all", "name=b") == 0
+    folder = tmp_path / "runs" / "b"
+    unet = tiny_unet(block_out_channels=(48, 64), layers_per_block=2, norm_num_groups=16)
+    module = plan(unet=unet).module
+    size = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    assert {"checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt"} <= set(size)
+    assert memory_needs.checkpoint_bytes(module) == pytest.approx(size["checkpoints/last.ckpt"], rel=0.1)
+    at_most = sum(size.values()) + size["checkpoints/last.ckpt"]
+    assert memory_needs.needed_bytes(module) == pytest.approx(at_most, rel=0.1)
+    halved = memory_needs.needed_bytes(module) - memory_needs.needed_bytes(module, half=True)
+    assert halved == 2 * sum(p.numel() for p in unet.parameters())
+
+
+def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    run = plan()
+    run.module.denoiser.unet.huge = torch.nn.Parameter(torch.empty(10**13, device="meta"))
+    needed = 4 * (4 + 4 + 8) * 10**13 + 4 * 10**13
+    with pytest.raises(UserError, match=rf"^runs/a needs about {needed / 1e9:.1f} GB .* [\d.]+ [MG]B are free there"):
+        memory_needs.require_room(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_of_the_pictures(plan):
+    run = plan()
+    rows = run.data.train_rows  # fewer than are looked at: all of them
+    seen = run.data.pictures.images[rows].astype(np.float64)
+    red, green, _ = seen.mean(axis=(0, 2, 3))
+    said = table.data_row(run)
+    assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in said
+    signed = pixels.to_signed(torch.from_numpy(run.data.pictures.images[rows])).mean(dim=(0, 2, 3)).tolist()
+    assert said.endswith(", ".join(f"{v:z.2f}" for v in signed))
+
+
+def test_what_does_not_fit_is_taken_in_pieces(plan):
+    """A step of 1 GB a picture with 20 % margin: 5 GB hold four pictures, 0.5 GB none."""
+    run = plan(batch_size=8, accumulate=2)
+    cost = memory.Cost(fixed=0, each=10**9)
+    assert table.advice_row(run, None, cost, free=10 * 10**9) is None
+    said = table.advice_row(run, None, cost, free=5 * 10**9).plain
+    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in said
+    assert "data.batch_size=auto data.effective_batch=16" in said
+    assert "data.image_size" in table.advice_row(run, None, cost, free=5 * 10**8).plain
+    run.resumed = True
+    assert table.advice_row(run, None, cost, free=5 * 10**9) is None, "a continued run keeps its batch size"
+
+
+def test_compiling_is_advised_once_and_where_it_pays(plan):
+    """90 s of compiling against a tenth of the time on a CPU, a quarter on a GPU: worth it from a third on."""
+    assert minutes_saved(2699, "cpu") is None
+    assert minutes_saved(3000, "cpu") == pytest.approx((300 - 90) / 60)
+    assert minutes_saved(2400, "cuda") == pytest.approx((600 - 90) / 60)
+    assert minutes_saved(10**6, "mps") is None
+    run = plan(max_steps=990)  # of 4 pictures, three forward passes each
+    found = base_loss.Base([], torch.ones(1), torch.ones(1), seconds=1.0, told=1)
+    shorter = (990 * 4 * 3 * 0.1 - 90) / 60
+    said = table.advice_row(run, found, None, free=0).plain
+    assert said == f"compile=true would make the run about {shorter:.0f} min shorter."
+    assert next(c for c in run.trainer.callbacks if isinstance(c, Advice)).said
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_it_fits_a_terminal(plan, columns):
+    run = plan()
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(table.table(run, base_loss.measured(run), memory_needs.memory_cost(run), memory.free(run.on)))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines)
+
+
+def test_durations():
+    assert [table.duration(s) for s in (7.4, 99, 120, 7260)] == ["7 s", "99 s", "2 min", "2 h 1 min"]
