@@ -39,9 +39,11 @@ bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, 
 gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)
 	$(BIN)/python -m benchmarks.gpu
 
-lint: setup  ## check style and formatting
+lint: setup  ## check style, formatting, spelling and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
 format: setup  ## mend style and formatting
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,7 @@ def train(cfg) -> None:
     from chrysalis.system import hardware
     from chrysalis.system.compiling import compile_unet
     from chrysalis.system.terminal import say
+    from chrysalis.training.batch_size import fit_batch
     from chrysalis.training.callbacks.clock import of
     from chrysalis.training.callbacks.stopping import Stopping
     from chrysalis.training.module import FineTuning
@@ -57,7 +58,7 @@ def train(cfg) -> None:
     callbacks.append(outcome := instantiate(cfg.outcome)(**record))
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     hardware.tune(denoiser.unet, trainer.strategy.root_device.type, trainer.precision, cfg.channels_last)
-    if note := data.fit_batch(module, trainer):
+    if note := fit_batch(data, module, trainer):
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
     how = {"resumed": checkpoint is not None, "half": cfg.outcome.half, "asked": runs.chosen(cfg, KEYS.values())}

@@ -9,8 +9,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import Objective
 from chrysalis.models import folder
-from chrysalis.system import memory
 from chrysalis.system.group_norm import normalise_as_given
+from chrysalis.training import step_memory
 
 GIGABYTES = (6, 12, 24, 80)
 # google/ddpm-celebahq-256's
@@ -47,7 +47,7 @@ def denoisers():
 
 def main() -> None:
     print("The largest micro-batch that fits, and what one of 4 needs in GB (10^9 bytes). Counted, not measured, with")
-    print(f"weights, gradients, AdamW and their average, at {memory.MARGIN} times what torch's tensors take.\n")
+    print(f"weights, gradients, AdamW and their average, at {step_memory.MARGIN} times what torch's tensors take.\n")
     print("| model | pixels | arithmetic | " + " | ".join(f"{gb} GB" for gb in GIGABYTES) + " | batch of 4 |")
     print("|" + " --- |" * (len(GIGABYTES) + 4))
     for name, denoiser, pixels in denoisers():
@@ -56,9 +56,9 @@ def main() -> None:
         for way, (precision, checkpointing, optimizer) in WAYS.items():
             unet.enable_gradient_checkpointing() if checkpointing else unet.disable_gradient_checkpointing()
             how = {"precision": precision, "optimizer_bytes_per_weight": optimizer}
-            cost = memory.cost(denoiser, (pixels, pixels), **how)
+            cost = step_memory.cost(denoiser, (pixels, pixels), **how)
             most = [cost.most(gb * 10**9) for gb in GIGABYTES]
-            four = memory.MARGIN * cost.total(4) / 1e9
+            four = step_memory.MARGIN * cost.total(4) / 1e9
             row = [name, str(pixels), way, *(str(n) if n else "-" for n in most), f"{four:.1f} GB"]
             print("| " + " | ".join(row) + " |", flush=True)
 

@@ -18,6 +18,7 @@ from chrysalis.diffusion.objective import Objective
 from chrysalis.models.folder import Model
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
+from chrysalis.training import step_memory
 from chrysalis.training.callbacks.advice import Advice, minutes_saved
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.evaluate import Evaluate
@@ -225,7 +226,7 @@ def test_values_of_the_pictures(plan):
 def test_what_does_not_fit_is_taken_in_pieces(plan):
     """A step of 1 GB a picture with 20 % margin: 5 GB hold four pictures, 0.5 GB none."""
     run = plan(batch_size=8, accumulate=2)
-    cost = memory.Cost(fixed=0, each=10**9)
+    cost = step_memory.Cost(fixed=0, each=10**9)
     assert table.advice_row(run, None, cost, free=10 * 10**9) is None
     said = table.advice_row(run, None, cost, free=5 * 10**9).plain
     assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in said

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from chrysalis.data import loaders
@@ -14,10 +14,9 @@ from chrysalis.data.loaders import Order, Request, loader
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
 from chrysalis.data.store import PictureSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
-from chrysalis.system import hardware, memory
+from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import warn
-from chrysalis.training.module import FineTuning
 
 FEW = 5  # training images of a label
 
@@ -26,7 +25,7 @@ class Pictures(LightningDataModule):
     """Training batches in a reproducible order, and the held-out rows that callbacks measure on.
 
     batch_size: pictures a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
-    optimizer step, see `fit_batch`. val_fraction: the share held out, by a hash of the picture.
+    optimizer step, see training/batch_size.py. val_fraction: the share held out, by a hash of the picture.
     on_device: hold the decoded set on the accelerator; None: where it takes no more than an eighth of its free memory.
     """
 
@@ -79,30 +78,6 @@ class Pictures(LightningDataModule):
                 f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
             )
         self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
-
-    def fit_batch(self, module: FineTuning, trainer: Trainer) -> str | None:
-        """Settle batch_size=auto and the trainer's accumulation; a sentence about it, None if there is nothing to do.
-
-        The optimizer sees the same windows of effective_batch pictures whatever is chosen.
-        """
-        if self.batch_size != "auto":
-            return None
-        if trainer.world_size > 1 or trainer.accumulate_grad_batches != 1:
-            other = "trainer.devices" if trainer.world_size > 1 else "trainer.accumulate_grad_batches"
-            raise UserError(
-                f"data.batch_size=auto cannot be had with {other}: give data.batch_size as a number, or leave "
-                f"{other}=1 and say with data.effective_batch how many pictures an optimizer step sees."
-            )
-        on = trainer.strategy.root_device
-        autocast = hardware.AUTOCAST.get(str(trainer.precision))
-        how = {"precision": autocast, "optimizer_bytes_per_weight": module.optimizer_bytes, "on": on.type}
-        needed, free = memory.cost(module.denoiser, self.size, **how), memory.free(on)
-        self.batch_size = memory.largest_batch(needed, free, self.effective_batch)
-        trainer.accumulate_grad_batches = self.effective_batch // self.batch_size
-        return (
-            f"data.batch_size=auto: micro-batches of {self.batch_size}, {trainer.accumulate_grad_batches} an optimizer "
-            f"step; counted {memory.MARGIN * needed.total(self.batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
-        )
 
     def use_labels(self, names: Sequence[str]) -> None:
         """Number the labels as a model does that knows `names`."""

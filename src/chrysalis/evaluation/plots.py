@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from chrysalis.system.files import written
-
-COLOURS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
+from chrysalis.system.plotting import COLOURS, named, plain_numbers, save, style
 
 
 def loss_curve(path: Path, training: list[list[float]], held_out: list[list[float]]) -> None:
@@ -30,68 +28,9 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
     right.set(title="validation loss (always the same images and noise)", xlabel="optimizer step", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
-        _plain_numbers(axes)
-        _style(axes)
-    _save(figure, path)
-
-
-def guidance_curves(path: Path, rows: list[list]) -> None:
-    """rows: [picture, step, t, term, loss, gradient norm, share]. The median over the pictures, and their quartiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    from matplotlib import pyplot as plt
-
-    terms = list(dict.fromkeys(row[3] for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for colour, term in zip(COLOURS * len(terms), terms, strict=False):
-        steps = sorted({row[1] for row in rows if row[3] == term})
-        for side, column in zip(axes, (4, 6), strict=True):
-            values = [[row[column] for row in rows if row[3] == term and row[1] == step] for step in steps]
-            low, middle, high = np.array([np.percentile(v, (25, 50, 75)) for v in values]).T
-            side.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            side.plot(steps, middle, color=colour, linewidth=1.8, label=term)
-    axes[0].set(title="loss of each term", xlabel="step")
-    axes[1].set(title="its share of the step", xlabel="step", ylim=(0, None))
-    axes[0].legend(frameon=False)
-    for side in axes:
-        _style(side)
-    _save(figure, path)
-
-
-def _named(name: str) -> str:
-    """As a label that matplotlib shows as it is: it hides those that begin with a _, and sets $ as mathematics."""
-    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
-
-
-def _style(axes) -> None:
-    axes.title.set_fontsize(11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#eee9df")
-
-
-def _save(figure, path: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    with written(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
-    plt.close(figure)
-
-
-def _plain_numbers(axes) -> None:
-    """On a log axis, without powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _is_short(axes) else ""))
-
-
-def _is_short(axes) -> bool:
-    """1, 2 and 5 alone would leave a short log axis without numbers."""
-    low, high = axes.get_ylim()
-    return high / low < 4
+        plain_numbers(axes)
+        style(axes)
+    save(figure, path)
 
 
 def report_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
@@ -113,9 +52,9 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
             figure, axes = plt.subplots(figsize=(8.6, 2.8), layout="constrained")
             for name, rows in curves.items():
                 steps, _, averages = zip(*rows, strict=True)
-                axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=_named(name))
+                axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=named(name))
             axes.set(xlabel="optimizer step", yscale="log")
-            _plain_numbers(axes)
+            plain_numbers(axes)
             says = "Its moving average, unweighted as the validation loss is; it says little about the samples."
             made.append(("Training loss", says, _svg(figure)))
     return made
@@ -158,12 +97,12 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
         at_best = next(row for row in rows if row["step"] == best[name])
         how = {"color": colour, "marker": "o", "markersize": 4}
         if alike:
-            _held_out(over_steps, _named(name) if len(histories) > 1 else None, history, best[name], colour)
+            _held_out(over_steps, named(name) if len(histories) > 1 else None, history, best[name], colour)
             change = at_best["ema_minus_base"]
             errors = [error or 0 for error in change["error_by_bin"]]
             by_timestep.errorbar(history["timesteps"], change["by_bin"], errors, capsize=3, **how)
         else:
-            over_steps.plot([row["step"] for row in rows], [row["ema"] for row in rows], **how, label=_named(name))
+            over_steps.plot([row["step"] for row in rows], [row["ema"] for row in rows], **how, label=named(name))
             over_steps.plot([best[name]], [at_best["ema"]], "o", color=colour, markersize=9, fillstyle="none")
             by_timestep.plot(history["timesteps"], at_best["ema_by_timestep"], **how)
     over_steps.set(xlabel="optimizer step")
@@ -174,7 +113,7 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
             axes.set(ylabel="difference to the base model")
         else:
             axes.set(ylabel="EMA weights", yscale="log")
-            _plain_numbers(axes)
+            plain_numbers(axes)
     over_steps.legend(frameon=False)
     if alike:
         first = "Below zero is better than the base model. The band is the standard error over the validation images."
@@ -219,7 +158,7 @@ def _svg(figure, sides=None) -> str:
     from matplotlib import pyplot as plt
 
     for axes in figure.axes if sides is None else sides:
-        _style(axes)
+        style(axes)
         axes.patch.set_alpha(0)
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True)
@@ -239,17 +178,17 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
         1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.9), layout="constrained", squeeze=False
     )
     for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
-        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, _named(name))
+        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, named(name))
         if evaluated:
             kd = [{r["step"]: r["kd"] for r in run["evaluation"] if "kd" in r} for run in runs]
-            _band(sides[0][1], kd, colour, _named(name))
+            _band(sides[0][1], kd, colour, named(name))
     sides[0][0].set(title="validation loss", xlabel="optimizer step", yscale="log")
-    _plain_numbers(sides[0][0])
+    plain_numbers(sides[0][0])
     if evaluated:
         sides[0][1].set(title="KD: distance of samples to real images", xlabel="optimizer step")
         if sides[0][1].dataLim.y0 > 0:  # unbiased, it may be below 0
             sides[0][1].set(yscale="log")
-            _plain_numbers(sides[0][1])
+            plain_numbers(sides[0][1])
     most = max(len(runs) for runs in groups.values())
     figure.legend(
         *sides[0][0].get_legend_handles_labels(),
@@ -261,8 +200,8 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
         title_fontsize=9,
     )
     for axes in sides[0]:
-        _style(axes)
-    _save(figure, path)
+        style(axes)
+    save(figure, path)
 
 
 def _band(axes, runs: list[dict[int, float]], colour: str, name: str) -> None:

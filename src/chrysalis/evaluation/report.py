@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from chrysalis.evaluation import plots, validation_record
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import public, read_mapping, shown, write_text
+from chrysalis.system.plotting import COLOURS
 from chrysalis.system.terminal import console
 
 NEEDED = {
@@ -125,7 +126,7 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
     page = environment.get_template("report.html.j2")
     histories = {s.name: s.history for s in subjects if s.history}
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
-    colours = {s.name: colour for s, colour in zip(subjects, plots.COLOURS * len(subjects), strict=False)}
+    colours = {s.name: colour for s, colour in zip(subjects, COLOURS * len(subjects), strict=False)}
     figures = plots.report_figures(histories, best, colours) if histories else []
     if all(s.withheld == subjects[0].withheld for s in subjects):
         notes = subjects[0].withheld

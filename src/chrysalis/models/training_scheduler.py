@@ -8,8 +8,33 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from chrysalis.diffusion.objective import SHORT
-from chrysalis.sampling.schedulers import KEPT, NOISE
 from chrysalis.system.errors import UserError
+
+# What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
+NOISE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+
+# What else of a folder's scheduler_config.json counts: the settings of DDPM and DDIM, which stock diffusers' own
+# pipelines read. Any other was left there for another sampler, such as use_flow_sigmas for a solver of its own
+KEPT = (
+    *NOISE,
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "variance_type",
+    "set_alpha_to_one",
+    "steps_offset",
+    "timestep_spacing",
+)
 
 OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first is of no account, the second is translated
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from chrysalis.conditions.request import Asked
 from chrysalis.data import pixels
-from chrysalis.evaluation import plots
 from chrysalis.sampling.grids import legible, read
 from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.guidance.plots import curves
 from chrysalis.sampling.image_writer import Writing
 from chrysalis.sampling.loop import Step, trajectory
 from chrysalis.sampling.schedulers import Timetable
@@ -333,7 +333,7 @@ def _tell_guidance(out: Path, pictures: list[Picture]) -> list[str]:
     with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
         names = ["picture", "step", "t", "term", "loss", "gradient_norm", "share"]
         csv.writer(f).writerows([names, *rows])
-    plots.guidance_curves(out / "guidance.png", rows)
+    curves(out / "guidance.png", rows)
     return ["guidance.csv", "guidance.png"]
 
 

@@ -6,6 +6,7 @@ import inspect
 import diffusers
 import torch
 
+from chrysalis.models.training_scheduler import KEPT, NOISE
 from chrysalis.system.errors import UserError, require_whole
 
 # From the highest level ("leading" starts where some picture is left), in steps that shorten towards the end (Karras
@@ -41,31 +42,6 @@ NO_X0 = (
 
 CHOOSE = f"choose one of {', '.join(SCHEDULERS)}."
 
-# What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
-NOISE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
-
-# What else of a folder's scheduler_config.json counts: the settings of DDPM and DDIM, which stock diffusers' own
-# pipelines read. Any other was left there for another sampler, such as use_flow_sigmas for a solver of its own
-KEPT = (
-    *NOISE,
-    "clip_sample",
-    "clip_sample_range",
-    "thresholding",
-    "dynamic_thresholding_ratio",
-    "sample_max_value",
-    "variance_type",
-    "set_alpha_to_one",
-    "steps_offset",
-    "timestep_spacing",
-)
 OTHER_SIGMAS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")  # each instead of Karras spacing
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from chrysalis.system import hardware, memory
+from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
+from chrysalis.training import step_memory
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.plan import Plan
 
@@ -23,11 +24,11 @@ def is_large(plan: Plan) -> bool:
     return plan.on.type != "cpu" or many or plan.data.batch_size * height * width > at_once
 
 
-def memory_cost(plan: Plan) -> memory.Cost:
+def memory_cost(plan: Plan) -> step_memory.Cost:
     """Bytes of a training step, by the size of its micro-batch."""
     autocast = hardware.AUTOCAST.get(str(plan.trainer.precision))
     how = {"precision": autocast, "optimizer_bytes_per_weight": plan.module.optimizer_bytes, "on": plan.on.type}
-    return memory.cost(plan.module.denoiser, plan.data.size, **how)
+    return step_memory.cost(plan.module.denoiser, plan.data.size, **how)
 
 
 def checkpoint_bytes(module: FineTuning) -> int:

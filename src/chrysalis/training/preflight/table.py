@@ -11,6 +11,7 @@ from chrysalis.data import pixels
 from chrysalis.system import memory
 from chrysalis.system.files import shown
 from chrysalis.system.terminal import console, is_main_process, say
+from chrysalis.training import step_memory
 from chrysalis.training.callbacks.advice import Advice, minutes_saved
 from chrysalis.training.callbacks.clock import of
 from chrysalis.training.module import SMALLER
@@ -46,7 +47,7 @@ def goes_on(asked: bool | str, plan: Plan) -> bool:
     return asked != "only"
 
 
-def table(plan: Plan, base: Base | None, cost: memory.Cost | None, free: int) -> Table:
+def table(plan: Plan, base: Base | None, cost: step_memory.Cost | None, free: int) -> Table:
     """base, cost: what was measured and counted; None if it was not. free: bytes of memory."""
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
@@ -143,10 +144,10 @@ def measuring_row(plan: Plan, base: Base | None) -> str | None:
     )
 
 
-def memory_row(plan: Plan, cost: memory.Cost | None, free: int) -> str:
+def memory_row(plan: Plan, cost: step_memory.Cost | None, free: int) -> str:
     if cost is None:
         return f"little beside the {in_bytes(free)} that are free (preflight=only counts it)"
-    return f"about {in_bytes(memory.MARGIN * cost.total(plan.data.batch_size))} of {in_bytes(free)} free"
+    return f"about {in_bytes(step_memory.MARGIN * cost.total(plan.data.batch_size))} of {in_bytes(free)} free"
 
 
 def disk_row(plan: Plan) -> str:
@@ -154,7 +155,7 @@ def disk_row(plan: Plan) -> str:
     return f"about {in_bytes(needed)} into {shown(plan.folder)}: checkpoints, pipeline, samples; {in_bytes(free)} free"
 
 
-def advice_row(plan: Plan, base: Base | None, cost: memory.Cost | None, free: int) -> Text | None:
+def advice_row(plan: Plan, base: Base | None, cost: step_memory.Cost | None, free: int) -> Text | None:
     """What makes the run fit, or shorter."""
     said, advice = [], of(plan.trainer, Advice)
     if cost is not None and not plan.resumed and cost.most(free) < plan.data.batch_size:
@@ -167,12 +168,12 @@ def advice_row(plan: Plan, base: Base | None, cost: memory.Cost | None, free: in
     return Text("\n".join(said), style="yellow") if said else None
 
 
-def smaller(plan: Plan, cost: memory.Cost, free: int) -> str:
+def smaller(plan: Plan, cost: step_memory.Cost, free: int) -> str:
     """A sentence on how a step that is too large fits into memory."""
     if cost.most(free) == 0:
         return f"Not even one picture at a time fits into memory: {SMALLER}"
     batch, pieces = plan.data.batch_size, plan.trainer.accumulate_grad_batches
-    fits = memory.largest_batch(cost, free, batch)
+    fits = step_memory.largest_batch(cost, free, batch)
     return (
         f"A step does not fit into memory. data.batch_size={fits} trainer.accumulate_grad_batches="
         f"{pieces * batch // fits} does and learns the same; so does data.batch_size=auto "
