@@ -199,7 +199,7 @@ def _made(tmp_path_factory) -> Path:
     DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(at / "model")
     names = species_names("butterflies")
     for i in range(24):
-        drawn = draw("synthetic_domains", i, size=32)
+        drawn = draw("butterflies", i, size=32)
         folder = at / "pictures" / names[drawn.label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn.image).save(folder / f"{i}.png")
