@@ -47,7 +47,9 @@ def train(cfg) -> None:
     if adapter := instantiate(cfg.adapter):
         adapter.inject(model.unet)
     freeze(model.unet, model.conditioner, model.train)
-    denoiser = Denoiser(model.unet, model.trained_for(objective), objective, model.conditioner, cfg.condition.dropout)
+    scheduler, noise = model.trained_for(objective), {"noise_offset": cfg.noise_offset}
+    weighting = instantiate(cfg.weighting)
+    denoiser = Denoiser(model.unet, scheduler, objective, model.conditioner, cfg.condition.dropout, weighting, **noise)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder
 from chrysalis.system.group_norm import normalise_as_given
 from chrysalis.training import step_memory
@@ -37,12 +37,12 @@ WAYS = {  # {name: (autocast, gradient checkpointing, bytes of the optimizer a w
 def denoisers():
     """(name, denoiser, pixels) of the models in the table."""
     bundled = folder.load(folder.BUNDLED)
-    known = Denoiser(bundled.unet, bundled.scheduler, Objective("epsilon"))
+    known = Denoiser(bundled.unet, bundled.scheduler, objective("epsilon"))
     yield "bundled, 3.5 M", known, 64
     yield "bundled, 3.5 M", known, 256
     large = UNet2DModel(**CELEBAHQ)
     millions = sum(p.numel() for p in large.parameters()) / 1e6
-    yield f"ddpm-celebahq-256, {millions:.1f} M", Denoiser(large, DDPMScheduler(), Objective("epsilon")), 256
+    yield f"ddpm-celebahq-256, {millions:.1f} M", Denoiser(large, DDPMScheduler(), objective("epsilon")), 256
 
 
 def main() -> None:

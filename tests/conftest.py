@@ -21,7 +21,7 @@ from PIL import Image
 
 from chrysalis.data.synthetic.domains import draw, species_names
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # train.py and sample.py, as the tests call them
@@ -187,7 +187,7 @@ def text_encoder_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def denoiser() -> Denoiser:
-    return Denoiser(tiny_unet().eval(), DDPMScheduler(), Objective("epsilon"))
+    return Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
 
 
 @pytest.fixture(scope="session")

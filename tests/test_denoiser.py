@@ -8,7 +8,8 @@ from diffusers import DDPMScheduler
 from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
+from chrysalis.diffusion.weighting import MinSNR
 
 
 def batch_of(n: int, size: int = 16) -> Batch:
@@ -19,7 +20,7 @@ def batch_of(n: int, size: int = 16) -> Batch:
 
 def test_loss_equals_a_float64_hand_computation(denoiser):
     """Every formula written out in numpy float64; only the UNet (in double) is torch's."""
-    denoiser.objective = Objective("epsilon", snr_gamma=5.0)
+    denoiser.weighting = MinSNR(5.0)
     batch = batch_of(5)
     loss = denoiser.loss(batch)
 
@@ -54,7 +55,7 @@ def test_a_picture_has_the_same_loss_in_any_batch(denoiser):
 def test_learned_variance_channels_are_left_out():
     unet = tiny_unet(out_channels=6)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 4])
-    out = Denoiser(unet, DDPMScheduler(), Objective("epsilon"))(x, t)
+    out = Denoiser(unet, DDPMScheduler(), objective("epsilon"))(x, t).out
     assert torch.equal(out, unet(x, t).sample[:, :3])
 
 
@@ -68,7 +69,7 @@ def test_noise_offset_adds_one_number_a_channel(denoiser):
             return (torch.zeros_like(x),)
 
     batch = batch_of(64)
-    plain = Denoiser(Zero(), DDPMScheduler(), Objective("epsilon"))
-    offset = Denoiser(Zero(), DDPMScheduler(), Objective("epsilon", noise_offset=0.5))
+    plain = Denoiser(Zero(), DDPMScheduler(), objective("epsilon"))
+    offset = Denoiser(Zero(), DDPMScheduler(), objective("epsilon"), noise_offset=0.5)
     gain = offset.loss(batch).per_sample.mean() - plain.loss(batch).per_sample.mean()
     assert 0.15 < gain.item() < 0.37  # E[(0.5 n)^2] = 0.25, over 192 normal numbers

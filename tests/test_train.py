@@ -164,7 +164,7 @@ def test_training_images_are_below_the_samples(tiny_run):
 def test_the_training_loss_has_the_scale_of_the_validation_loss(tiny_run):
     """The first step's loss, before any weight has changed, is the same whatever the objective weights."""
     plain = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
-    weighted = tiny_run("weighted", "objective.snr_gamma=0.01", "trainer.max_steps=1")
+    weighted = tiny_run("weighted", "weighting.snr_gamma=0.01", "trainer.max_steps=1")
     first = [json.loads((run / "history.json").read_text())["training"][0] for run in (plain, weighted)]
     assert first[1] == pytest.approx(first[0])
     assert results(weighted)["final_training_loss"] == first[1][1] > 0.8
@@ -258,7 +258,7 @@ def test_the_strip_shows_the_exported_weights_after_a_resume(tiny_run, run):
 
 @pytest.mark.parametrize(
     "change",
-    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "objective.snr_gamma=5", "data=moths", "x.y=1"],
+    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "weighting.snr_gamma=5", "data=moths", "x.y=1"],
 )
 def test_what_would_change_the_past_is_refused(tiny_run, run, capfd, change):
     part = tiny_run("part", "trainer.max_steps=2")
@@ -302,9 +302,9 @@ def test_a_frozen_seed_gives_the_same_run_whatever_the_workers(tiny_run):
 def test_config_yaml_is_enough_to_run_it_again(tiny_run, tmp_path):
     from omegaconf import OmegaConf
 
-    first = tiny_run("a", "optimizer.lr=1e-3", "objective=v", "objective.snr_gamma=5")
+    first = tiny_run("a", "optimizer.lr=1e-3", "objective=v", "weighting.snr_gamma=5")
     cfg = OmegaConf.load(first / "config.yaml")
-    assert (cfg.optimizer.lr, cfg.objective.prediction, cfg.objective.snr_gamma) == (1e-3, "v", 5)
+    assert (cfg.optimizer.lr, cfg.objective.prediction, cfg.weighting.snr_gamma) == (1e-3, "v", 5)
     assert "${" not in (first / "config.yaml").read_text()
 
 

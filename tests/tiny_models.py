@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import attention_places
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder
 from chrysalis.sampling.guidance.energies import Energy
 
@@ -107,7 +107,7 @@ def conditional(names=("label", "mask"), prediction="v_prediction") -> Denoiser:
     unet = tiny_unet().eval()
     conditioner = listening(unet, names, seed=5)
     training = DDPMScheduler(clip_sample=False, prediction_type=prediction)
-    return Denoiser(unet, training, Objective(prediction), conditioner)
+    return Denoiser(unet, training, objective(prediction), conditioner)
 
 
 def model_of(denoiser: Denoiser) -> folder.Model:

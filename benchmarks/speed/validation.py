@@ -12,7 +12,7 @@ from benchmarks.speed.sides import QUIET, Bench, Ours
 from benchmarks.speed.training import plain_training, script_training, warm
 from chrysalis.data import datamodule
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.evaluation.validation_loss import held_out_loss
 from chrysalis.models import folder
 from chrysalis.system import hardware
@@ -88,7 +88,7 @@ def ended(bench: Bench, figures: dict, saved: Path) -> Reached:
 def loss_of(model_folder: Path | str, data: datamodule.Pictures, device: str = "cpu") -> float:
     """The validation loss that our callback would measure for a model that predicts the noise, in its precision."""
     model = folder.load(str(model_folder))
-    denoiser = Denoiser(model.unet, model.scheduler, Objective("epsilon")).eval().to(device)
+    denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).eval().to(device)
     batch = data.held_out_batch(IMAGES)
     precision, _ = hardware.precision("auto", device)
     dtype = hardware.AUTOCAST[precision]

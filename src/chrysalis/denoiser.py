@@ -1,6 +1,7 @@
-"""The heart: a UNet that knows its noise, objective and condition. Training asks for a loss; sampling for steps."""
+"""The heart: a UNet that knows its noise, objective and condition. Training asks it for a loss; sampling for steps."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +14,14 @@ from chrysalis.data.batch import Batch
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.prediction import Prediction
+from chrysalis.diffusion.weighting import Uniform, Weighting
 from chrysalis.system.errors import UserError
 
 
 @dataclass(frozen=True)
 class Loss:
-    """value: scalar mean of weighted; weighted, per_sample: float32 [B]; t: int64 [B]."""
+    """value: scalar, the mean of weighted. weighted, per_sample: float32 [B]. t: int64 [B]."""
 
     value: torch.Tensor
     weighted: torch.Tensor
@@ -29,8 +32,15 @@ class Loss:
 class Denoiser(nn.Module):
     """UNet + training scheduler + objective + conditioner.
 
-    unet: a diffusers UNet2DModel. scheduler: its training scheduler, read for alphas_cumprod, never stepped.
-    conditioner: of a UNet that takes a condition, or None. dropout: how often training takes the condition away.
+    Args:
+        unet: a diffusers UNet2DModel.
+        scheduler: its training scheduler, read for alphas_cumprod, never stepped.
+        objective: what the UNet predicts.
+        conditioner: of a conditional model, attached to the UNet; else None.
+        dropout: probability, in [0, 1], that training replaces a condition by its null.
+        weighting: of the loss, by timestep.
+        noise_offset: standard deviation of one extra normal number per image and channel that is added to eps in
+            training, so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
     """
 
     def __init__(
@@ -40,58 +50,63 @@ class Denoiser(nn.Module):
         objective: Objective,
         conditioner: Conditioner | None = None,
         dropout: float = 0.0,
+        weighting: Weighting | None = None,
+        noise_offset: float = 0.0,
     ):
         super().__init__()
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise UserError(f"condition.dropout={dropout} must lie between 0 and 1.")
         self.unet, self.scheduler, self.objective = unet, scheduler, objective
         self.conditioner, self.dropout = conditioner, dropout
+        self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
         self.noise = Noise(scheduler.alphas_cumprod)
+        self.autocast: torch.dtype | None = None  # what forward computes in; None: as the caller has it
 
     @property
     def channels(self) -> int:
-        """Of x_t."""
+        """Number of channels of x_t."""
         return self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
 
     @property
     def reads_captions(self) -> bool:
         return self.conditioner is not None and self.conditioner.text is not None
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
-        """x_t float [B, C, H, W], t int64 [B] or scalar -> prediction float32 [B, C, H, W].
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
+        """Predict from x_t float [B, C, H, W] at timesteps t, [B] or scalar; the output is float32.
 
-        cond: what a conditional model is told, see conditions/conditioner.py; what is not given is null.
-        A model with a learned variance gives 2C channels; the second half is left out here.
+        cond: values of the conditions, see conditions/conditioner.py; those that are missing are null. A model with a
+        learned variance has 2C output channels, of which the second half is dropped.
         """
-        x = x_t.to(self.unet.dtype)
-        out = (
-            self.unet(x, t, return_dict=False)[0]
-            if self.conditioner is None
-            else self.conditioner(self.unet, x, t, cond)
-        )
-        return out[:, : x_t.shape[1]].float()
+        x, lower = x_t.to(self.unet.dtype), self.autocast
+        with nullcontext() if lower is None else torch.autocast(x_t.device.type, lower):
+            out = (
+                self.unet(x, t, return_dict=False)[0]
+                if self.conditioner is None
+                else self.conditioner(self.unet, x, t, cond)
+            )
+        return Prediction(out[:, : x_t.shape[1]].float(), x_t, t.view(-1), self.noise, self.objective)
 
     def loss(self, batch: Batch) -> Loss:
-        """The training loss on a batch: everything but the UNet in float32, timesteps and noise from the keys."""
+        """The training loss of a batch: timesteps and noise from its keys, all but the UNet in float32."""
         x0 = pixels.to_signed(batch.image)
         t = (batch.u * len(self.noise)).long()
         eps = seeds.normal(batch.key.tolist(), x0.shape[1:], x0.device)
-        if self.objective.noise_offset:
+        if self.noise_offset:
             offsets = [seeds.key(k, "offset") for k in batch.key.tolist()]
-            eps = eps + self.objective.noise_offset * seeds.normal(offsets, (x0.shape[1], 1, 1), x0.device)
+            eps = eps + self.noise_offset * seeds.normal(offsets, (x0.shape[1], 1, 1), x0.device)
         return self.loss_at(x0, t, eps, self._condition(batch, x0))
 
+    def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
+        """The loss of given triples: x0 in [-1, 1] and eps [B, C, H, W], t int64 [B]."""
+        x_t = self.noise.add(x0, eps, t)
+        target = self.objective.target(x0, eps, t, self.noise)
+        per_sample = (self(x_t, t, cond).out - target).square().mean(dim=(1, 2, 3))
+        weighted = self.weighting(t, self.noise, self.objective) * per_sample
+        return Loss(weighted.mean(), weighted, per_sample, t)
+
     def _condition(self, batch: Batch, x0: torch.Tensor) -> dict | None:
-        """The batch's condition, without what dropout takes, so that the model also learns to do without."""
+        """The batch's condition with nulls where dropout says so, which makes the model an unconditional one too."""
         if self.conditioner is None:
             return None
         gone = batches.dropped(self.conditioner.names, batch.key.tolist(), self.dropout)
         return batches.without(batches.of_batch(batch, self.conditioner), self.conditioner, gone, x0)
-
-    def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
-        """The loss of given triples: x0 in [-1, 1] and eps [B, C, H, W], t int64 [B]."""
-        out = self(self.noise.add(x0, eps, t), t, cond)
-        target = self.objective.target(x0, eps, t, self.noise)
-        per_sample = (out - target).square().mean(dim=(1, 2, 3))
-        weighted = self.objective.weight(t, self.noise) * per_sample
-        return Loss(weighted.mean(), weighted, per_sample, t)

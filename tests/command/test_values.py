@@ -93,7 +93,7 @@ FINE += [
     "trainer.profiler=simple",
 ]
 FINE += [
-    "objective.snr_gamma=null",
+    "weighting=uniform",
     "callbacks.ema.decay=0",
     "trainer.gradient_clip_val=null",
     "optimizer.betas=[0,0.9]",

@@ -17,7 +17,7 @@ from chrysalis.conditions.kinds import attention_places
 from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder
 from chrysalis.models.freezing import freeze
 from chrysalis.models.lora import LoRA
@@ -287,7 +287,7 @@ def test_what_is_dropped_is_learned_as_the_null():
     """A loss with dropout 1 is that of the model told nothing, and with 0 that of the model told all."""
     unet = tiny_unet().eval()
     conditioner, batch = listening(unet, ALL, seed=5), batch_of(6)
-    always, never = (Denoiser(unet, DDPMScheduler(), Objective("epsilon"), conditioner, p).eval() for p in (1.0, 0.0))
+    always, never = (Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner, p).eval() for p in (1.0, 0.0))
     x0, t = batch.image / 127.5 - 1, (batch.u * 1000).long()
     eps = seeds.normal(batch.key.tolist(), (3, 16, 16))
     with torch.no_grad():
@@ -346,7 +346,7 @@ def learned(train, names, adapter=None, steps=3):
     if adapter:
         adapter.inject(unet)
     freeze(unet, conditioner, train)
-    denoiser = Denoiser(unet, DDPMScheduler(), Objective("epsilon"), conditioner, 0.0)
+    denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner, 0.0)
     before = {name: p.detach().clone() for name, p in denoiser.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in denoiser.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(steps):

@@ -17,7 +17,7 @@ from tiny_models import ALL, conditional, model_of, told
 from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import Finite, sample
 from chrysalis.sampling.guidance.energies import Brightness
@@ -51,13 +51,13 @@ def test_only_the_unet_computes_in_half_precision(denoiser):
     """What it answers is torch's own autocast of it, as float32."""
     (x, t), plain = inputs(), denoiser.forward
     with torch.no_grad():
-        full = plain(x, t)
+        full = plain(x, t).out
         with torch.autocast("cpu", torch.bfloat16):
             expected = denoiser.unet(x, t).sample.float()
         apply(denoiser, {}, "bf16-mixed")
         seen = []
         denoiser.unet.conv_in.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-        out = denoiser(x, t)
+        out = denoiser(x, t).out
     assert out.dtype == torch.float32
     assert torch.equal(out, expected)
     assert not torch.equal(out, full)
@@ -90,7 +90,7 @@ def test_the_gradient_through_a_unet_in_half_precision_points_the_same_way(denoi
     for precision in ("32-true", "bf16-mixed"):
         apply(denoiser, {}, precision)
         x = x.detach().requires_grad_()
-        grads.append(torch.autograd.grad(denoiser(x, t).square().mean(), x)[0].flatten(1))
+        grads.append(torch.autograd.grad(denoiser(x, t).out.square().mean(), x)[0].flatten(1))
     assert grads[1].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(*grads).min() > 0.99
 
@@ -279,7 +279,7 @@ def test_the_first_step_that_is_not_finite_is_named(at_once):
 
 def test_drawing_reads_nothing_back_between_steps(monkeypatch):
     """On a GPU each reading is a wait; here they are counted, without the check that a CPU does at once."""
-    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), Objective("epsilon"))
+    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
     finite, read = Finite("", at_once=False), []
     for name in ("tolist", "item", "numpy"):
         original = getattr(torch.Tensor, name)

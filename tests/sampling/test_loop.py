@@ -11,7 +11,7 @@ from tiny_models import Gaussian
 from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.loop import trajectory
@@ -33,7 +33,7 @@ def stock_pixels(pipeline, n, **settings):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_ddim_draws_what_the_stock_pipeline_draws(prediction):
     training = DDPMScheduler(prediction_type=prediction)
-    denoiser = Denoiser(tiny_unet().eval(), training, Objective(prediction))
+    denoiser = Denoiser(tiny_unet().eval(), training, objective(prediction))
     ours = pixels.to_uint8(draw(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(training.config))
     assert (ours == stock_pixels(stock, 3, num_inference_steps=12)).all()
@@ -55,7 +55,7 @@ def test_a_picture_is_the_same_in_any_batch(denoiser, name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_gaussian_arrives_at_its_mean_and_spread(name):
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     steps = 1000 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 100  # first order in their noise
     x = draw(denoiser, name, steps, seeds.generators(0, 16))
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)
@@ -113,7 +113,7 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 @pytest.fixture(scope="module")
 def smooth():
     """A tiny real UNet without clipping, and the picture that 1000 steps of DDIM draw with it."""
-    denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
 
@@ -133,7 +133,7 @@ def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
 def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeypatch):
     """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     timetable = Timetable(built(training, name), 40)
     kind, calls = type(timetable.fresh), []
     real = kind.step
@@ -155,7 +155,7 @@ BY_CLASS = ["PNDMScheduler", "SASolverScheduler", "KDPM2AncestralDiscreteSchedul
 def spread(name, legs_of, prediction="epsilon"):
     """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these legs."""
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     timetable = Timetable(built(training, name), 100)
     generators = seeds.generators(0, 16)
     x = seeds.noise(generators, (3, 16, 16), "cpu")
@@ -199,9 +199,9 @@ def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
             t = torch.as_tensor(t).view(1)
             return ((x - noise.sigma(t) * eps) / noise.alpha(t),)
 
-    ours = Denoiser(gaussian, by_eps, Objective("epsilon"))
+    ours = Denoiser(gaussian, by_eps, objective("epsilon"))
     noise = ours.noise
-    other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, Objective("sample"))
+    other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, objective("sample"))
     torch.testing.assert_close(
         draw(other, name, 30, seeds.generators(0, 2)), draw(ours, name, 30, seeds.generators(0, 2)), rtol=0, atol=5e-3
     )
@@ -211,7 +211,7 @@ def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
 def test_a_gaussian_started_halfway_arrives_too(name):
     """From pictures of the right law, noised to the middle of the way: placed schedulers know where they are."""
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     timetable = Timetable(built(training, name), 200)
     generators = seeds.generators(0, 16)
     x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
@@ -227,7 +227,7 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
     """A v model and an eps model of the same Gaussian give the same picture, also in few steps."""
     by_v = DDPMScheduler(clip_sample=False, prediction_type="v_prediction")
     gaussian = Gaussian(by_v.alphas_cumprod, 0.3, 0.2)
-    ours = Denoiser(gaussian, DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    ours = Denoiser(gaussian, DDPMScheduler(clip_sample=False), objective("epsilon"))
 
     class AsV(Gaussian):
         def forward(self, x, t, return_dict=False):
@@ -235,7 +235,7 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
             alpha, sigma = ours.noise.alpha(t.view(1)), ours.noise.sigma(t.view(1))
             return (alpha * eps - sigma * (x - sigma * eps) / alpha,)
 
-    other = Denoiser(AsV(by_v.alphas_cumprod, 0.3, 0.2), by_v, Objective("v_prediction"))
+    other = Denoiser(AsV(by_v.alphas_cumprod, 0.3, 0.2), by_v, objective("v_prediction"))
     pair = [draw(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
     torch.testing.assert_close(*pair, rtol=0, atol=5e-3)
 
@@ -252,7 +252,7 @@ def test_legs_are_stretches_gone_through_again(denoiser):
 
 def test_ddims_eta_1_is_as_noisy_as_ddpm():
     """eta=1: the variance of DDPM's posterior (Song et al. 2021); eta=0 repeats to the bit."""
-    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), Objective("epsilon"))
+    denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(DDPMScheduler(clip_sample=False).config))
     ours = pixels.to_uint8(draw(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
     assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
@@ -282,7 +282,7 @@ CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") a
 def test_any_scheduler_class_of_diffusers_draws_or_is_refused_in_a_sentence(name):
     """Those that draw from a DDPM noise schedule arrive at the Gaussian; every other one is told apart by name."""
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     scheduler, refusal = None, ""
     try:
         scheduler = schedulers.build(training, name)
@@ -324,7 +324,7 @@ ONE_STEP = [name for name in schedulers.SCHEDULERS if name != "deis"]
 def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
     """E[x_0 | x_T] = m + a s^2 (x - a m) / (a^2 s^2 + sigma^2) of data ~ N(m, s^2), not the noise as it came."""
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, Objective("epsilon"))
+    denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     a = training.alphas_cumprod[-1].sqrt()
     noise = seeds.noise(seeds.generators(0, 2), (3, 16, 16), "cpu")
     expected = 0.3 + a * 0.04 * (noise - a * 0.3) / (a * a * 0.04 + 1 - a * a)

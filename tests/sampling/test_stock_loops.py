@@ -8,7 +8,7 @@ from conftest import ClosedForm
 from diffusers import DDPMScheduler
 
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.schedulers import Timetable, step_arguments
@@ -38,7 +38,7 @@ def stock(unet, scheduler, steps):
 
 
 def ours(training, scheduler, steps):
-    denoiser = Denoiser(Bounded(training.alphas_cumprod), training, Objective(training.config.prediction_type))
+    denoiser = Denoiser(Bounded(training.alphas_cumprod), training, objective(training.config.prediction_type))
     return sample(denoiser, scheduler, steps, [torch.Generator().manual_seed(3)], SHAPE[-2:])
 
 

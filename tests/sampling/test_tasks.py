@@ -15,7 +15,7 @@ from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw as drawn_butterfly
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import mixing, seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, lora
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.edit import ImageToImage, Inpaint, Invert
@@ -30,7 +30,7 @@ from chrysalis.system.errors import UserError
 
 def canvas_of(name="ddim", steps=10, **settings) -> Canvas:
     training = DDPMScheduler(clip_sample=False, prediction_type="v_prediction")
-    denoiser = Denoiser(tiny_unet().eval(), training, Objective("v_prediction"))
+    denoiser = Denoiser(tiny_unet().eval(), training, objective("v_prediction"))
     return Canvas(denoiser, denoiser, Timetable(schedulers.build(training, name, **settings), steps), (16, 16))
 
 
@@ -118,7 +118,7 @@ def test_resampling_lets_the_new_part_join_the_old_one(picture, mask):
 
     Image.new("RGB", (16, 16), (230, 230, 230)).save(picture)
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(OneGrey(training.alphas_cumprod), training, Objective("epsilon"))
+    denoiser = Denoiser(OneGrey(training.alphas_cumprod), training, objective("epsilon"))
     canvas = Canvas(denoiser, denoiser, Timetable(schedulers.build(training, "ddim"), 50), (16, 16))
     grey = signed(picture).mean().item()
     errors = [
@@ -193,7 +193,7 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
         for p, q in zip(by_hand["0.5"].parameters(), tuned.unet.parameters(), strict=True):
             p.copy_((p + q) / 2)
     task = Blend(tuned, base.origin, ratios=[0, 0.5, 1])
-    denoiser = Denoiser(tuned.unet.eval(), tuned.scheduler, Objective("v_prediction"))
+    denoiser = Denoiser(tuned.unet.eval(), tuned.scheduler, objective("v_prediction"))
     timetable = Timetable(schedulers.build(tuned.scheduler, "ddim"), 5)
     canvas = Canvas(denoiser, denoiser, timetable, (16, 16))
     pictures = task.pictures(3, 1)
@@ -201,7 +201,7 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
     for picture, unet in zip(pictures, (by_hand[k] for k in ("0", "0.5", "1")), strict=True):
         start = task.start(canvas, [picture])
         *_, last = trajectory(denoiser, timetable, start.x, start.generators, start.legs)
-        other = Denoiser(unet.eval(), tuned.scheduler, Objective("v_prediction"))
+        other = Denoiser(unet.eval(), tuned.scheduler, objective("v_prediction"))
         expected = sample(other, timetable.fresh, 5, seeds.generators(3, 1), (16, 16))
         torch.testing.assert_close(last.x, expected, rtol=1e-4, atol=1e-5)
 
@@ -226,7 +226,7 @@ def test_a_lora_that_was_not_merged_blends_as_its_merged_weights(two_models):
     other = model_pairs.domain(base, tuned.origin).other
     base.unet.load_state_dict(merged)
     with torch.no_grad():
-        torch.testing.assert_close(other(x, t), base.unet.eval()(x, t).sample, rtol=0, atol=1e-5)
+        torch.testing.assert_close(other(x, t).out, base.unet.eval()(x, t).sample, rtol=0, atol=1e-5)
 
 
 def test_blend_refuses_what_cannot_blend(two_models, tmp_path):

@@ -14,7 +14,7 @@ from tiny_models import LAYOUTS, listening, noisy, told
 
 from chrysalis.conditions.conditioner import FrozenEncoder
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
@@ -35,7 +35,7 @@ def learner(names=(), levels=(), checkpointing=False) -> Denoiser:
     conditioner = listening(unet, names, seed=5, levels=levels) if names else None
     if checkpointing:
         unet.enable_gradient_checkpointing()
-    return Denoiser(unet, DDPMScheduler(), Objective("epsilon"), conditioner).train()
+    return Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner).train()
 
 
 def step(denoiser, precision=None, n=4):
@@ -126,7 +126,7 @@ def test_the_key_switches_checkpointing_on(model_folder):
 def trained(make, steps=50, lr=2e-3):
     """A tiny UNet, taught the noise in four fixed pictures."""
     unet = tiny_unet(block_out_channels=(16, 32)).train()
-    denoiser = Denoiser(unet, DDPMScheduler(), Objective("epsilon"))
+    denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"))
     optimizer = make(denoiser.parameters(), lr=lr)
     x, t = noisy()
     losses = []
@@ -228,7 +228,7 @@ def real_peak(denoiser, n, size, precision) -> int:
 def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """But for what kernels need besides, which is most of a tenth where little else is kept."""
     model = folder.load(folder.BUNDLED, gradient_checkpointing=checkpointing)
-    denoiser = Denoiser(model.unet, model.scheduler, Objective("epsilon")).train()
+    denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
     counted = step_memory.need(denoiser, (64, 64), 2, precision, on="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)
 
@@ -285,7 +285,7 @@ def test_a_frozen_weight_needs_itself_alone():
 
 @pytest.mark.proof
 def test_the_largest_divisor_that_fits():
-    denoiser = Denoiser(shallow_unet(), DDPMScheduler(), Objective("epsilon")).train()
+    denoiser = Denoiser(shallow_unet(), DDPMScheduler(), objective("epsilon")).train()
     cost = step_memory.cost(denoiser, (16, 16))
     needs = {n: step_memory.need(denoiser, (16, 16), n).total for n in (1, 3, 4, 6, 12)}
     for n, total in needs.items():
@@ -309,7 +309,7 @@ def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
     """With memory for less than 12 pictures at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]
     assert run("train", *small, "data.batch_size=12", "name=whole") in (0, None)
-    room = step_memory.cost(Denoiser(folder.scratch(16, (8, 16)).unet, DDPMScheduler(), Objective("epsilon")), (16, 16))
+    room = step_memory.cost(Denoiser(folder.scratch(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
     monkeypatch.setattr(memory, "free", lambda device: int(step_memory.MARGIN * room.total(5)))
     assert run("train", *small, "data.batch_size=auto", "data.effective_batch=12", "name=parts") in (0, None)
     recorded = OmegaConf.load(tmp_path / "runs" / "parts" / "config.yaml")

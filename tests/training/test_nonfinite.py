@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
 RUN += ["trainer.max_steps=6", "name=a", "callbacks.checkpoint.every_n_steps=1"]
@@ -54,7 +54,7 @@ def test_what_is_kept_repeats_the_step(run, tmp_path):
     assert run("train", *RUN) == 2
     kept = torch.load(tmp_path / "runs" / "a" / "nonfinite" / "step_000001.pt", weights_only=True)
     unet = tiny_unet()
-    denoiser = Denoiser(unet, DDPMScheduler(), Objective("epsilon"))
+    denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"))
     wanted = {name: w.shape for name, w in denoiser.state_dict().items()}
     if wanted == {name: w.shape for name, w in kept["denoiser"].items()}:
         denoiser.load_state_dict(kept["denoiser"])

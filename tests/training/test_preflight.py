@@ -14,7 +14,7 @@ from rich.console import Console
 from chrysalis.data import datamodule, pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.models.folder import Model
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
@@ -37,7 +37,7 @@ def plan(tmp_path):
 
     def make(prediction="epsilon", origin="somewhere", unet=None, batch_size=4, accumulate=1, **trainer) -> Plan:
         unet, scheduler = unet or tiny_unet(), DDPMScheduler(prediction_type=prediction)
-        denoiser = Denoiser(unet, scheduler, Objective(prediction))
+        denoiser = Denoiser(unet, scheduler, objective(prediction))
         constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
         module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
         data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)

@@ -32,7 +32,7 @@ LIMITS = {
     "condition.text.heads": (1, 1024),
     "condition.dropout": (0, 1),
     "condition.new_lr": (0, 1e6),
-    "objective.noise_offset": (0, 100),
+    "noise_offset": (0, 100),
     "optimizer.lr": (-LARGEST, 1000),
     "lr_schedule.warmup_steps": (0, LARGEST),
     "trainer.max_steps": (-1, LARGEST),

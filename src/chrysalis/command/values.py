@@ -27,6 +27,7 @@ PLAIN = {
     "preflight": bool | Literal["only"],
     "profile": bool,
     "debug": bool,
+    "noise_offset": float,
     "condition.dropout": float,
     "condition.new_lr": float,
     "n": int,
@@ -83,7 +84,7 @@ CALLED_LATER = (
     "outcome",
     "scheduler",
 )  # with more arguments
-BUILT = ("data", "model", "adapter", "logger", "profiling", "animation")  # at once
+BUILT = ("data", "model", "adapter", "weighting", "logger", "profiling", "animation")  # at once
 
 
 def require(cfg: DictConfig) -> None:

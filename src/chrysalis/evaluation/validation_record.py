@@ -22,7 +22,7 @@ def record(losses: torch.Tensor, contents: Sequence[int], denoiser: Denoiser, si
     """Of losses [N, bins]. contents: the hash of each picture; with the seed and the bin it fixes t and the noise."""
     alphas = denoiser.noise.alphas
     how = {
-        "prediction": denoiser.objective.prediction,
+        "prediction": denoiser.objective.name,
         "seed": seed,
         "bins": losses.shape[1],
         "size": list(size),

@@ -48,7 +48,7 @@ class Model:
 
     def trained_for(self, objective: Objective) -> DDPMScheduler:
         """The training scheduler, with the objective written into the config that is exported."""
-        self.scheduler.register_to_config(prediction_type=objective.prediction)
+        self.scheduler.register_to_config(prediction_type=objective.name)
         return self.scheduler
 
     def size(self) -> tuple[int, int]:

@@ -118,7 +118,7 @@ class Invert(Generate):
             alpha, sigma = noise.alpha(t.view(1)), noise.sigma(t.view(1))
             x_t, at = x, t if level is None else level
             for _ in range(self.corrections + 1):
-                eps = denoiser.objective.to_eps(denoiser(x_t, at, cond), x_t, at.view(1), noise)
+                eps = denoiser(x_t, at, cond).eps
                 x_t, at = alpha * (x - sigma_s * eps) / alpha_s + sigma * eps, t
             x, alpha_s, sigma_s, level = x_t, alpha, sigma, t
         return x

@@ -49,14 +49,11 @@ def trajectory(
         theirs = torch.stack(timesteps).cpu()
         for t, at, level in zip(timesteps, theirs, [*timesteps[1:], timetable.level(last)], strict=True):
             x_in = scheduler.scale_model_input(x, t)
-            out = denoiser(x_in, t, cond)
-            x0 = denoiser.objective.to_x0(out, x_in, t.view(1), denoiser.noise)
-            if scheduler.config.prediction_type != denoiser.objective.prediction:  # some read no x_0
-                out = denoiser.objective.to_eps(out, x_in, t.view(1), denoiser.noise)
-            x = scheduler.step(out, at, x, **extra).prev_sample
+            predicted = denoiser(x_in, t, cond)
+            x = scheduler.step(predicted.for_(scheduler), at, x, **extra).prev_sample
             scale = x.new_ones(1) if level is None else scheduler.scale_model_input(x.new_ones(1), level)
             if paste is not None:
                 x = paste(x * scale, level) / scale
-            yield Step(i, t, x * scale, x0)
+            yield Step(i, t, x * scale, predicted.x0)
             i += 1
         x = x * scale

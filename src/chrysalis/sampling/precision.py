@@ -1,10 +1,7 @@
 """What the UNet computes in while it draws: the precision, and whether it is compiled."""
 
-import functools
 import shlex
 from collections.abc import Mapping
-
-import torch
 
 from chrysalis.denoiser import Denoiser
 from chrysalis.sampling.guidance.guided import Term
@@ -42,22 +39,10 @@ def apply(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compile
                     "use trainer.precision=bf16-mixed or 32-true."
                 )
     denoisers = [denoiser, *(term.other for term in terms.values() if hasattr(term, "other"))]
-    if AUTOCAST[precision] is not None:
-        for each in denoisers:
-            _lower(each, AUTOCAST[precision])
+    for each in denoisers:
+        each.autocast = AUTOCAST[precision]
     if compiled:
         for each in {id(each.unet): each for each in denoisers}.values():
             # none of training's modes: "reduce-overhead" lets every answer be written over the last, which multistep
             # schedulers and guidance still hold
             compile_unet(each.unet, compiled, each.reads_captions)
-
-
-def _lower(denoiser: Denoiser, dtype: torch.dtype) -> None:
-    plain = denoiser.forward
-
-    @functools.wraps(plain)
-    def forward(x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
-        with torch.autocast(x_t.device.type, dtype):
-            return plain(x_t, t, cond)
-
-    denoiser.forward = forward

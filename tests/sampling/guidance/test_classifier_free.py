@@ -13,7 +13,7 @@ from tiny_models import Gaussian, ToHalf, conditional, model_of, told
 from chrysalis.conditions.request import Asked
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.guided import Guided
@@ -31,8 +31,8 @@ def test_it_is_null_plus_w_of_the_difference(prediction, w):
     """In the model's own prediction, as the paper and diffusers write it: linear at a given x_t."""
     denoiser, (x, t), cond = conditional(prediction=prediction), inputs(), told()
     with torch.no_grad():
-        out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=w)})(x, t, cond)
-        own, null = denoiser(x, t, cond), denoiser(x, t)
+        out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=w)})(x, t, cond).out
+        own, null = denoiser(x, t, cond).out, denoiser(x, t).out
     if w == 1:
         assert torch.equal(out, own)
     torch.testing.assert_close(out, null + w * (own - null), rtol=1e-4, atol=1e-5)
@@ -43,27 +43,27 @@ def test_a_negative_stands_where_the_null_stood():
     denoiser, (x, t), cond = conditional(("label",)), inputs(), told()
     with torch.no_grad():
         guide = cfg(model_of(denoiser), negative={"label": "fly", "text": None}, scale=2.5)
-        out = Guided(denoiser, {"cfg": guide})(x, t, cond)
-        away = denoiser(x, t, {"label": torch.full((4,), 2)})
-        torch.testing.assert_close(out, away + 2.5 * (denoiser(x, t, cond) - away), rtol=1e-4, atol=1e-5)
+        out = Guided(denoiser, {"cfg": guide})(x, t, cond).out
+        away = denoiser(x, t, {"label": torch.full((4,), 2)}).out
+        torch.testing.assert_close(out, away + 2.5 * (denoiser(x, t, cond).out - away), rtol=1e-4, atol=1e-5)
 
 
 def test_it_acts_in_its_interval_alone():
     denoiser, (x, t), cond = conditional(), inputs(), told()
     level = float(denoiser.noise.sigma(t.view(1)) / denoiser.noise.alpha(t.view(1)))
     with torch.no_grad():
-        own = denoiser(x, t, cond)
+        own = denoiser(x, t, cond).out
         for interval, acts in (((None, level / 2), False), ((level / 2, level * 2), True), ((level * 2, None), False)):
             guide = cfg(model_of(denoiser), scale=3, interval=interval)
-            assert torch.equal(Guided(denoiser, {"cfg": guide})(x, t, cond), own) is not acts
+            assert torch.equal(Guided(denoiser, {"cfg": guide})(x, t, cond).out, own) is not acts
 
 
 def test_rescaling_is_diffusers_own_of_x0():
     denoiser, (x, t), cond = conditional(prediction="sample"), inputs(), told()
     with torch.no_grad():
-        own, null = denoiser(x, t, cond), denoiser(x, t)
+        own, null = denoiser(x, t, cond).out, denoiser(x, t).out
         for phi in (0.0, 0.7, 1.0):
-            out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=4, rescale=phi)})(x, t, cond)
+            out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=4, rescale=phi)})(x, t, cond).out
             expected = rescale_noise_cfg(null + 4 * (own - null), own, guidance_rescale=phi)
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
@@ -98,7 +98,7 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     With an energy beside it the mean moves on towards what that asks for.
     """
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(TwoGaussians(training.alphas_cumprod, None, 0.1), training, Objective("epsilon"), Told())
+    denoiser = Denoiser(TwoGaussians(training.alphas_cumprod, None, 0.1), training, objective("epsilon"), Told())
     cond = {"mean": torch.tensor([0.1] * 4 + [0.2] * 4)}
     steps = 400 if name in SLOW else 60
 
@@ -212,4 +212,4 @@ def test_rows_of_nan_are_nulls():
     denoiser, (x, t) = conditional(("label", "vector", "mask")), inputs()
     nothing = {"label": torch.full((4,), -1), "vector": torch.full((4, 2), math.nan), "mask": torch.zeros(4, 1, 16, 16)}
     with torch.no_grad():
-        assert torch.equal(denoiser(x, t, nothing), denoiser(x, t))
+        assert torch.equal(denoiser(x, t, nothing).out, denoiser(x, t).out)

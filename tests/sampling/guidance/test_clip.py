@@ -13,7 +13,7 @@ from PIL import Image
 from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.clip import Clip
@@ -123,7 +123,7 @@ def test_cutouts_lie_in_the_picture_and_show_half_to_all_of_it(clip_folder):
 def test_guiding_brings_the_picture_nearer(clip_folder, at_what):
     distance, judge = {}, Clip(str(clip_folder), "moth", cutouts=0)
     for scale in (0.0, 0.02):
-        denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), Objective("epsilon"))
+        denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
         clip = Clip(str(clip_folder), "moth", cutouts=2, scale=scale, at=at_what)
         guided = Guided(denoiser, {"clip": clip})
         drawn = sample(guided, schedulers.build(denoiser.scheduler, "ddim"), 20, seeds.generators(0, 4), (SIZE, SIZE))

@@ -17,7 +17,7 @@ from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw as drawn_butterfly
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import Objective
+from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance import energies
@@ -32,7 +32,7 @@ SCALES = (0.0, 0.15, 0.4, 0.8)
 
 def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
     training = DDPMScheduler(clip_sample=False, prediction_type=prediction)
-    return Denoiser(shallow_unet(seed).eval(), training, Objective(prediction))
+    return Denoiser(shallow_unet(seed).eval(), training, objective(prediction))
 
 
 def draw(denoiser, name="ddim", seed=0, n=4, steps=6):
@@ -85,7 +85,7 @@ def view_of(denoiser, through, n=3, t=400):
     t = torch.tensor(t)
     with torch.set_grad_enabled(through):
         x_t = x_t.requires_grad_(through)
-        x0 = denoiser.objective.to_x0(denoiser(x_t, t), x_t, t.view(1), denoiser.noise)
+        x0 = denoiser(x_t, t).x0
     return View(x_t, x0, t, denoiser.noise)
 
 
@@ -108,7 +108,7 @@ def test_raw_at_x_t_is_classifier_guidance(prediction):
         return (((x - sigma * eps) / alpha - 0.5).square().mean() / 2).item()
 
     with torch.no_grad():
-        change = eps_of(guided(x, t).double(), x) - eps_of(denoiser.unet(x, t).sample, x)
+        change = eps_of(guided(x, t).out.double(), x) - eps_of(denoiser.unet(x, t).sample, x)
         for place in ((0, 0, 3, 5), (0, 2, 10, 1)):
             step = torch.zeros_like(x)
             step[place] = 1e-4
@@ -429,7 +429,7 @@ def test_raw_classifier_guidance_is_bayes_rule():
             return ((1 - self.abar[t]).sqrt() * x,)
 
     training = DDPMScheduler(clip_sample=False)
-    denoiser = Denoiser(Exact(training.alphas_cumprod), training, Objective("epsilon"))
+    denoiser = Denoiser(Exact(training.alphas_cumprod), training, objective("epsilon"))
     noise, t, y = denoiser.noise, torch.tensor(400), 0.8
 
     class Likelihood(Energy):  # -log p(y | x_t), with its Gaussian integrated over x_0
@@ -440,7 +440,7 @@ def test_raw_classifier_guidance_is_bayes_rule():
     x_t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     guided = Guided(denoiser, {"y": Likelihood(at="noisy", gradient="raw", clip=None)})
     with torch.no_grad():
-        x0 = denoiser.objective.to_x0(guided(x_t, t), x_t, t.view(1), noise)
+        x0 = guided(x_t, t).x0
     alpha, sigma = noise.alpha(t.view(1)), noise.sigma(t.view(1))
     torch.testing.assert_close(x0, alpha * x_t + sigma**2 * (y - alpha * x_t) / (1 + sigma**2), rtol=1e-4, atol=1e-5)
 
@@ -453,7 +453,7 @@ def test_a_pair_is_w_of_the_formula():
     ours, other = unclipped(0, "v_prediction"), unclipped(1, "epsilon")
     x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(300)
     with torch.no_grad():
-        out = Guided(ours, {"pair": Pair(other, scale=1.5)})(x, t)
+        out = Guided(ours, {"pair": Pair(other, scale=1.5)})(x, t).out
         abar = DDPMScheduler().alphas_cumprod[300].double()
         a, s = abar.sqrt(), (1 - abar).sqrt()
         d = a * x - s * ours.unet(x, t).sample.double()

@@ -1,13 +1,14 @@
 """A guided denoiser is a denoiser: its x_0 is the model's, moved by the sum of what its terms ask for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.prediction import Prediction
 from chrysalis.system.errors import UserError
 
 
@@ -71,8 +72,8 @@ class Guided(nn.Module):
         self.records: list[dict] = []
         self.asked = 0
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
-        """x_t float [B, C, H, W], t a scalar timestep -> prediction [B, C, H, W] of the model's kind, under cond."""
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
+        """The denoiser's prediction from x_t float [B, C, H, W] at a scalar timestep t, with its x_0 moved."""
         t = torch.as_tensor(t, device=x_t.device)
         strengths = {name: term.strength(t, self.noise) for name, term in self.terms.items()}
         active = {name: strength for name, strength in strengths.items() if strength}
@@ -81,17 +82,15 @@ class Guided(nn.Module):
             return self.denoiser(x_t, t, cond)
         with torch.set_grad_enabled(any(self.terms[name].through_unet for name in active)):
             x = x_t.detach().requires_grad_(torch.is_grad_enabled())
-            out = self.denoiser(x, t, cond)
-            x0 = self.objective.to_x0(out, x, t.view(1), self.noise)
-        view = View(x, x0, t, self.noise, cond)
+            predicted = self.denoiser(x, t, cond)
+            view = View(x, predicted.x0, t, self.noise, cond)
         pushes = {}
         for name, strength in active.items():
             pushes[name] = self.terms[name].push(view, strength)
             self._require_finite(name, pushes[name], t)
-        out = out.detach()
-        self._record(out, x_t, t, pushes)
-        change = torch.stack([push.change for push in pushes.values()]).sum(0)
-        return self.objective.shift(out, change, t.view(1), self.noise)
+        predicted = replace(predicted, out=predicted.out.detach(), x_t=x_t)
+        self._record(predicted, pushes)
+        return predicted.shifted(torch.stack([push.change for push in pushes.values()]).sum(0))
 
     def _require_finite(self, name: str, push: Push, t: torch.Tensor) -> None:
         for what, value in (("loss", push.loss), ("gradient", push.gradient_norm)):
@@ -101,11 +100,11 @@ class Guided(nn.Module):
                 source = f" It comes from {where}." if where else ""
                 raise UserError(f"guidance.{name}: the {what} is {_first_bad(value)} at {at}.{source}")
 
-    def _record(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, pushes: dict[str, Push]) -> None:
-        ratio = (self.noise.alpha(t.view(1)) / self.noise.sigma(t.view(1))).flatten()  # of changes in eps and in x0
+    def _record(self, predicted: Prediction, pushes: dict[str, Push]) -> None:
+        ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # of changes in eps and x0
         parts = {name: ratio * _rms(push.change) for name, push in pushes.items()}
-        total = sum(parts.values()) + _rms(self.objective.to_eps(out, x_t, t.view(1), self.noise))
-        row: dict = {"step": self.asked - 1, "t": float(t)}
+        total = sum(parts.values()) + _rms(predicted.eps)
+        row: dict = {"step": self.asked - 1, "t": float(predicted.t)}
         for name, push in pushes.items():
             figures = {"loss": push.loss, "gradient_norm": push.gradient_norm, "share": parts[name] / total}
             row[name] = {key: value.tolist() for key, value in figures.items()}

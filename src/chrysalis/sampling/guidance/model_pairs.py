@@ -48,9 +48,7 @@ class Pair:
         with torch.no_grad():
             x_t = view.x_t.detach()
             other = self.other.to(x_t.device)
-            out = other(x_t, view.t, self.condition(view))
-            theirs = other.objective.to_x0(out, x_t, view.t.view(1), other.noise)
-            difference = view.x0.detach() - theirs
+            difference = view.x0.detach() - other(x_t, view.t, self.condition(view)).x0
         norm = difference.flatten(1).norm(dim=1)
         return Push(strength * difference, norm / difference[0].numel() ** 0.5, norm)
 

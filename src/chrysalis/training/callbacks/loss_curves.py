@@ -6,6 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from chrysalis.diffusion.weighting import Uniform
 from chrysalis.training.callbacks.clock import Clock, of
 
 
@@ -66,7 +67,7 @@ class Curves(Callback):
             "train_optimizer/learning_rate": module.learning_rate,
             "train_optimizer/gradient_norm": module.grad_norm.item() if module.grad_norm is not None else float("nan"),
         }
-        if module.denoiser.objective.snr_gamma is not None:
+        if not isinstance(module.denoiser.weighting, Uniform):
             values["train/loss_weighted"] = weighted[-1]
         if speed := of(trainer, Clock).images_per_second():
             values["train_optimizer/images_per_second"] = speed

@@ -70,7 +70,7 @@ def table(plan: Plan, base: Base | None, cost: step_memory.Cost | None, free: in
 
 def model_row(plan: Plan) -> str:
     learn = ", all of them learn" if all(p.requires_grad for p in plan.model.parameters()) else ""
-    (height, width), predicts = plan.data.size, plan.module.denoiser.objective.prediction
+    (height, width), predicts = plan.data.size, plan.module.denoiser.objective.name
     text = plan.model.description().removeprefix("model: ")
     text = text.replace(f"predicts {predicts}", f"predicts {PREDICTS[predicts]}")
     size = plan.note or f"{width} x {height} px" + (", as it was trained" if plan.model.origin else "")
@@ -104,7 +104,7 @@ def loss_row(plan: Plan, base: Base | None) -> Group | str:
     grid.add_row("the model", *(f"{v:.3f}" for v in (*base.loss, base.loss.mean())))
     grid.add_row("all zeros", *(f"{v:.3f}" for v in (*base.nothing, base.nothing.mean())), style="dim")
     images = f"on {base.images} of the validation images; the validation loss of the run is on more, with its own mean"
-    doubt = base.doubt(plan.module.denoiser.objective.prediction) if plan.model.origin else None
+    doubt = base.doubt(plan.module.denoiser.objective.name) if plan.model.origin else None
     return Group(grid, Text(images, style="dim"), *([Text(doubt, style="yellow")] if doubt else []))
 
 

@@ -1,0 +1,34 @@
+"""How much each timestep weighs in the training loss: a callable (t, noise, objective) -> float32 [B]."""
+
+from collections.abc import Callable
+
+import torch
+
+from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.objective import Objective
+from chrysalis.system.errors import UserError
+
+Weighting = Callable[[torch.Tensor, Noise, Objective], torch.Tensor]
+
+
+class Uniform:
+    """1 everywhere: plain MSE of what the UNet predicts."""
+
+    def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
+        return torch.ones_like(noise.snr(t))
+
+
+class MinSNR:
+    """min(SNR, gamma) as the weight of the error in x_0 (Hang et al. 2023, arXiv 2303.09556)."""
+
+    def __init__(self, snr_gamma: float = 5.0):
+        if not snr_gamma > 0:
+            raise UserError(f"weighting.snr_gamma={snr_gamma} must be positive; weighting=uniform is plain MSE.")
+        self.snr_gamma = snr_gamma
+
+    def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
+        snr = noise.snr(t)
+        factor = objective.snr_factor(snr)
+        weight = snr.clamp(max=self.snr_gamma) / factor.clamp(min=torch.finfo(snr.dtype).tiny)
+        # under zero terminal SNR both are 0 for eps, and the limit of their ratio is 1
+        return torch.where(factor > 0, weight, torch.ones_like(weight))
