@@ -83,18 +83,18 @@ def test_checkpointed_text_is_each_forwards_own_and_goes_with_its_graph():
     """Two graphs at once, differentiated in the order in which they were made."""
     together, apart = (learner(("text",), (0, 1), checkpointing=c) for c in (True, False))
     (x, t), captions = noisy(), (("red",) * 4, ("blue moth",) * 4)
-    outs = [together(x, t, {"text": text}).square().sum() for text in captions]
+    outs = [together(x, t, {"text": text}).out.square().sum() for text in captions]
     seen = []
     for out, text in zip(outs, captions, strict=True):
         together.zero_grad(), apart.zero_grad()
         out.backward()
-        apart(x, t, {"text": text}).square().sum().backward()
+        apart(x, t, {"text": text}).out.square().sum().backward()
         pairs = zip(together.parameters(), apart.parameters(), strict=True)
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None)
     text = together.conditioner.text
     read = text.read
     text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.seen[0])))[0]
-    out = together(x, t, {"text": captions[0]}).sum()
+    out = together(x, t, {"text": captions[0]}).out.sum()
     assert text.seen is None
     assert seen[0]() is not None
     out.backward()
