@@ -35,7 +35,7 @@ def out_of_memory(bench: Bench) -> Iterator[Figure]:
         model = folder.load(bench.small_folder) if bench.on_gpu else bench.tiny()
         before = _flat(model.unet)
         done = runs.fit(bench, model, runs.images(bench, **size), 2, optimizer=GENTLE, watch=watch)
-        return done.module.parts, _flat(done.module.denoiser.unet) - before
+        return done.module.microbatching.parts, _flat(done.module.denoiser.unet) - before
 
     memory.release(bench.device)
     parts, roomy = trained(peak := runs.Peak())

@@ -75,7 +75,7 @@ def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypa
         monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     told = capfd.readouterr().err
-    assert told.count("out of memory. From here on each micro-batch is taken in 2 parts") == 1
+    assert told.count("out of memory. From here on each micro-batch is split into 2 parts") == 1
     assert set(sizes[after + 2 :]) <= {2, 1}
     roomy, tightly = weights(tmp_path / "runs" / "roomy"), weights(tmp_path / "runs" / "tight")
     assert tightly["parts"] == 2
@@ -139,7 +139,7 @@ def test_measuring_takes_fewer_at_once_where_they_do_not_fit():
 def test_where_one_picture_does_not_fit_it_is_said(run, capfd, tight):
     tight(0, "forward")
     assert run("train", *RUN, "name=a") == 2
-    assert "A single picture at a time does not fit into memory" in capfd.readouterr().err
+    assert "A single image at a time does not fit into memory" in capfd.readouterr().err
 
 
 def test_other_errors_are_not_taken_for_it(run, monkeypatch):

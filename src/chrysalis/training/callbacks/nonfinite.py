@@ -10,7 +10,7 @@ from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.clock import paused
-from chrysalis.training.module import Seen
+from chrysalis.training.microbatching import MicroBatch
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Measured:
 
     step: int
     finite: torch.Tensor  # bool
-    window: list[Seen]
+    window: list[MicroBatch]
     arrived: torch.cuda.Event | None = None
 
 
@@ -43,9 +43,9 @@ class NonFinite(Callback):
         """Called by the module when the gradients of a whole window are there, before the update."""
         self._read(trainer, module)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        losses = [loss for seen in module.window for loss in seen.per_sample]
+        losses = [loss for seen in module.microbatching.window for loss in seen.per_sample]
         finite = torch.isfinite(torch.cat(losses)).all() if scaled else torch.isfinite(module.grad_norm)
-        self._waiting = Measured(trainer.global_step + 1, finite, list(module.window))
+        self._waiting = Measured(trainer.global_step + 1, finite, list(module.microbatching.window))
         if finite.is_cuda and not scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             self._waiting.finite = finite.to("cpu", non_blocking=True)
@@ -103,7 +103,7 @@ class NonFinite(Callback):
         self.skipped = list(state["skipped"])
 
 
-def described(window: list[Seen], names: tuple[str, ...], among_others: bool = False) -> str:
+def described(window: list[MicroBatch], names: tuple[str, ...], among_others: bool = False) -> str:
     """A sentence with pictures and timesteps: of the losses that are not finite, or of all where only gradients are."""
     rows, t = torch.cat([seen.batch.row for seen in window]).tolist(), _joined(window, "t").tolist()
     bad = (~torch.isfinite(_joined(window, "per_sample"))).tolist()
@@ -120,5 +120,5 @@ def _listed(pictures: list[str]) -> str:
     return ", ".join(pictures[:8]) + more
 
 
-def _joined(window: list[Seen], name: str) -> torch.Tensor:
+def _joined(window: list[MicroBatch], name: str) -> torch.Tensor:
     return torch.cat([part.cpu() for seen in window for part in getattr(seen, name)])

@@ -14,7 +14,7 @@ from chrysalis.system.terminal import console, is_main_process, say
 from chrysalis.training import step_memory
 from chrysalis.training.callbacks.advice import Advice, minutes_saved
 from chrysalis.training.callbacks.clock import of
-from chrysalis.training.module import SMALLER
+from chrysalis.training.microbatching import SMALLER
 from chrysalis.training.preflight.base_loss import Base, measured
 from chrysalis.training.preflight.memory_needs import disk, in_bytes, is_large, memory_cost, require_room
 from chrysalis.training.preflight.plan import Plan
@@ -171,7 +171,7 @@ def advice_row(plan: Plan, base: Base | None, cost: step_memory.Cost | None, fre
 def smaller(plan: Plan, cost: step_memory.Cost, free: int) -> str:
     """A sentence on how a step that is too large fits into memory."""
     if cost.most(free) == 0:
-        return f"Not even one picture at a time fits into memory: {SMALLER}"
+        return f"Not even one image at a time fits into memory: {SMALLER}"
     batch, pieces = plan.data.batch_size, plan.trainer.accumulate_grad_batches
     fits = step_memory.largest_batch(cost, free, batch)
     return (
