@@ -1,6 +1,9 @@
 """Draw with a diffusion model: folder + scheduler + guidance + task -> pictures. `python sample.py --help`."""
 
-from chrysalis.command import command
+from chrysalis.system.signals import leaving_silently
+
+with leaving_silently():
+    from chrysalis.command import command
 
 
 @command("sample")

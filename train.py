@@ -1,6 +1,9 @@
 """Fine-tune a diffusion UNet on pictures: config -> objects -> Trainer.fit. `python train.py --help`."""
 
-from chrysalis.command import command, command_line, runs
+from chrysalis.system.signals import leaving_silently
+
+with leaving_silently():
+    from chrysalis.command import command, command_line, runs
 
 
 @command("train")
@@ -25,7 +28,7 @@ def train(cfg) -> None:
     from chrysalis.training.callbacks.stopping import Stopping
     from chrysalis.training.module import FineTuning
     from chrysalis.training.preflight.measuring import KEYS
-    from chrysalis.training.preflight.plan import Plan
+    from chrysalis.training.preflight.plan import Agreed, Plan
     from chrysalis.training.preflight.table import goes_on
 
     started = runs.began()
@@ -68,6 +71,7 @@ def train(cfg) -> None:
     plan.apply({key: n for key, n in (cfg.get("measuring") or {}).items() if key not in runs.typed()})
     if not goes_on(cfg.preflight, plan):
         return
+    trainer.callbacks.append(Agreed(plan))
     outcome.coarser = plan.coarser
     compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     runs.record(cfg, run_dir, checkpoint, plan.coarser)

@@ -79,7 +79,9 @@ SAMPLE = {
     "no number": (["steps=x"], ["steps=x must be a whole number; the default is 40."]),
     "more pictures than anybody wants": (["n=1000000000"], ["n=1000000000 must be from 1 to 1000000"]),
     "a pipe": (["task=img2img", "task.image=pipe"], ["task.image=pipe"]),
-    "out is a file": (["model.pretrained=eps-model", "out=one/a.png"], ["one/a.png"]),
+    "out is a file": (["out=one/a.png"], ["out=one/a.png cannot be used: one/a.png is a file."]),
+    "out below a file": (["out=one/a.png/b"], ["out=one/a.png/b cannot be used: one/a.png is a file."]),
+    "out where no folder can be": (["out=/proc/none/b"], ["out=/proc/none/b cannot be used: No such file"]),
     "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
     "too large a seed": (["seed=9223372036854775808"], ["seed=9223372036854775808 must be from 0 to 46116"]),
     "bf16 weights": (["model.pretrained=eps-model", "trainer.precision=bf16-true"], ["take bf16-mixed"]),
@@ -118,6 +120,38 @@ def test_mistake(run, places, capfd, program, case):
     ]
     assert len(told) == 1, told
     assert {p: p.stat().st_mtime_ns for p in places.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["name=file"], "name=file cannot be used: runs/file is a file. Choose another name"),
+        (["resume=runs/file"], "resume=runs/file cannot be used: runs/file is a file."),
+        (["-m", "name=file", "seed=1,2"], "name=file cannot be used: runs/file is a file."),
+        (["hydra.run.dir=runs/file/x"], "hydra.run.dir=runs/file/x cannot be used: runs/file is a file."),
+    ],
+)
+def test_a_file_in_the_place_of_a_run_is_named_by_its_key(run, tmp_path, capfd, typed, says):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "file").write_text("mine")
+    assert run("train", *typed) == 2
+    error = capfd.readouterr().err
+    assert says in error
+    assert len(error.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.rglob("*")] == ["runs", "file"]
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("train", "runs/ cannot be written into: runs is a file. Give hydra.run.dir=FOLDER."),
+        ("sample", "samples/ cannot be written into: samples is a file. Give out=FOLDER."),
+    ],
+)
+def test_a_file_in_the_place_of_all_of_them_is_named(run, tmp_path, capfd, program, says):
+    (tmp_path / says.partition("/")[0]).write_text("mine")
+    assert run(program) == 2
+    assert capfd.readouterr().err == f"{says}\n"
 
 
 OF_RUNS = {

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -337,6 +339,26 @@ def test_a_frozen_encoder_is_asked_once_for_each_caption(text_encoder_folder):
     frozen([""], "cpu")
     assert frozen.asked == 6
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_frozen_encoder_may_be_pickled_and_nothing_in_it_is_run(text_encoder_folder, tmp_path):
+    from safetensors.torch import load_file
+
+    from chrysalis.conditions.text_encoders import load
+
+    folder = shutil.copytree(text_encoder_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    weights = load_file(text_encoder_folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    found, expected = (load(str(place))[1].state_dict() for place in (folder, text_encoder_folder))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+    torch.save({**weights, "more": Path(folder)}, folder / "pytorch_model.bin")
+    for damage in (None, b""):
+        if damage is not None:
+            (folder / "pytorch_model.bin").write_bytes(damage)
+        with pytest.raises(UserError, match=r"pickled could not be .*: pytorch_model\.bin is damaged, or holds more"):
+            load(str(folder))
 
 
 def learned(train, names, adapter=None, steps=3):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from chrysalis.data.datamodule import drawn, folder
 from chrysalis.data.loaders import Order
+from chrysalis.evaluation.reference import held_against
 
 
 def test_a_held_out_batch_is_the_pictures_as_they_are():
@@ -65,6 +66,17 @@ def on(data, accumulate: int = 1):
     data.setup()
     data.trainer = Trainer(accumulate_grad_batches=accumulate, accelerator="cpu", logger=False, barebones=True)
     return data
+
+
+def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
+    """Else standard errors, and the distances of samples to real images, count it as independent ones."""
+    for k in range(60):
+        Image.new("RGB", (16, 16), [(200, 30, 30), (30, 200, 30), (30, 30, 200)][k % 3]).save(tmp_path / f"{k}.png")
+    data = folder(str(tmp_path), image_size=16, batch_size=4)
+    data.look()
+    assert (len(data.train_rows), len(data.held_out_rows)) == (40, 1)
+    rows, name = held_against(data)
+    assert (len(set(data.pictures.contents[rows].tolist())), len(rows), name) == (3, 3, "real ones")
 
 
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):

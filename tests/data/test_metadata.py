@@ -124,6 +124,19 @@ def test_several_labels_an_image_are_columns(three):
     assert Folder(str(three), vector_columns=["red", "wide"]).rows[0].vector == (1.0, 0.0)
 
 
+def test_a_list_of_captions_holds_alternatives(three):
+    """As of a hub dataset: tests/data/test_sources.py has how one is chosen."""
+    captions = [["a moth", " ", "a moth", None, "cafe\u0301"], ["one"], []]
+    lines = [json.dumps({"file_name": f"{i}.png", "text": caption}) for i, caption in enumerate(captions)]
+    (three / "metadata.jsonl").write_text("\n".join(lines))
+    (three / "2.txt").write_text("beside it")
+    assert open_set(Folder(str(three)), SIZE, "crop").captions == (("a moth", " ", NFC), "one", "beside it")
+    lines[1] = json.dumps({"file_name": "1.png", "text": [["a", "list"]]})
+    (three / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="line 2 is not an object with a file_name inside the folder and texts"):
+        Folder(str(three))
+
+
 def test_both_unicode_forms_of_a_name_are_one_label(tmp_path):
     image(tmp_path / NFD / "0.png", 0)
     image(tmp_path / NFC / "1.png", 1)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(picture_fol
     assert len(listed_before) == 23
     now = store.open_set(Folder(str(picture_folder)), SIZE, "crop")
     assert (len(now), now.rejected) == (24, ())
+
+
+def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_next_start(picture_folder, own_cache):
+    class Replaced(Folder):
+        """Its last file changes after the first was read."""
+
+        changed = threading.Event()
+
+        def read(self, i, size, resize):
+            if i == 0:
+                shutil.copy(self.rows[0].file, self.rows[-1].file)
+                self.changed.set()
+            assert self.changed.wait(10)
+            return super().read(i, size, resize)
+
+    undisturbed = store.open_set(Folder(str(picture_folder)), SIZE, "crop").images.copy()
+    os.utime(next(picture_folder.rglob("*.png")))
+    during = store.open_set(Replaced(str(picture_folder)), SIZE, "crop")
+    after = store.open_set(Folder(str(picture_folder)), SIZE, "crop")
+    assert during.folder != after.folder
+    assert (during.images[:-1] == undisturbed[:-1]).all()
+    assert (after.images[:-1] == undisturbed[:-1]).all()
+    assert (after.images[-1] == undisturbed[0]).all()
 
 
 def unguarded(tmp_path, script: str) -> list[str]:

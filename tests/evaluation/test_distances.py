@@ -133,6 +133,14 @@ def test_what_so_few_pictures_cannot_support_is_withheld_and_says_why():
     assert enough.fd == pytest.approx(d.frechet(d.some(features(100, 64), 90, 0), features(90, 64, seed=1)))
 
 
+def test_a_set_that_repeats_real_images_says_that_kd_is_too_low():
+    real, new = features(100, 64), features(80, 64, seed=1)
+    drawn = torch.cat([new, real[:20] * (1 + 1e-7)])
+    assert (d.repeated(real, new), d.repeated(real, drawn)) == (0, 20)
+    (why,) = d.distances(real, drawn).why
+    assert why.startswith("KD is too low, below 0 of a set and itself: 20 of 100 samples are images that they are held")
+
+
 def test_sets_sorted_by_kind_are_as_far_apart_as_mixed_ones(monkeypatch):
     """Where not all are looked at, those that are must be of every kind."""
     real = torch.cat([features(100, 4), features(100, 4, shift=6, seed=1)])[torch.randperm(200)]

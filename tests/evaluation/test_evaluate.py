@@ -20,7 +20,8 @@ from torchvision.transforms.functional import gaussian_blur
 from benchmarks import early_stopping
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
-from chrysalis.evaluation import distances, features, plots, validation_record
+from chrysalis.evaluation import distances, features, plots, report, validation_record
+from chrysalis.evaluation.task import distinctly_named
 from chrysalis.evaluation.validation_loss import paired
 from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.system.errors import UserError
@@ -78,11 +79,12 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
 
 def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, looked):
     trained(*RUN, *looked)
-    assert run("train", *RUN, *looked, "name=b", "trainer.max_steps=3") == 0
-    assert run("train", "resume=runs/b", "trainer.max_steps=4") == 0
+    short = ["callbacks.evaluate.every_n_steps=auto", "callbacks.evaluate.share=1", "trainer.max_steps=3"]
+    assert run("train", *RUN, *looked, "name=b", *short) == 0  # once, at its last step, and not of the base model
+    assert run("train", "resume=runs/b", "callbacks.evaluate.every_n_steps=2", "trainer.max_steps=4") == 0
     one, other = (json.loads((tmp_path / "runs" / n / "history.json").read_text())["evaluation"] for n in "ab")
-    assert one[-1] == other[-1]
-    assert [row["step"] for row in other] == [0, 2, 3, 4]
+    assert [row["step"] for row in other] == [0, 3, 4]
+    assert (one[0], one[-1]) == (other[0], other[-1])
 
 
 def test_it_costs_nothing_when_it_is_off(run, tmp_path):
@@ -225,6 +227,12 @@ def test_runs_side_by_side_in_one_table_and_page(run, tmp_path, looked, capfd):
     assert "runs/a, runs/b" not in page, "what all of them share says nothing"
 
 
+def test_runs_of_one_name_in_two_places_are_two():
+    """As folders outside the working folder, of which only the last name is shown, may have."""
+    subjects = [report.Subject(name, {}, {}, {}) for name in (".../a", "b", ".../a", ".../a")]
+    assert [s.name for s in distinctly_named(subjects)] == [".../a", "b", ".../a (2)", ".../a (3)"]
+
+
 def test_runs_from_different_models_are_not_compared_by_what_they_gained(tmp_path):
     """A model that knows nothing gains the most."""
     histories = {}
@@ -301,6 +309,23 @@ def test_damaged_and_odd_runs_are_compared_or_refused_in_a_sentence(run, tmp_pat
     file.write_text(json.dumps({"command": "python train.py"}))
     assert run("sample", *both, "out=again") == 2
     assert "runs/_a/results.json is missing, damaged, or from another version" in capfd.readouterr().err
+
+
+def test_a_run_whose_validation_images_have_changed_measures_those_of_now(run, tmp_path, picture_folder, capfd):
+    """Fewer than before, or others: losses of other images are no pairs."""
+    words = [*RUN, "callbacks.evaluate.n=0", "data=folder", f"data.path={picture_folder}", "data.val_fraction=0.3"]
+    words = [word for word in words if not word.startswith("data.n=")]
+    assert run("train", *words, "callbacks=early_stop", "callbacks.held_out.n_images=9", "trainer.max_steps=2") == 0
+    for file in sorted(picture_folder.rglob("*.png"))[::2]:
+        file.unlink()
+    assert run("train", "resume=runs/a", "trainer.max_steps=4") == 0
+    told = capfd.readouterr().err
+    assert "The validation images have changed" in told
+    assert told.index("has changed since this run began") < told.index("The validation images have changed")
+    history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())
+    assert [row["step"] for row in history["held_out"]] == [0, 2, 4]
+    assert len(results(tmp_path / "runs" / "a")["held_out"]["pictures"]) < 9
+    assert results(tmp_path / "runs" / "a")["best_step"] == 4
 
 
 def test_one_held_out_picture_has_no_error(run, tmp_path):

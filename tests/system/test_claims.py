@@ -1,7 +1,9 @@
 """One process at a time has a run's folder, or the folder of generated images; whatever ends it frees the folder."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,20 @@ def test_processes_of_one_run_share_its_folder(run, tmp_path, capfd, monkeypatch
     with claimed(tmp_path / "runs" / "a", "name"):
         assert run("train", "name=a", "data=folder", "data.path=nowhere") == 2
     assert "data.path=nowhere" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    """Before a model is loaded."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    Path("out").mkdir(mode=0o555)
+    root = os.geteuid() == 0  # whom no mode stops
+    if root:
+        os.seteuid(65534)
+    try:
+        refused = pytest.raises(UserError, match=r"out cannot be written to: .* choose another out\.$")
+        with refused, claimed(Path("out"), "out"):
+            pass
+    finally:
+        if root:
+            os.seteuid(0)

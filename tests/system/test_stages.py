@@ -45,14 +45,15 @@ def test_a_row_fits_a_terminal(clock, columns, name):
     assert name != "training" or (FIGURES in row[0]) == (columns >= 80)
 
 
-def test_in_a_pipe_there_is_a_line_every_ten_seconds(clock, monkeypatch):
-    console = Console(width=80, file=io.StringIO())
+@pytest.mark.parametrize("notebook", [False, True])
+def test_in_a_pipe_and_in_a_notebook_there_is_a_line_every_ten_seconds(clock, monkeypatch, notebook):
+    console = Console(width=80, file=io.StringIO(), force_jupyter=notebook, record=True)
     monkeypatch.setattr(terminal, "console", console)
     with terminal.stage("validation loss", 10) as at:
         for second in range(1, 31, 5):
             clock[0] = second
             at.advance(1)
-    said = console.file.getvalue()
+    said = console.export_text()
     assert said == "validation loss 3/10  0:26 left\nvalidation loss 5/10  0:21 left\n", "at 11 s and at 21 s"
     assert "\r" not in said
 

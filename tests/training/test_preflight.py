@@ -23,10 +23,11 @@ from chrysalis.training.callbacks.advice import Advice, minutes_saved
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import HeldOut
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight import base_loss, memory_needs, table
-from chrysalis.training.preflight.plan import Plan
+from chrysalis.training.preflight.plan import Agreed, Plan
 
 DATA = ["data.n=30"]
 
@@ -43,7 +44,7 @@ def plan(tmp_path):
         data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)
         data.setup()
         callbacks = [HeldOut(2, n_images=2, bins=2), Pictures(str(tmp_path), 2, n=2, steps=2), Advice()]
-        callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best()]
+        callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
         trainer = Trainer(callbacks=callbacks, accumulate_grad_batches=accumulate, **quiet, **trainer)
@@ -258,6 +259,59 @@ def test_it_fits_a_terminal(plan, columns):
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns
     assert not any("…" in line for line in lines)
+
+
+def test_the_loss_now_says_how_many_images_it_is_on(plan):
+    """The run measures two, at two timesteps; then four, at eight."""
+    run = plan(origin=None)
+    console = Console(width=200, file=io.StringIO())
+    console.print(table.loss_row(run, base_loss.measured(run)))
+    said = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
+    assert said in console.file.getvalue()
+    run.held_out.n_images, run.held_out.bins = 4, 8
+    console.print(table.loss_row(run, base_loss.measured(run)))
+    assert console.file.getvalue().splitlines()[-1].strip() == "on 4 validation images, 8 timesteps"
+
+
+def test_a_run_without_an_end_keeps_to_the_budget(plan):
+    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of samples are half as many, and more
+    than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
+    run = plan(max_steps=-1, max_epochs=-1)
+    run.keep_to_budget(1.0, conditions=1)
+    assert run.coarser == {"callbacks.held_out.every_n_steps": 16, "callbacks.pictures.every_n_steps": 4}
+    assert "coarser to save time: callbacks.held_out.every_n_steps=16" in table.measuring_row(
+        run, base_loss.measured(run)
+    )
+
+
+def test_a_time_limit_is_planned_for(plan):
+    """1,200 s at 12 s a step: 100 steps, of which a sixth may be measured; 300 s a step: 45 s for the one that is."""
+    run = plan(max_steps=-1, max_epochs=-1)
+    run.stopping.max_seconds = 1200.0
+    assert run.expected_steps(1.0) == 100
+    assert run.expected_steps(1000.0) == 1
+    run.keep_to_budget(1.0, conditions=1)
+    assert sum(run.measuring.passes(100)) <= 200
+    bounded = plan(max_steps=40)
+    bounded.stopping.max_seconds = 1200.0
+    assert bounded.expected_steps(1.0) == 40
+
+
+def test_all_processes_measure_what_the_first_has_planned(plan):
+    first, second = plan(), plan()
+    first.apply({"callbacks.held_out.n_images": 1})
+
+    class Told:
+        """A strategy that brings the first process's value."""
+
+        @staticmethod
+        def broadcast(own):
+            assert own == {}
+            return first.coarser
+
+    trainer = type("Trainer", (), {"strategy": Told})
+    Agreed(second).setup(trainer, second.module, "fit")
+    assert second.held_out.n_images == 1
 
 
 def test_durations():

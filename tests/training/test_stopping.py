@@ -9,6 +9,7 @@ import torch
 from conftest import TINY_MODEL, TINY_RUN, results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from chrysalis.system import terminal
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks import stopping
 from chrysalis.training.module import FineTuning
@@ -191,6 +192,7 @@ def test_another_handler_decides_after_saving(run, at, tmp_path):
         at(5, sent(signal.SIGUSR1))
         assert run("train", *RUN, "name=a") == 255
         assert heard == [signal.SIGUSR1]
+        assert terminal._screen.running == [], "nor does it leave its stage, though no other callback was asked"
         at(3, sent(signal.SIGTERM))
         assert run("train", *RUN, "name=b") == 0
         assert results(tmp_path / "runs" / "b")["steps"] == 6
@@ -220,6 +222,29 @@ def test_tensorboard_leaves_out_what_was_logged_after_the_checkpoint(run, at, tm
     assert run("train", "resume=runs/a") == 0
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.proof
+def test_a_run_can_be_read_and_copied_while_it_continues(run, trained, at, tmp_path, monkeypatch):
+    """TensorBoard reads what there is of it, and a copy continues from its newest checkpoint."""
+    whole, folder, seen = trained(*RUN, "name=whole"), tmp_path / "runs" / "part", []
+    copy, plain = folder.with_name("copy"), FineTuning.training_step
+
+    def copied(module):
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        seen.extend(event.step for event in events.Scalars("held_out/ema"))
+        shutil.copytree(folder, copy)
+
+    at(5, sent(signal.SIGTERM))  # the first micro-batch of step 3
+    assert run("train", *RUN, "name=part") == 143
+    monkeypatch.setattr(FineTuning, "training_step", plain)
+    at(5, copied)  # the first of step 6
+    assert run("train", "resume=runs/part") == 0
+    monkeypatch.setattr(FineTuning, "training_step", plain)
+    assert seen == [0, 2, 4]
+    assert run("train", "resume=runs/copy") == 0
+    assert_same_run(whole, folder)
+    assert_same_run(whole, copy)
 
 
 def test_the_same_command_again_continues(run, at, tmp_path, monkeypatch, capfd):

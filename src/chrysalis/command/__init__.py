@@ -6,10 +6,9 @@ import re
 import shlex
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -26,7 +25,8 @@ from chrysalis.command.ranks import FOLDER, agree
 from chrysalis.command.runs import set_changes_aside
 from chrysalis.command.values import require_name
 from chrysalis.system.files import claimed, remove_if_empty
-from chrysalis.system.terminal import console, is_main_process
+from chrysalis.system.signals import ending_orderly
+from chrysalis.system.terminal import console, end_stages, is_main_process
 
 _typed: list[str] = []
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -56,6 +56,7 @@ def command(config_name: str) -> Callable:
                     try:
                         task(cfg)
                     finally:
+                        end_stages()
                         remove_if_empty(folder)
             except Exception as error:
                 codes.append(code := _show(error, config_name))
@@ -76,8 +77,7 @@ def command(config_name: str) -> Callable:
                 words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(sys.argv[1:])]
                 given = sweep.only_swept_in_names(agree(words, config_name))
                 sys.argv[1:] = _recalled(given) if config_name == "sample" else set_changes_aside(given)
-                # train.py hears signals in training/callbacks/stopping.py
-                with _ending_orderly() if config_name == "sample" else nullcontext():
+                with ending_orderly():  # while it trains, train.py hears signals in training/callbacks/stopping.py
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except KeyboardInterrupt:
                 codes.append(INTERRUPTED)
@@ -90,21 +90,6 @@ def command(config_name: str) -> Callable:
         return main
 
     return decorate
-
-
-@contextmanager
-def _ending_orderly() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal unwind the program, so that no partial file stays; 128 + the signal."""
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    plain = [signum for signum in there if signal.getsignal(signum) == signal.SIG_DFL]
-    for signum in plain:
-        signal.signal(signum, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for signum in plain:
-            signal.signal(signum, signal.SIG_DFL)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:

@@ -18,8 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# keys of the folder that is written into, and what they are relative to
+OUTPUT = {"out": "", "name": "runs", "resume": "", "hydra.run.dir": "", "hydra.sweep.dir": ""}
 
 
 def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
@@ -56,8 +59,29 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
         again = "A run continues with resume=runs/NAME" if config_name == "train" else "The same command continues"
         return f"The disk is full, or a limit of it is reached: make room. {again}."
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be used: {error.strerror}."
+        return _unusable(error)
     return None
+
+
+def _unusable(error: OSError) -> str:
+    """A file that cannot be used; where it is the folder that is written into, or lies above it, by the key of that."""
+    file = Path(error.filename).absolute()
+    there = next(path for path in (file, *file.parents) if path.exists())
+    why = f"{error.strerror} in {there}" if there.is_dir() else f"{shown(there)} is a file"
+    for key, root in OUTPUT.items():
+        for word in (argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")):
+            folder = Path(root, _unquoted(word.partition("=")[2])).absolute()
+            if file == folder or file in folder.parents:
+                other = "name, or give hydra.run.dir=FOLDER" if key == "name" else "folder"
+                return f"{word} cannot be used: {why}. Choose another {other}."
+    for root, key in (("runs", "hydra.run.dir"), ("samples", "out")):
+        if Path(root).absolute() in (file, file.parent):
+            return f"{root}/ cannot be written into: {why}. Give {key}=FOLDER."
+    return f"{error.filename} cannot be used: {error.strerror}."
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] + text[-1] in ('""', "''") else text
 
 
 def _chain(error: BaseException | None):

@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
 def forget() -> None:
     """After a mistake in the sweep's own command: take away what Hydra wrote before the first job."""
     if _begun is not None:
-        (_begun / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            (_begun / "multirun.yaml").unlink(missing_ok=True)
         remove_if_empty(_begun)
 
 

@@ -7,7 +7,7 @@ from chrysalis.system.alignment import align
 
 
 def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
-    """(tokenizer, text encoder): CLIP's text half, T5's encoder, BERT ...; safetensors only, and no code of theirs.
+    """(tokenizer, text encoder): CLIP's text half, T5's encoder, BERT ...; no code of theirs.
 
     tokenizer: where it lies, if not in the same place. key: what the user set it by.
     """
@@ -17,7 +17,7 @@ def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None =
 
         kind = AutoConfig.from_pretrained(**where).model_type
         cls = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}.get(kind, AutoModel)
-        model = cls.from_pretrained(**where, use_safetensors=True)
+        model = cls.from_pretrained(**where, weights_only=True)
         apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
         return AutoTokenizer.from_pretrained(**apart), align(model)
 

@@ -77,7 +77,8 @@ class Pictures(LightningDataModule):
             raise UserError(
                 f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
             )
-        self.train_rows, self.held_out_rows = self.pictures.split(self.val_fraction)
+        self.train_rows, held_out = self.pictures.split(self.val_fraction)
+        self.held_out_rows = self.pictures.distinct(held_out)  # an image that is there twice is one observation
 
     def use_labels(self, names: Sequence[str]) -> None:
         """Number the labels as a model does that knows `names`."""

@@ -69,6 +69,21 @@ def cleaned(text: str) -> str:
     return kept.encode("utf-8", "replace").decode("utf-8")
 
 
+def alternatives(found: object) -> str | tuple[str, ...] | None:
+    """A caption as metadata holds it, or of a list of captions each distinct one; None where there is none.
+
+    Raises:
+        ValueError: for what is no text, nor a number.
+    """
+    texts = {}
+    for text in found if isinstance(found, list) else [found]:
+        if isinstance(text, dict | list):
+            raise ValueError(text)
+        if text is not None:
+            texts[cleaned(str(text))] = None
+    return tuple(texts) if len(texts) > 1 else next(iter(texts), None)
+
+
 def content_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from chrysalis.data.example import cleaned, composed, measurement
+from chrysalis.data.example import alternatives, cleaned, composed, measurement
 from chrysalis.system.errors import UserError
 
 NAMES = ("metadata.jsonl", "metadata.csv")
@@ -23,7 +23,7 @@ class Row:
     file: Path
     place: Path
     label: str | None = None
-    caption: str | None = None
+    caption: str | tuple[str, ...] | None = None  # a tuple: alternatives
     mask: Path | None = None
     conditioning: Path | None = None
     vector: tuple[float, ...] | None = None
@@ -145,7 +145,7 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
             f"{columns.label or 'label'} is a list, and an image has one label: give each possible label a column "
             "of true or false and name these in data.vector_columns."
         )
-    return Row(file, file.relative_to(root), text(label), text(caption), mask, conditioning)
+    return Row(file, file.relative_to(root), text(label), alternatives(caption), mask, conditioning)
 
 
 def _number(cell: str | None) -> float | str | None:

@@ -9,7 +9,17 @@ from typing import Protocol
 from PIL import Image
 
 from chrysalis.data import hub_datasets
-from chrysalis.data.example import Picture, cleaned, composed, content_hash, contents, decoded, each_once, measurement
+from chrysalis.data.example import (
+    Picture,
+    alternatives,
+    cleaned,
+    composed,
+    content_hash,
+    contents,
+    decoded,
+    each_once,
+    measurement,
+)
 from chrysalis.data.formats import suffixes
 from chrysalis.data.listing import nearest_folder, rows_below
 from chrysalis.data.metadata import Columns, Row, spelled
@@ -89,7 +99,8 @@ class Drawn:
 class Folder:
     """Every image below `path`, or exactly those that metadata.jsonl or metadata.csv lists, there or in subfolders.
 
-    metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`),
+    metadata.jsonl has one object a line: `file_name`, and as far as known `label`, `text` (or `caption`; of a list of
+    captions an epoch has one),
     `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. Without them labels
     are the names of the folders that images lie in, and a caption is a .txt file of the image's name.
 
@@ -274,7 +285,4 @@ class Hub:
     def _caption(self, row: dict) -> str | tuple[str, ...] | None:
         """The row's caption; of a list its texts, which are alternatives."""
         column = self.columns["caption"]
-        found = None if column is None else row[column]
-        found = found if isinstance(found, list) else [found]
-        texts = tuple(dict.fromkeys(cleaned(str(text)) for text in found if text is not None))
-        return texts if len(texts) > 1 else next(iter(texts), None)
+        return None if column is None else alternatives(row[column])

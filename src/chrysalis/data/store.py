@@ -79,6 +79,11 @@ class PictureSet:
             return f"All images are near-duplicates ({examples}): the validation loss says nothing about new images."
         return f"{n} images are near-duplicates of others ({examples}), which all stay on one side of the split."
 
+    def distinct(self, rows: np.ndarray) -> np.ndarray:
+        """The rows in their order, but for those whose image, by its bytes, an earlier one has."""
+        _, first = np.unique(self.contents[rows], return_index=True)
+        return rows[np.sort(first)]
+
     def split(self, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """(training, validation) rows by a hash of each image's bytes: order and names do not matter, and
         near-duplicates fall on the same side. Both sides have at least one row."""

@@ -11,6 +11,7 @@ from chrysalis.diffusion import seeds
 
 FEW = 50  # below, one picture moves a share by more than 2 %
 KERNEL_LEAST = 16
+SAME = 1e-5  # of its length: features of one image differ by no more, whatever else is in its batch
 MOST = 5000  # pictures of each set, where every pair is looked at
 
 
@@ -45,6 +46,9 @@ def polynomial(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def kernel(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, seed: int = 0) -> Kernel:
     """KD = MMD^2 with the cubic kernel, unbiased at every n; KID with Inception's features (Binkowski et al. 2018,
     arXiv 1801.01401), here of the whole sets and not of subsets.
+
+    It takes the sets for independent samples. n images held against themselves have each image paired with itself
+    across the sets and not within, and KD = -2/n (mean k(x, x) - mean k(x, y)), not 0; `repeated` counts such images.
 
     The interval is the bootstrap's: pictures are drawn anew with replacement `resamples` times, and pairs of one and
     the same picture are left out, which would count it as its own neighbour. It holds the truth in 95 % of cases or
@@ -131,7 +135,19 @@ def distances(real: torch.Tensor, drawn: torch.Tensor, seed: int = 0) -> Distanc
     if least >= FEW:
         shares = (*precision_recall(real, drawn), *density_coverage(real, drawn))
     kd = kernel(real, drawn, seed=seed) if least >= KERNEL_LEAST else None
+    if kd is not None and (same := repeated(real, drawn)):
+        why += (
+            f"KD is too low, below 0 of a set and itself: {same} of {m} samples are images that they are held against, "
+            "and KD takes the two sets for independent.",
+        )
     return Distances(n, m, fd, kd, *shares, why)
+
+
+def repeated(real: torch.Tensor, drawn: torch.Tensor) -> int:
+    """How many drawn images have the features of a real one, but for rounding."""
+    real, drawn = _pair(real, drawn)
+    nearest = torch.cdist(real, drawn, compute_mode="donot_use_mm_for_euclid_dist").amin(0)
+    return int((nearest <= SAME * drawn.norm(dim=1)).sum())
 
 
 def some(x: torch.Tensor, n: int, seed: int) -> torch.Tensor:

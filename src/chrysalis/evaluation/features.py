@@ -181,7 +181,7 @@ class Transformer:
         with transformers_folder.source(asked, pretrained, "a vision model", like, extra="clip") as where:
             from transformers import AutoImageProcessor, AutoModel
 
-            model, report = AutoModel.from_pretrained(**where, use_safetensors=True, output_loading_info=True)
+            model, report = AutoModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
             transformers_folder.require_complete(report)
             vision = getattr(model.config, "vision_config", model.config)
             processor = AutoImageProcessor.from_pretrained(**where)

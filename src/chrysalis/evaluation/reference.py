@@ -74,13 +74,12 @@ def held_against(data: Pictures) -> tuple[np.ndarray, str]:
     them, else all. To those learned from, a model that copies would be the best."""
     if len(data.held_out_rows) >= KERNEL_LEAST:
         return data.held_out_rows, "held-out ones"
-    return np.concatenate([data.held_out_rows, data.train_rows]), "real ones"
+    return np.concatenate([data.held_out_rows, distinct(data)]), "real ones"
 
 
 def distinct(data: Pictures) -> np.ndarray:
     """The rows learned from, each picture once: one that is there twice is no copy of itself."""
-    _, first = np.unique(data.pictures.contents[data.train_rows], return_index=True)
-    return data.train_rows[np.sort(first)]
+    return data.pictures.distinct(data.train_rows)
 
 
 class Reference:

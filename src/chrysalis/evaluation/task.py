@@ -116,6 +116,14 @@ def compare(folders: str | Sequence[str], out: Path) -> None:
     parents = {Path(folder).resolve().parent for folder in folders}
     if len(parents) == 1:
         found = [replace(subject, name=Path(folder).name) for subject, folder in zip(found, folders, strict=True)]
+    found = distinctly_named(found)
     report.write(out / "comparison.html", found)
     report.show(found)
     say(f"the same with curves and pictures: {shown(out / 'comparison.html')}")
+
+
+def distinctly_named(subjects: Sequence[report.Subject]) -> list[report.Subject]:
+    """The same, but for a number behind a name that an earlier one has: tables and charts tell them apart by name."""
+    names = [subject.name for subject in subjects]
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return [replace(s, name=f"{s.name} ({n + 1})") if n else s for s, n in zip(subjects, before, strict=True)]

@@ -68,8 +68,6 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
     """The folder may be new, empty, or hold these very pictures, some or all; nothing else is written over."""
     if not is_main_process():
         return
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out={shown(out)} is a file: choose a folder.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:

@@ -177,6 +177,8 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
 def _locked(folder: Path, key: str) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UserError(f"{shown(folder)} cannot be written to: change its permissions, or choose another {key}.")
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -145,15 +145,22 @@ def stage(what: str, total: float | None = None, done: float = 0, line_every: fl
     if _screen.running:
         _screen.running[-1].pause()
     own = Stage(what, total, done, line_every)
-    _screen.running.append(own)
-    _screen.show()
     try:
+        _screen.running.append(own)
+        _screen.show()
         yield own
     finally:
-        _screen.running.remove(own)
-        _screen.show()
-        if _screen.running:
-            _screen.running[-1].go_on()
+        if own in _screen.running:
+            del _screen.running[_screen.running.index(own) :]
+            _screen.show()
+            if _screen.running:
+                _screen.running[-1].go_on()
+
+
+def end_stages() -> None:
+    """Take away what a broken-off run has left: Lightning asks no callback after one whose on_exception raises."""
+    _screen.running.clear()
+    _screen.show()
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,10 @@
-"""Models of the transformers library by folder or hub id: safetensors only, no code of theirs, quietly."""
+"""Models of the transformers library by folder or hub id, without code of theirs, quietly.
+
+Where there is no safetensors file, pytorch_model.bin is read by torch's weights-only loader.
+"""
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +43,11 @@ def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[
         raise
     except Exception as error:  # the hub's client and the readers of damaged files raise dozens of kinds
         why = hub.first_line(error)
-        if not local and (not offline or isinstance(error, OSError)):
+        if isinstance(error, pickle.UnpicklingError | EOFError):
+            why = "pytorch_model.bin is damaged, or holds more than tensors, and no code in it is run"
+        elif not local and (not offline or isinstance(error, OSError)):
             why = hub.why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
-        raise UserError(f"{asked} could not be loaded as {kind} with safetensors: {why}.") from error
+        raise UserError(f"{asked} could not be loaded as {kind}: {why}.") from error
     finally:
         if shown:
             bars.enable_progress_bar()

@@ -85,7 +85,7 @@ def _load(model: str, with_text: bool) -> tuple:
         kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
         if kind != "clip":
             raise ValueError(f"its config.json is missing or of another model (model_type {kind})")
-        clip, report = CLIPModel.from_pretrained(**where, use_safetensors=True, output_loading_info=True)
+        clip, report = CLIPModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
         transformers_folder.require_complete(report)
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
         try:

@@ -23,6 +23,10 @@ class Best(Callback):
         if figure == self.figure and signed < self.value:
             self.step, self.value = step, signed
 
+    def on_validation_images_changed(self) -> None:
+        if self.figure == "held_out_loss":
+            self.step, self.value = 0, float("inf")
+
     def state_dict(self) -> dict:
         return {"figure": self.figure, "step": self.step, "value": self.value}
 

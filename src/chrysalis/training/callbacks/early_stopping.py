@@ -55,6 +55,9 @@ class EarlyStop(Callback):
                 return
         self.lowest, self.step, self.waited = losses, step, 0
 
+    def on_validation_images_changed(self) -> None:
+        self.step, self.waited, self.seen, self.lowest = 0, 0, 0, None
+
     def state_dict(self) -> dict:
         return {"step": self.step, "waited": self.waited, "seen": self.seen, "lowest": self.lowest}
 

@@ -149,7 +149,7 @@ class Evaluate(Callback):
     def _evaluate_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step, done = trainer.global_step, [row["step"] for row in self.history]
         untouched = of(trainer, Untouched)
-        if step and self.when.is_due(0) and not done and untouched.weights:
+        if step and self.when.is_due(0) and 0 not in done and untouched.weights:
             with untouched.applied(trainer, module):
                 self._evaluate(trainer, module, 0)
         if step and self.when.is_due(step) and step not in done:

@@ -46,9 +46,6 @@ class ProgressBar(Callback):
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self._open.close()
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self._open.close()
-
 
 def total_steps(trainer: Trainer) -> int | None:
     steps = trainer.estimated_stepping_batches

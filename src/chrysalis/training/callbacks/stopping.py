@@ -17,6 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 import chrysalis
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
+from chrysalis.system.signals import unwind
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.checkpoint import Checkpoint
 from chrysalis.training.callbacks.clock import Clock, of
@@ -45,7 +46,8 @@ class Stopping(Callback):
         self.asked, self.signum, self.code = 0, 0, 0
         self._left_by = 0  # the signal that asks for LEAVE
         self._saved_for = 0  # the signal that asks for SAVE, whose earlier handler decides what follows
-        self._there_before = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
+        there = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
+        self._there_before = {s: signal.SIG_DFL if handler is unwind else handler for s, handler in there.items()}
         self._seconds, self._began, self._looked, self._seen_step = 0.0, time.monotonic(), 0.0, 0
         self._group, self._ending, self._listening = None, False, False
 

@@ -55,12 +55,23 @@ class HeldOut(Callback):
         self.history: list[list[float]] = []  # [step, raw, ema]
         self.measured: dict[int, dict[str, torch.Tensor]] = {}  # of each step in history: raw and ema [N, bins]
         self.told: dict[str, list[list[float]]] = {}  # "null", "shuffled", ...: [step, ema]
+        self.contents: list[int] | None = None  # the hash of each image that is measured on
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         batch = trainer.datamodule.held_out_batch(self.n_images)
-        self.images, self.contents = batch.image, batch.key.tolist()
+        before, self.images, self.contents = self.contents, batch.image, batch.key.tolist()
+        if self.base is not None and (len(self.base) != len(self.contents) or before not in (None, self.contents)):
+            self._begin_anew(trainer)
         self.conds = conditions(batch, module.denoiser.conditioner)
         self._measure_if_due(trainer, module)  # where a run was stopped before it could
+
+    def _begin_anew(self, trainer: Trainer) -> None:
+        """Forget losses of other images, which do not compare: the base model is measured on those of now."""
+        self.base, self.history, self.measured, self.told = None, [], {}, {}
+        for callback in trainer.callbacks:
+            if hasattr(callback, "on_validation_images_changed"):
+                callback.on_validation_images_changed()
+        say("The validation images have changed: validation losses, and the best step, are of those of now alone.")
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         self._measure_if_due(trainer, module)
@@ -123,7 +134,7 @@ class HeldOut(Callback):
     def record(self, trainer: Trainer, step: int) -> dict:
         """Of the averaged weights at a measured step, see evaluation/validation_record.py."""
         data, denoiser = trainer.datamodule, trainer.lightning_module.denoiser
-        contents = data.held_out_batch(self.n_images).key.tolist()
+        contents = self.contents or data.held_out_batch(self.n_images).key.tolist()
         return validation_record.record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
 
     def told_at(self, step: int) -> dict[str, float]:
@@ -156,8 +167,9 @@ class HeldOut(Callback):
         trainer.logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict:
-        return {"base": self.base, "history": self.history, "told": self.told, "measured": self.measured}
+        measured = {"measured": self.measured, "contents": self.contents}
+        return {"base": self.base, "history": self.history, "told": self.told, **measured}
 
     def load_state_dict(self, state: dict) -> None:
         self.base, self.history, self.told = state["base"], list(state["history"]), dict(state.get("told", {}))
-        self.measured = dict(state["measured"])
+        self.measured, self.contents = dict(state["measured"]), state.get("contents")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.data.datamodule import Pictures as Data
 from chrysalis.models.folder import Model
@@ -13,9 +13,12 @@ from chrysalis.training.callbacks.clock import of
 from chrysalis.training.callbacks.early_stopping import EarlyStop
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import HeldOut
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.measuring import KEYS, Measuring, changes, planned
+
+ENDLESS = 100_000  # steps after which a run without an end keeps to its share of measuring
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Plan:
         self.data.trainer = self.trainer  # as fit does later: what counts micro-batches needs it now
         self.on = self.trainer.strategy.root_device
         self.held_out, self.pictures = of(self.trainer, HeldOut), of(self.trainer, Pictures)
-        self.evaluate = of(self.trainer, Evaluate)
+        self.evaluate, self.stopping = of(self.trainer, Evaluate), of(self.trainer, Stopping)
         if any(isinstance(callback, EarlyStop) for callback in self.trainer.callbacks):
             self.asked = {*self.asked, KEYS["images_every"]}  # which counts measurements
 
@@ -80,15 +83,23 @@ class Plan:
     def keep_to_budget(self, seconds_a_pass: float, conditions: int) -> None:
         """Measure less where it would take longer than it should beside the training, see measuring.py.
 
-        Several processes would each time it otherwise, and a run without an end has no share to keep to: both measure
-        all. So does preflight=false, which times nothing.
+        The first process times it, and the others are told by `Agreed`. preflight=false times nothing and measures all.
+        Evaluation is counted, and keeps to a share of its own, callbacks.evaluate.share.
         """
-        if self.resumed or not self.steps or self.trainer.world_size > 1:
+        if self.resumed:
             return
-        full, training = self.measuring, self.forward_passes(conditions)[0] * seconds_a_pass
-        beside = self.evaluation * self.evaluate.steps
-        plan = planned(full, self.steps, seconds_a_pass, training, self.asked, conditions, beside)
+        full, steps = self.measuring, self.expected_steps(seconds_a_pass)
+        training = steps * self.passes_a_step * seconds_a_pass
+        beside = self.evaluation(steps) * self.evaluate.steps
+        plan = planned(full, steps, seconds_a_pass, training, self.asked, conditions, beside)
         self.apply(changes(full, plan))
+
+    def expected_steps(self, seconds_a_pass: float) -> int:
+        """`steps`, or as many as are made until trainer.max_time; of a run without an end, ENDLESS."""
+        most = self.steps or ENDLESS
+        if (seconds := self.stopping.max_seconds) is not None:
+            most = min(most, int(seconds / (self.passes_a_step * seconds_a_pass)))
+        return max(1, most)
 
     def apply(self, coarser: dict[str, int]) -> None:
         self.coarser = coarser
@@ -105,18 +116,30 @@ class Plan:
         one more. told: in how many ways a conditional model is measured, 1 of others.
         """
         steps = self.steps or 0
-        each = 4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3
-        beside = sum(self.measuring.passes(steps, told)) + self.evaluation * self.evaluate.steps
-        return steps * self.pictures_a_step * each, beside
+        beside = sum(self.measuring.passes(steps, told)) + self.evaluation(steps) * self.evaluate.steps
+        return steps * self.passes_a_step, beside
 
     @property
-    def evaluation(self) -> int:
-        """How many pictures one device draws to hold them against the data."""
-        steps = self.steps or 0
-        when = self.evaluate.plan(steps, self.pictures_a_step * self.trainer.world_size)
+    def passes_a_step(self) -> int:
+        """Forward passes that a training step costs, counted in pictures."""
+        return self.pictures_a_step * (4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3)
+
+    def evaluation(self, steps: int) -> int:
+        """How many pictures one device draws in so many steps to hold them against the data."""
+        when = self.evaluate.plan(self.steps or math.inf, self.pictures_a_step * self.trainer.world_size)
         return when.n * when.times(steps) // self.trainer.world_size
 
     @property
     def drawings(self) -> int:
         """How often samples are drawn: of the base model, every n steps, and for the export."""
         return 1 + -(-(self.steps or 0) // self.pictures.every_n_steps)
+
+
+class Agreed(Callback):
+    """Lets all processes measure what the first one has planned: only that one times the base model."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.plan.apply(trainer.strategy.broadcast(self.plan.coarser))

@@ -103,9 +103,16 @@ def loss_row(plan: Plan, base: Base | None) -> Group | str:
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
     grid.add_row("the model", *(f"{v:.3f}" for v in (*base.loss, base.loss.mean())))
     grid.add_row("all zeros", *(f"{v:.3f}" for v in (*base.nothing, base.nothing.mean())), style="dim")
-    images = f"on {base.images} of the validation images; the validation loss of the run is on more, with its own mean"
+    images, run = _count(base.images), plan.measuring
+    images = f"on {images}, {len(base.timesteps)} timesteps"
+    if (run.images, run.timesteps) != (base.images, len(base.timesteps)):
+        images += f"; the validation loss is on {_count(run.images)}, {run.timesteps} timesteps, with its own mean"
     doubt = base.doubt(plan.module.denoiser.objective.name) if plan.model.origin else None
     return Group(grid, Text(images, style="dim"), *([Text(doubt, style="yellow")] if doubt else []))
+
+
+def _count(images: int) -> str:
+    return f"{images} validation image{'s' * (images != 1)}"
 
 
 def training_row(plan: Plan) -> str:
@@ -133,14 +140,15 @@ def time_row(plan: Plan, base: Base | None) -> str | None:
 
 def measuring_row(plan: Plan, base: Base | None) -> str | None:
     """What validation and samples take, and what of them is coarser than asked or usual."""
-    if base is None or plan.steps is None:
+    if base is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.told))
     now, there = plan.measuring, len(plan.data.held_out_rows)
     less = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
+    takes = f"about {duration(beside)} of {duration(training + beside)}: " if plan.steps else ""
     return (
-        f"about {duration(beside)} of {duration(training + beside)}: validation on {now.images} of {there} images x "
-        f"{now.timesteps} timesteps, grids of {now.samples}" + (f"; coarser to save time: {less}" if less else "")
+        f"{takes}validation on {now.images} of {there} images x {now.timesteps} timesteps, grids of {now.samples}"
+        + (f"; coarser to save time: {less}" if less else "")
     )
 
 
