@@ -1,7 +1,7 @@
 """Tiny real objects: a UNet of a few thousand weights, a folder of drawn pictures, a run."""
 
 import copy
-import functools
+import gc
 import json
 import os
 import shutil
@@ -15,16 +15,21 @@ if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2**32
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 import pytest
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from PIL import Image
-
-from chrysalis.data.synthetic.domains import draw, species_names
-from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import objective
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # train.py and sample.py, as the tests call them
+TINY = ("tiny_unet", "shallow_unet", "tiny_clip", "ClosedForm", "built", "CLIP_SIZE")
+
+
+def __getattr__(name: str):
+    """`from conftest import tiny_unet`. Imported when a test asks: the process that hands tests to the workers reads
+    this file too, and they start once it has; it need not import torch and diffusers before."""
+    if name not in TINY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import tiny
+
+    return getattr(tiny, name)
+
 
 # Overrides that make any recipe a matter of seconds
 TINY_MODEL = ["model=scratch", "model.block_out_channels=[8,16]", "data.image_size=16"]
@@ -65,6 +70,17 @@ def pytest_collection_modifyitems(items: list) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+def pytest_collection_finish() -> None:
+    """Libraries and collected tests stay until the end: the collector of garbage need not look through them again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """The figures that proofs found."""
     for report in terminalreporter.getreports("passed"):
@@ -80,6 +96,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_and_own_cache(tmp_path_factory):
+    import tiny  # noqa: F401 - diffusers whole, before a command imports it without what training never uses
+    import torch
+
     torch.set_num_threads(1)
     os.environ["CHRYSALIS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
@@ -92,8 +111,13 @@ def _compose_once():
     """
     from hydra._internal import config_loader_impl
     from hydra._internal.hydra import Hydra
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
 
-    loader, listed, merged = config_loader_impl.ConfigLoaderImpl, {}, {}
+    loader, listed, merged, files = config_loader_impl.ConfigLoaderImpl, {}, {}, {}
+    Plugins.instance()  # imports the class of sources anew, as it does with all plugins
+    source = SourcesRegistry.instance().resolve("file")
+    load = source.load_config
     list_defaults, merge = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
 
     def sources(repo) -> tuple[str, ...]:
@@ -115,85 +139,48 @@ def _compose_once():
             merged[key] = merge(self, defaults, repo)
         return copy.deepcopy(merged[key])
 
+    def load_config(self, config_path):
+        if Path(self.path) != CONF:
+            return load(self, config_path)
+        if config_path not in files:
+            files[config_path] = load(self, config_path)
+        return copy.deepcopy(files[config_path])
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "load_config", load_config)
         patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
         patch.setattr(config_loader_impl, "create_defaults_list", create_defaults_list)
         patch.setattr(loader, "_compose_config_from_defaults_list", compose)
         yield
 
 
-def tiny_unet(seed: int = 0, **config) -> UNet2DModel:
-    torch.manual_seed(seed)
-    settings = {
-        "sample_size": 16,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
-        "norm_num_groups": 4,
-    }
-    return UNet2DModel(**{**settings, **config})
-
-
-def shallow_unet(seed: int = 0) -> UNet2DModel:
-    """Of one level, for tests of a thousand forward passes."""
-    one = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    return tiny_unet(seed, **one, add_attention=False)
-
-
-class ClosedForm(torch.nn.Module):
-    """What a denoiser asks of a UNet, for an exact prediction that is a formula: no network."""
-
-    dtype = torch.float32
-    config = type("config", (), {"in_channels": 3})
-
-    def __init__(self, abar: torch.Tensor):
-        super().__init__()
-        self.abar = abar
-
-
-CLIP_SIZE = 16  # of the tiny CLIP's pictures
-
-
-def tiny_clip(folder):
-    """A CLIP of random weights, large enough for its embeddings to differ, that reads letters."""
-    from transformers import CLIPConfig, CLIPModel
-
-    folder.mkdir()
-    letters = [chr(ord("a") + i) for i in range(26)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
-    start, end = len(words) - 2, len(words) - 1
-    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    text = {**layers, **ends, "vocab_size": len(words), "max_position_embeddings": 16}
-    vision = {**layers, "image_size": CLIP_SIZE, "patch_size": 4}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn_like(weight)
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def text_encoder_folder(tmp_path_factory) -> Path:
     """A transformers CLIP, whose text half is a text encoder."""
+    from tiny import tiny_clip
+
     return tiny_clip(tmp_path_factory.mktemp("encoder") / "clip")
 
 
 @pytest.fixture
-def denoiser() -> Denoiser:
+def denoiser():
+    from diffusers import DDPMScheduler
+    from tiny import tiny_unet
+
+    from chrysalis.denoiser import Denoiser
+    from chrysalis.diffusion.objective import objective
+
     return Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
 
 
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory) -> Path:
     """model/ and pictures/, made once: tests have copies."""
-    from diffusers import DDPMPipeline
+    from diffusers import DDPMPipeline, DDPMScheduler
+    from PIL import Image
+    from tiny import tiny_unet
+
+    from chrysalis.data.synthetic.domains import draw, species_names
 
     at = tmp_path_factory.mktemp("made")
     DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(at / "model")
@@ -237,18 +224,6 @@ def stock(_stock):
         assert code == "0", (Path(folder) / "stock.txt").read_text()
 
     return call
-
-
-@functools.cache
-def _built(name: str, training: str):
-    from chrysalis.sampling import schedulers
-
-    return schedulers.build(DDPMScheduler.from_config(json.loads(training)), name)
-
-
-def built(training: DDPMScheduler, name: str):
-    """schedulers.build(training, name), once: diffusers takes half a second for some, and drawing changes none."""
-    return _built(name, training.to_json_string())
 
 
 CONF = REPOSITORY / "conf"

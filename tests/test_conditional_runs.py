@@ -14,6 +14,7 @@ from chrysalis.models import folder
 from chrysalis.system.alignment import align
 
 DRAWN = ["data.n=60", "data.image_size=16", "name=told"]
+DRAWN += ["callbacks.held_out.every_n_steps=4", "callbacks.pictures.every_n_steps=4"]  # of 4 steps
 SMALL = ["steps=3", "batch_size=4", "out=drawn"]
 TOLD = {
     "label": (["condition=label"], ["label=monarch"], {"label": "monarch"}),

@@ -55,12 +55,13 @@ def needs_of_drawing(leaf, picture_folder, tmp_path):
     code.write_text(
         "def loss(x0, t, cond):\n    return x0.mean((1, 2, 3))\ndef logits(x, t):\n    return x[:, :, 0, 0]\n"
     )
+    if leaf == "clip":
+        return [f"guidance.clip.model={tiny_clip(tmp_path / 'clip')}", "guidance.clip.text=red"]
     return {
         "silhouette": [f"guidance.silhouette.mask={tmp_path / 'mask.png'}"],
         "reference": [f"guidance.reference.picture={picture}"],
         "custom": [f"guidance.function={code}:loss"],
         "classifier": [f"guidance.classifier.model={code}:logits", "guidance.classifier.label=1"],
-        "clip": [f"guidance.clip.model={tiny_clip(tmp_path / 'clip')}", "guidance.clip.text=red"],
         "autoguidance": [f"guidance.autoguidance.checkpoint={tmp_path / 'model'}"],
         "domain": [f"guidance.domain.base={tmp_path / 'model'}"],
         "blend": [f"task.base={tmp_path / 'model'}"],

@@ -1,6 +1,7 @@
 """What this machine is and which arithmetic it does well."""
 
 import ctypes
+import functools
 import os
 import platform
 
@@ -141,13 +142,15 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
+    names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
+    return {"python": platform.python_version()} | {name: _installed(name) for name in names}
+
+
+@functools.cache  # a process does not see another version; and each is read out of a long file
+def _installed(package: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:  # found by PYTHONPATH alone
-            return "not installed"
-
-    names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
-    return {"python": platform.python_version()} | {name: installed(name) for name in names}
+    try:
+        return version(package)
+    except PackageNotFoundError:  # found by PYTHONPATH alone
+        return "not installed"
