@@ -151,7 +151,7 @@ BAD_LINES = {
     '{"file_name": "0.png\\u0000"}': "a zero byte",
     '{"file_name": ""}': "empty",
     '{"file_name": "0.png", "label": {"a": 1}}': "a mapping for a label",
-    '{"file_name": "0.png", "text": ["a"]}': "a list for a caption",
+    '{"file_name": "0.png", "text": [["a"]]}': "a list in a list of captions",
     '{"file_name": "0.png", "mask_file_name": "../m.png"}': "a mask outside",
     '{"file_name": "0.png"': "cut off",
     "9" * 5000: "a number of many digits",
