@@ -1,4 +1,4 @@
-"""Draw with a diffusion model: folder + scheduler + guidance + task -> pictures. `python sample.py --help`."""
+"""Draw with a diffusion model: folder + scheduler + guidance + task -> images. `python sample.py --help`."""
 
 from chrysalis.system.signals import leaving_silently
 
@@ -14,7 +14,7 @@ def sample(cfg) -> None:
     from hydra.utils import instantiate
 
     from chrysalis.command import recipes, values
-    from chrysalis.conditions.request import NAMES, Asked
+    from chrysalis.conditions.request import NAMES, Request
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
     from chrysalis.diffusion.objective import choose
@@ -24,7 +24,7 @@ def sample(cfg) -> None:
     from chrysalis.sampling.guidance.guided import Guided
     from chrysalis.sampling.schedulers import Timetable
     from chrysalis.sampling.tasks import Canvas
-    from chrysalis.sampling.trajectory import Way
+    from chrysalis.sampling.trajectory import Trajectory
     from chrysalis.system import hardware
     from chrysalis.system.files import shown
     from chrysalis.system.terminal import say, stage, warn
@@ -44,14 +44,14 @@ def sample(cfg) -> None:
     precision = precisions.resolve(cfg.trainer.precision, cfg.trainer.accelerator)
     record = precisions.recorded(record, precision)
     generation.require_counts(record["settings"])
-    film = instantiate(cfg.animation)
-    generation.refuse_other_pictures(out, record)
+    animation = instantiate(cfg.animation)
+    generation.refuse_other_images(out, record)
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
     if new_size := folder.fit_to_size(model, size, "image_size", "samples"):
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
-    asked = Asked(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
+    asked = Request(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
@@ -66,8 +66,8 @@ def sample(cfg) -> None:
     for told in filter(None, (timetable.warning(), asked.missing())):
         warn(told)
     canvas = Canvas(guided, denoiser, timetable, size, cfg.guidance.recurrence, asked)
-    way = Way(film, cfg.moments) if cfg.trajectory else None
-    written = generation.draw(out, canvas, task, record, cfg.batch_size, film, way, share)
+    way = Trajectory(animation, cfg.trajectory_columns) if cfg.trajectory else None
+    written = generation.draw(out, canvas, task, record, cfg.batch_size, animation, way, share)
     say(f"{', '.join(written)} and settings.json are in {shown(out)}")
 
 

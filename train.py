@@ -1,4 +1,4 @@
-"""Fine-tune a diffusion UNet on pictures: config -> objects -> Trainer.fit. `python train.py --help`."""
+"""Fine-tune a diffusion UNet on images: config -> objects -> Trainer.fit. `python train.py --help`."""
 
 from chrysalis.system.signals import leaving_silently
 
@@ -44,7 +44,7 @@ def train(cfg) -> None:
     parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
     data.setup()
-    model.conditioner = condition(model.unet, model.conditioner, parts, data.pictures, data.source.name)
+    model.conditioner = condition(model.unet, model.conditioner, parts, data.image_set, data.source.name)
     if model.conditioner is not None and "label" in model.conditioner.names:
         data.use_labels(model.conditioner.embeddings["label"].names)
     if adapter := instantiate(cfg.adapter):
@@ -53,31 +53,31 @@ def train(cfg) -> None:
     scheduler, noise = model.trained_for(objective), {"noise_offset": cfg.noise_offset}
     weighting = instantiate(cfg.weighting)
     denoiser = Denoiser(model.unet, scheduler, objective, model.conditioner, cfg.condition.dropout, weighting, **noise)
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
+    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     if cfg.profile:
         callbacks.insert(0, instantiate(cfg.profiling))
     record = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "origin": model.origin}
     record["merge"] = adapter is None or adapter.merge
-    callbacks.append(outcome := instantiate(cfg.outcome)(**record))
+    callbacks.append(export := instantiate(cfg.export)(**record))
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger))
     hardware.tune(denoiser.unet, trainer.strategy.root_device.type, trainer.precision, cfg.channels_last)
     if note := fit_batch(data, module, trainer):
         say(note)
         cfg.data.batch_size, cfg.trainer.accumulate_grad_batches = data.batch_size, trainer.accumulate_grad_batches
-    how = {"resumed": checkpoint is not None, "half": cfg.outcome.half, "asked": runs.chosen(cfg, KEYS.values())}
+    how = {"resumed": checkpoint is not None, "half": cfg.export.half, "asked": runs.chosen(cfg, KEYS.values())}
     plan = Plan(model, data, module, trainer, run_dir, new_size, **how)
     plan.apply({key: n for key, n in (cfg.get("measuring") or {}).items() if key not in runs.typed()})
     if not goes_on(cfg.preflight, plan):
         return
     trainer.callbacks.append(Agreed(plan))
-    outcome.coarser = plan.coarser
+    export.coarser = plan.coarser
     compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     runs.record(cfg, run_dir, checkpoint, plan.coarser)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    outcome.complete(trainer, module)
-    say(outcome.summary())
+    export.complete(trainer, module)
+    say(export.summary())
     of(trainer, Stopping).leave()
 
 

@@ -1,9 +1,9 @@
-"""How well conditional models obey: pictures drawn with growing guidance, and judges that know nothing of the models.
+"""How well conditional models obey: images drawn with growing guidance, and judges that know nothing of the models.
 
     python benchmarks/conditions.py label=runs/label mask=runs/mask text=runs/text
 
-For label: 8 pictures of each of the ten species, of which the judge names the species. For mask: 80 silhouettes of
-butterflies that no model has seen, against the judge's silhouette of the picture (mean IoU). For text: 80 captions of
+For label: 8 images of each of the ten species, of which the judge names the species. For mask: 80 silhouettes of
+butterflies that no model has seen, against the judge's silhouette of the image (mean IoU). For text: 80 captions of
 unseen butterflies, whose colours, and exact colour words, the judge is to name. The judges are trained once and kept in
 the cache folder.
 """
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from judges import HELD_OUT, Judges, agreement, drawings, iou
+from judges import VALIDATION, Judges, agreement, drawings, iou
 
 from chrysalis.conditions.request import UNSEEN, drawn_mask
 from chrysalis.data.store import cache_folder
@@ -52,7 +52,7 @@ def word_of(caption: str) -> str:
 
 
 def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.Tensor]:
-    """(names, pictures uint8 [B, 3, H, W]) of one sample.py command, in the order of their names."""
+    """(names, images uint8 [B, 3, H, W]) of one sample.py command, in the order of their names."""
     with tempfile.TemporaryDirectory() as folder:
         guided = [] if scale == 1 else ["guidance=cfg", f"guidance.scale={scale}"]
         how = [f"model.pretrained={model}", "scheduler=dpmpp_2m", "steps=20", "batch_size=40", f"out={folder}/drawn"]
@@ -65,20 +65,20 @@ def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.T
 
 
 def obeyed(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> dict[str, float]:
-    """{what is looked at: the part of `n` pictures, 0 to 1, that show it as asked}; of masks the mean IoU."""
+    """{what is looked at: the part of `n` images, 0 to 1, that show it as asked}; of masks the mean IoU."""
     if what == "label":
         each = -(-n // len(species_names("butterflies")))
-        names, pictures = drawn(model, scale, "label=all", f"n={each}")
+        names, images = drawn(model, scale, "label=all", f"n={each}")
         asked = [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names]
-        return {"label: species": agreement(judges.species(pictures), asked)}
+        return {"label: species": agreement(judges.species(images), asked)}
     if what == "mask":
-        _, pictures = drawn(model, scale, "mask=butterflies", f"n={n}")
-        asked = torch.stack([drawn_mask("butterflies", seed, tuple(pictures.shape[-2:])) for seed in range(n)])
-        return {"mask: IoU": iou(judges.silhouette(pictures), asked > 0).mean().item()}
+        _, images = drawn(model, scale, "mask=butterflies", f"n={n}")
+        asked = torch.stack([drawn_mask("butterflies", seed, tuple(images.shape[-2:])) for seed in range(n)])
+        return {"mask: IoU": iou(judges.silhouette(images), asked > 0).mean().item()}
     listed = ",".join(json.dumps(caption) for caption in CAPTIONS[:n])
-    names, pictures = drawn(model, scale, f"text=[{listed}]", "n=1")
+    names, images = drawn(model, scale, f"text=[{listed}]", "n=1")
     asked = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
-    seen = judges.word(pictures)
+    seen = judges.word(images)
     return {"text: colour": agreement(colours(seen), colours(asked)), "text: exact word": agreement(seen, asked)}
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     judges = Judges.trained(cache_folder() / "judges.safetensors")
-    own = ", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, HELD_OUT)).items())
+    own = ", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, VALIDATION)).items())
     print(f"The judges themselves, on 300 drawings that they did not learn from: {own}\n")
     print("| condition |" + "".join(f" scale {scale:g} |" for scale in arguments.scales))
     print("|---" * (1 + len(arguments.scales)) + "|")

@@ -2,7 +2,7 @@
 
     python benchmarks/early_stopping.py RUNS [RUNS ...] [--others RUNS [RUNS ...]] [--record FILE.json]
 
-RUNS: a run's folder, whose last checkpoint holds what every measurement found, picture by picture; or a file that
+RUNS: a run's folder, whose last checkpoint holds what every measurement found, image by image; or a file that
 --record wrote, which holds that of all the runs it was given.
 """
 
@@ -13,23 +13,23 @@ from pathlib import Path
 
 import torch
 
-from chrysalis.training.callbacks.early_stopping import EarlyStop
+from chrysalis.training.callbacks.early_stopping import EarlyStopping
 
 PATIENCE = (1, 2, 3, 5)
 SURE = (0.0, 1.0, 2.0)  # standard errors
 
-Run = dict[int, torch.Tensor]  # of each measured step, the losses of every held-out picture
+Run = dict[int, torch.Tensor]  # of each measured step, the losses of every validation image
 
 
 def measured(run: Path) -> Run:
-    """Of each measured step, the averaged weights' losses [N, bins]."""
+    """Of each measured step, the EMA weights' losses [N, bins]."""
     state = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True, mmap=True)
-    found = state["callbacks"]["HeldOut"]["measured"]
+    found = state["callbacks"]["Validation"]["measured"]
     return {step: losses["ema"] for step, losses in sorted(found.items())}
 
 
 def recorded(file: Path) -> list[Run]:
-    """Of each run in the file; each picture's mean over the timesteps stands for them, [N, 1]."""
+    """Of each run in the file; each image's mean over the timesteps stands for them, [N, 1]."""
     runs = json.loads(file.read_text(encoding="utf-8")).values()
     return [{int(step): torch.tensor(losses).unsqueeze(1) for step, losses in run.items()} for run in runs]
 
@@ -44,7 +44,7 @@ def record(runs: dict[str, Run]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def stopped(losses: Run, rule: EarlyStop) -> int:
+def stopped(losses: Run, rule: EarlyStopping) -> int:
     """The step after which the rule ends the run."""
     for step in losses:
         rule.hear(step, losses[step])
@@ -54,11 +54,11 @@ def stopped(losses: Run, rule: EarlyStop) -> int:
 
 
 def ended(runs: list[Run], patience: int, sure: float) -> tuple[list[float], list[float]]:
-    """Of each run: the share of its steps that one rule lets it make, and by which share the lowest held-out loss until
-    then is above the lowest of all."""
+    """For each run: the fraction of its steps that a rule allows, and by which the lowest validation loss until then
+    is above the lowest of all."""
     made, above = [], []
     for losses in runs:
-        last = stopped(losses, EarlyStop(patience, sure))
+        last = stopped(losses, EarlyStopping(patience, sure))
         means = {step: values.mean().item() for step, values in losses.items()}
         made.append(last / max(losses))
         above.append(min(means[s] for s in means if s <= last) / min(means.values()) - 1)
@@ -82,7 +82,7 @@ def row(runs: list[Run], others: list[Run], patience: int, sure: float) -> str:
 
 
 def table(runs: list[Run], others: list[Run]) -> list[str]:
-    head = ["patience", "sure", "steps made", "above", "at worst"]
+    head = ["patience", "min_delta", "steps made", "above", "at worst"]
     head += [f"of {len(others)} others, stopped", "at worst"] if others else []
     rows = [row(runs, others, patience, sure) for patience in PATIENCE for sure in SURE]
     return [f"| {' | '.join(head)} |", "|" + "--:|" * len(head), *rows]

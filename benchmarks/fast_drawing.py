@@ -39,7 +39,7 @@ class Bench:
         return self.denoisers[precision]
 
     def draw(self, name: str, steps: int, precision: str = "32-true", **settings) -> tuple[torch.Tensor, float]:
-        """The pictures, clamped to [-1, 1], and the seconds that each took."""
+        """The images, clamped to [-1, 1], and the seconds that each took."""
         denoiser = self.denoiser(precision)
         scheduler = schedulers.build(denoiser.scheduler, name, **settings)
         began = time.perf_counter()
@@ -80,8 +80,8 @@ def main() -> None:
     for precision in ("32-true", "bf16-mixed"):  # the first call of a kind is slower
         bench.draw("ddim", 1, precision)
 
-    print(f"{arguments.n} pictures on {hardware.description(device.type)}")
-    print("| scheduler | steps | precision | distance | evaluations | seconds a picture |\n|---|---|---|---|---|---|")
+    print(f"{arguments.n} images on {hardware.description(device.type)}")
+    print("| scheduler | steps | precision | distance | evaluations | seconds an image |\n|---|---|---|---|---|---|")
     rows = []
     tried = [(name, steps, p) for p in ("32-true", "bf16-mixed") for name in NAMES for steps in arguments.steps]
     for name, steps, precision in [("ddim", 40, "32-true"), *tried]:

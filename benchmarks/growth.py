@@ -1,10 +1,10 @@
-"""How cost grows with picture size, batch and set: nothing may grow faster than what is asked for.
+"""How cost grows with image size, batch and set: nothing may grow faster than what is asked for.
 
     python -m benchmarks.growth [--only size,batch,set] [--most 1000] [--device cpu]
 
-Every cell is one `train.py` of a few steps on random pictures of 16 px, written for this and removed afterwards. Its
+Every cell is one `train.py` of a few steps on random images of 16 px, written for this and removed afterwards. Its
 set is decoded before, which is timed apart, as is opening the decoded set again. Every figure is followed by what its
-cost grew by since the row before, and by what it may: with the pixels or the pictures. More than 1.5 times that is
+cost grew by since the row before, and by what it may: with the pixels or the images. More than 1.5 times that is
 flagged. Writes benchmarks/results/growth-MACHINE.md.
 """
 
@@ -44,11 +44,11 @@ class Axis:
     values: tuple[int, ...]
 
     def cell(self, value: int) -> tuple[int, int, int]:
-        """(pixels a side, batch, pictures in the set)"""
+        """(pixels a side, batch, images in the set)"""
         return {"size": (value, 8, SOME), "batch": (64, value, SOME), "set": (64, 8, value)}[self.name]
 
     def expected(self, before: int, value: int, what: str) -> float:
-        """By how much a column may grow from one row to the next: with the pixels, the pictures of a batch or a set."""
+        """By how much a column may grow from one row to the next: with the pixels, the images of a batch or a set."""
         ratio = value / before
         grows = {
             "seconds an image": {"size": ratio**2},
@@ -62,8 +62,8 @@ class Axis:
 
 AXES = (
     Axis("size", "px a side, batch 8", (32, 64, 128, 256)),
-    Axis("batch", "pictures a batch, 64 px", (1, 2, 4, 8, 16, 32, 64)),
-    Axis("set", "pictures in the set, 64 px, batch 8", (100, 1000, 10_000, 100_000)),
+    Axis("batch", "images a batch, 64 px", (1, 2, 4, 8, 16, 32, 64)),
+    Axis("set", "images in the set, 64 px, batch 8", (100, 1000, 10_000, 100_000)),
 )
 COLUMNS = ("images/s", "peak memory, MiB", "first step, s", "decoding, s", "opening, s")
 
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         for value in values:
             say(f"{axis.name} {value}")
             with tempfile.TemporaryDirectory(prefix="chrysalis-growth-") as scratch, own_cache(Path(scratch)):
-                bench = Bench(options.device, options.model, str(Path(scratch, "pictures")), Path(scratch), kept)
+                bench = Bench(options.device, options.model, str(Path(scratch, "images")), Path(scratch), kept)
                 rows.append(measured(bench, *axis.cell(value)))
         parts.append(table(axis, values, rows))
     page = options.out / f"growth-{slug(machine)}.md"
@@ -104,7 +104,7 @@ def own_cache(scratch: Path) -> Iterator[None]:
         os.environ.pop("CHRYSALIS_CACHE") if before is None else os.environ.update(CHRYSALIS_CACHE=before)
 
 
-def write_pictures(folder: Path, n: int) -> None:
+def write_images(folder: Path, n: int) -> None:
     """Random BMP files of 16 px: 0.8 kB and next to no time each."""
     folder.mkdir()
     some = folder / "some.bmp"
@@ -116,9 +116,9 @@ def write_pictures(folder: Path, n: int) -> None:
         (folder / f"{i:06d}.bmp").write_bytes(head + rng.bytes(768))
 
 
-def measured(bench: Bench, size: int, batch: int, pictures: int) -> dict[str, float]:
+def measured(bench: Bench, size: int, batch: int, images: int) -> dict[str, float]:
     """One cell, by the names of COLUMNS."""
-    write_pictures(Path(bench.data), pictures)
+    write_images(Path(bench.data), images)
     bench.image_size, seconds = size, []
     for _ in range(2):
         began = time.perf_counter()

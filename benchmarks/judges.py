@@ -1,8 +1,8 @@
-"""Does a picture show what was asked for? Small networks that name a butterfly and cut it out.
+"""Does an image show what was asked for? Small networks that name a butterfly and cut it out.
 
     python benchmarks/judges.py
 
-They learn from drawn butterflies alone (another seed than the pictures that models learn from) and know nothing of the
+They learn from drawn butterflies alone (another seed than the images that models learn from) and know nothing of the
 models that they judge. The program trains them and prints how often they are right on drawings they never saw.
 """
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from chrysalis.data import pixels
 from chrysalis.data.example import content_hash
 from chrysalis.data.sources import Drawn
-from chrysalis.data.store import PictureSet, open_set
+from chrysalis.data.store import ImageSet, open_set
 from chrysalis.data.synthetic.domains import DOMAINS
 from chrysalis.diffusion import seeds
 from chrysalis.system import hardware
@@ -28,15 +28,15 @@ from chrysalis.system.files import written
 
 SPECIES = tuple(sorted(species.name for species in DOMAINS["butterflies"]))
 WORDS = tuple(sorted({form.word for species in DOMAINS["butterflies"] for form in species.forms}))
-TO_LEARN, HELD_OUT, N = 1000, 1001, 3000  # seeds of the drawings (models learn from seed 0), how many to learn from
+TO_LEARN, VALIDATION, N = 1000, 1001, 3000  # seeds of the drawings (models learn from seed 0), how many to learn from
 SIZE, BATCH, SHIFT = 64, 64, 4
 
 
-def drawings(n: int, seed: int) -> PictureSet:
+def drawings(n: int, seed: int) -> ImageSet:
     return open_set(Drawn("butterflies", n, seed), (SIZE, SIZE), "crop")
 
 
-def truth(drawn: PictureSet) -> tuple[list[str], list[str]]:
+def truth(drawn: ImageSet) -> tuple[list[str], list[str]]:
     """(species, colour word) of every drawing; the word is what a caption says between its article and the species."""
     species = [drawn.label_names[label] for label in drawn.labels]
     words = [c.partition(f" {s}")[0].partition(" ")[2] for s, c in zip(species, drawn.captions, strict=True)]
@@ -106,34 +106,34 @@ class Cutter(nn.Module):
 
 
 class Judges:
-    """Judges of pictures uint8 [B, 3, H, W]: they look at 64 x 64 pixels, whatever the size, and work on the CPU."""
+    """Judges of images uint8 [B, 3, H, W]: they look at 64 x 64 pixels, whatever the size, and work on the CPU."""
 
     def __init__(self):
         networks = nn.ModuleDict({"namer": Namer(), "cutter": Cutter()})
         self.networks = networks.to(memory_format=torch.channels_last).eval()
 
-    def species(self, pictures: torch.Tensor) -> list[str]:
-        return [SPECIES[i] for i in self._ask("namer", pictures)[0].argmax(1)]
+    def species(self, images: torch.Tensor) -> list[str]:
+        return [SPECIES[i] for i in self._ask("namer", images)[0].argmax(1)]
 
-    def word(self, pictures: torch.Tensor) -> list[str]:
+    def word(self, images: torch.Tensor) -> list[str]:
         """The colour words of the captions; species that share a word ("yellow") share its class."""
-        return [WORDS[i] for i in self._ask("namer", pictures)[1].argmax(1)]
+        return [WORDS[i] for i in self._ask("namer", images)[1].argmax(1)]
 
-    def silhouette(self, pictures: torch.Tensor) -> torch.Tensor:
+    def silhouette(self, images: torch.Tensor) -> torch.Tensor:
         """bool [B, 1, H, W]"""
-        return F.interpolate(self._ask("cutter", pictures), pictures.shape[-2:], mode="bilinear") > 0
+        return F.interpolate(self._ask("cutter", images), images.shape[-2:], mode="bilinear") > 0
 
     @torch.no_grad()
-    def _ask(self, network: str, pictures: torch.Tensor):
-        x = pixels.to_signed(pictures.cpu())
+    def _ask(self, network: str, images: torch.Tensor):
+        x = pixels.to_signed(images.cpu())
         return self.networks[network](F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True))
 
-    def right(self, drawn: PictureSet) -> dict[str, float]:
+    def right(self, drawn: ImageSet) -> dict[str, float]:
         """How good the judges are themselves on `drawn`: species and word as accuracies, silhouette as mean IoU."""
-        pictures, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
-        answers = self.species(pictures), self.word(pictures)
+        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
+        answers = self.species(images), self.word(images)
         species, word = (agreement(a, b) for a, b in zip(answers, truth(drawn), strict=True))
-        return {"species": species, "word": word, "silhouette": iou(self.silhouette(pictures), masks).mean().item()}
+        return {"species": species, "word": word, "silhouette": iou(self.silhouette(images), masks).mean().item()}
 
     @classmethod
     def train(cls, seed: int = 0, n: int = N, passes: int = 8) -> "Judges":
@@ -149,7 +149,7 @@ class Judges:
             torch.set_num_threads(threads)
         return judges
 
-    def _learn(self, drawn: PictureSet, seed: int, passes: int) -> None:
+    def _learn(self, drawn: ImageSet, seed: int, passes: int) -> None:
         images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
         labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
         generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
@@ -200,4 +200,4 @@ def _recipe() -> str:
 if __name__ == "__main__":
     began, judges = time.perf_counter(), Judges.train()
     print(f"drawn and trained in {time.perf_counter() - began:.0f} s")
-    print(", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, HELD_OUT)).items()))
+    print(", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, VALIDATION)).items()))

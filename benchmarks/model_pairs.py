@@ -1,9 +1,9 @@
-"""The model-pair table of docs/choosing.md: do these guidances bring drawings nearer to real pictures?
+"""The model-pair table of docs/choosing.md: do these guidances bring drawings nearer to real images?
 
     python benchmarks/model_pairs.py MODEL BASE EARLIER REAL [--n 48] [--steps 12]
 
 MODEL, BASE, EARLIER: model folders (the run's, what it was fine-tuned from, a less trained run's). REAL: `butterflies`
-for drawn ones that no run learns from, or a folder of pictures.
+for drawn ones that no run learns from, or a folder of images.
 """
 
 import argparse
@@ -29,17 +29,17 @@ def denoiser_of(where: str) -> Denoiser:
     return Denoiser(model.unet, model.scheduler, choose(model.prediction)).eval()
 
 
-def real_pictures(where: str, n: int, size: int) -> torch.Tensor:
+def real_images(where: str, n: int, size: int) -> torch.Tensor:
     """float [n, 3, size, size] in [-1, 1]."""
     if where == "butterflies":
         drawn = [torch.from_numpy(drawn_butterfly(where, 10_000 + i, size=size).image.copy()) for i in range(n)]
         return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
-    from chrysalis.data.datamodule import folder as pictures_in
+    from chrysalis.data.datamodule import folder as images_in
 
-    data = pictures_in(where, image_size=size)
+    data = images_in(where, image_size=size)
     data.setup()
-    rows = seeds.permutation(len(data.pictures.images), "real")[:n].sort().values.numpy()
-    return pixels.to_signed(torch.from_numpy(data.pictures.images[rows].copy()))[torch.randperm(n)]
+    rows = seeds.permutation(len(data.image_set.images), "real")[:n].sort().values.numpy()
+    return pixels.to_signed(torch.from_numpy(data.image_set.images[rows].copy()))[torch.randperm(n)]
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     a = parser.parse_args()
     model, others = denoiser_of(a.model), {"domain": denoiser_of(a.base), "autoguidance": denoiser_of(a.earlier)}
-    real = real_pictures(a.real, 2 * a.n, model.unet.config.sample_size)
+    real = real_images(a.real, 2 * a.n, model.unet.config.sample_size)
 
     def far(terms: dict) -> str:
         scheduler = schedulers.build(model.scheduler, "dpmpp_2m")

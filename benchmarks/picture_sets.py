@@ -1,4 +1,4 @@
-"""How far two sets of pictures lie apart, without a learned network: sliced Wasserstein distance of their patches.
+"""How far two sets of images lie apart, without a learned network: sliced Wasserstein distance of their patches.
 
 As in Karras et al. 2018 (arXiv 1710.10196, sec. 5): 7 x 7 patches at every level of a Laplacian pyramid, normalised by
 channel, compared along random directions. Small details and large shapes count separately; 0 for equal sets.
@@ -11,7 +11,7 @@ PATCHES, SIDE, DIRECTIONS = 128, 7, 512
 
 
 def pyramid(x: torch.Tensor) -> list[torch.Tensor]:
-    """x float [N, 3, H, W] -> what each halving loses, and the smallest picture."""
+    """x float [N, 3, H, W] -> what each halving loses, and the smallest image."""
     levels = []
     while min(x.shape[-2:]) > 16:
         small = F.avg_pool2d(x, 2)

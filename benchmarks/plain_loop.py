@@ -3,8 +3,8 @@
     python benchmarks/plain_loop.py train  --model FOLDER --data FOLDER --image-size 64 --steps 60
     python benchmarks/plain_loop.py sample --model FOLDER --n 8 --ddim-steps 40
 
-One process and float32; every picture is decoded and resized whenever it is asked for, every loss is read back at
-once, gradients accumulate by hand, and pictures come from DDIM. It learns to predict the noise, whatever the model did.
+One process and float32; every image is decoded and resized whenever it is asked for, every loss is read back at
+once, gradients accumulate by hand, and images come from DDIM. It learns to predict the noise, whatever the model did.
 Prints one line of JSON. Seconds to the first step count from here; a step is a micro-batch.
 """
 
@@ -27,16 +27,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, Resize, ToTensor
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 class Decoded(Dataset):
-    """Every picture below a folder, float32 [3, S, S] in [-1, 1], stretched and perhaps mirrored."""
+    """Every image below a folder, float32 [3, S, S] in [-1, 1], stretched and perhaps mirrored."""
 
     def __init__(self, folder: str, size: int):
-        self.paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES)
+        self.paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGES)
         if not self.paths:
-            raise SystemExit(f"{folder} has no pictures below it")
+            raise SystemExit(f"{folder} has no images below it")
         self.transform = Compose([Resize((size, size)), RandomHorizontalFlip(), ToTensor(), Normalize([0.5], [0.5])])
 
     def __len__(self) -> int:
@@ -67,10 +67,10 @@ def train(options: argparse.Namespace, device: torch.device) -> dict:
     torch.manual_seed(options.seed)
     unet, noising = parts(options.model, DDPMScheduler)
     unet = unet.to(device).train()
-    pictures = Decoded(options.data, options.image_size)
-    loader = DataLoader(pictures, options.batch_size, shuffle=True, drop_last=True)
+    images = Decoded(options.data, options.image_size)
+    loader = DataLoader(images, options.batch_size, shuffle=True, drop_last=True)
     if not len(loader):
-        raise SystemExit(f"{options.data} has fewer than {options.batch_size} pictures")
+        raise SystemExit(f"{options.data} has fewer than {options.batch_size} images")
     adamw = torch.optim.AdamW(unet.parameters(), lr=options.lr)
     losses, first_at, since = [], None, time.perf_counter()
     for step, x0 in enumerate(islice(forever(loader), options.steps), start=1):
@@ -105,7 +105,7 @@ def train(options: argparse.Namespace, device: torch.device) -> dict:
 
 @torch.no_grad()
 def drawn(unet: UNet2DModel, scheduler: DDIMScheduler, x: torch.Tensor, steps: int) -> torch.Tensor:
-    """From noise x [B, 3, H, W] to pictures, about [-1, 1]."""
+    """From noise x [B, 3, H, W] to images, about [-1, 1]."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         answer = unet(scheduler.scale_model_input(x, t), t).sample
@@ -141,17 +141,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "sample"))
     parser.add_argument("--model", required=True, help="a diffusers folder")
-    parser.add_argument("--data", help="a folder of pictures, with folders below it")
+    parser.add_argument("--data", help="a folder of images, with folders below it")
     parser.add_argument("--image-size", type=int, default=0, help="drawing: the model's own if it is not given")
     parser.add_argument("--steps", type=int, default=60, help="micro-batches")
     parser.add_argument("--warmup", type=int, default=4, help="the first micro-batches, which are not timed")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--n", type=int, default=8, help="pictures to draw")
+    parser.add_argument("--n", type=int, default=8, help="images to draw")
     parser.add_argument("--ddim-steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", help="the trained model's folder, or the drawn pictures' file")
+    parser.add_argument("--save", help="the trained model's folder, or the samples' file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     if options.what == "train" and not (options.data and options.image_size):

@@ -26,10 +26,10 @@ RECORD = REPOSITORY / "benchmarks" / "results" / "same_numbers.json"
 LOSS_TOLERANCE = 0.02  # relative, of the mean training loss of ten steps, and of the validation loss
 IMAGE_TOLERANCE = 3.0  # grey levels, rms over a thumbnail
 
-QUIET = ["outcome.report=false", "trainer.log_every_n_steps=1", "trainer.precision=32-true", "callbacks.evaluate.n=0"]
+QUIET = ["export.report=false", "trainer.log_every_n_steps=1", "trainer.precision=32-true", "callbacks.evaluate.n=0"]
 QUIET += [
-    "callbacks.held_out.n_images=32",
-    "callbacks.held_out.bins=8",
+    "callbacks.validation.n_images=32",
+    "callbacks.validation.bins=8",
 ]  # given, so that no plan of measuring changes them
 TRAININGS = {
     "train": [],
@@ -72,7 +72,7 @@ def trained(run: Path) -> dict:
         weights[str(file.relative_to(run / "pipeline"))] = {"digest": digest.hexdigest(), "sum": size}
     return {
         "loss": [row[1] for row in history["training"]],
-        "validation": [row["ema"] for row in history["held_out"]],
+        "validation": [row["ema"] for row in history["validation"]],
         "weights": weights,
     }
 

@@ -18,7 +18,7 @@ from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.schedulers import Timetable
 
-RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another picture at every number of steps
+RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another image at every number of steps
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
         print()
     other, _ = draw("ddpm", 1000, seed=1000)
-    print(f"Two sets of {arguments.n} pictures by 1000 steps of ddpm: {distance(other, noisy_limit):.0f} apart.")
-    print(f"Seconds a picture and evaluation of the UNet, the median: {statistics.median(paces):.4f}")
+    print(f"Two sets of {arguments.n} images by 1000 steps of ddpm: {distance(other, noisy_limit):.0f} apart.")
+    print(f"Seconds an image and evaluation of the UNet, the median: {statistics.median(paces):.4f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The last table of docs/experiments.md: how much of KD is what all drawn pictures have in common.
+"""The last table of docs/experiments.md: how much of KD is what all samples have in common.
 
     python benchmarks/what_kd_sees.py FOLDER [FOLDER ...]
 
-FOLDER: what `sample.py task=evaluate data=butterflies` made. Beside KD stands the KD of the same pictures once the mean
-of their features is that of the real ones, and in the last columns brightness and contrast of the pictures themselves.
+FOLDER: what `sample.py task=evaluate data=butterflies` made. Beside KD stands the KD of the same images once the mean
+of their features is that of the real ones, and in the last columns brightness and contrast of the images themselves.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from chrysalis.sampling.grids import read
 
 
 def look(images: torch.Tensor) -> tuple[float, float]:
-    """Brightness, and contrast within a picture, both from 0 to 1, of uint8 images [N, 3, H, W]."""
+    """Brightness, and contrast within an image, both from 0 to 1, of uint8 images [N, 3, H, W]."""
     shown = images.float() / 255
     return shown.mean().item(), shown.std(dim=(1, 2, 3)).mean().item()
 
@@ -35,10 +35,10 @@ def main() -> None:
     data.look()
     network = instantiate(OmegaConf.load("conf/features/bundled.yaml"))()
     real = Reference(network, data).real
-    shown = torch.from_numpy(data.pictures.images[data.held_out_rows])
-    print("| pictures | KD | KD with equal means | brightness | contrast |")
+    shown = torch.from_numpy(data.image_set.images[data.validation_rows])
+    print("| images | KD | KD with equal means | brightness | contrast |")
     print("|---|--:|--:|--:|--:|")
-    print("| {} held-out ones | | | {:.3f} | {:.3f} |".format(len(shown), *look(shown)))
+    print("| {} validation images | | | {:.3f} | {:.3f} |".format(len(shown), *look(shown)))
     for folder, images in zip(folders, drawn, strict=True):
         x = features(network, images)
         apart, centred = (kernel(real, y).value for y in (x, x - x.mean(0) + real.mean(0)))

@@ -1,4 +1,4 @@
-"""Tiny real objects: a UNet of a few thousand weights, a folder of drawn pictures, a run."""
+"""Tiny real objects: a UNet of a few thousand weights, a folder of samples, a run."""
 
 import copy
 import gc
@@ -37,16 +37,16 @@ TINY_RUN = [
     "data.batch_size=4",
     "trainer.max_steps=4",
     "trainer.log_every_n_steps=1",
-    "callbacks.held_out.n_images=2",
-    "callbacks.held_out.bins=2",
-    "callbacks.held_out.every_n_steps=2",
-    "callbacks.pictures.n=2",
-    "callbacks.pictures.steps=2",
-    "callbacks.pictures.every_n_steps=2",
-    "callbacks.checkpoint.every_n_steps=100",  # and at the end
+    "callbacks.validation.n_images=2",
+    "callbacks.validation.bins=2",
+    "callbacks.validation.every_n_train_steps=2",
+    "callbacks.samples.n=2",
+    "callbacks.samples.steps=2",
+    "callbacks.samples.every_n_train_steps=2",
+    "callbacks.checkpoint.every_n_train_steps=100",  # and at the end
     "preflight=false",  # these have tests of their own
     "callbacks.evaluate.n=0",
-    "outcome.report=false",
+    "export.report=false",
 ]
 
 
@@ -187,7 +187,7 @@ def _made(tmp_path_factory) -> Path:
     names = species_names("butterflies")
     for i in range(24):
         drawn = draw("butterflies", i, size=32)
-        folder = at / "pictures" / names[drawn.label]
+        folder = at / "images" / names[drawn.label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn.image).save(folder / f"{i}.png")
     return at
@@ -199,9 +199,9 @@ def model_folder(_made, tmp_path) -> Path:
 
 
 @pytest.fixture
-def picture_folder(_made, tmp_path) -> Path:
+def image_folder(_made, tmp_path) -> Path:
     """24 drawn butterflies as PNG files in a folder per species."""
-    return Path(shutil.copytree(_made / "pictures", tmp_path / "pictures"))
+    return Path(shutil.copytree(_made / "images", tmp_path / "images"))
 
 
 @pytest.fixture(scope="session")

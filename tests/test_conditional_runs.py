@@ -14,7 +14,7 @@ from chrysalis.models import folder
 from chrysalis.system.alignment import align
 
 DRAWN = ["data.n=60", "data.image_size=16", "name=told"]
-DRAWN += ["callbacks.held_out.every_n_steps=4", "callbacks.pictures.every_n_steps=4"]  # of 4 steps
+DRAWN += ["callbacks.validation.every_n_train_steps=4", "callbacks.samples.every_n_train_steps=4"]  # of 4 steps
 SMALL = ["steps=3", "batch_size=4", "out=drawn"]
 TOLD = {
     "label": (["condition=label"], ["label=monarch"], {"label": "monarch"}),
@@ -42,9 +42,9 @@ from diffusers import DiffusionPipeline
 given = json.loads(sys.argv[1])
 for name in ("mask", "image"):
     if name in given:
-        picture = np.asarray(Image.open(given[name]).convert("L" if name == "mask" else "RGB"), dtype=np.float32)
-        picture = torch.from_numpy(picture / 127.5 - 1)
-        given[name] = picture[None] if name == "mask" else picture.permute(2, 0, 1)
+        image = np.asarray(Image.open(given[name]).convert("L" if name == "mask" else "RGB"), dtype=np.float32)
+        image = torch.from_numpy(image / 127.5 - 1)
+        given[name] = image[None] if name == "mask" else image.permute(2, 0, 1)
 pipeline = DiffusionPipeline.from_pretrained("runs/told/pipeline", custom_pipeline="runs/told/pipeline",
                                              trust_remote_code=True)
 pipeline.set_progress_bar_config(disable=True)
@@ -56,7 +56,7 @@ for k, image in enumerate(drawn):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """mask.png and grey.png at the model's size, and clip/, a text encoder."""
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (3, 5, 12, 16))
@@ -73,14 +73,14 @@ SLOW = ("text encoder", "vector", "lora merged")  # each runs what another one r
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.proof] * (way in SLOW)) for way in TOLD])
-def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, stock, tmp_path, pictures, way):
+def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, stock, tmp_path, images, way):
     train, ask, given = TOLD[way]
     if way == "text encoder":
         tiny_clip(tmp_path / "clip")
     # at a rate that makes the condition be heard after four steps
     assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "optimizer.lr=0.02", *train) == 0
     r = results(tmp_path / "runs" / "told")
-    assert {"held_out_loss_told_null", "held_out_loss_told_shuffled"} <= set(r)
+    assert {"val_loss_condition_null", "val_loss_condition_shuffled"} <= set(r)
     pipeline = "model.pretrained=runs/told"
     assert run("sample", pipeline, "n=4", *SMALL, *ask, "guidance=cfg", "guidance.scale=2") == 0
     stock(STOCK, tmp_path, json.dumps(given))
@@ -134,7 +134,7 @@ def test_an_unconditional_export_is_still_stocks_own(run, tmp_path):
 )
 @pytest.mark.proof
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path, how):
-    """Weights and held-out losses, to the bit; with a condition, an adapter, and frozen weights."""
+    """Weights and validation losses, to the bit; with a condition, an adapter, and frozen weights."""
     if how == ["model.train=new"]:
         model = [f"model.pretrained={model_folder}", "condition=vector", "data.image_size=16"]
     else:
@@ -151,26 +151,26 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path
     assert set(whole) == set(parts)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     a, b = (results(tmp_path / "runs" / name) for name in ("whole", "parts"))
-    same = [key for key in a if key.startswith("held_out_loss")]
+    same = [key for key in a if key.startswith("val_loss")]
     assert len(same) >= 3
     assert [a[key] for key in same] == [b[key] for key in same]
 
 
-def test_a_conditional_model_goes_on_learning_on_other_pictures(run, trained, tmp_path, picture_folder):
+def test_a_conditional_model_goes_on_learning_on_other_pictures(run, trained, tmp_path, image_folder):
     """What it was told it is told again, labels by their names; what the new data lack is said."""
     trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label")
     other = [*TINY_RUN, "model.pretrained=runs/told", "data.image_size=16", "name=on"]
-    (tmp_path / "pictures" / "monarch" / "text.txt").write_text("not a picture")
-    for extra in sorted((tmp_path / "pictures").iterdir())[4:]:
+    (tmp_path / "images" / "monarch" / "text.txt").write_text("not an image")
+    for extra in sorted((tmp_path / "images").iterdir())[4:]:
         for file in extra.iterdir():
             file.unlink()
         extra.rmdir()
-    assert run("train", "data=folder", f"data.path={picture_folder}", *other) == 0
+    assert run("train", "data=folder", f"data.path={image_folder}", *other) == 0
     model = folder.load("runs/on")
     assert len(model.conditioner.embeddings["label"].names) == 10
 
 
-def test_one_row_for_each_condition(run, trained, tmp_path, pictures):
+def test_one_row_for_each_condition(run, trained, tmp_path, images):
     trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
     sheet = Image.open(tmp_path / "runs" / "told" / "samples" / "step_000004.png")
     assert sheet.height > 5 * 16
@@ -195,7 +195,7 @@ def test_without_its_condition_a_model_says_so(run, trained, tmp_path, capfd):
 
 
 def metadata(folder_: Path, **columns):
-    """A folder of six pictures with these columns in its metadata.jsonl; a column's value k is that of picture k."""
+    """A folder of six images with these columns in its metadata.jsonl; a column's value k is that of image k."""
     folder_.mkdir()
     lines = []
     for k in range(6):
@@ -211,16 +211,16 @@ MISTAKES = {
         {},
         ["condition=label"],
         "condition=label, but",
-        "has no labels: put the pictures into one folder per label",
+        "has no labels: put the images into one folder per label",
     ),
     "no captions": ({}, ["condition=text"], "condition=text, but", "has no captions: give `text` in a metadata.jsonl"),
     "no masks": ({}, ["condition=mask"], "condition=mask, but", "has no masks: give them by data.masks=FOLDER"),
     "no numbers": ({}, ["condition=vector"], "condition=vector, but", "data.vector_columns=[wingspan,...]"),
-    "no pictures": ({}, ["condition=image"], "condition=image, but", "has no images: give them by data.cond"),
+    "no images": ({}, ["condition=image"], "condition=image, but", "has no images: give them by data.cond"),
     "a gap among the masks": (
         {"mask_file_name": ["0.png", "1.png", None, "3.png", "4.png", "5.png"]},
         ["condition=mask"],
-        "1 of 6 pictures of",
+        "1 of 6 images of",
         "2.png. Add what is missing",
     ),
     "a column that is not there": (
@@ -278,14 +278,17 @@ def test_what_the_model_does_not_know_is_said(run, trained, tmp_path, capfd):
 
 
 def test_new_weights_learn_at_a_rate_of_their_own(run, tmp_path):
-    how = ["condition=[label,mask]", "condition.new_lr=5", "optimizer.lr=0.001", "lr_schedule=constant"]
+    how = ["condition=[label,mask]", "condition.lr_multiplier=5", "optimizer.lr=0.001", "lr_schedule=constant"]
     assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, *how, "lr_schedule.warmup_steps=0") == 0
     saved = torch.load(tmp_path / "runs" / "told" / "checkpoints" / "last.ckpt", weights_only=True)
     groups = saved["optimizer_states"][0]["param_groups"]
     assert [group["lr"] for group in groups] == [0.001, 0.005]
     model = folder.load("runs/told")
     assert len(groups[1]["params"]) == 1 + len(list(model.conditioner.parameters()))  # conv_in's further columns
-    assert run("train", *TINY_MODEL, *TINY_RUN, "data.n=60", "name=bad", "condition=label", "condition.new_lr=0") == 2
+    assert (
+        run("train", *TINY_MODEL, *TINY_RUN, "data.n=60", "name=bad", "condition=label", "condition.lr_multiplier=0")
+        == 2
+    )
 
 
 def test_the_numbers_of_a_model_are_those_of_the_data(run, tmp_path, capfd):

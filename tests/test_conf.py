@@ -27,27 +27,27 @@ SWEEPS = {
 }
 
 
-def needs(group, leaf, picture_folder, tmp_path):
+def needs(group, leaf, image_folder, tmp_path):
     if (group, leaf) == ("data", "folder"):
-        return [f"data.path={picture_folder}"]
+        return [f"data.path={image_folder}"]
     if (group, leaf) == ("data", "hub"):
         from datasets import Dataset, Features, Image
 
-        images = [str(p) for p in sorted(Path(picture_folder).rglob("*.png"))]
+        images = [str(p) for p in sorted(Path(image_folder).rglob("*.png"))]
         Dataset.from_dict({"image": images}, features=Features(image=Image())).save_to_disk(tmp_path / "hub")
         return [f"data.path={tmp_path / 'hub'}"]
     if (group, leaf) == ("features", "inception"):
         return ["features.weights=weights.pth"]
     if group in ("task", "guidance"):
-        return needs_of_drawing(leaf, picture_folder, tmp_path)
+        return needs_of_drawing(leaf, image_folder, tmp_path)
     return []
 
 
-def needs_of_drawing(leaf, picture_folder, tmp_path):
+def needs_of_drawing(leaf, image_folder, tmp_path):
     """The files that a task or a guidance names."""
     from PIL import Image
 
-    picture = next(Path(picture_folder).rglob("*.png"))
+    image = next(Path(image_folder).rglob("*.png"))
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (4, 4, 12, 12))
     mask.save(tmp_path / "mask.png")
@@ -59,23 +59,23 @@ def needs_of_drawing(leaf, picture_folder, tmp_path):
         return [f"guidance.clip.model={tiny_clip(tmp_path / 'clip')}", "guidance.clip.text=red"]
     return {
         "silhouette": [f"guidance.silhouette.mask={tmp_path / 'mask.png'}"],
-        "reference": [f"guidance.reference.picture={picture}"],
+        "reference": [f"guidance.reference.image={image}"],
         "custom": [f"guidance.function={code}:loss"],
         "classifier": [f"guidance.classifier.model={code}:logits", "guidance.classifier.label=1"],
         "autoguidance": [f"guidance.autoguidance.checkpoint={tmp_path / 'model'}"],
         "domain": [f"guidance.domain.base={tmp_path / 'model'}"],
         "blend": [f"task.base={tmp_path / 'model'}"],
-        "img2img": [f"task.image={picture}"],
-        "invert": [f"task.image={picture}"],
+        "img2img": [f"task.image={image}"],
+        "invert": [f"task.image={image}"],
         "evaluate": ["data=butterflies", f"features.pretrained={tmp_path / 'model'}"],
-        "inpaint": [f"task.image={picture}", f"task.mask={tmp_path / 'mask.png'}"],
+        "inpaint": [f"task.image={image}", f"task.mask={tmp_path / 'mask.png'}"],
     }.get(leaf, [])
 
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES)
-def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folder, picture_folder, tmp_path):
+def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folder, image_folder, tmp_path):
     program = "sample" if group in ("scheduler", "task", "guidance") else "train"
-    extra = needs(group, leaf, picture_folder, tmp_path)
+    extra = needs(group, leaf, image_folder, tmp_path)
     if group == "callbacks" and leaf != "default":
         extra = []
         cfg = composed(program, f"callbacks=[{leaf}]")
@@ -93,7 +93,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert instantiate(cfg.trainer)(callbacks=[], logger=False) is not None
     elif group == "trainer":
         assert instantiate(node)(callbacks=[], logger=False).max_steps == cfg.trainer.max_steps
-    elif group == "outcome":
+    elif group == "export":
         assert instantiate(node)(command="", settings={}, started=0.0, origin=None).half == node.half
     elif group == "guidance":
         (term,) = recipes.terms(node).values()
@@ -108,7 +108,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
     elif (group, leaf) == ("adapter", "none"):
         assert instantiate(node) is None
     elif group == "task":
-        assert recipes.built(node, folder.load(str(model_folder))).pictures(0, 2)
+        assert recipes.built(node, folder.load(str(model_folder))).specs(0, 2)
     elif (group, leaf) == ("scheduler", "other"):
         node.name = "KDPM2AncestralDiscreteScheduler"
         assert type(instantiate(node)(DDPMScheduler())).__name__ == node.name
@@ -197,7 +197,7 @@ def test_smithsonian_is_the_tutorials_recipe(composed):
     assert cfg.data.path == "huggan/smithsonian_butterflies_subset"
     assert (cfg.data.image_size, cfg.data.batch_size, cfg.trainer.accumulate_grad_batches) == (256, 4, 2)
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.trainer.max_steps) == (1e-5, 2, -1)
-    assert (cfg.callbacks.pictures.scheduler, cfg.callbacks.pictures.steps) == ("ddim", 40)
+    assert (cfg.callbacks.samples.scheduler, cfg.callbacks.samples.steps) == ("ddim", 40)
 
 
 @pytest.mark.skipif(not (real_data() / "hub_like").is_dir(), reason="the optional photographs are not here")
@@ -215,7 +215,7 @@ def test_the_smithsonian_recipe_runs_on_a_dataset_of_its_form(run, tmp_path):
     assert run("train", "experiment=smithsonian", *small, *places, *limits) == 0
     assert (
         results(tmp_path / "runs" / "small")["steps"] == 2 * 6
-    )  # 182 pictures / 16 = 12 micro-batches, accumulated by 2
+    )  # 182 images / 16 = 12 micro-batches, accumulated by 2
 
 
 def test_scratch_learns_the_objective_that_is_asked_for(composed):

@@ -210,9 +210,7 @@ def test_a_revision_is_a_key_or_part_of_the_id(served, model, model_folder):
         assert torch.equal(loaded.unet.conv_in.weight, other.conv_in.weight)
         assert not torch.equal(main.unet.conv_in.weight, other.conv_in.weight)
     results = dict.fromkeys(("best_step", "steps", "images_per_second", "precision", "hardware", "command"), "")
-    results |= dict.fromkeys(("held_out_loss", "base_held_out_loss", "final_training_loss", "seconds"), 0.0) | {
-        "verdict": ""
-    }
+    results |= dict.fromkeys(("val_loss", "base_val_loss", "final_train_loss", "seconds"), 0.0) | {"verdict": ""}
     text = card.text(results | {"versions": {}, "continued_by": []}, "lower than", loaded.origin, "images", (16, 16))
     assert "\nbase_model: me/model\nbase_model_revision: refs/pr/1\n---\n" in text
     (model_folder / "README.md").write_text(text)

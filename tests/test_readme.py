@@ -1,4 +1,4 @@
-"""Every command that the README shows runs, each made small; every picture that it shows is there."""
+"""Every command that the README shows runs, each made small; every image that it shows is there."""
 
 import re
 import shlex
@@ -14,17 +14,17 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PROGRAMS = [c for c in COMMANDS if c.startswith("python ")]
-SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.pictures.n=1"]
-SMALL_TRAIN += ["callbacks.pictures.steps=1", "callbacks.held_out.n_images=1", "callbacks.held_out.bins=1"]
+SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.samples.n=1"]
+SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.bins=1"]
 
 
-def smaller(command: str, picture_folder) -> tuple[str, list[str]]:
+def smaller(command: str, image_folder) -> tuple[str, list[str]]:
     """(program, overrides) of a README command, with placeholders filled in and small settings behind.
 
     Training starts from a narrow model, but for the first command of all, which starts from the bundled one; so does
     sampling, see `bundled`.
     """
-    places = {"path/to/your/pictures": picture_folder, "path/to/your/picture.png": "own.png"}
+    places = {"path/to/your/images": image_folder, "path/to/your/image.png": "own.png"}
     places |= {"path/to/your/mask.png": "mask.png", "n=50000 ": "", "openai/clip-vit-large-patch14": "clip"}
     for place, here in places.items():
         command = command.replace(place, str(here))
@@ -57,11 +57,11 @@ def program_of(command: str) -> str:
     return shlex.split(command)[1].removesuffix(".py")
 
 
-def prepare_drawing(run, picture_folder, tmp_path, command: str) -> None:
+def prepare_drawing(run, image_folder, tmp_path, command: str) -> None:
     """The files that the drawing commands name; my_loss.py is the page's own."""
     (tmp_path / "my_loss.py").write_text(re.search(r"```python\n(# my_loss.py.*?)```", README, re.DOTALL).group(1))
-    picture = next(picture_folder.rglob("*.png"))
-    (tmp_path / "own.png").write_bytes(picture.read_bytes())
+    image = next(image_folder.rglob("*.png"))
+    (tmp_path / "own.png").write_bytes(image.read_bytes())
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (20, 20, 40, 40))
     mask.save(tmp_path / "mask.png")
@@ -105,7 +105,7 @@ def bundled(assets: Path, narrow: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [weighed(c) for c in PROGRAMS if "experiment=smithsonian" not in c])
-def test_readme_command(run, picture_folder, tmp_path, narrow, command):
+def test_readme_command(run, image_folder, tmp_path, narrow, command):
     bundled(tmp_path / "assets", narrow / "narrow", command)
     (tmp_path / "narrow").symlink_to(narrow / "narrow")
     for name, condition in MODELS.items():
@@ -118,11 +118,11 @@ def test_readme_command(run, picture_folder, tmp_path, narrow, command):
                 shutil.copytree(narrow / "runs" / name, tmp_path / "runs" / name)
     if "condition.text.encoder" in command:
         tiny_clip(tmp_path / "clip")
-        for picture in picture_folder.rglob("*.png"):
-            picture.with_suffix(".txt").write_text(f"a {picture.parent.name}")
+        for image in image_folder.rglob("*.png"):
+            image.with_suffix(".txt").write_text(f"a {image.parent.name}")
     if program_of(command) == "sample":
-        prepare_drawing(run, picture_folder, tmp_path, command)
-    program, overrides = smaller(command, picture_folder)
+        prepare_drawing(run, image_folder, tmp_path, command)
+    program, overrides = smaller(command, image_folder)
     assert run(program, *overrides) in (0, None)
 
 

@@ -55,7 +55,7 @@ def test_what_a_drawing_leaves(run, model, tmp_path):
     assert record["settings"]["seed"] == 3
     assert record["command"].startswith("python sample.py model.pretrained=")
     text = Image.open(tmp_path / "drawn" / "seed_00004.png").text
-    assert text["picture"] == "seed_00004"
+    assert text["image"] == "seed_00004"
     assert json.loads(text["record"])["overrides"] == record["overrides"]
 
 
@@ -95,7 +95,7 @@ CHANGES = {
     "none": (["guidance=colour", "guidance.colour.target=red"], ["guidance=[]"]),
     "another task": (["task=morph", "task.frames=2"], ["task=generate"]),
     "another seed": ([], ["seed=9"]),
-    "more pictures": ([], ["n=4"]),
+    "more images": ([], ["n=4"]),
     "a sweep": ([], ["-m", "steps=2,4"]),
     "a sweep of guidance": (["guidance=colour", "guidance.colour.scale=0.2"], ["-m", "guidance=colour,symmetry"]),
     "a sweep of classes": ([], ["-m", "scheduler=DDIMScheduler,HeunDiscreteScheduler"]),
@@ -106,9 +106,9 @@ CHANGES = {
 def test_other_keys_change_what_a_picture_recalls(run, model, tmp_path, change):
     first, then = CHANGES[change]
     assert run("sample", model, "n=2", "out=first", *SMALL, *first) == 0
-    picture = sorted((tmp_path / "first").glob("*_0*.png"))[0]
+    image = sorted((tmp_path / "first").glob("*_0*.png"))[0]
     flags, words = [w for w in then if w.startswith("-")], [w for w in then if not w.startswith("-")]
-    assert run("sample", *flags, f"from={picture}", "out=changed", *words) == 0
+    assert run("sample", *flags, f"from={image}", "out=changed", *words) == 0
     assert list((tmp_path / "changed").rglob("*_0*.png"))
 
 
@@ -116,7 +116,7 @@ def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, ca
     assert run("sample", model, "n=1", "out=first", *SMALL) == 0
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", "from=first/seed_00000.png", "out=again") == 0
-    assert "has changed since the picture was drawn" in capfd.readouterr().err
+    assert "has changed since the image was drawn" in capfd.readouterr().err
     assert run("sample", "from=first/grid.png") == 2
     assert "does not say how" in capfd.readouterr().err
 
@@ -127,17 +127,17 @@ def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
     before = {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()}
     for name in ("grid.png", "seed_00003.png", "seed_00006.png"):
         (tmp_path / "drawn" / name).unlink()
-    untouched = (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns
+    base_model = (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns
     assert run("sample", *words) == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()} == before
-    assert (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns == untouched
-    assert run("sample", *words, "seed=1") == 2  # other pictures are not mixed in
-    assert "holds pictures with seed=0" in capfd.readouterr().err
+    assert (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns == base_model
+    assert run("sample", *words, "seed=1") == 2  # other images are not mixed in
+    assert "holds images with seed=0" in capfd.readouterr().err
     (tmp_path / "drawn" / "seed_00003.png").unlink()
-    assert run("sample", *words, "batch_size=1", "trajectory=true", "moments=3") == 0
+    assert run("sample", *words, "batch_size=1", "trajectory=true", "trajectory_columns=3") == 0
     assert {"trajectory.png", "seed_00003.png"} <= {p.name for p in (tmp_path / "drawn").iterdir()}
     strip = (tmp_path / "drawn" / "trajectory.png").read_bytes()
-    assert run("sample", *words, "batch_size=1", "trajectory=true", "moments=2") == 0
+    assert run("sample", *words, "batch_size=1", "trajectory=true", "trajectory_columns=2") == 0
     assert (tmp_path / "drawn" / "trajectory.png").read_bytes() != strip
     (tmp_path / "drawn" / "seed_00003.png").unlink()
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
@@ -205,7 +205,7 @@ def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, sign
 
 @pytest.fixture
 def shared_out(run, model, tmp_path):
-    """The same pictures drawn by one process and by two."""
+    """The same images drawn by one process and by two."""
     words = [model, "n=7", "scheduler=ddpm", *SMALL, "trainer.accelerator=cpu", "trajectory=true"]
     assert run("sample", *words, "out=one") == 0
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
@@ -214,7 +214,7 @@ def shared_out(run, model, tmp_path):
     words = [sys.executable, str(REPOSITORY / "sample.py"), *words, "out=two", "trainer.devices=2"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.strip().startswith("7 pictures"), done.stderr
+    assert done.stderr.strip().startswith("7 images"), done.stderr
     return tmp_path
 
 
@@ -250,18 +250,18 @@ def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
 @pytest.mark.parametrize("formats", [["gif"], ["webp", "mp4"]])
 def test_trajectory_is_a_strip_and_an_animation_of_any_number_of_frames(run, model, tmp_path, formats):
     kinds = f"animation.formats=[{','.join(formats)}]"
-    more = ["trajectory=true", "moments=4", "animation.frames=5", kinds, "scheduler=heun", "steps=9"]
+    more = ["trajectory=true", "trajectory_columns=4", "animation.frames=5", kinds, "scheduler=heun", "steps=9"]
     assert run("sample", model, "n=3", "out=drawn", "batch_size=2", *more) == 0
     strip = Image.open(tmp_path / "drawn" / "trajectory.png")
-    assert strip.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)  # two pictures of the first batch, x_t and x_0 of each
+    assert strip.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)  # two images of the first batch, x_t and x_0 of each
     final = np.asarray(strip)[:16, -16:]
     assert (final == image(tmp_path / "drawn" / "seed_00000.png")).all()
     for name in formats:
-        film = iio.imread(tmp_path / "drawn" / f"trajectory.{name}", index=None if name == "mp4" else ...)
-        assert len(film) >= 5
-        last = np.asarray(film[4], float)  # its first square is the finished picture, eight times as large
+        animation = iio.imread(tmp_path / "drawn" / f"trajectory.{name}", index=None if name == "mp4" else ...)
+        assert len(animation) >= 5
+        last = np.asarray(animation[4], float)  # its first square is the finished image, eight times as large
         expected = image(tmp_path / "drawn" / "seed_00000.png").astype(float).repeat(8, 0).repeat(8, 1)
-        assert name == "mp4" or len(film) == 5
+        assert name == "mp4" or len(animation) == 5
         assert np.abs(last[:128, :128, :3] - expected).mean() < 12  # none of the formats is exact
 
 
@@ -351,7 +351,7 @@ MISTAKES = {
     "no image": (["task=img2img"], "task.image is missing"),
     "recurrence": (["guidance.recurrence=0"], "guidance.recurrence=0"),
     "format": (["animation.formats=[avi]"], "avi is unknown"),
-    "moments": (["trajectory=true", "moments=1"], "moments=1"),
+    "moments": (["trajectory=true", "trajectory_columns=1"], "trajectory_columns=1"),
     "seconds": (["trajectory=true", "animation.seconds=0"], "animation.seconds=0"),
     "devices": (["trainer.devices=abc"], "trainer.devices=abc"),
     "no trainer setting": (["+trainer.max_steps=4"], "trainer.max_steps is not a setting"),

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chrysalis.data import datamodule
-from chrysalis.data.loaders import Order, Pictures, loader
+from chrysalis.data.loaders import BatchDataset, Order, loader
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
 from chrysalis.diffusion import seeds
@@ -68,7 +68,7 @@ def test_a_short_last_window_is_averaged_over_what_it_holds(denoiser):
 
     by_hand = copy.deepcopy(denoiser).train()
     order = data.train_rows[seeds.permutation(n, 0, "order", 0).numpy()]
-    batches = list(loader(Pictures(data.pictures, flip=True), Order(data.train_rows, 4, seed=0)))
+    batches = list(loader(BatchDataset(data.image_set, flip=True), Order(data.train_rows, 4, seed=0)))
     images = {int(row): image for b in batches for row, image in zip(b.row, b.image, strict=True)}
     u = seeds.low_discrepancy(n, 0, "timesteps", 0)
     for start in range(0, n, 12):
@@ -105,14 +105,14 @@ def ema_of(ckpt):
 
 
 def test_what_a_run_leaves_behind(tiny_run):
-    folder = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
+    folder = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "events" not in p.name}
     assert {
         "config.yaml",
         "results.json",
         "loss.png",
         "before_after.png",
-        "first_pictures.png",
+        "training_images.png",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
         "pipeline/model_index.json",
@@ -125,7 +125,7 @@ def test_what_a_run_leaves_behind(tiny_run):
     } <= left
     assert not [p for p in left if "partial" in p or p.endswith((".bin", ".log"))]
     r = results(folder)
-    assert r["held_out_loss"] < r["base_held_out_loss"]
+    assert r["val_loss"] < r["base_val_loss"]
     assert r["images_per_second"] > 0
     assert {"seconds", "command", "versions", "hardware", "best_step"} <= set(r)
     assert r["command"] in (folder / "pipeline" / "README.md").read_text()
@@ -133,15 +133,15 @@ def test_what_a_run_leaves_behind(tiny_run):
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
-    assert [e.step for e in events.Scalars("held_out/ema")] == [0, 2, 4]
-    assert events.Scalars("held_out/ema_relative_to_base")[0].value == 1
+    assert [e.step for e in events.Scalars("val/loss")] == [0, 2, 4]
+    assert events.Scalars("val/relative_to_base")[0].value == 1
     tags = set(events.Tags()["scalars"])
-    assert {"held_out/raw", "train/loss_average"} <= tags
-    assert {"train_optimizer/learning_rate", "train_optimizer/gradient_norm"} <= tags
+    assert {"val/loss_raw", "train/loss_smoothed"} <= tags
+    assert {"train/lr", "train/grad_norm"} <= tags
     assert {"val_by_timestep/t250", "val_by_timestep/t750"} <= tags
     assert all(len(events.Scalars(tag)) > 1 for tag in tags), "no curve of a single point"
     first = sorted(tags | set(events.Tags()["images"]))[0]
-    assert first.startswith("held_out/"), "TensorBoard opens with a loss"
+    assert first.startswith(("samples", "train/")), "TensorBoard opens with samples and losses"
     assert "results/text_summary" in events.Tags()["tensors"]
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
     assert "hp_metric" not in tags
@@ -151,7 +151,7 @@ def test_what_a_run_leaves_behind(tiny_run):
 
 def test_training_images_are_below_the_samples(tiny_run):
     """Two 16 px images a row, 15 times enlarged, which a row's name stands beside."""
-    folder = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
+    folder = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     sheet = np.asarray(Image.open(folder / "before_after.png"))
     assert sheet.shape[0] == 3 * 16 * 15 + 2 * 3
     left, right = (sheet[-16 * 15 :: 15, start:][:, : 16 * 15 : 15] for start in (-(2 * 16 * 15 + 3), -16 * 15))
@@ -163,11 +163,11 @@ def test_training_images_are_below_the_samples(tiny_run):
 
 def test_the_training_loss_has_the_scale_of_the_validation_loss(tiny_run):
     """The first step's loss, before any weight has changed, is the same whatever the objective weights."""
-    plain = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
+    plain = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     weighted = tiny_run("weighted", "weighting.snr_gamma=0.01", "trainer.max_steps=1")
     first = [json.loads((run / "history.json").read_text())["training"][0] for run in (plain, weighted)]
     assert first[1] == pytest.approx(first[0])
-    assert results(weighted)["final_training_loss"] == first[1][1] > 0.8
+    assert results(weighted)["final_train_loss"] == first[1][1] > 0.8
     events = EventAccumulator(str(weighted / "tensorboard"))
     events.Reload()
     assert 0 < events.Scalars("train/loss_weighted")[0].value < 0.5 * first[1][1]
@@ -180,21 +180,21 @@ def test_a_curve_begins_with_its_second_point(tmp_path):
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
     log = tensorboard(str(tmp_path))
-    log.log_metrics({"evaluation/kd": 0.5, "train/loss": 1.0}, step=10)
+    log.log_metrics({"samples_evaluation/kd": 0.5, "train/loss": 1.0}, step=10)
     log.save()
     assert curves() == {"train/loss": [(10, 1.0)]}
     for step, kd in ((20, 0.25), (30, 0.125)):
-        log.log_metrics({"evaluation/kd": kd}, step=step)
+        log.log_metrics({"samples_evaluation/kd": kd}, step=step)
     log.save()
     assert curves()["samples_evaluation/kd"] == [(10, 0.5), (20, 0.25), (30, 0.125)]
     continued = tensorboard(str(tmp_path))
-    continued.log_metrics({"evaluation/kd": 1.0}, step=40)
+    continued.log_metrics({"samples_evaluation/kd": 1.0}, step=40)
     continued.save()
     assert curves()["samples_evaluation/kd"][-1] == (40, 1.0)
 
 
 def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_run, run, tmp_path):
-    folder = tiny_run("a", "outcome.report=true", "callbacks.checkpoint.keep=all")
+    folder = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     best = checkpoint(folder, "best")
     stock = DDPMPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False)
     stock.set_progress_bar_config(disable=True)
@@ -208,12 +208,12 @@ def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_r
     for seed in (0, 1):
         ours = np.asarray(Image.open(f"drawn/seed_0000{seed}.png"))
         (image,) = stock(generator=torch.Generator().manual_seed(seed), num_inference_steps=5).images
-        assert np.abs(ours.astype(int) - np.asarray(image)).max() <= 1  # one picture at a time there, two here
+        assert np.abs(ours.astype(int) - np.asarray(image)).max() <= 1  # one image at a time there, two here
 
 
 @pytest.mark.parametrize("stop", [3, *(pytest.param(at, marks=pytest.mark.proof) for at in (2, 5))])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_run, run, stop):
-    """23 pictures in micro-batches of 4 by 2 are three steps a pass: stopped inside one, at its end, in the next."""
+    """23 images in micro-batches of 4 by 2 are three steps a pass: stopped inside one, at its end, in the next."""
     same = ["trainer.accumulate_grad_batches=2", "lr_schedule=constant"]
     whole = tiny_run("whole", *same, "trainer.max_steps=7")
     part = tiny_run("part", *same, f"trainer.max_steps={stop}")
@@ -223,7 +223,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_run, run, stop):
     for name, weight in a["state_dict"].items():
         assert torch.equal(weight, b["state_dict"][name]), name
     assert all(torch.equal(x, ema_of(b)[name]) for name, x in ema_of(a).items())
-    assert results(whole)["held_out_loss"] == results(part)["held_out_loss"]
+    assert results(whole)["val_loss"] == results(part)["val_loss"]
 
 
 def test_passes_are_counted_right_after_a_stop_inside_one(tiny_run, run):
@@ -244,9 +244,9 @@ def test_a_copied_run_continues_in_its_own_folder(tiny_run, run, tmp_path):
 
 
 def test_the_strip_shows_the_exported_weights_after_a_resume(tiny_run, run):
-    """The best step is the one resumed from, and nothing was drawn since: its pictures are not the base model's."""
+    """The best step is the one resumed from, and nothing was drawn since: its images are not the base model's."""
     quick = ["optimizer.lr=1e-2", "lr_schedule=constant", "lr_schedule.warmup_steps=0"]
-    part = tiny_run("part", *quick, "trainer.max_steps=2", "callbacks.pictures.every_n_steps=100")
+    part = tiny_run("part", *quick, "trainer.max_steps=2", "callbacks.samples.every_n_train_steps=100")
     last = checkpoint(part)
     last["callbacks"]["Best"]["value"] = 0.0  # nothing later can be better
     torch.save(last, part / "checkpoints" / "last.ckpt")
@@ -274,7 +274,7 @@ def test_a_run_killed_after_its_last_step_is_completed(tiny_run, run):
     shutil.rmtree(folder / "pipeline")
     (folder / "results.json").unlink()
     assert run("train", f"resume={folder}") == 0
-    assert results(folder)["held_out_loss"] == figures["held_out_loss"]
+    assert results(folder)["val_loss"] == figures["val_loss"]
     assert (folder / "pipeline" / "model_index.json").is_file()
 
 
@@ -325,13 +325,13 @@ def test_the_schedule_counts_optimizer_steps(tiny_run):
     folder = tiny_run("a", "trainer.accumulate_grad_batches=3", "trainer.max_steps=6", "lr_schedule.warmup_steps=2")
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    rates = [e.value for e in events.Scalars("train_optimizer/learning_rate")]
+    rates = [e.value for e in events.Scalars("train/lr")]
     closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
     assert rates == pytest.approx([5e-4 * c for c in closed], rel=1e-5)
 
 
-def test_every_source_and_size_trains(tiny_run, picture_folder):
-    folder = tiny_run("wide", "data=folder", f"data.path={picture_folder}", "data.image_size=[16,24]")
+def test_every_source_and_size_trains(tiny_run, image_folder):
+    folder = tiny_run("wide", "data=folder", f"data.path={image_folder}", "data.image_size=[16,24]")
     assert Image.open(folder / "samples" / "step_000004.png").size == (11 * (24 * 2 + 2), 11 * 16)
     assert DDPMPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False).unet.config.sample_size == [
         16,

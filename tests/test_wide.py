@@ -65,7 +65,7 @@ def test_every_task_draws_what_stock_diffusers_draws(run, wide, tmp_path, task):
     own, grid, expected = TASKS[task]
     Image.fromarray(GIVEN).save("given.png")
     Image.fromarray(np.tile(np.uint8(255 * HOLE), (HEIGHT, 1))).save("mask.png")
-    more = ["trajectory=true", "moments=3", "animation.frames=3", "animation.formats=[gif]"]
+    more = ["trajectory=true", "trajectory_columns=3", "animation.frames=3", "animation.formats=[gif]"]
     words = ["model.pretrained=runs/wide", "n=2", "steps=4", f"task={task}", *own, "out=drawn", *more]
     assert run("sample", *words) == 0
     made = {p.stem: image(p) for p in (tmp_path / "drawn").glob("*.png")}

@@ -37,7 +37,7 @@ class ClosedForm(torch.nn.Module):
         self.abar = abar
 
 
-CLIP_SIZE = 16  # of the tiny CLIP's pictures
+CLIP_SIZE = 16  # of the tiny CLIP's images
 
 
 def tiny_clip(folder):

@@ -153,7 +153,7 @@ class Bench:
         return str(self.scratch / name)
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def base_model(self) -> Iterator[None]:
         """Inside, torch is as a process finds it, whatever a part sets; memory is given back afterwards."""
         was = _settings()
         here, environment, generators = Path.cwd(), dict(os.environ), (random.getstate(), np.random.get_state())  # noqa: NPY002

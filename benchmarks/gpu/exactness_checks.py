@@ -99,18 +99,18 @@ def commands(bench: Bench) -> Iterator[Figure]:
         "data.batch_size": s.batch,
         "trainer.accelerator": bench.device.type,
         "trainer.max_steps": steps,
-        "callbacks.held_out.n_images": 2,
-        "callbacks.held_out.every_n_steps": steps // 2,
-        "callbacks.pictures.n": 2,
-        "callbacks.pictures.steps": 4,
+        "callbacks.validation.n_images": 2,
+        "callbacks.validation.every_n_train_steps": steps // 2,
+        "callbacks.samples.n": 2,
+        "callbacks.samples.steps": 4,
         "callbacks.evaluate.n": 32,
-        "callbacks.evaluate.every_n_steps": steps,
-        "outcome.report": "false",
+        "callbacks.evaluate.every_n_train_steps": steps,
+        "export.report": "false",
         "preflight": "false",
     }
     runs.command("train", *(f"{key}={value}" for key, value in options.items()))
     results = json.loads(Path("runs/command/results.json").read_text(encoding="utf-8"))
-    loss = results["held_out_loss"]
+    loss = results["val_loss"]
     yield Figure("validation loss at the end", loss)
     require(math.isfinite(loss) and results["steps"] == steps, f"{results['steps']} steps, validation loss {loss}")
     stock = DDPMPipeline.from_pretrained("runs/command/pipeline", local_files_only=True).to(bench.device)

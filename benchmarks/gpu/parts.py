@@ -133,7 +133,7 @@ def perform(part: Part, bench, record: Record, budget: Budget, tell: Callable[[s
     limit, said = min(budget.left, bench.limit(part)), io.StringIO()
     status, reason = "passed", None
     try:
-        with redirect_stderr(said), bench.untouched(), at_most(limit):
+        with redirect_stderr(said), bench.base_model(), at_most(limit):
             for figure in part.run(bench):
                 figures.append(figure)
                 line(str(figure))

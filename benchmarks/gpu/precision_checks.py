@@ -81,7 +81,7 @@ def device_data(bench: Bench) -> Iterator[Figure]:
     data = runs.images(bench, s.pixels, s.batch)
     data.setup()
     order = loaders.Order(data.train_rows, s.batch, seed=0)
-    sides = [loaders.loader(loaders.Pictures(data.pictures, True, on), order) for on in ("cpu", bench.device)]
+    sides = [loaders.loader(loaders.BatchDataset(data.image_set, True, on), order) for on in ("cpu", bench.device)]
     for here, there in zip(*sides, strict=True):
         require(there.image.device.type == bench.device.type, f"batches lie on {there.image.device}")
         same = all(

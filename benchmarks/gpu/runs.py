@@ -78,7 +78,7 @@ class Fit:
     curves: Curves
     nonfinite: NonFinite
 
-    def run(self, data: datamodule.Pictures) -> "Fit":
+    def run(self, data: datamodule.ImageDataModule) -> "Fit":
         self.trainer.fit(self.module, datamodule=data)
         return self
 
@@ -100,7 +100,7 @@ class Fit:
         return self.trainer.precision_plugin.scaler
 
 
-def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> datamodule.Pictures:
+def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> datamodule.ImageDataModule:
     """The synthetic images as training reads them; as many as `steps` steps take without an epoch's short last batch.
 
     A quarter more than that, as about a tenth of them is for validation.
@@ -112,7 +112,7 @@ def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading
 def prepared(
     bench: Bench,
     model: Model,
-    data: datamodule.Pictures,
+    data: datamodule.ImageDataModule,
     steps: int,
     precision: str = "32-true",
     compiled: bool = False,
@@ -144,7 +144,7 @@ def prepared(
     return Fit(lightning, module, clock, curves, nonfinite)
 
 
-def fit(bench: Bench, model: Model, data: datamodule.Pictures, steps: int, **how) -> Fit:
+def fit(bench: Bench, model: Model, data: datamodule.ImageDataModule, steps: int, **how) -> Fit:
     """See prepared."""
     return prepared(bench, model, data, steps, **how).run(data)
 
@@ -193,12 +193,12 @@ def recipe(bench: Bench, name: str, steps: int, *overrides: str) -> list[str]:
         "trainer.accelerator": bench.device.type,
         "trainer.max_steps": steps,
         "lr_schedule": "constant",
-        "callbacks.held_out.n_images": 2,
-        "callbacks.held_out.bins": 2,
-        "callbacks.pictures.n": 1,
-        "callbacks.pictures.steps": 1,
+        "callbacks.validation.n_images": 2,
+        "callbacks.validation.bins": 2,
+        "callbacks.samples.n": 1,
+        "callbacks.samples.steps": 1,
         "callbacks.evaluate.n": 0,
-        "outcome.report": "false",
+        "export.report": "false",
         "preflight": "false",
     }
     return [*(f"{key}={value}".replace(" ", "") for key, value in settings.items()), *overrides]

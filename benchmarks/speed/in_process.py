@@ -35,7 +35,7 @@ def data(bench: Bench) -> Row:
     row = Row("data", f"the data path alone, {DATA_SIZE} px, uint8, mirrored", "images/s", DATA_TARGET)
     source = datamodule.folder(bench.data, image_size=DATA_SIZE, resize="stretch")
     source.setup()
-    held, done = loaders.Pictures(source.pictures, flip=True), 0
+    held, done = loaders.BatchDataset(source.image_set, flip=True), 0
     order = Order(source.train_rows, DATA_BATCH, seed=0, done=lambda: done)
     for _ in range(1 + bench.runs(DATA_RUNS)):  # the first fills the page cache
         images, began = 0, time.perf_counter()
@@ -90,7 +90,7 @@ class Paired(Callback):
 
 
 def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> None:
-    """What train.py does, with its own configuration: every default callback, the logger, the outcome."""
+    """What train.py does, with its own configuration: every default callback, the logger, the export."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -103,16 +103,16 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> N
         cfg = compose("train", overrides=overrides)
     cfg.run_dir, cfg.data.path, cfg.model.pretrained = str(run_dir), bench.data, bench.model
     seed_everything(cfg.seed, workers=True, verbose=False)
-    model, pictures = instantiate(cfg.model), instantiate(cfg.data)
+    model, images = instantiate(cfg.model), instantiate(cfg.data)
     objective = instantiate(cfg.objective)(model.prediction)
     denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.new_lr)
+    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}
-    callbacks += [instantiate(cfg.outcome)(**record), paired]
+    callbacks += [instantiate(cfg.export)(**record), paired]
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler)
     hardware.tune(denoiser.unet, bench.device, trainer.precision, cfg.channels_last)
-    trainer.fit(module, datamodule=pictures)
+    trainer.fit(module, datamodule=images)
 
 
 @cache

@@ -71,7 +71,7 @@ def slug(hardware: str) -> str:
 
 
 def without_folders(text: str) -> str:
-    """'--data /home/me/pictures' -> '--data .../pictures': results are published, and name nobody's folders."""
+    """'--data /home/me/images' -> '--data .../images': results are published, and name nobody's folders."""
     return re.sub(r"(?<![\w.])(\.\.|~)?/(\S*/)?", ".../", text)
 
 

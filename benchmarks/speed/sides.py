@@ -16,12 +16,12 @@ from chrysalis.system.terminal import say
 NEVER = 1_000_000  # steps
 # Neither evaluates nor samples more than it must; the clock leaves both out, the whole process takes longer with them.
 QUIET = (
-    f"callbacks.held_out.every_n_steps={NEVER}",
-    "callbacks.held_out.n_images=2",
-    "callbacks.held_out.bins=2",
-    f"callbacks.pictures.every_n_steps={NEVER}",
-    "callbacks.pictures.n=1",
-    "callbacks.pictures.steps=1",
+    f"callbacks.validation.every_n_train_steps={NEVER}",
+    "callbacks.validation.n_images=2",
+    "callbacks.validation.bins=2",
+    f"callbacks.samples.every_n_train_steps={NEVER}",
+    "callbacks.samples.n=1",
+    "callbacks.samples.steps=1",
     "callbacks.evaluate.n=0",
 )
 

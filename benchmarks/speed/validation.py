@@ -13,7 +13,7 @@ from benchmarks.speed.training import plain_training, script_training, warm
 from chrysalis.data import datamodule
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.evaluation.validation_loss import held_out_loss
+from chrysalis.evaluation.validation_loss import validation_loss
 from chrysalis.models import folder
 from chrysalis.system import hardware
 from chrysalis.system.files import written_folder
@@ -67,7 +67,7 @@ def to_script_loss(bench: Bench) -> Row:
 
 
 @cache
-def images(bench: Bench) -> datamodule.Pictures:
+def images(bench: Bench) -> datamodule.ImageDataModule:
     data = datamodule.folder(bench.data, image_size=bench.image_size, resize="stretch")
     data.setup()
     return data
@@ -76,7 +76,7 @@ def images(bench: Bench) -> datamodule.Pictures:
 def training_view(bench: Bench) -> Path:
     """The images that ours trains on, without the validation images."""
     data = images(bench)
-    names = {data.pictures.names[i] for i in data.train_rows}
+    names = {data.image_set.names[i] for i in data.train_rows}
     return bench.view("training", lambda file: str(file) in names)
 
 
@@ -85,15 +85,15 @@ def ended(bench: Bench, figures: dict, saved: Path) -> Reached:
     return Reached(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
 
 
-def loss_of(model_folder: Path | str, data: datamodule.Pictures, device: str = "cpu") -> float:
+def loss_of(model_folder: Path | str, data: datamodule.ImageDataModule, device: str = "cpu") -> float:
     """The validation loss that our callback would measure for a model that predicts the noise, in its precision."""
     model = folder.load(str(model_folder))
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).eval().to(device)
-    batch = data.held_out_batch(IMAGES)
+    batch = data.validation_batch(IMAGES)
     precision, _ = hardware.precision("auto", device)
     dtype = hardware.AUTOCAST[precision]
     with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype is not None):
-        return held_out_loss(denoiser, batch.image, batch.key.tolist(), BINS, seed=0).mean().item()
+        return validation_loss(denoiser, batch.image, batch.key.tolist(), BINS, seed=0).mean().item()
 
 
 @cache
@@ -106,17 +106,17 @@ def ours_run(bench: Bench) -> Ours:
         "data.batch_size=8",
         f"trainer.max_steps={bench.steps(STEPS)}",
         f"optimizer.lr={SCRIPT_LR}",
-        f"callbacks.held_out.every_n_steps={bench.steps(EVERY)}",
-        f"callbacks.held_out.n_images={IMAGES}",
-        f"callbacks.held_out.bins={BINS}",
-        "callbacks.held_out.seed=0",
+        f"callbacks.validation.every_n_train_steps={bench.steps(EVERY)}",
+        f"callbacks.validation.n_images={IMAGES}",
+        f"callbacks.validation.bins={BINS}",
+        "callbacks.validation.seed=0",
     )
 
 
 def losses(ours: Ours) -> list[tuple[int, float, float]]:
     """(step, validation loss, time) of every evaluation after step 0, of the raw and of the EMA weights."""
     scalars = EventAccumulator(str(ours.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars
-    events = [event for name in ("held_out/raw", "held_out/ema") for event in scalars(name) if event.step > 0]
+    events = [event for name in ("val/loss_raw", "val/loss") for event in scalars(name) if event.step > 0]
     return [(event.step, event.value, event.wall_time) for event in events]
 
 

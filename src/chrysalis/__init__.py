@@ -1,4 +1,4 @@
-"""Chrysalis: fine-tune a pretrained diffusion UNet on pictures, then draw with it."""
+"""Chrysalis: fine-tune a pretrained diffusion UNet on images, then draw with it."""
 
 import time
 

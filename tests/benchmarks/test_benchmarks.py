@@ -87,22 +87,20 @@ def test_machines_have_file_names():
 
 
 def test_results_name_no_folders():
-    told = report.without_folders(
-        "python -m x --data /home/me/some/pictures --model ../y/model --eps-model assets/moths"
-    )
-    assert told == "python -m x --data .../pictures --model .../model --eps-model assets/moths"
+    told = report.without_folders("python -m x --data /home/me/some/images --model ../y/model --eps-model assets/moths")
+    assert told == "python -m x --data .../images --model .../model --eps-model assets/moths"
 
 
-def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timesteps(model_folder, picture_folder):
+def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timesteps(model_folder, image_folder):
     """Against the formula, with the keys that the callback would use."""
     from chrysalis.data import pixels
     from chrysalis.diffusion import seeds
     from chrysalis.system import hardware
 
-    data = datamodule.folder(str(picture_folder), image_size=16, resize="stretch", val_fraction=0.3)
+    data = datamodule.folder(str(image_folder), image_size=16, resize="stretch", val_fraction=0.3)
     data.setup()
     unet, noising = load(str(model_folder)).unet.eval(), DDPMScheduler()
-    batch, losses = data.held_out_batch(validation.IMAGES), []
+    batch, losses = data.validation_batch(validation.IMAGES), []
     for image, key in zip(pixels.to_signed(batch.image), batch.key.tolist(), strict=True):
         for j in range(validation.BINS):
             t = torch.tensor([int((j + 0.5) * 1000 / validation.BINS)])
@@ -121,7 +119,7 @@ def test_the_first_loss_that_is_low_enough_counts(tmp_path):
 
     writer = EventFileWriter(str(tmp_path / "tensorboard"))
     for step, raw, ema in ((0, 0.1, 0.1), (5, 0.5, 0.6), (10, 0.3, 0.5), (15, 0.2, 0.4)):
-        values = [Summary.Value(tag=f"held_out/{n}", simple_value=v) for n, v in (("raw", raw), ("ema", ema))]
+        values = [Summary.Value(tag=f"val/{n}", simple_value=v) for n, v in (("loss_raw", raw), ("loss", ema))]
         writer.add_event(Event(step=step, wall_time=100.0 + step, summary=Summary(value=values)))
     writer.close()
     ours = Ours({}, tmp_path, started=90.0)
@@ -131,10 +129,10 @@ def test_the_first_loss_that_is_low_enough_counts(tmp_path):
         validation.reached(ours, 0.01)
 
 
-def test_the_peers_get_links_to_what_ours_reads(tmp_path, picture_folder):
-    bench = Bench("cpu", "model", str(picture_folder), tmp_path, tmp_path)
+def test_the_peers_get_links_to_what_ours_reads(tmp_path, image_folder):
+    bench = Bench("cpu", "model", str(image_folder), tmp_path, tmp_path)
     names = {path.resolve() for path in bench.view().iterdir()}
-    assert names == {path.resolve() for path in picture_folder.rglob("*.png")}
+    assert names == {path.resolve() for path in image_folder.rglob("*.png")}
     assert len(list(bench.view("some", lambda file: file.name < "2").iterdir())) < len(names)
 
 
@@ -160,7 +158,7 @@ def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
 
 
 def test_a_side_that_fails_says_why(tmp_path):
-    bench = Bench("cpu", "model", "pictures", tmp_path, tmp_path)
+    bench = Bench("cpu", "model", "images", tmp_path, tmp_path)
     with pytest.raises(SideFailed, match=r"no_such_program.py --help ended with 2: .*can't open file"):
         bench.program("no_such_program.py", "--help")
 
@@ -169,19 +167,19 @@ def test_growth_is_held_against_what_it_may_be():
     """Four times the pixels may cost four times as much; here memory takes eight times as much, and is flagged."""
     small = dict(zip(growth.COLUMNS, (80.0, 100.0, 2.0, 1.0, 0.1), strict=True))
     large = dict(zip(growth.COLUMNS, (20.0, 800.0, 8.0, 2.0, 0.1), strict=True))
-    size, batch, pictures = growth.AXES
+    size, batch, images = growth.AXES
     assert growth.grown(size, 32, 64, small, large)["images/s"] == (4.0, 4.0)
     lines = growth.table(size, (32, 64), [small, large]).splitlines()
     assert lines[-2] == "| 32 | 80 | 100 | 2 | 1 | 0.1 |"
     cells = [cell.strip() for cell in lines[-1].split("|")]
     assert cells[2:4] == ["20 (x4.00 of x4)", "800 (x8.00 of x4, **too much**)"]
     assert "20 (x4.00 of x1, **too much**)" in growth.table(batch, (8, 32), [small, large])
-    assert growth.grown(pictures, 100, 1000, small, large)["decoding, s"] == (2.0, 10.0)
+    assert growth.grown(images, 100, 1000, small, large)["decoding, s"] == (2.0, 10.0)
 
 
 def test_the_pictures_of_the_growth_tables_can_be_read_and_differ(tmp_path):
-    growth.write_pictures(tmp_path / "pictures", 30)
-    data = datamodule.folder(str(tmp_path / "pictures"), image_size=16, resize="stretch")
+    growth.write_images(tmp_path / "images", 30)
+    data = datamodule.folder(str(tmp_path / "images"), image_size=16, resize="stretch")
     data.setup()
-    assert len(data.pictures) == len(set(data.pictures.contents.tolist())) == 30
-    assert len(data.held_out_rows) < 15
+    assert len(data.image_set) == len(set(data.image_set.contents.tolist())) == 30
+    assert len(data.validation_rows) < 15

@@ -189,7 +189,7 @@ def test_flop_are_those_of_the_published_model():
 
 def test_torch_is_left_as_it_was(tmp_path):
     before, here = (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark), os.getcwd()
-    with Bench(torch.device("cpu"), tmp_path).untouched():
+    with Bench(torch.device("cpu"), tmp_path).base_model():
         torch.set_float32_matmul_precision("medium")
         torch.backends.cudnn.benchmark = True
         torch.use_deterministic_algorithms(True)

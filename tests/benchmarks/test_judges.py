@@ -6,7 +6,7 @@ import torch
 from conftest import REPOSITORY
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from benchmarks.judges import HELD_OUT, SIZE, WORDS, Judges, agreement, disturbed, drawings, iou, truth
+from benchmarks.judges import SIZE, VALIDATION, WORDS, Judges, agreement, disturbed, drawings, iou, truth
 
 pytestmark = pytest.mark.proof  # trains networks; what they judge is proved there too
 
@@ -18,11 +18,11 @@ def judges() -> Judges:
 
 @pytest.fixture(scope="module")
 def drawn():
-    return drawings(100, HELD_OUT)
+    return drawings(100, VALIDATION)
 
 
 @pytest.fixture(scope="module")
-def pictures(drawn) -> torch.Tensor:
+def images(drawn) -> torch.Tensor:
     return torch.from_numpy(np.array(drawn.images))
 
 
@@ -34,13 +34,13 @@ def test_little_training_beats_chance_clearly(judges, drawn):
     assert right["silhouette"] > 0.6
 
 
-def test_wrong_labels_are_noticed(judges, drawn, pictures):
+def test_wrong_labels_are_noticed(judges, drawn, images):
     species, words = truth(drawn)
     wrong = np.random.default_rng(0).permutation(len(drawn))
-    assert agreement(judges.species(pictures), [species[i] for i in wrong]) < 0.25
-    assert agreement(judges.word(pictures), [words[i] for i in wrong]) < 0.2
+    assert agreement(judges.species(images), [species[i] for i in wrong]) < 0.25
+    assert agreement(judges.word(images), [words[i] for i in wrong]) < 0.2
     masks = torch.from_numpy(np.array(drawn.masks))
-    assert iou(judges.silhouette(pictures), masks[wrong]).mean() < judges.right(drawn)["silhouette"] - 0.2
+    assert iou(judges.silhouette(images), masks[wrong]).mean() < judges.right(drawn)["silhouette"] - 0.2
 
 
 def test_iou_is_that_of_torchmetrics():
@@ -51,13 +51,13 @@ def test_iou_is_that_of_torchmetrics():
     assert iou(asked[:4], asked[:4]).tolist() == [1.0] * 4
 
 
-def test_saved_judges_give_the_same_answers(judges, pictures, tmp_path, monkeypatch):
+def test_saved_judges_give_the_same_answers(judges, images, tmp_path, monkeypatch):
     judges.save(tmp_path / "judges.safetensors")
     monkeypatch.setattr(Judges, "train", lambda: pytest.fail("trained again"))
     again = Judges.trained(tmp_path / "judges.safetensors")
-    assert again.species(pictures) == judges.species(pictures)
-    assert again.word(pictures) == judges.word(pictures)
-    assert torch.equal(again.silhouette(pictures), judges.silhouette(pictures))
+    assert again.species(images) == judges.species(images)
+    assert again.word(images) == judges.word(images)
+    assert torch.equal(again.silhouette(images), judges.silhouette(images))
 
 
 def test_trained_keeps_what_it_trained_and_drops_what_other_code_made(judges, tmp_path, monkeypatch):
@@ -89,16 +89,16 @@ def test_a_seed_gives_the_same_judges_whatever_the_threads():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_pictures_of_other_sizes(judges, pictures):
-    large = pictures[:20].repeat_interleave(2, 2).repeat_interleave(3, 3)
+def test_pictures_of_other_sizes(judges, images):
+    large = images[:20].repeat_interleave(2, 2).repeat_interleave(3, 3)
     assert judges.silhouette(large).shape == (20, 1, 2 * SIZE, 3 * SIZE)
-    assert agreement(judges.species(large), judges.species(pictures[:20])) > 0.8
+    assert agreement(judges.species(large), judges.species(images[:20])) > 0.8
     small = judges.silhouette(large)[:, :, ::2, 1::3]
-    assert iou(small, judges.silhouette(pictures[:20])).mean() > 0.8
+    assert iou(small, judges.silhouette(images[:20])).mean() > 0.8
 
 
 def test_masks_move_with_the_pictures():
-    """A picture that is its own mask stays so: bright exactly where the mask is, and blurred at most 2 pixels away."""
+    """An image that is its own mask stays so: bright exactly where the mask is, and blurred at most 2 pixels away."""
     masks = torch.zeros(40, 1, SIZE, SIZE)
     masks[:, :, 20:44, 10:30] = 1
     x, moved = disturbed(2 * masks.expand(-1, 3, -1, -1) - 1, masks, torch.Generator().manual_seed(0))

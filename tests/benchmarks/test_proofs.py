@@ -35,29 +35,29 @@ def test_a_condition_is_learned_in_minutes_and_obeyed(what, judges, tmp_path, re
     results = json.loads((tmp_path / "runs" / "proof" / "results.json").read_text())
     row, wanted = WANTED[what]
     figure = obeyed(judges, what, str(tmp_path / "runs" / "proof"), SCALE[what])[row]
-    gap = results["held_out_loss_told_shuffled"] - results["held_out_loss"]
-    told = f"{figure:.3f} obeyed at scale {SCALE[what]}, gap of the held-out losses {gap:.5f}"
+    gap = results["val_loss_condition_shuffled"] - results["val_loss"]
+    told = f"{figure:.3f} obeyed at scale {SCALE[what]}, gap of the validation losses {gap:.5f}"
     record_property("figure", f"experiment={what}: {told}; {results['seconds']:.0f} s")
     error = (figure * (1 - figure) / 80) ** 0.5  # of a share of 80 images; other CPUs train other weights
     assert figure + 1.64 * error >= wanted, "significantly less than wanted, at 95 %"
     assert gap > 0
-    assert results["held_out_loss"] < results["held_out_loss_told_null"]
+    assert results["val_loss"] < results["val_loss_condition_null"]
     assert results["seconds"] <= 60 * MINUTES * max(1, IMAGES_PER_SECOND / results["images_per_second"])
 
 
-@pytest.mark.parametrize("pictures", ["few", "many"])
-def test_copies_are_found_where_there_are_any(pictures, tmp_path, record_property):
+@pytest.mark.parametrize("images", ["few", "many"])
+def test_copies_are_found_where_there_are_any(images, tmp_path, record_property):
     """Twenty images seen 1,200 times each are memorized; nine hundred, in as many steps, are not.
 
     The last weights are looked at: those that are exported are of the best step, long before.
     """
-    many = ["data.n=1000", "data.val_fraction=0.1"] if pictures == "many" else []
+    many = ["data.n=1000", "data.val_fraction=0.1"] if images == "many" else []
     steps = "trainer.max_steps=3000"  # half of the experiment's, by which near-duplicates have appeared
     command = [sys.executable, str(REPOSITORY / "train.py"), "experiment=copies", "name=proof", steps, *many]
     subprocess.run(command, cwd=tmp_path, check=True)
     results, history = (json.loads((tmp_path / "runs" / "proof" / f"{n}.json").read_text()) for n in RECORDS)
     found = history["evaluation"][-1]
     told = f"{found['copies_share']:.0%} near copies, {results['verdict']}"
-    record_property("figure", f"experiment=copies, {pictures} images: {told}; {results['seconds']:.0f} s")
-    assert (found["copies_chance"] < 0.01) is (pictures == "few")
-    assert ("near-duplicates of training images appear" in results["verdict"]) is (pictures == "few")
+    record_property("figure", f"experiment=copies, {images} images: {told}; {results['seconds']:.0f} s")
+    assert (found["copies_chance"] < 0.01) is (images == "few")
+    assert ("near-duplicates of training images appear" in results["verdict"]) is (images == "few")

@@ -85,7 +85,9 @@ def test_the_script_trains_as_it_is_described(model_folder, twelve, capsys, tmp_
     torch.manual_seed(3)
     unet = UNet2DModel.from_pretrained(model_folder / "unet").train()
     params, losses = [*unet.parameters()], []
-    moments = [(torch.zeros_like(p, dtype=torch.float64), torch.zeros_like(p, dtype=torch.float64)) for p in params]
+    trajectory_columns = [
+        (torch.zeros_like(p, dtype=torch.float64), torch.zeros_like(p, dtype=torch.float64)) for p in params
+    ]
     averages = [p.detach().double() for p in params]
     while len(losses) < 6:
         batches = iter(shuffled(twelve))
@@ -98,7 +100,7 @@ def test_the_script_trains_as_it_is_described(model_folder, twelve, capsys, tmp_
             norm = torch.cat([g.flatten() for g in gradients]).norm()
             step, lr = len(losses) + 1, 1e-3 * (1 + math.cos(math.pi * len(losses) / 6)) / 2
             decay = 0 if step == 1 else 1 - step**-0.75  # (1 + n)^-3/4 after n updates, none of them before the first
-            for p, g, (m, v), average in zip(params, gradients, moments, averages, strict=True):
+            for p, g, (m, v), average in zip(params, gradients, trajectory_columns, averages, strict=True):
                 g = g.double() * min(1, 1 / norm)
                 m.lerp_(g, 0.05)
                 v.lerp_(g.square(), 0.001)

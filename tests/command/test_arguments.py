@@ -26,7 +26,7 @@ ODD += [
     "nan",
 ]
 KEYS = ["data.path", "data.masks", "model.pretrained", "task.image", "task.mask", "mask", "image", "text", "label"]
-KEYS += ["out", "name", "from", "guidance.silhouette.mask", "guidance.reference.picture", "guidance.function"]
+KEYS += ["out", "name", "from", "guidance.silhouette.mask", "guidance.reference.image", "guidance.function"]
 KEYS += ["guidance.domain.base", "guidance.autoguidance.checkpoint", "guidance.negative.text", "features.weights"]
 KEYS += ["features.pretrained", "data.caption_column", "condition.text.encoder", "+guidance.clip.text", "task.base"]
 
@@ -75,8 +75,8 @@ def test_lists_switches_and_what_is_quoted_stay_as_they_are(tmp_path, monkeypatc
 
 def test_a_tilde_is_the_home_folder_of_a_path():
     for key in ("data.path", "out", "mask", "resume", "model.pretrained"):
-        assert read(f"{key}=~/Pictures") == os.path.expanduser("~/Pictures")
-    assert read("text=~/Pictures") == "~/Pictures"
+        assert read(f"{key}=~/Images") == os.path.expanduser("~/Images")
+    assert read("text=~/Images") == "~/Images"
 
 
 def test_in_a_sweep_a_comma_separates():
@@ -96,7 +96,7 @@ def test_both_programs_read_them(run, tmp_path, capfd):
         assert run("sample", f"model.pretrained={path}", "out=a, b (c)") == 2
         assert f"model.pretrained={path} " in capfd.readouterr().err
         assert run("sample", f"from={path}") == 2
-        assert f"from={path} is not a picture" in capfd.readouterr().err
+        assert f"from={path} is not an image" in capfd.readouterr().err
     assert run("train", "-m", "seed=1,2", "data.path=a, (b)") == 2
     assert "in a sweep a comma separates values" in capfd.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []

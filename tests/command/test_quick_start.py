@@ -30,7 +30,7 @@ def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
     what = [
         "condition=[text,label]",
         f"condition.text.encoder={text_encoder_folder}",
-        "callbacks.pictures.scheduler=lms",
+        "callbacks.samples.scheduler=lms",
     ]
     what += ["adapter=lora", "adapter.rank=2", "adapter.merge=false", "model.attention_levels=[1]"]
     command = [
@@ -40,7 +40,7 @@ def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
         *TINY_RUN,
         "data.n=30",
         "name=a",
-        "outcome.report=true",
+        "export.report=true",
         *what,
     ]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)

@@ -75,7 +75,7 @@ def test_processes_of_torchrun_share_a_folder(tmp_path):
     [folder] = (tmp_path / "runs").iterdir()
     assert results(folder)["steps"] == 4
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
-    assert done.stderr.count("held-out loss 0") + done.stderr.count("held-out loss 1") == 3  # said by one of them
+    assert done.stderr.count("validation loss 0") + done.stderr.count("validation loss 1") == 3  # said by one of them
 
 
 def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
@@ -92,8 +92,8 @@ def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
             continue
         rows = [{"step": step, "ema": 0.3 - 0.001 * step + 0.01 * seed} for step in (0, 50, 100)]
         judged = [{"step": step, "kd": 0.1 - 0.0005 * step} for step in (50, 100)]
-        (folder / "history.json").write_text(json.dumps({"held_out": rows, "evaluation": judged}))
-        results = {"final_held_out_loss": 0.2, "held_out_loss": 0.2, "best_step": 100, "seconds": 1}
+        (folder / "history.json").write_text(json.dumps({"validation": rows, "evaluation": judged}))
+        results = {"final_val_loss": 0.2, "val_loss": 0.2, "best_step": 100, "seconds": 1}
         (folder / "results.json").write_text(json.dumps(results))
     drawn, plain = [], plots.sweep_figure
     monkeypatch.setattr(plots, "sweep_figure", lambda path, groups: drawn.append(groups) or plain(path, groups))

@@ -308,7 +308,7 @@ def test_shuffled_gives_each_picture_anothers():
     order = batches.shuffled(values, keys)
     assert sorted(order) == list(range(12))
     assert all(values[i] != values[j] for i, j in enumerate(order))
-    back = batches.shuffled(values[::-1], keys[::-1])  # the same, in whatever order the pictures come
+    back = batches.shuffled(values[::-1], keys[::-1])  # the same, in whatever order the images come
     assert [11 - j for j in back[::-1]] == order
     assert batches.shuffled(["a"], [1]) == [0]
 

@@ -1,4 +1,4 @@
-"""Pictures, listings and model folders from anywhere: left out by name, or refused in a sentence; never waited for."""
+"""Images, listings and model folders from anywhere: left out by name, or refused in a sentence; never waited for."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from conftest import tiny_unet
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chrysalis.data.image_file import Given
+from chrysalis.data.image_file import ImageFile
 from chrysalis.data.sources import Folder
 from chrysalis.data.store import open_set
 from chrysalis.models import folder
@@ -23,16 +23,16 @@ SIZE = (16, 16)
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
-def picture(seed=0, mode="RGB", size=(20, 20)) -> Image.Image:
+def image(seed=0, mode="RGB", size=(20, 20)) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
     return Image.fromarray(values).convert(mode)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     (tmp_path / "set").mkdir()
     for i in range(24):
-        picture(i).save(tmp_path / "set" / f"{i}.png")
+        image(i).save(tmp_path / "set" / f"{i}.png")
     return tmp_path / "set"
 
 
@@ -57,19 +57,19 @@ def saved(image: Image.Image, kind: str, **how) -> bytes:
 UNREADABLE = {
     "more pixels than any memory": lambda: png(65535, 65535),
     "a bomb": lambda: png(60000, 3000, zlib.compress(bytes(60000 * 3 + 1) * 30)),
-    "a truncated JPEG": lambda: saved(picture(), "JPEG")[:-200],
-    "a truncated PNG": lambda: saved(picture(), "PNG")[:-200],
+    "a truncated JPEG": lambda: saved(image(), "JPEG")[:-200],
+    "a truncated PNG": lambda: saved(image(), "PNG")[:-200],
     "nothing": lambda: b"",
-    "a text": lambda: b"not a picture\n",
+    "a text": lambda: b"not an image\n",
     "zeros": lambda: bytes(5000),
 }
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_an_unreadable_picture_is_left_out_by_name(pictures, what, capfd):
-    (pictures / "bad.png").write_bytes(UNREADABLE[what]())
-    found = open_set(Folder(str(pictures)), SIZE, "crop")
-    assert [name for name, _ in found.rejected] == [str(pictures / "bad.png")]
+def test_an_unreadable_picture_is_left_out_by_name(images, what, capfd):
+    (images / "bad.png").write_bytes(UNREADABLE[what]())
+    found = open_set(Folder(str(images)), SIZE, "crop")
+    assert [name for name, _ in found.rejected] == [str(images / "bad.png")]
     assert len(found) == 24
     assert "bad.png" in capfd.readouterr().err
 
@@ -90,21 +90,21 @@ def test_a_given_picture_that_is_none_is_named(tmp_path, what):
     else:
         file.write_bytes(UNREADABLE[what]())
     with pytest.raises(UserError, match=r"task\.image="):
-        Given(str(file), "task.image")
+        ImageFile(str(file), "task.image")
 
 
-def test_what_is_no_file_is_never_waited_for(pictures):
-    os.mkfifo(pictures / "pipe.png")
-    (pictures / "endless.png").symlink_to("/dev/zero")
-    (pictures / "gone.png").symlink_to(pictures / "not there")
-    (pictures / "loop.png").symlink_to(pictures / "loop.png")
-    (pictures / "round").symlink_to(pictures)
-    os.mkfifo(pictures / "0.txt")  # beside a picture, where a caption would be
+def test_what_is_no_file_is_never_waited_for(images):
+    os.mkfifo(images / "pipe.png")
+    (images / "endless.png").symlink_to("/dev/zero")
+    (images / "gone.png").symlink_to(images / "not there")
+    (images / "loop.png").symlink_to(images / "loop.png")
+    (images / "round").symlink_to(images)
+    os.mkfifo(images / "0.txt")  # beside an image, where a caption would be
     for i in range(24, 100):
-        (pictures / f"{i}.png").hardlink_to(pictures / "0.png")
-    found = open_set(Folder(str(pictures)), SIZE, "crop")
+        (images / f"{i}.png").hardlink_to(images / "0.png")
+    found = open_set(Folder(str(images)), SIZE, "crop")
     assert {name.rsplit("/")[-1] for name, _ in found.rejected} == {"pipe.png", "endless.png", "gone.png", "loop.png"}
-    assert "a pipe or a device" in dict(found.rejected)[str(pictures / "pipe.png")]
+    assert "a pipe or a device" in dict(found.rejected)[str(images / "pipe.png")]
 
 
 def test_unusual_names_and_kinds_are_read(tmp_path):
@@ -113,21 +113,21 @@ def test_unusual_names_and_kinds_are_read(tmp_path):
     deep = tmp_path.joinpath(*["d"] * 60)
     deep.mkdir(parents=True)
     kinds = {
-        "a b.png": saved(picture(1), "PNG"),
-        "new\nline.png": saved(picture(2), "PNG"),
-        "moth 🦋.PNG": saved(picture(3), "PNG"),
-        "x" * 240 + ".png": saved(picture(4), "PNG"),
-        "cmyk.jpg": saved(picture(5, "CMYK"), "JPEG"),
-        "palette.gif": saved(picture(6, "P"), "GIF", transparency=3),
-        "moving.gif": saved(picture(7), "GIF", save_all=True, append_images=[picture(8)]),
-        "moving.webp": saved(picture(9), "WEBP", save_all=True, append_images=[picture(10)]),
-        "wrong suffix.jpg": saved(picture(11), "PNG"),
-        "turned.jpg": saved(picture(12), "JPEG", exif=turned),
+        "a b.png": saved(image(1), "PNG"),
+        "new\nline.png": saved(image(2), "PNG"),
+        "moth 🦋.PNG": saved(image(3), "PNG"),
+        "x" * 240 + ".png": saved(image(4), "PNG"),
+        "cmyk.jpg": saved(image(5, "CMYK"), "JPEG"),
+        "palette.gif": saved(image(6, "P"), "GIF", transparency=3),
+        "moving.gif": saved(image(7), "GIF", save_all=True, append_images=[image(8)]),
+        "moving.webp": saved(image(9), "WEBP", save_all=True, append_images=[image(10)]),
+        "wrong suffix.jpg": saved(image(11), "PNG"),
+        "turned.jpg": saved(image(12), "JPEG", exif=turned),
         "deep.png": saved(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160), "PNG"),
     }
     for name, data in kinds.items():
         (deep / name).write_bytes(data)
-    (deep / os.fsdecode(b"not \xff utf8.png")).write_bytes(saved(picture(13), "PNG"))
+    (deep / os.fsdecode(b"not \xff utf8.png")).write_bytes(saved(image(13), "PNG"))
     found = open_set(Folder(str(tmp_path)), SIZE, "crop")
     assert (len(found), found.rejected) == (12, ())
     assert open_set(Folder(str(tmp_path)), SIZE, "crop").folder == found.folder
@@ -136,7 +136,7 @@ def test_unusual_names_and_kinds_are_read(tmp_path):
 def test_a_label_from_a_name_that_is_no_text_can_be_written(tmp_path):
     for name in (b"a\xff", b"b\x1b[31m"):
         (tmp_path / os.fsdecode(name)).mkdir()
-        picture(len(name)).save(tmp_path / os.fsdecode(name) / "1.png")
+        image(len(name)).save(tmp_path / os.fsdecode(name) / "1.png")
     labels = open_set(Folder(str(tmp_path)), SIZE, "crop").label_names
     assert labels == ("a?", "b [31m")
 
@@ -161,46 +161,46 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("line", BAD_LINES, ids=BAD_LINES.values())
-def test_a_bad_line_is_named_by_its_number(pictures, line):
-    (pictures / "loop.png").symlink_to(pictures / "loop.png")
-    (pictures / "metadata.jsonl").write_text(f'{{"file_name": "1.png"}}\n\n{line}\n', encoding="utf-8")
+def test_a_bad_line_is_named_by_its_number(images, line):
+    (images / "loop.png").symlink_to(images / "loop.png")
+    (images / "metadata.jsonl").write_text(f'{{"file_name": "1.png"}}\n\n{line}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"metadata\.jsonl line 3"):
-        Folder(str(pictures))
+        Folder(str(images))
 
 
-def test_a_listing_of_another_encoding_is_named(pictures):
-    (pictures / "metadata.jsonl").write_bytes(b'{"file_name": "1.png"}\n{"file_name": "2.png", "text": "gr\xfcn"}\n')
+def test_a_listing_of_another_encoding_is_named(images):
+    (images / "metadata.jsonl").write_bytes(b'{"file_name": "1.png"}\n{"file_name": "2.png", "text": "gr\xfcn"}\n')
     with pytest.raises(UserError, match=r"metadata\.jsonl line 2 is not UTF-8"):
-        Folder(str(pictures))
+        Folder(str(images))
 
 
-def test_marks_long_lines_and_repeated_names_are_fine(pictures):
+def test_marks_long_lines_and_repeated_names_are_fine(images):
     rows = [{"file_name": f"{i % 4}.png", "text": f"no. {i}\x00\x1b[31m \ud800", "label": i % 2} for i in range(8)]
     rows[0]["text"] = "long " * 2_000_000
     text = "\ufeff" + "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
-    (pictures / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
-    found = open_set(Folder(str(pictures)), SIZE, "crop")
+    (images / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
+    found = open_set(Folder(str(images)), SIZE, "crop")
     assert (len(found), found.label_names) == (8, ("0", "1"))
     assert found.captions[1] == "no. 1  [31m ?"
     assert len(found.captions[0]) == 10_000_000
 
 
-def test_a_caption_of_another_encoding_leaves_its_picture_out(pictures):
-    (pictures / "0.txt").write_bytes("grün".encode("latin-1"))
-    found = open_set(Folder(str(pictures)), SIZE, "crop")
+def test_a_caption_of_another_encoding_leaves_its_picture_out(images):
+    (images / "0.txt").write_bytes("grün".encode("latin-1"))
+    found = open_set(Folder(str(images)), SIZE, "crop")
     assert "its caption 0.txt is not UTF-8 text" in found.rejected[0][1]
 
 
 @pytest.mark.parametrize("path", ["~nobody-has-this-name/x", "x" * 5000, "a\0b"])
 def test_what_cannot_be_a_path_is_told(path):
-    for key, use in (("data.path", Folder), ("model.pretrained", folder.load), ("x", lambda p: Given(p, "x"))):
+    for key, use in (("data.path", Folder), ("model.pretrained", folder.load), ("x", lambda p: ImageFile(p, "x"))):
         with pytest.raises(UserError, match=f"^{key}=") as told:
             use(path)
         assert len(str(told.value)) < 600
 
 
 def test_many_files_in_many_folders_are_listed(tmp_path):
-    picture().save(tmp_path / "0.png")
+    image().save(tmp_path / "0.png")
     for i in range(1, 50):
         (tmp_path / f"s{i}").mkdir()
         for k in range(2000 if i == 1 else 200):

@@ -8,23 +8,23 @@ from PIL import Image
 
 from chrysalis.data.datamodule import drawn, folder
 from chrysalis.data.loaders import Order
-from chrysalis.evaluation.reference import held_against
+from chrysalis.evaluation.reference import compared_with
 
 
 def test_a_held_out_batch_is_the_pictures_as_they_are():
     data = drawn("butterflies", 60, image_size=16, batch_size=4, val_fraction=0.3)
     data.setup()
-    batch, rows = data.held_out_batch(5), data.held_out_rows[:5]
-    images, contents = data.pictures.images[rows], data.pictures.contents[rows]
+    batch, rows = data.validation_batch(5), data.validation_rows[:5]
+    images, contents = data.image_set.images[rows], data.image_set.contents[rows]
     assert (len(batch), batch.window) == (5, 5)
     assert torch.equal(batch.image, torch.from_numpy(images))
     assert batch.key.tolist() == contents.tolist()
     assert batch.u.tolist() == [0.0] * 5
-    assert batch.row.tolist() == data.held_out_rows[:5].tolist()
+    assert batch.row.tolist() == data.validation_rows[:5].tolist()
     assert batch.mask.shape == (5, 1, 16, 16)
-    assert batch.label.tolist() == data.pictures.labels[data.held_out_rows[:5]].tolist()
-    assert batch.caption == tuple(data.pictures.captions[i] for i in data.held_out_rows[:5])
-    assert len(data.held_out_batch(1000)) == len(data.held_out_rows)
+    assert batch.label.tolist() == data.image_set.labels[data.validation_rows[:5]].tolist()
+    assert batch.caption == tuple(data.image_set.captions[i] for i in data.validation_rows[:5])
+    assert len(data.validation_batch(1000)) == len(data.validation_rows)
     on_meta = batch.to("meta")
     moved = (on_meta.image, on_meta.mask, on_meta.label, on_meta.u, on_meta.vector)
     assert {x.device.type for x in moved} == {"meta"}
@@ -34,11 +34,11 @@ def test_a_held_out_batch_is_the_pictures_as_they_are():
 def test_the_drawn_vector_is_the_mean_colour_under_the_mask():
     data = drawn("moths", 20, image_size=32, batch_size=4, val_fraction=0.3)
     data.setup()
-    batch = data.held_out_batch(4)
+    batch = data.validation_batch(4)
     inside = batch.mask.double() / 255
     mean = (batch.image * inside).sum((2, 3)) / inside.sum((2, 3)) / 255
     torch.testing.assert_close(batch.vector.double(), mean, atol=1e-6, rtol=0)
-    assert data.pictures.vector_names == ("red", "green", "blue")
+    assert data.image_set.vector_names == ("red", "green", "blue")
 
 
 def test_the_description_says_what_is_known(tmp_path):
@@ -74,18 +74,18 @@ def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
         Image.new("RGB", (16, 16), [(200, 30, 30), (30, 200, 30), (30, 30, 200)][k % 3]).save(tmp_path / f"{k}.png")
     data = folder(str(tmp_path), image_size=16, batch_size=4)
     data.look()
-    assert (len(data.train_rows), len(data.held_out_rows)) == (40, 1)
-    rows, name = held_against(data)
-    assert (len(set(data.pictures.contents[rows].tolist())), len(rows), name) == (3, 3, "real ones")
+    assert (len(data.train_rows), len(data.validation_rows)) == (40, 1)
+    rows, name = compared_with(data)
+    assert (len(set(data.image_set.contents[rows].tolist())), len(rows), name) == (3, 3, "real ones")
 
 
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
     labelled(tmp_path, many=150, one=1)
     data = on(folder(str(tmp_path), image_size=16, batch_size=4))
-    data.pictures = replace(data.pictures, label_names=("many", "one", "known to the model alone"))
+    data.image_set = replace(data.image_set, label_names=("many", "one", "known to the model alone"))
     assert data.notes([]) == data.notes(["text"]) == []
     (note,) = data.notes(["label"])
-    row = data.pictures.labels.tolist().index(1)
+    row = data.image_set.labels.tolist().index(1)
     assert row in data.train_rows  # fails if the hash of this image's bytes falls on the other side
     assert note == (
         "condition=label: fewer than 5 training images: 1 of 2 labels (one); no validation image: 1 of 2 labels (one). "
@@ -94,7 +94,7 @@ def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
     (tmp_path / "balanced").mkdir()
     labelled(tmp_path / "balanced", a=40, b=40)
     balanced = on(folder(str(tmp_path / "balanced"), image_size=16, batch_size=4, val_fraction=0.3))
-    counts = [np.bincount(balanced.pictures.labels[rows]) for rows in (balanced.train_rows, balanced.held_out_rows)]
+    counts = [np.bincount(balanced.image_set.labels[rows]) for rows in (balanced.train_rows, balanced.validation_rows)]
     assert counts[0].min() >= 5
     assert counts[1].min() >= 1
     assert balanced.notes(["label"]) == []

@@ -63,7 +63,7 @@ def test_files_that_are_not_used_are_counted_by_suffix(tmp_path, bare):
     for name, data in {"1.HEIC": HEIC, "2.heic": HEIC, "3.jxl": JXL, "4.csv": b"", "5": b"", "a.txt": b"a"}.items():
         (tmp_path / name).write_bytes(data)
     note = r'not used: 2 \.heic \(pip install "chrysalis\[heif\]"\), 1 without suffix, 1 \.csv, 1 \.jxl \(pip install'
-    with pytest.raises(UserError, match=r"has no pictures in it.*\.png.*" + note):
+    with pytest.raises(UserError, match=r"has no images in it.*\.png.*" + note):
         Folder(str(tmp_path))
     save(tmp_path / "a.png")
     source = Folder(str(tmp_path))
@@ -78,9 +78,9 @@ def test_files_that_are_not_used_are_counted_by_suffix(tmp_path, bare):
 def test_enlarged_images_are_counted(tmp_path, resize, n):
     for name, size in (("a", (16, 16)), ("b", (40, 12)), ("c", (15, 8)), ("d", (16, 17))):
         save(tmp_path / f"{name}.png", size=size)
-    pictures = open_set(Folder(str(tmp_path)), SIZE, resize)
-    assert pictures.enlarged == n
-    assert pictures.enlarged_note().startswith(f"{n} of them ")
+    images = open_set(Folder(str(tmp_path)), SIZE, resize)
+    assert images.enlarged == n
+    assert images.enlarged_note().startswith(f"{n} of them ")
     assert open_set(Folder(str(tmp_path)), SIZE, resize).enlarged == n  # from the cache
 
 
@@ -92,8 +92,8 @@ def test_masks_that_mark_nothing_or_everything_are_told_once(tmp_path, capsys):
     mask.paste(2, (0, 0, 10, 20))
     mask.save(tmp_path / "masks" / "2.png")
     source = Folder(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
-    pictures = open_set(source, SIZE, "crop")
-    assert (pictures.masks[2, 0] == 255).mean() == 0.5
+    images = open_set(source, SIZE, "crop")
+    assert (images.masks[2, 0] == 255).mean() == 0.5
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("Of 3 masks some mark nothing or everything: 1 empty (of ") == 1
     assert "0.png); 1 full (of " in said

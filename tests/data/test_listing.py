@@ -1,4 +1,4 @@
-"""Folders of pictures with masks, conditioning images and measurements: what lies on what, and what is refused."""
+"""Folders of images with masks, conditioning images and measurements: what lies on what, and what is refused."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def metadata(folder, *lines):
 
 @pytest.fixture
 def mirrored(tmp_path):
-    """Two pictures with masks of half their size and conditioning images of twice their size, elsewhere."""
+    """Two images with masks of half their size and conditioning images of twice their size, elsewhere."""
     for name in ("a/1", "b/2"):
         scene(tmp_path / "images" / f"{name}.jpg", "red", "blue", quality=100, subsampling=0)
         scene(tmp_path / "masks" / f"{name}.png", 255, 0, (30, 20), 0.5)
@@ -51,26 +51,26 @@ def beside(root, **more):
 
 
 def test_mirrored_files_land_on_the_same_pixels(mirrored):
-    pictures = open_set(beside(mirrored), SIZE, "crop")
-    assert (pictures.without_mask, pictures.without_conditioning) == ((), ())
-    assert pictures.label_names == ("a", "b")
+    images = open_set(beside(mirrored), SIZE, "crop")
+    assert (images.without_mask, images.without_conditioning) == ((), ())
+    assert images.label_names == ("a", "b")
     for i in range(2):
-        assert ((pictures.images[i, 0] > 127) == expected()).all()
-        assert ((pictures.masks[i, 0] == 255) == expected()).all()
-        assert ((pictures.conditionings[i, 1] > 127) == expected()).all()
-        assert pictures.conditionings[i, [0, 2]].max() == 0
+        assert ((images.images[i, 0] > 127) == expected()).all()
+        assert ((images.masks[i, 0] == 255) == expected()).all()
+        assert ((images.conditionings[i, 1] > 127) == expected()).all()
+        assert images.conditionings[i, [0, 2]].max() == 0
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 def test_a_detectors_rounded_sides_still_show_the_whole_picture(tmp_path, resize):
-    """64 x 40 for a picture of 60 x 40: everything a bit wider, not cut off at the sides."""
+    """64 x 40 for an image of 60 x 40: everything a bit wider, not cut off at the sides."""
     scene(tmp_path / "images" / "1.png", "white", "black")
     wide = Image.open(tmp_path / "images" / "1.png").resize((64, 40))
     (tmp_path / "edges").mkdir()
     wide.save(tmp_path / "edges" / "1.png")
     source = Folder(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges"))
-    pictures = open_set(source, SIZE, resize)
-    assert ((pictures.images > 127) == (pictures.conditionings > 127)).mean() > 0.98
+    images = open_set(source, SIZE, resize)
+    assert ((images.images > 127) == (images.conditionings > 127)).mean() > 0.98
 
 
 def test_a_turned_photograph_and_its_upright_mask(tmp_path):
@@ -81,9 +81,9 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
     turned = Image.open(tmp_path / "upright.png").transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "images" / "1.jpg", exif=exif, quality=100, subsampling=0)
     scene(tmp_path / "masks" / "1.png", 255, 0)
-    pictures = open_set(Folder(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
-    assert ((pictures.images[0, 0] > 127) == expected()).all()
-    assert ((pictures.masks[0, 0] == 255) == expected()).all()
+    images = open_set(Folder(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
+    assert ((images.images[0, 0] > 127) == expected()).all()
+    assert ((images.masks[0, 0] == 255) == expected()).all()
 
 
 def test_another_shape_cannot_lie_on_the_picture(mirrored):
@@ -94,40 +94,40 @@ def test_another_shape_cannot_lie_on_the_picture(mirrored):
 
 def test_a_broken_mask_is_told_from_a_broken_picture(mirrored):
     (mirrored / "masks" / "a" / "1.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="its mask is not a picture"):
+    with pytest.raises(UserError, match="its mask is not an image"):
         open_set(beside(mirrored), SIZE, "crop")
 
 
 def test_gaps_are_reported_by_name(mirrored):
     (mirrored / "masks" / "b" / "2.png").unlink()
-    pictures = open_set(beside(mirrored), SIZE, "crop")
-    assert pictures.masks is None
-    assert pictures.without_mask == (str(mirrored / "images" / "b" / "2.jpg"),)
-    assert pictures.conditionings is not None
+    images = open_set(beside(mirrored), SIZE, "crop")
+    assert images.masks is None
+    assert images.without_mask == (str(mirrored / "images" / "b" / "2.jpg"),)
+    assert images.conditionings is not None
     plain = open_set(Folder(str(mirrored / "images")), SIZE, "crop")
     assert (plain.masks, plain.without_mask, plain.conditionings, plain.without_conditioning) == (None, (), None, ())
 
 
 def test_masks_below_the_set_are_no_pictures(mirrored):
-    """images/ and masks/ side by side: mirrored without or with the folder of pictures in the name."""
+    """images/ and masks/ side by side: mirrored without or with the folder of images in the name."""
     source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
-    pictures = open_set(source, SIZE, "crop")
-    assert len(pictures) == 2
-    assert pictures.label_names == ("a", "b")
-    assert pictures.masks is not None
+    images = open_set(source, SIZE, "crop")
+    assert len(images) == 2
+    assert images.label_names == ("a", "b")
+    assert images.masks is not None
     os.rename(mirrored / "masks", mirrored / "moved")
     (mirrored / "masks").mkdir()
     os.rename(mirrored / "moved", mirrored / "masks" / "images")
     source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
-    assert (open_set(source, SIZE, "crop").masks == pictures.masks).all()
+    assert (open_set(source, SIZE, "crop").masks == images.masks).all()
 
 
 def test_metadata_names_conditioning_images(tmp_path):
     scene(tmp_path / "a.png", "red", "blue")
     scene(tmp_path / "edges of a.png", "lime", "black")
     metadata(tmp_path, {"file_name": "a.png", "conditioning_image_file_name": "edges of a.png"})
-    pictures = open_set(Folder(str(tmp_path)), SIZE, "crop")
-    assert ((pictures.conditionings[0, 1] > 127) == expected()).all()
+    images = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    assert ((images.conditionings[0, 1] > 127) == expected()).all()
 
 
 def test_a_named_folder_replaces_what_metadata_names(mirrored):
@@ -148,12 +148,12 @@ def measured(tmp_path, *values, **more):
 def test_columns_of_metadata(tmp_path):
     path = measured(tmp_path, 3.5, None, 2, float("nan"))
     source = Folder(path, label_column="kind", caption_column="title", vector_columns=["span", "month"])
-    pictures = open_set(source, SIZE, "crop")
-    assert pictures.label_names == ("k0", "k1", "k2", "k3")
-    assert pictures.captions == ("t0", "t1", "t2", "t3")
-    assert pictures.vector_names == ("span", "month")
-    assert pictures.vectors.dtype == np.float32
-    np.testing.assert_array_equal(pictures.vectors, [[3.5, 0], [np.nan, 1], [2, 2], [np.nan, 3]])
+    images = open_set(source, SIZE, "crop")
+    assert images.label_names == ("k0", "k1", "k2", "k3")
+    assert images.captions == ("t0", "t1", "t2", "t3")
+    assert images.vector_names == ("span", "month")
+    assert images.vectors.dtype == np.float32
+    np.testing.assert_array_equal(images.vectors, [[3.5, 0], [np.nan, 1], [2, 2], [np.nan, 3]])
     unmeasured = open_set(Folder(path), SIZE, "crop")
     assert (unmeasured.vectors, unmeasured.vector_names) == (None, ())
     assert set(unmeasured.captions) == {"no"}
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_mirror_is_refused(mirrored, argument, key):
     with pytest.raises(UserError, match=rf"data\.{key}=.*images is data\.path itself"):
         Folder(images, **{argument: images})
     scene(mirrored / "other" / "1_mask.png", 255, 0)
-    with pytest.raises(UserError, match=rf"data\.{key}=.*other has no picture that.*images/a/1\.jpg.*hold a/1\.png"):
+    with pytest.raises(UserError, match=rf"data\.{key}=.*other has no image that.*images/a/1\.jpg.*hold a/1\.png"):
         Folder(images, **{argument: str(mirrored / "other")})
     scene(mirrored / "masks" / "a" / "1.webp", 255, 0)
     with pytest.raises(UserError, match=rf"data\.{key}=.*masks has a/1\.png and a/1\.webp for .*a/1\.jpg"):

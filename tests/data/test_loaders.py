@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chrysalis.data.loaders import Order, Pictures, loader
+from chrysalis.data.loaders import BatchDataset, Order, loader
 from chrysalis.data.sources import Drawn, Folder
 from chrysalis.data.store import open_set
 
@@ -47,7 +47,7 @@ def test_continuing_gives_what_would_have_come():
 
 
 def test_windows_count_what_they_hold():
-    """21 pictures in micro-batches of 4, accumulated by 2: windows of 8, 8 and, at the end, 4 + 1."""
+    """21 images in micro-batches of 4, accumulated by 2: windows of 8, 8 and, at the end, 4 + 1."""
     assert [r.window for r in requests(batch_size=4, accumulate=2)] == [8, 8, 8, 8, 5, 5]
     assert [len(r.rows) for r in requests(batch_size=4, accumulate=2)] == [4, 4, 4, 4, 4, 1]
 
@@ -66,21 +66,21 @@ def test_ranks_share_each_joint_batch(world):
 
 @pytest.mark.proof  # starts processes
 def test_workers_change_nothing():
-    pictures = open_set(Drawn("butterflies", 12), (16, 16), "crop")
+    images = open_set(Drawn("butterflies", 12), (16, 16), "crop")
     order = Order(np.arange(12), 4, seed=0)
-    alone = list(loader(Pictures(pictures, flip=True), order))
-    with_workers = list(loader(Pictures(pictures, flip=True), order, num_workers=2))
+    alone = list(loader(BatchDataset(images, flip=True), order))
+    with_workers = list(loader(BatchDataset(images, flip=True), order, num_workers=2))
     assert all(
         torch.equal(a.image, b.image) and torch.equal(a.key, b.key) for a, b in zip(alone, with_workers, strict=True)
     )
 
 
 def test_flips_mirror_about_half_and_the_mask_too():
-    pictures = open_set(Drawn("butterflies", 40), (16, 16), "crop")
-    batch = next(iter(loader(Pictures(pictures, flip=True), Order(np.arange(40), 40, seed=0))))
+    images = open_set(Drawn("butterflies", 40), (16, 16), "crop")
+    batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(40), 40, seed=0))))
     flipped = 0
     for image, mask, row in zip(batch.image, batch.mask, batch.row, strict=True):
-        original, original_mask = torch.from_numpy(pictures.images[row]), torch.from_numpy(pictures.masks[row])
+        original, original_mask = torch.from_numpy(images.images[row]), torch.from_numpy(images.masks[row])
         mirrored = not torch.equal(image, original)
         flipped += mirrored
         assert torch.equal(image, original.flip(-1) if mirrored else original)
@@ -89,7 +89,7 @@ def test_flips_mirror_about_half_and_the_mask_too():
 
 
 def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(tmp_path):
-    """One column is white in picture, mask and conditioning image alike; the vector tells which."""
+    """One column is white in image, mask and conditioning image alike; the vector tells which."""
     lines = []
     for i in range(30):
         image = Image.new("RGB", (16, 16))
@@ -99,8 +99,8 @@ def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(
         names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    pictures = open_set(Folder(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
-    batch = next(iter(loader(Pictures(pictures, flip=True), Order(np.arange(30), 30, seed=0))))
+    images = open_set(Folder(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
+    batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(30), 30, seed=0))))
     assert batch.vector.dtype == torch.float32
     assert torch.equal(batch.conditioning, batch.image)
     assert torch.equal(batch.mask > 0, batch.image[:, :1] > 127)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from chrysalis.conditions.conditioner import Conditioner, LabelEmbedding, TokenEncoder
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.data.datamodule import folder
 from chrysalis.data.sources import Folder
 from chrysalis.data.store import open_folder, open_set
@@ -149,7 +149,7 @@ def test_both_unicode_forms_of_a_name_are_one_label(tmp_path):
     data = folder(str(tmp_path), image_size=16, batch_size=1)
     data.setup()
     data.use_labels(["plain", NFD])
-    assert data.pictures.labels.tolist().count(1) == 2
+    assert data.image_set.labels.tolist().count(1) == 2
 
 
 def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path):
@@ -173,7 +173,7 @@ def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path
 @pytest.mark.parametrize("asked", [NFC, NFD])
 def test_a_label_is_known_in_both_unicode_forms(known, asked):
     conditioner = Conditioner({"label": {"names": ["plain", known], "dim": 4}}, 8, 3)
-    assert Asked(conditioner, {"label": asked}, "a model").values == {"label": [1]}
+    assert Request(conditioner, {"label": asked}, "a model").values == {"label": [1]}
     assert LabelEmbedding(8, ["plain", known]).place(asked) == 1
     with pytest.raises(ValueError, match="cafe"):
         LabelEmbedding(8, ["plain", known]).place("cafe")

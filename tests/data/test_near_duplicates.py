@@ -42,10 +42,10 @@ def test_three_encodings_of_an_image_are_on_one_side(thrice, size):
     note = "60 images are near-duplicates of others (0.jpg and 0.png), which all stay on one side of the split."
     assert found.near_duplicates_note() == note
     for fraction in (0.1, 0.3, 0.6):
-        train, held_out = found.split(fraction)
-        assert sorted([*train, *held_out]) == list(range(80))
-        assert {stems[row] for row in train}.isdisjoint(stems[row] for row in held_out)
-        assert 0.4 * fraction < len(held_out) / 80 < 2 * fraction + 0.1
+        train, validation = found.split(fraction)
+        assert sorted([*train, *validation]) == list(range(80))
+        assert {stems[row] for row in train}.isdisjoint(stems[row] for row in validation)
+        assert 0.4 * fraction < len(validation) / 80 < 2 * fraction + 0.1
 
 
 def test_a_split_without_near_duplicates_is_by_the_image_alone(tmp_path):
@@ -54,11 +54,11 @@ def test_a_split_without_near_duplicates_is_by_the_image_alone(tmp_path):
         scene(i).save(tmp_path / f"{i}.png")
     found = open_set(Folder(str(tmp_path)), (16, 16), "crop")
     assert (found.near_duplicates, found.near_duplicates_note()) == ((), "")
-    held_out = {found.names[row] for row in found.split(0.3)[1]}
+    validation = {found.names[row] for row in found.split(0.3)[1]}
     scene(0).save(tmp_path / "again.webp", lossless=True)
     more = open_set(Folder(str(tmp_path)), (16, 16), "crop")
     assert len(more.near_duplicates) == 1
-    moved = {more.names[row] for row in more.split(0.3)[1]} ^ held_out
+    moved = {more.names[row] for row in more.split(0.3)[1]} ^ validation
     assert moved <= {str(tmp_path / "0.png"), str(tmp_path / "again.webp")}
 
 
@@ -83,14 +83,14 @@ def test_a_set_that_is_mostly_one_image_validates_on_the_rest(tmp_path):
     assert all_one.near_duplicates_note().startswith("All images are near-duplicates (60.jpg and 65.jpg)")
     assert all(len(rows) for rows in all_one.split(0.5))
     scene(1).save(tmp_path / "other.png")
-    train, held_out = open_set(Folder(str(tmp_path)), (32, 32), "crop").split(0.9)
-    assert (train.tolist(), held_out.tolist()) == ([*range(8)], [8])
+    train, validation = open_set(Folder(str(tmp_path)), (32, 32), "crop").split(0.9)
+    assert (train.tolist(), validation.tolist()) == ([*range(8)], [8])
 
 
 def test_exact_copies_alone_cannot_be_split(tmp_path):
     for i in range(3):
         scene(0).save(tmp_path / f"{i}.png")
-    with pytest.raises(UserError, match="All pictures are the same one"):
+    with pytest.raises(UserError, match="All images are the same one"):
         open_set(Folder(str(tmp_path)), (16, 16), "crop").split(0.5)
 
 

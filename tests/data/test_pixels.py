@@ -33,11 +33,11 @@ def test_grid_places_every_picture():
 
 
 def test_png_keeps_pixels_and_text(tmp_path):
-    picture = torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8)
-    pixels.save_png(picture, tmp_path / "new" / "a.png", {"seed": "7"})
+    image = torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8)
+    pixels.save_png(image, tmp_path / "new" / "a.png", {"seed": "7"})
     with Image.open(tmp_path / "new" / "a.png") as opened:
         assert opened.text == {"seed": "7"}
-        assert (np.asarray(opened) == picture.permute(1, 2, 0).numpy()).all()
+        assert (np.asarray(opened) == image.permute(1, 2, 0).numpy()).all()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
 
 

@@ -8,7 +8,7 @@ from conftest import real_data, tiny_unet
 from PIL import Image
 
 from chrysalis.conditions.kinds import Text
-from chrysalis.data.loaders import Order, Pictures
+from chrysalis.data.loaders import BatchDataset, Order
 from chrysalis.data.sources import Drawn, Folder, Hub
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
@@ -22,12 +22,12 @@ def write(path, colour="red", size=(20, 20)):
     return path
 
 
-def test_folder_labels_are_its_subfolders(picture_folder):
-    pictures = open_set(Folder(str(picture_folder)), SIZE, "crop")
-    assert len(pictures) == 24
-    assert set(pictures.label_names) == {p.name for p in picture_folder.iterdir()}
-    for name, label in zip(pictures.names, pictures.labels, strict=True):
-        assert f"/{pictures.label_names[label]}/" in name
+def test_folder_labels_are_its_subfolders(image_folder):
+    images = open_set(Folder(str(image_folder)), SIZE, "crop")
+    assert len(images) == 24
+    assert set(images.label_names) == {p.name for p in image_folder.iterdir()}
+    for name, label in zip(images.names, images.labels, strict=True):
+        assert f"/{images.label_names[label]}/" in name
 
 
 def test_metadata_gives_labels_captions_and_masks(tmp_path):
@@ -41,11 +41,11 @@ def test_metadata_gives_labels_captions_and_masks(tmp_path):
         for n in "ab"
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    pictures = open_set(Folder(str(tmp_path)), SIZE, "crop")
-    assert len(pictures) == 2
-    assert pictures.captions == ("the a", "the b")
-    assert pictures.label_names == ("is a", "is b")
-    assert pictures.masks.mean(axis=(1, 2, 3)).tolist() == [255, 0]
+    images = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    assert len(images) == 2
+    assert images.captions == ("the a", "the b")
+    assert images.label_names == ("is a", "is b")
+    assert images.masks.mean(axis=(1, 2, 3)).tolist() == [255, 0]
 
 
 @pytest.mark.parametrize("line", ['{"label": 3}', "not json", '{"file_name": "../outside.png"}', "[]"])
@@ -67,19 +67,19 @@ def test_unreadable_files_are_listed_left_out_and_untouched(tmp_path, capsys):
     for i in range(40):
         write(tmp_path / f"{i:02}.png", (i, i, i))
     broken = tmp_path / "broken one.jpg"
-    broken.write_bytes(b"not a picture")
-    pictures = open_set(Folder(str(tmp_path)), SIZE, "crop")
-    assert len(pictures) == 40
+    broken.write_bytes(b"not an image")
+    images = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    assert len(images) == 40
     assert "broken one.jpg" in capsys.readouterr().err
-    assert broken.read_bytes() == b"not a picture"
-    assert pictures.images[:, 0].mean(axis=(1, 2)).tolist() == list(range(40))
+    assert broken.read_bytes() == b"not an image"
+    assert images.images[:, 0].mean(axis=(1, 2)).tolist() == list(range(40))
 
 
 def test_too_many_unreadable_files_stop_the_run(tmp_path):
     for i in range(10):
         write(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 of 11 pictures cannot be read.*bad\.png"):
+    with pytest.raises(UserError, match=r"1 of 11 images cannot be read.*bad\.png"):
         open_set(Folder(str(tmp_path)), SIZE, "crop")
 
 
@@ -131,13 +131,13 @@ def test_split_is_by_content_not_by_order_or_name(tmp_path):
         write(tmp_path / "two" / f"{59 - i:02}-renamed.png", (i, 0, 0))
     write(tmp_path / "two" / "a copy.png", (7, 0, 0))
 
-    def held_out(folder):
-        pictures = open_set(Folder(str(tmp_path / folder)), SIZE, "crop")
-        train, rows = pictures.split(0.2)
-        assert sorted([*train, *rows]) == list(range(len(pictures)))
-        return {int(pictures.images[i, 0, 0, 0]) for i in rows}, {int(pictures.images[i, 0, 0, 0]) for i in train}
+    def validation(folder):
+        images = open_set(Folder(str(tmp_path / folder)), SIZE, "crop")
+        train, rows = images.split(0.2)
+        assert sorted([*train, *rows]) == list(range(len(images)))
+        return {int(images.images[i, 0, 0, 0]) for i in rows}, {int(images.images[i, 0, 0, 0]) for i in train}
 
-    one, two = held_out("one"), held_out("two")
+    one, two = validation("one"), validation("two")
     assert one == two
     assert one[0].isdisjoint(one[1])
     assert 4 <= len(one[0]) <= 20
@@ -153,11 +153,11 @@ def test_a_hub_dataset_in_every_local_form(tmp_path):
     dataset.to_parquet(tmp_path / "parquet" / "train.parquet")
     dataset.save_to_disk(tmp_path / "arrow")
     for folder in ("parquet", "arrow"):
-        pictures = open_set(Hub(str(tmp_path / folder), caption_column="alt"), SIZE, "crop")
-        assert pictures.images[:, 0, 8, 8].tolist() == [0, 20, 40, 60, 80, 100]
-        assert pictures.captions == tuple(captions)
-    with pytest.raises(UserError, match=r"data\.image_column=picture.*image, alt"):
-        Hub(str(tmp_path / "parquet"), image_column="picture")
+        images = open_set(Hub(str(tmp_path / folder), caption_column="alt"), SIZE, "crop")
+        assert images.images[:, 0, 8, 8].tolist() == [0, 20, 40, 60, 80, 100]
+        assert images.captions == tuple(captions)
+    with pytest.raises(UserError, match=r"data\.image_column=photo.*image, alt"):
+        Hub(str(tmp_path / "parquet"), image_column="photo")
 
 
 def conditional_hub(tmp_path):
@@ -189,13 +189,13 @@ def conditional_hub(tmp_path):
 def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path):
     conditional_hub(tmp_path)
     columns = {"mask_column": "mask", "conditioning_image_column": "edges", "vector_columns": ["span", "month"]}
-    pictures = open_set(Hub(str(tmp_path / "full"), **columns), (20, 20), "crop")
+    images = open_set(Hub(str(tmp_path / "full"), **columns), (20, 20), "crop")
     for i in range(5):
         inside = np.tile(np.arange(20) < 4 + i, (20, 1))  # five pixels are cropped away at the left
-        assert ((pictures.images[i, 0] > 127) == inside).all()
-        assert ((pictures.masks[i, 0] == 255) == inside).all()
-        assert ((pictures.conditionings[i, 1] > 127) == inside).all()
-    np.testing.assert_array_equal(pictures.vectors, [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
+        assert ((images.images[i, 0] > 127) == inside).all()
+        assert ((images.masks[i, 0] == 255) == inside).all()
+        assert ((images.conditionings[i, 1] > 127) == inside).all()
+    np.testing.assert_array_equal(images.vectors, [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
     gap = open_set(Hub(str(tmp_path / "all"), **columns), (20, 20), "crop")
     assert gap.masks is None
     assert gap.without_mask == (f"{tmp_path / 'all'} row 5",)
@@ -210,7 +210,7 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
         ({"vector_columns": ["span", "x"]}, r"data\.vector_columns=x is not a column"),
         ({"vector_columns": ["sex"]}, r"data\.vector_columns=sex is not a column of numbers.*string"),
         ({"vector_columns": ["kind"]}, r"data\.vector_columns=kind is not a column of numbers.*ClassLabel"),
-        ({"mask_column": "span"}, r"data\.mask_column=span is not a column of pictures"),
+        ({"mask_column": "span"}, r"data\.mask_column=span is not a column of images"),
     ],
 )
 def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, asked, sentence):
@@ -223,19 +223,19 @@ def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_pat
     rows["text"] = [["a moth", "an insect", "a moth", None], ["one"], []]
     features = datasets.Features(image=datasets.Image(), text=datasets.List(datasets.Value("string")))
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
-    pictures = open_set(Hub(str(tmp_path / "set"), caption_column="text"), SIZE, "crop")
-    assert pictures.captions == (("a moth", "an insect"), "one", "")
+    images = open_set(Hub(str(tmp_path / "set"), caption_column="text"), SIZE, "crop")
+    assert images.captions == (("a moth", "an insect"), "one", "")
 
     def of_epoch(epoch: int) -> tuple[str, ...]:
         request = next(iter(Order(np.arange(3), 3, seed=0, done=lambda: epoch)))
-        batch = Pictures(pictures, flip=False)[request]
+        batch = BatchDataset(images, flip=False)[request]
         return tuple(batch.caption[i] for i in batch.row.argsort().tolist())
 
     epochs = [of_epoch(epoch) for epoch in range(200)]
     assert {caption[1:] for caption in epochs} == {("one", "")}
     assert 70 <= sum(caption[0] == "a moth" for caption in epochs) <= 130  # 100, and four standard deviations
     assert epochs[:20] == [of_epoch(epoch) for epoch in range(20)]
-    assert Text().made_for(pictures, tiny_unet())["words"] == ["a", "an", "insect", "moth", "one"]
+    assert Text().made_for(images, tiny_unet())["words"] == ["a", "an", "insect", "moth", "one"]
 
 
 @pytest.mark.parametrize(

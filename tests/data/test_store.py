@@ -88,8 +88,8 @@ def test_of_several_that_mend_a_cache_one_decodes_it(own_cache, monkeypatch):
     assert all((each.images == images).all() for each in found)
 
 
-def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(picture_folder, own_cache):
-    source = Folder(str(picture_folder))
+def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(image_folder, own_cache):
+    source = Folder(str(image_folder))
     cached = store.open_set(source, SIZE, "crop")
     first = cached.images.copy()
     gone = Path(source.row_name(3))
@@ -99,11 +99,11 @@ def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(picture_fol
     listed_before = store.open_set(source, (24, 24), "crop")
     assert [name for name, _ in listed_before.rejected] == [str(gone)]
     assert len(listed_before) == 23
-    now = store.open_set(Folder(str(picture_folder)), SIZE, "crop")
+    now = store.open_set(Folder(str(image_folder)), SIZE, "crop")
     assert (len(now), now.rejected) == (24, ())
 
 
-def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_next_start(picture_folder, own_cache):
+def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_next_start(image_folder, own_cache):
     class Replaced(Folder):
         """Its last file changes after the first was read."""
 
@@ -116,10 +116,10 @@ def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_
             assert self.changed.wait(10)
             return super().read(i, size, resize)
 
-    undisturbed = store.open_set(Folder(str(picture_folder)), SIZE, "crop").images.copy()
-    os.utime(next(picture_folder.rglob("*.png")))
-    during = store.open_set(Replaced(str(picture_folder)), SIZE, "crop")
-    after = store.open_set(Folder(str(picture_folder)), SIZE, "crop")
+    undisturbed = store.open_set(Folder(str(image_folder)), SIZE, "crop").images.copy()
+    os.utime(next(image_folder.rglob("*.png")))
+    during = store.open_set(Replaced(str(image_folder)), SIZE, "crop")
+    after = store.open_set(Folder(str(image_folder)), SIZE, "crop")
     assert during.folder != after.folder
     assert (during.images[:-1] == undisturbed[:-1]).all()
     assert (after.images[:-1] == undisturbed[:-1]).all()
@@ -151,11 +151,11 @@ def test_a_script_without_a_guard_starts_processes(tmp_path):
 def test_a_script_without_a_guard_opens_a_set_and_loads_it_with_workers(tmp_path):
     script = (
         "import numpy as np\n"
-        "from chrysalis.data.loaders import Order, Pictures, loader\n"
+        "from chrysalis.data.loaders import Order, BatchDataset, loader\n"
         "from chrysalis.data.sources import Drawn\n"
         "from chrysalis.data.store import open_set\n"
-        "pictures = open_set(Drawn('moths', 200), (16, 16), 'crop')\n"
-        "batches = loader(Pictures(pictures, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
+        "images = open_set(Drawn('moths', 200), (16, 16), 'crop')\n"
+        "batches = loader(Images(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
         "print(sum(len(batch.image) for batch in batches))\n"
     )
     assert unguarded(tmp_path, script) == ["begins", "200"]

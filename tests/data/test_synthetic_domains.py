@@ -64,9 +64,9 @@ def test_masks_cover_the_subject(domain):
 
 
 def test_the_source_gives_what_is_drawn():
-    pictures = open_set(Drawn("moths", 8), (32, 32), "crop")
+    images = open_set(Drawn("moths", 8), (32, 32), "crop")
     for i in range(8):
         drawn = draw("moths", i, 0, 32)
-        assert torch.equal(torch.from_numpy(pictures.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))
-        assert pictures.label_names[pictures.labels[i]] == species_names("moths")[drawn.label]
-        assert pictures.captions[i] == drawn.caption
+        assert torch.equal(torch.from_numpy(images.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))
+        assert images.label_names[images.labels[i]] == species_names("moths")[drawn.label]
+        assert images.captions[i] == drawn.caption

@@ -52,7 +52,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def test_resize_modes():
-    """A 40 x 20 picture with a red left quarter: cropped away, squeezed, or padded around."""
+    """A 40 x 20 image with a red left quarter: cropped away, squeezed, or padded around."""
     image = Image.new("RGB", (40, 20), "blue")
     image.paste("red", (0, 0, 10, 20))
     crop, stretch, pad = (np.asarray(fit(image, (20, 20), how)) for how in ("crop", "stretch", "pad"))
@@ -88,5 +88,5 @@ def test_what_lies_on_a_picture_takes_its_shape():
     assert in_shape_of((60, 40), mask, "crop", nearest=True).size == (60, 40)
     assert in_shape_of((32, 20), mask, "crop", nearest=True) is mask
     assert in_shape_of((20, 20), mask, "stretch", nearest=True) is mask
-    with pytest.raises(ValueError, match="64 x 40 pixels are another shape than the picture's 40 x 64"):
+    with pytest.raises(ValueError, match="64 x 40 pixels are another shape than the image's 40 x 64"):
         in_shape_of((40, 64), mask, "pad", nearest=True)

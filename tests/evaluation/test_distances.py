@@ -28,8 +28,8 @@ def test_frechet_is_theirs(two):
     a, b = two
     theirs = fid_statistics_to_metric(*(fid_features_to_statistics(x.double()) for x in two), verbose=False)
     assert d.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
-    moments = (m for x in two for m in (x.double().mean(0), x.double().T.cov()))
-    assert d.frechet(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-4)
+    trajectory_columns = (m for x in two for m in (x.double().mean(0), x.double().T.cov()))
+    assert d.frechet(a, b) == pytest.approx(float(_compute_fid(*trajectory_columns)), rel=1e-4)
 
 
 def test_frechet_of_fewer_pictures_than_features_has_no_root_to_take():
@@ -94,7 +94,7 @@ def test_precision_and_recall_are_theirs(two):
 
 
 def test_density_and_coverage_are_their_definition(two):
-    """Naeem et al. 2020, equations 3 and 4, one picture after the other."""
+    """Naeem et al. 2020, equations 3 and 4, one image after the other."""
     real, drawn = (x.double().numpy()[:80] for x in two)
     radius = [np.sort(np.linalg.norm(real - r, axis=1))[5] for r in real]
     inside = np.array([[np.linalg.norm(y - r) < q for y in drawn] for r, q in zip(real, radius, strict=True)])
@@ -127,7 +127,7 @@ def test_what_so_few_pictures_cannot_support_is_withheld_and_says_why():
     few = d.distances(features(40, 64), features(15, 64, seed=1))
     assert (few.fd, few.kd, few.precision, few.coverage) == (None, None, None, None)
     assert [sentence.split(" ")[0] for sentence in few.why] == ["FD", "precision,", "KD"]
-    assert "more pictures than the 64 features (there are 40 real and 15 drawn ones)" in few.why[0]
+    assert "more images than the 64 features (there are 40 real and 15 drawn ones)" in few.why[0]
     enough = d.distances(features(100, 64), features(90, 64, seed=1))
     assert enough.why == ()
     assert enough.fd == pytest.approx(d.frechet(d.some(features(100, 64), 90, 0), features(90, 64, seed=1)))

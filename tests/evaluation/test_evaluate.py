@@ -1,4 +1,4 @@
-"""Evaluation while it learns and of any folder: the same figures as other libraries give for the same pictures."""
+"""Evaluation while it learns and of any folder: the same figures as other libraries give for the same images."""
 
 import json
 import math
@@ -26,16 +26,16 @@ from chrysalis.evaluation.validation_loss import paired
 from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.early_stopping import EarlyStop
+from chrysalis.training.callbacks.early_stopping import EarlyStopping
 from chrysalis.training.callbacks.evaluate import Evaluate, When
 
 RUN = [*TINY_MODEL, *TINY_RUN, "data.n=150", "name=a", "callbacks.evaluate.n=24", "callbacks.evaluate.steps=2"]
-RUN += ["callbacks.evaluate.every_n_steps=2", "trainer.precision=32-true"]
+RUN += ["callbacks.evaluate.every_n_train_steps=2", "trainer.precision=32-true"]
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Path:
-    """A tiny network to look at pictures with."""
+    """A tiny network to look at images with."""
     folder = tmp_path_factory.mktemp("network")
     DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(folder)
     return folder
@@ -47,12 +47,12 @@ def looked(network) -> list[str]:
 
 
 def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path, looked, network, capfd):
-    """sample.py draws the same pictures from the export; torch-fidelity has KD of them and the held-out ones."""
-    assert run("train", *RUN, *looked, "outcome.report=true") == 0
+    """sample.py draws the same images from the export; torch-fidelity has KD of them and the validation images."""
+    assert run("train", *RUN, *looked, "export.report=true") == 0
     told = capfd.readouterr().err
-    pictures = open_set(Drawn("butterflies", 150), (16, 16), "crop")
-    held = pictures.split(0.1)[1]
-    assert f"step 4: 24 drawn pictures against {len(held)} held-out ones: KD" in told
+    images = open_set(Drawn("butterflies", 150), (16, 16), "crop")
+    held = images.split(0.1)[1]
+    assert f"step 4: 24 samples against {len(held)} validation images: KD" in told
     assert "share of copies is withheld" in told
     folder = tmp_path / "runs" / "a"
     r = results(folder)
@@ -63,7 +63,7 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     drawn = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "drawn").glob("seed_*.png"))])
     eyes = features.Denoiser(str(network), size=16)
     own = features.features(eyes, torch.from_numpy(drawn).permute(0, 3, 1, 2))
-    real = features.of_set(eyes, pictures, held)
+    real = features.of_set(eyes, images, held)
     n = min(len(held), 24)
     theirs = kid_features_to_metric(
         own[:n].double(), real[:n].double(), kid_subsets=1, kid_subset_size=n, kid_kernel="poly", verbose=False
@@ -79,9 +79,9 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
 
 def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, looked):
     trained(*RUN, *looked)
-    short = ["callbacks.evaluate.every_n_steps=auto", "callbacks.evaluate.share=1", "trainer.max_steps=3"]
+    short = ["callbacks.evaluate.every_n_train_steps=auto", "callbacks.evaluate.share=1", "trainer.max_steps=3"]
     assert run("train", *RUN, *looked, "name=b", *short) == 0  # once, at its last step, and not of the base model
-    assert run("train", "resume=runs/b", "callbacks.evaluate.every_n_steps=2", "trainer.max_steps=4") == 0
+    assert run("train", "resume=runs/b", "callbacks.evaluate.every_n_train_steps=2", "trainer.max_steps=4") == 0
     one, other = (json.loads((tmp_path / "runs" / n / "history.json").read_text())["evaluation"] for n in "ab")
     assert [row["step"] for row in other] == [0, 3, 4]
     assert (one[0], one[-1]) == (other[0], other[-1])
@@ -112,7 +112,7 @@ def test_it_changes_no_bit_of_the_run(trained, tmp_path, looked):
 
 def test_the_best_step_can_be_that_of_another_figure(run, tmp_path, looked):
     """The base model is none of them, however good it is."""
-    asked = ["callbacks.best.figure=kd", "callbacks.evaluate.every_n_steps=1", "optimizer.lr=0.3"]
+    asked = ["callbacks.best.monitor=kd", "callbacks.evaluate.every_n_train_steps=1", "optimizer.lr=0.3"]
     assert run("train", *RUN, looked[0], *asked, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
     history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
     best = min(history[1:], key=lambda row: row["kd"])
@@ -123,9 +123,13 @@ def test_the_best_step_can_be_that_of_another_figure(run, tmp_path, looked):
 
 def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     """Also where the best step is one at which nothing was drawn: sample.py finds the same figures."""
-    asked = ["callbacks.evaluate.every_n_steps=9", "callbacks.held_out.every_n_steps=1", "callbacks.ema.decay=0"]
+    asked = [
+        "callbacks.evaluate.every_n_train_steps=9",
+        "callbacks.validation.every_n_train_steps=1",
+        "callbacks.ema.decay=0",
+    ]
     asked += ["optimizer.lr=1", "lr_schedule=constant", "trainer.max_steps=6"]
-    assert run("train", *RUN, *looked, *asked, "outcome.report=true") == 0
+    assert run("train", *RUN, *looked, *asked, "export.report=true") == 0
     r = results(tmp_path / "runs" / "a")
     steps = [row["step"] for row in json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]]
     assert 0 < r["best_step"] < 6, "or this shows nothing"
@@ -143,11 +147,11 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
     [
         (["features.pretrained=nowhere"], "features.pretrained=nowhere"),
         (["callbacks.evaluate.features=null"], "callbacks.evaluate.features=null"),
-        (["callbacks.best.figure=kd", "callbacks.evaluate.n=0"], "callbacks.best.figure=kd needs two measurements"),
-        (["callbacks.best.figure=kd", "callbacks.evaluate.every_n_steps=4"], "needs two measurements"),
-        (["callbacks.best.figure=coverage"], "callbacks.best.figure=coverage takes 50 pictures"),
-        (["callbacks.best.figure=fd"], "callbacks.best.figure=fd takes 33 pictures"),
-        (["callbacks=early_stop", "data.n=4", "data.batch_size=1"], "needs two held-out pictures or more"),
+        (["callbacks.best.monitor=kd", "callbacks.evaluate.n=0"], "callbacks.best.monitor=kd needs two measurements"),
+        (["callbacks.best.monitor=kd", "callbacks.evaluate.every_n_train_steps=4"], "needs two measurements"),
+        (["callbacks.best.monitor=coverage"], "callbacks.best.monitor=coverage takes 50 images"),
+        (["callbacks.best.monitor=fd"], "callbacks.best.monitor=fd takes 33 images"),
+        (["callbacks=early_stopping", "data.n=4", "data.batch_size=1"], "needs two validation images or more"),
         (["~callbacks.evaluate"], "The callback Evaluate was taken out of callbacks"),
         (["features.size=100000"], "features.size=100000"),
     ],
@@ -160,18 +164,18 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path
 
 @pytest.mark.proof
 def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
-    assert run("train", *RUN, *looked, "callbacks=early_stop", "preflight=only") == 0
-    assert "callbacks=early_stop cannot end this run" in capfd.readouterr().err
+    assert run("train", *RUN, *looked, "callbacks=early_stopping", "preflight=only") == 0
+    assert "callbacks=early_stopping cannot end this run" in capfd.readouterr().err
 
 
-def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, picture_folder, capfd):
-    model, data = f"model.pretrained={model_folder}", ["data=folder", f"data.path={picture_folder}"]
+def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, image_folder, capfd):
+    model, data = f"model.pretrained={model_folder}", ["data=folder", f"data.path={image_folder}"]
     words = ["task=evaluate", model, *data, *looked, "n=20", "steps=2", "out=drawn"]
     assert run("sample", *words) == 0
     told = capfd.readouterr().err
-    assert "20 drawn pictures against 24 real ones: KD" in told, "of few held-out pictures, all are looked at"
+    assert "20 samples against 24 real ones: KD" in told, "of few validation images, all are looked at"
     found = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
-    assert found["n_drawn"] == 20
+    assert found["n_samples"] == 20
     assert any("FD is withheld" in why for why in found["withheld"])
     page = (tmp_path / "drawn" / "report.html").read_text()
     assert 0 < page.index("<img") < page.index("<table")
@@ -185,12 +189,12 @@ def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["task=evaluate"], "task=evaluate needs pictures to compare with"),
+        (["task=evaluate"], "task=evaluate needs images to compare with"),
         (["task=evaluate", "task.compare=[here]"], "here holds neither a finished run nor"),
         (["task=evaluate", "task.compare=here"], "here holds neither a finished run nor"),
         (["task=evaluate", "task.compare=[]"], "task.compare needs two folders or more"),
         (["task=evaluate", "data=butterflies", "task.features=null"], "task.features=null"),
-        (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable pictures"),
+        (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable images"),
         (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
         (["task=evaluate", "data=butterflies", "features.at=3"], "features.at=3"),
         (["task=evaluate", "data=butterflies", "features=dinov2"], "no network"),
@@ -214,10 +218,10 @@ def test_runs_side_by_side_in_one_table_and_page(run, trained, tmp_path, looked,
     assert run("sample", "task=evaluate", "task.compare=[runs/a,runs/b]", "out=both") == 0
     told = capfd.readouterr().err
     for name in ("a", "b"):
-        assert f"{results(tmp_path / 'runs' / name)['held_out_loss']:.5f}" in told
+        assert f"{results(tmp_path / 'runs' / name)['val_loss']:.5f}" in told
     page = (tmp_path / "both" / "comparison.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "all that it shows is in it"
-    losses = [results(tmp_path / "runs" / name)["held_out"]["pictures"] for name in ("a", "b")]
+    losses = [results(tmp_path / "runs" / name)["validation"]["images"] for name in ("a", "b")]
     both = sorted(losses[0].keys() & losses[1].keys())
     assert len(both) >= 2
     change = np.array([losses[1][key] - losses[0][key] for key in both])
@@ -245,7 +249,7 @@ def test_runs_from_different_models_are_not_compared_by_what_they_gained(tmp_pat
             change = row["ema"] - losses[0]
             gained = {"mean": change, "error": 0.01, "by_bin": [change] * 2, "error_by_bin": [0.01] * 2}
             row |= {"ema_minus_base": gained, "raw_minus_base": gained}
-        histories[name] = {"held_out": rows, "timesteps": [250, 750], "evaluation": [], "training": []}
+        histories[name] = {"validation": rows, "timesteps": [250, 750], "evaluation": [], "training": []}
     best, colours = dict.fromkeys(histories, 9), dict(zip(histories, plots.COLOURS, strict=False))
     apart = plots.report_figures(histories, best, colours)
     alone = plots.report_figures({"near": histories["near"]}, best, colours)
@@ -263,7 +267,7 @@ def test_no_chart_has_a_single_point(tmp_path):
 
     def titles(n: int) -> list[str]:
         evaluations, training = [{"step": k, **kd} for k in range(n)], [[k, 0.1, 0.1] for k in range(n)]
-        history = {"held_out": [{"step": 0, **row}, {"step": 9, **row}], "timesteps": [250, 750]}
+        history = {"validation": [{"step": 0, **row}, {"step": 9, **row}], "timesteps": [250, 750]}
         history |= {"evaluation": evaluations, "training": training}
         return [title for title, *_ in plots.report_figures({"a": history}, {"a": 9}, {"a": "#000000"})]
 
@@ -272,29 +276,29 @@ def test_no_chart_has_a_single_point(tmp_path):
 
 
 def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):
-    assert run("train", *RUN, *looked, "callbacks.held_out.n_images=6", "callbacks.held_out.bins=8") == 0
+    assert run("train", *RUN, *looked, "callbacks.validation.n_images=6", "callbacks.validation.bins=8") == 0
     data = ["data=butterflies", "data.n=150", "data.seed=0"]
     draw = ["model.pretrained=runs/a", *data, *looked, "n=20", "steps=2", "out=drawn"]
     assert run("sample", "task=evaluate", *draw) == 0
-    ran = results(tmp_path / "runs" / "a")["held_out"]
-    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["held_out"]
-    assert len(ran["pictures"]) == 6
-    assert len(again["pictures"]) > 6, "all that are held out"
-    for key, loss in ran["pictures"].items():
-        assert again["pictures"][key] == pytest.approx(loss, rel=1e-5)
+    ran = results(tmp_path / "runs" / "a")["validation"]
+    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["validation"]
+    assert len(ran["images"]) == 6
+    assert len(again["images"]) > 6, "all that are held out"
+    for key, loss in ran["images"].items():
+        assert again["images"][key] == pytest.approx(loss, rel=1e-5)
     assert run("sample", "task=evaluate", "task.compare=[runs/a,drawn]", "out=both") == 0
     assert "0.00000 ± 0.00000" in capfd.readouterr().err
-    for key, value, why in (("prediction", "sample", "targets"), ("size", [32, 32], "sizes"), ("pictures", {}, "held")):
+    for key, value, why in (("prediction", "sample", "targets"), ("size", [32, 32], "sizes"), ("images", {}, "held")):
         assert re.match(f"not comparable: other .*{why}", validation_record.difference(ran, {**again, key: value}))
 
 
-def test_a_model_whose_run_held_out_others_is_warned_of(run, tmp_path, looked, capfd):
+def test_a_model_whose_run_validation_others_is_warned_of(run, tmp_path, looked, capfd):
     assert run("train", *RUN, "callbacks.evaluate.n=0", "data.val_fraction=0.4") == 0
     words = ["task=evaluate", "model.pretrained=runs/a", "data=butterflies", "data.n=60", *looked, "n=2", "steps=2"]
     capfd.readouterr()
     assert run("sample", *words, "out=drawn") == 0
-    assert "runs/a held out data.val_fraction=0.4 of its pictures" in capfd.readouterr().err
-    assert run("sample", *words, "data.val_fraction=0.4", "out=drawn") == 0, "the same pictures, looked at anew"
+    assert "runs/a held out data.val_fraction=0.4 of its images" in capfd.readouterr().err
+    assert run("sample", *words, "data.val_fraction=0.4", "out=drawn") == 0, "the same images, looked at anew"
     assert "held out data.val_fraction" not in capfd.readouterr().err
     assert run("sample", *words, "data.val_fraction=0.4", "task.panel=1", "features.at=0.2", "out=drawn") == 0
 
@@ -314,34 +318,36 @@ def test_damaged_and_odd_runs_are_compared_or_refused_in_a_sentence(run, tmp_pat
     assert "runs/_a/results.json is missing, damaged, or from another version" in capfd.readouterr().err
 
 
-def test_a_run_whose_validation_images_have_changed_measures_those_of_now(run, tmp_path, picture_folder, capfd):
+def test_a_run_whose_validation_images_have_changed_measures_those_of_now(run, tmp_path, image_folder, capfd):
     """Fewer than before, or others: losses of other images are no pairs."""
-    words = [*RUN, "callbacks.evaluate.n=0", "data=folder", f"data.path={picture_folder}", "data.val_fraction=0.3"]
+    words = [*RUN, "callbacks.evaluate.n=0", "data=folder", f"data.path={image_folder}", "data.val_fraction=0.3"]
     words = [word for word in words if not word.startswith("data.n=")]
-    assert run("train", *words, "callbacks=early_stop", "callbacks.held_out.n_images=9", "trainer.max_steps=2") == 0
-    for file in sorted(picture_folder.rglob("*.png"))[::2]:
+    assert (
+        run("train", *words, "callbacks=early_stopping", "callbacks.validation.n_images=9", "trainer.max_steps=2") == 0
+    )
+    for file in sorted(image_folder.rglob("*.png"))[::2]:
         file.unlink()
     assert run("train", "resume=runs/a", "trainer.max_steps=4") == 0
     told = capfd.readouterr().err
     assert "The validation images have changed" in told
     assert told.index("has changed since this run began") < told.index("The validation images have changed")
     history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())
-    assert [row["step"] for row in history["held_out"]] == [0, 2, 4]
-    assert len(results(tmp_path / "runs" / "a")["held_out"]["pictures"]) < 9
+    assert [row["step"] for row in history["validation"]] == [0, 2, 4]
+    assert len(results(tmp_path / "runs" / "a")["validation"]["images"]) < 9
     assert results(tmp_path / "runs" / "a")["best_step"] == 4
 
 
 def test_one_held_out_picture_has_no_error(run, tmp_path):
     """And JSON has no word for infinity."""
-    assert run("train", *RUN, "callbacks.evaluate.n=0", "callbacks.held_out.n_images=1") == 0
+    assert run("train", *RUN, "callbacks.evaluate.n=0", "callbacks.validation.n_images=1") == 0
     for name in ("results", "history"):
         json.loads((tmp_path / "runs" / "a" / f"{name}.json").read_text(), parse_constant=pytest.fail)
-    assert results(tmp_path / "runs" / "a")["held_out_minus_base_error"] is None
+    assert results(tmp_path / "runs" / "a")["val_loss_minus_base_error"] is None
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no browser")
 def test_the_report_opens_in_a_browser(run, tmp_path, looked):
-    assert run("train", *RUN, *looked, "outcome.report=true") == 0
+    assert run("train", *RUN, *looked, "export.report=true") == 0
     page, shot = tmp_path / "runs" / "a" / "report.html", tmp_path / "shot.png"
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,2400"]
     subprocess.run([*browser, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120)
@@ -353,7 +359,7 @@ def test_the_report_opens_in_a_browser(run, tmp_path, looked):
 @pytest.mark.parametrize(
     ("total", "n", "every", "due"),
     [
-        (150, 256, "auto", [150]),  # too short for 256 pictures: fewer, once
+        (150, 256, "auto", [150]),  # too short for 256 images: fewer, once
         (3000, 256, "auto", [1500, 3000]),
         (5334, 256, "auto", [0, 1778, 3556, 5334]),
         (100, 32, 40, [0, 40, 80, 100]),
@@ -361,8 +367,8 @@ def test_the_report_opens_in_a_browser(run, tmp_path, looked):
     ],
 )
 def test_when_it_evaluates(total, n, every, due):
-    """auto: 4 % of the forward passes of training with 16 pictures a step, of 10 passes a drawn picture."""
-    callback = Evaluate("run", lambda: None, n=n, every_n_steps=every)
+    """auto: 4 % of the forward passes of training with 16 images a step, of 10 passes a sample."""
+    callback = Evaluate("run", lambda: None, n=n, every_n_train_steps=every)
     when = callback.plan(total, 16)
     steps = [step for step in range(total + 1) if when.is_due(step)]
     assert steps == due
@@ -378,9 +384,9 @@ def test_an_endless_run_is_evaluated_ever_again():
 
 
 def losses(mean: float, seed: int, n: int = 24) -> torch.Tensor:
-    """[n, 4] with pictures that differ much and measurements that differ little."""
-    pictures = torch.linspace(0, 1, n)[:, None]
-    return mean + pictures + 0.01 * torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+    """[n, 4] with images that differ much and measurements that differ little."""
+    images = torch.linspace(0, 1, n)[:, None]
+    return mean + images + 0.01 * torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def test_paired_differences_are_those_of_a_paired_test():
@@ -405,7 +411,7 @@ def test_paired_differences_are_those_of_a_paired_test():
     ],
 )
 def test_early_stopping_waits_for_a_sure_improvement(means, stops_at):
-    callback, stopped = EarlyStop(patience=3), None
+    callback, stopped = EarlyStopping(patience=3), None
     for i, mean in enumerate(means):
         callback.hear(100 * i, losses(mean, i))
         if callback.waited >= 3 and stopped is None:
@@ -414,25 +420,31 @@ def test_early_stopping_waits_for_a_sure_improvement(means, stops_at):
 
 
 def test_a_run_stops_early_and_says_so(run, tmp_path, capfd):
-    assert run("train", *RUN, "callbacks.evaluate.n=0", "callbacks=early_stop", "callbacks.early_stop.sure=10",
-               "callbacks.early_stop.patience=2", "trainer.max_steps=40", "callbacks.held_out.every_n_steps=1",
+    early = ["callbacks=early_stopping", "callbacks.early_stopping.min_delta=10", "callbacks.early_stopping.patience=2"]
+    early += ["callbacks.validation.every_n_train_steps=1"]
+    assert run("train", *RUN, *early, "callbacks.evaluate.n=0", "trainer.max_steps=40",
                "lr_schedule=constant", "optimizer.lr=1e-9") == 0  # fmt: skip
-    assert "stops early. Held-out loss has not surely fallen since step 0" in capfd.readouterr().err
+    assert "stops early. The validation loss has not improved since step 0" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["steps"] == 2
 
 
 def test_recorded_runs_stop_where_they_would_have_stopped_live(run, tmp_path, capsys):
-    rule = {"patience": 2, "sure": 10.0}
-    steps = ["trainer.max_steps=12", "callbacks.held_out.every_n_steps=1", "lr_schedule=constant", "optimizer.lr=0.3"]
-    never = "callbacks.early_stop.patience=99"
-    for name, words in {"live": [f"callbacks.early_stop.{k}={v}" for k, v in rule.items()], "on": [never]}.items():
-        told = [*RUN, "callbacks.evaluate.n=0", *steps, "callbacks=early_stop", *words, f"name={name}"]
+    rule = {"patience": 2, "min_delta": 10.0}
+    steps = [
+        "trainer.max_steps=12",
+        "callbacks.validation.every_n_train_steps=1",
+        "lr_schedule=constant",
+        "optimizer.lr=0.3",
+    ]
+    never = "callbacks.early_stopping.patience=99"
+    for name, words in {"live": [f"callbacks.early_stopping.{k}={v}" for k, v in rule.items()], "on": [never]}.items():
+        told = [*RUN, "callbacks.evaluate.n=0", *steps, "callbacks=early_stopping", *words, f"name={name}"]
         assert run("train", *told) == 0
     live = results(tmp_path / "runs" / "live")["steps"]
     recorded = early_stopping.measured(tmp_path / "runs" / "on")
     assert max(recorded) == 12
-    assert early_stopping.stopped(recorded, EarlyStop(**rule)) == live < 12
-    assert early_stopping.stopped(recorded, EarlyStop(patience=99)) == 12
+    assert early_stopping.stopped(recorded, EarlyStopping(**rule)) == live < 12
+    assert early_stopping.stopped(recorded, EarlyStopping(patience=99)) == 12
 
 
 class History:
@@ -487,10 +499,10 @@ def test_a_change_is_called_one_where_it_is_significant():
 
 def test_many_looks_at_a_run_are_no_alarm():
     """One look in a hundred finds so many by chance."""
-    held_out = History({100 * i: 1 - 0.01 * i for i in range(31)})
+    validation = History({100 * i: 1 - 0.01 * i for i in range(31)})
     looks = [{"step": 100 * i, "copies_chance": 0.008 if i == 17 else 0.5} for i in range(31)]
-    assert "duplicates" not in verdict(3000, 3000, held_out, looks)
-    assert "duplicates" in verdict(3000, 3000, held_out, [{**row, "copies_chance": 1e-4} for row in looks])
+    assert "duplicates" not in verdict(3000, 3000, validation, looks)
+    assert "duplicates" in verdict(3000, 3000, validation, [{**row, "copies_chance": 1e-4} for row in looks])
 
 
 def test_a_difference_is_sure_by_students_test():
@@ -499,17 +511,17 @@ def test_a_difference_is_sure_by_students_test():
     for n in (2, 3, 8, 40):
         for seed in range(20):
             a, b = losses(0.5, seed, n), losses(0.503, 100 + seed, n)
-            assert paired(a, b).is_sure == (ttest_rel(a.mean(1).numpy(), b.mean(1).numpy()).pvalue < 0.05)
-    assert not paired(losses(1, 0, 1), losses(2, 1, 1)).is_sure
+            assert paired(a, b).is_significant == (ttest_rel(a.mean(1).numpy(), b.mean(1).numpy()).pvalue < 0.05)
+    assert not paired(losses(1, 0, 1), losses(2, 1, 1)).is_significant
 
 
 def test_best_knows_which_figures_fall(tmp_path):
     best = Best("coverage")
     for step, value in ((1, 0.2), (2, 0.5), (3, 0.4)):
         best.hear("coverage", step, value)
-        best.hear("held_out_loss", step, 0.0)
+        best.hear("val_loss", step, 0.0)
     assert (best.step, best.value) == (2, -0.5)
-    with pytest.raises(UserError, match=r"callbacks\.best\.figure=loss"):
+    with pytest.raises(UserError, match=r"callbacks\.best\.monitor=loss"):
         Best("loss")
 
 
@@ -529,13 +541,13 @@ SPOILED = {"noise": (0.1, 0.4), "blur": (0.1, 0.3), "modes": (0.5, 0.9)}
 def two_halves():
     """(the bundled network, images of one half, its features, features of the other); each half sorted by kind."""
     network = features.Denoiser("assets/features")
-    pictures = open_set(Drawn("butterflies", 300), (64, 64), "crop")
-    order = pictures.labels.argsort(kind="stable")
-    real, others = (torch.from_numpy(pictures.images[order[k::2]]) for k in (0, 1))
+    images = open_set(Drawn("butterflies", 300), (64, 64), "crop")
+    order = images.labels.argsort(kind="stable")
+    real, others = (torch.from_numpy(images.images[order[k::2]]) for k in (0, 1))
     return network, others, features.features(network, others), features.features(network, real)
 
 
-@pytest.mark.proof  # looks at 2,400 pictures with the bundled network
+@pytest.mark.proof  # looks at 2,400 images with the bundled network
 @pytest.mark.parametrize("how", SPOILED)
 def test_spoiling_a_set_raises_its_distances(two_halves, how):
     """On images sorted by kind, so that modes are lost as they are dropped."""

@@ -36,7 +36,7 @@ def denoiser_features(model_folder):
 
 
 def test_a_denoiser_gives_what_its_encoder_sees(denoiser_features, images, model_folder):
-    """Against the hooks of the stock UNet, whole, on the scaled picture."""
+    """Against the hooks of the stock UNet, whole, on the scaled image."""
     unet = tiny_unet().eval()
     seen = {}
     unet.down_blocks[-1].register_forward_hook(lambda m, i, o: seen.update(b=o[0]))
@@ -125,21 +125,21 @@ def test_transformers_models_are_theirs(tmp_path, images, kind):
 
 
 def test_a_set_is_looked_at_once(denoiser_features, monkeypatch):
-    pictures, looked = open_set(Drawn("moths", 12), (16, 16), "crop"), []
+    images, looked = open_set(Drawn("moths", 12), (16, 16), "crop"), []
     plain = f.features
     monkeypatch.setattr(f, "features", lambda network, images, on: looked.append(len(images)) or plain(network, images))
-    first = f.of_set(denoiser_features, pictures, range(5))
-    assert torch.equal(f.of_set(denoiser_features, pictures, [4, 0]), first[[4, 0]])
+    first = f.of_set(denoiser_features, images, range(5))
+    assert torch.equal(f.of_set(denoiser_features, images, [4, 0]), first[[4, 0]])
     assert looked == [5]
-    both = f.of_set(denoiser_features, pictures, range(12))
+    both = f.of_set(denoiser_features, images, range(12))
     assert looked == [5, 7]
     assert torch.equal(both[:5], first)
-    mirrored = f.of_set(denoiser_features, pictures, range(12), mirrored=True)
-    own = plain(denoiser_features, torch.from_numpy(pictures.images.copy()).flip(-1))
+    mirrored = f.of_set(denoiser_features, images, range(12), mirrored=True)
+    own = plain(denoiser_features, torch.from_numpy(images.images.copy()).flip(-1))
     torch.testing.assert_close(mirrored, own, rtol=1e-4, atol=1e-5)
     for file in (f.cache_folder() / "features").iterdir():
         file.write_bytes(b"damaged")
-    assert torch.equal(f.of_set(denoiser_features, pictures, range(12)), both)
+    assert torch.equal(f.of_set(denoiser_features, images, range(12)), both)
 
 
 def test_other_weights_are_other_features(tmp_path):
@@ -157,12 +157,12 @@ def test_features_that_are_no_numbers_are_refused(denoiser_features, images):
 
 
 def test_a_model_with_another_vector_each_time_is_refused(tmp_path):
-    """A masked autoencoder hides other parts of a picture at every look."""
+    """A masked autoencoder hides other parts of an image at every look."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
     decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
     ViTMAEModel(ViTMAEConfig(**sizes, **decoder, intermediate_size=16)).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor"}))
-    with pytest.raises(UserError, match=r"features\.pretrained=.* does not turn a picture into one vector"):
+    with pytest.raises(UserError, match=r"features\.pretrained=.* does not turn an image into one vector"):
         f.Transformer(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Copies are found, others are not: against the definition, one picture after the other, and sets that are known."""
+"""Copies are found, others are not: against the definition, one image after the other, and sets that are known."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ def test_the_ratio_is_its_definition():
 
 
 def test_copies_are_flagged_and_new_pictures_are_not():
-    train, held_out = points(300, 0), points(100, 1)
-    measure = Measure(train, held_out)
+    train, validation = points(300, 0), points(100, 1)
+    measure = Measure(train, validation)
     new = measure.hold(points(400, 2))
     assert not new.copies
     assert 0.01 < new.share < 0.12
@@ -40,14 +40,14 @@ def test_copies_are_flagged_and_new_pictures_are_not():
 
 
 def test_a_mirrored_copy_is_a_copy_only_of_a_run_that_mirrors():
-    """Features of which the sign of the first one is the side that the picture shows."""
-    train, drawn, held_out = points(200, 0) + 3, points(60, 1) + 3, points(50, 2) + 3
+    """Features of which the sign of the first one is the side that the image shows."""
+    train, drawn, validation = points(200, 0) + 3, points(60, 1) + 3, points(50, 2) + 3
     other = torch.tensor([-1.0, 1, 1, 1, 1, 1])
     drawn[:30] = (train[:30] + 0.01 * points(30, 3)) * other
-    found = Measure(train, held_out, held_out * other).hold(drawn, drawn * other)
+    found = Measure(train, validation, validation * other).hold(drawn, drawn * other)
     assert found.flagged[:30].all()
     assert found.nearest[:30].tolist() == list(range(30))
-    assert not Measure(train, held_out).hold(drawn).flagged[:30].any()
+    assert not Measure(train, validation).hold(drawn).flagged[:30].any()
 
 
 def test_parts_change_nothing(monkeypatch):
@@ -87,9 +87,9 @@ def test_copies_of_what_a_set_holds_twice_are_copies(apart):
 
 def test_held_out_pictures_that_are_trained_on_too_are_no_measure_for_new_ones():
     train = points(300, 0)
-    held_out = torch.cat([points(100, 1), train[:8]])
-    measure = Measure(train, held_out)
-    assert (measure.twins, measure.n_held_out) == (8, 108)
+    validation = torch.cat([points(100, 1), train[:8]])
+    measure = Measure(train, validation)
+    assert (measure.twins, measure.n_validation) == (8, 108)
     assert measure.threshold == Measure(train, points(100, 1)).threshold
     found = measure.hold(train[:50] + 0.01 * points(50, 2))
     assert found.flagged.all()
@@ -116,7 +116,7 @@ def test_spacing_is_the_median_of_nearest_distances():
 
 
 def test_the_share_that_chance_flags_is_what_it_says():
-    """Over many sets of 28 held-out pictures: 1 of 29, and not 5 %."""
+    """Over many sets of 28 validation images: 1 of 29, and not 5 %."""
     train, shares = points(60, 0), []
     for seed in range(200):
         found = Measure(train, points(28, 2 * seed + 1)).hold(points(40, 2 * seed + 2))

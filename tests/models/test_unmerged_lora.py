@@ -17,7 +17,7 @@ from chrysalis.system.errors import UserError
 pytestmark = pytest.mark.proof  # trains, and draws a dozen times
 
 RUN = [*TINY_RUN, "data.image_size=16", "data.n=30", "adapter=lora", "adapter.rank=2", "adapter.alpha=4"]
-RUN += ["optimizer.lr=0.05", "trainer.precision=32-true", "callbacks.checkpoint.every_n_steps=2"]
+RUN += ["optimizer.lr=0.05", "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=2"]
 PREFIX = "base_model.model."
 
 

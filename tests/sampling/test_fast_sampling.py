@@ -23,7 +23,7 @@ from chrysalis.sampling.generation import Finite, sample
 from chrysalis.sampling.guidance.energies import Brightness
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import cfg
-from chrysalis.sampling.image_writer import Writing
+from chrysalis.sampling.image_writer import ImageWriter
 from chrysalis.sampling.loop import Step
 from chrysalis.sampling.precision import apply, resolve
 from chrysalis.system import compiling, files
@@ -125,7 +125,7 @@ def test_a_picture_remembers_its_precision(run, model, tmp_path, capfd):
 def test_pictures_of_two_precisions_do_not_mix(run, model, tmp_path, capfd):
     assert run("sample", model, "n=2", "out=drawn", *SMALL) == 0
     assert run("sample", model, "n=2", "out=drawn", HALF, *SMALL) == 2
-    assert "out=drawn holds pictures with trainer.precision=32-true" in capfd.readouterr().err
+    assert "out=drawn holds images with trainer.precision=32-true" in capfd.readouterr().err
     file = tmp_path / "drawn" / "settings.json"
     record = json.loads(file.read_text())
     del record["precision"], record["settings"]["compile"]  # as they were written before there was a choice
@@ -145,7 +145,7 @@ def test_auto_is_recorded_as_what_it_was(run, model, tmp_path):
 
 @pytest.mark.proof  # a minute of compiling
 def test_a_compiled_unet_draws_full_batches_alone(model, tmp_path):
-    """Three pictures in batches of two: one compilation, and pictures as without. In a process of its own, which
+    """Three images in batches of two: one compilation, and images as without. In a process of its own, which
     counts its compilations."""
     (tmp_path / "count.py").write_text(
         f"import sys\nsys.path.insert(0, {str(REPOSITORY)!r})\nimport sample\nsample.sample()\n"
@@ -197,20 +197,20 @@ def test_what_compiling_raises_is_told_and_nothing_else():
 
 def test_written_meanwhile_is_written_the_same(tmp_path):
     torch.manual_seed(0)
-    pictures = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
-    with Writing(threads=3, most=5) as writing:
-        for k, picture in enumerate(pictures):
-            writing.save(picture, tmp_path / "meanwhile" / f"{k}.png", {"picture": str(k)})
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    with ImageWriter(threads=3, most=5) as writing:
+        for k, image in enumerate(images):
+            writing.save(image, tmp_path / "meanwhile" / f"{k}.png", {"image": str(k)})
             assert len(writing._waiting) <= 5
-    for k, picture in enumerate(pictures):
-        pixels.save_png(picture, tmp_path / "plain.png", {"picture": str(k)})
+    for k, image in enumerate(images):
+        pixels.save_png(image, tmp_path / "plain.png", {"image": str(k)})
         written = tmp_path / "meanwhile" / f"{k}.png"
         assert written.read_bytes() == (tmp_path / "plain.png").read_bytes()
         assert written.stat().st_mode & 0o777 == 0o666 & ~files.UMASK
 
 
 def test_a_file_that_cannot_be_written_ends_the_drawing(run, model, tmp_path, capfd):
-    """A folder lies where a picture is to be: that error, the pictures before it, and nothing half written."""
+    """A folder lies where an image is to be: that error, the images before it, and nothing half written."""
     words = [model, "n=9", "out=drawn", *SMALL]
     assert run("sample", *words) == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "drawn").glob("seed_*.png")}
@@ -233,7 +233,7 @@ def test_an_error_in_a_thread_is_raised_at_the_next_picture_or_at_the_end(tmp_pa
     (tmp_path / "a.png" / "in the way").mkdir(parents=True)
 
     def write():
-        with Writing(most=most) as writing:
+        with ImageWriter(most=most) as writing:
             for name in names:
                 writing.save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / f"{name}.png")
 
@@ -243,7 +243,7 @@ def test_an_error_in_a_thread_is_raised_at_the_next_picture_or_at_the_end(tmp_pa
 
 def test_what_was_drawn_before_an_error_is_kept(tmp_path):
     def write():
-        with Writing() as writing:
+        with ImageWriter() as writing:
             writing.save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
             raise KeyError("drawing failed")
 

@@ -112,7 +112,7 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A tiny real UNet without clipping, and the picture that 1000 steps of DDIM draw with it."""
+    """A tiny real UNet without clipping, and the image that 1000 steps of DDIM draw with it."""
     denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
@@ -188,7 +188,7 @@ def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
-    """The same function of x_t told as x_0 and as eps gives the same picture (some schedulers read no x_0)."""
+    """The same function of x_t told as x_0 and as eps gives the same image (some schedulers read no x_0)."""
     by_eps = DDPMScheduler(clip_sample=False)
     by_x0 = DDPMScheduler(clip_sample=False, prediction_type="sample")
     gaussian = Gaussian(by_eps.alphas_cumprod, 0.3, 0.2)
@@ -209,7 +209,7 @@ def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_gaussian_started_halfway_arrives_too(name):
-    """From pictures of the right law, noised to the middle of the way: placed schedulers know where they are."""
+    """From images of the right law, noised to the middle of the way: placed schedulers know where they are."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     timetable = Timetable(built(training, name), 200)
@@ -224,7 +224,7 @@ def test_a_gaussian_started_halfway_arrives_too(name):
 
 
 def test_pndm_adds_up_eps_whatever_the_model_predicts():
-    """A v model and an eps model of the same Gaussian give the same picture, also in few steps."""
+    """A v model and an eps model of the same Gaussian give the same image, also in few steps."""
     by_v = DDPMScheduler(clip_sample=False, prediction_type="v_prediction")
     gaussian = Gaussian(by_v.alphas_cumprod, 0.3, 0.2)
     ours = Denoiser(gaussian, DDPMScheduler(clip_sample=False), objective("epsilon"))

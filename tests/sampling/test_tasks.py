@@ -24,7 +24,7 @@ from chrysalis.sampling.guidance import model_pairs
 from chrysalis.sampling.loop import trajectory
 from chrysalis.sampling.morph import Blend, Morph
 from chrysalis.sampling.schedulers import Timetable
-from chrysalis.sampling.tasks import Canvas, Generate, Picture
+from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
 from chrysalis.system.errors import UserError
 
 
@@ -35,16 +35,16 @@ def canvas_of(name="ddim", steps=10, **settings) -> Canvas:
 
 
 def drawn(task: Generate, canvas: Canvas, n=2, seed=0) -> torch.Tensor:
-    start = task.start(canvas, task.pictures(seed, n))
+    start = task.start(canvas, task.specs(seed, n))
     for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste):
         last = step.x
     return last
 
 
 @pytest.fixture
-def picture(tmp_path):
-    Image.fromarray(drawn_butterfly("butterflies", 5, size=16).image).save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
+def image(tmp_path):
+    Image.fromarray(drawn_butterfly("butterflies", 5, size=16).image).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def signed(path: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_img2img_keeps_more_of_the_picture_the_less_strength(picture, name):
+def test_img2img_keeps_more_of_the_picture_the_less_strength(image, name):
     canvas = canvas_of(name, 20)
     distances = [
-        (drawn(ImageToImage(picture, strength), canvas, n=4) - signed(picture)).square().mean().item()
+        (drawn(ImageToImage(image, strength), canvas, n=4) - signed(image)).square().mean().item()
         for strength in (0.1, 0.4, 0.9)
     ]
     assert distances[0] < distances[1] < distances[2]
@@ -70,42 +70,42 @@ def test_img2img_keeps_more_of_the_picture_the_less_strength(picture, name):
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_img2img_starts_at_the_level_of_its_first_step(picture, name):
+def test_img2img_starts_at_the_level_of_its_first_step(image, name):
     """x = alpha x_0 + sigma eps at the timestep that the scheduler then asks for, eps the seed's own noise."""
-    canvas, task = canvas_of(name, 20), ImageToImage(picture, 0.5)
-    start = task.start(canvas, task.pictures(7, 1))
+    canvas, task = canvas_of(name, 20), ImageToImage(image, 0.5)
+    start = task.start(canvas, task.specs(7, 1))
     step = next(trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs))
     t = canvas.unguided.noise
     eps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     level = step.t.view(1)
-    torch.testing.assert_close(start.x, t.alpha(level) * signed(picture) + t.sigma(level) * eps)
+    torch.testing.assert_close(start.x, t.alpha(level) * signed(image) + t.sigma(level) * eps)
     assert 400 < float(step.t) < 600  # half the way, however the scheduler spaces its steps
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_inpaint_keeps_every_known_pixel_and_draws_the_others(picture, mask, name):
+def test_inpaint_keeps_every_known_pixel_and_draws_the_others(image, mask, name):
     canvas = canvas_of(name, 10)
-    out = drawn(Inpaint(picture, mask, jump=3, resamplings=2), canvas)
-    assert torch.equal(pixels.to_uint8(out)[..., :8], pixels.to_uint8(signed(picture)).expand(2, -1, -1, -1)[..., :8])
-    assert (out[..., 8:] - signed(picture)[..., 8:]).abs().mean() > 0.05
+    out = drawn(Inpaint(image, mask, jump=3, resamplings=2), canvas)
+    assert torch.equal(pixels.to_uint8(out)[..., :8], pixels.to_uint8(signed(image)).expand(2, -1, -1, -1)[..., :8])
+    assert (out[..., 8:] - signed(image)[..., 8:]).abs().mean() > 0.05
     assert (out[0] - out[1])[..., 8:].abs().mean() > 0.01
 
 
-def test_a_mask_of_another_shape_is_refused(picture, tmp_path):
+def test_a_mask_of_another_shape_is_refused(image, tmp_path):
     Image.new("L", (32, 16), 0).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match="the same shape"):
-        Inpaint(picture, str(tmp_path / "wide.png"))
+        Inpaint(image, str(tmp_path / "wide.png"))
 
 
-def test_inpaint_goes_through_every_stretch_again(picture, mask):
+def test_inpaint_goes_through_every_stretch_again(image, mask):
     canvas = canvas_of("dpmpp_2m", 10)
-    task = Inpaint(picture, mask, jump=4, resamplings=3)
+    task = Inpaint(image, mask, jump=4, resamplings=3)
     assert task.legs(canvas) == [(0, 4)] * 3 + [(4, 8)] * 3 + [(8, 10)] * 3
-    assert Inpaint(picture, mask, resamplings=1).legs(canvas) == [(0, 10)]
+    assert Inpaint(image, mask, resamplings=1).legs(canvas) == [(0, 10)]
 
 
-def test_resampling_lets_the_new_part_join_the_old_one(picture, mask):
-    """Data that is one grey per picture: the drawn half takes the known half's grey, more so with more resamplings.
+def test_resampling_lets_the_new_part_join_the_old_one(image, mask):
+    """Data that is one grey per image: the drawn half takes the known half's grey, more so with more resamplings.
 
     The exact denoiser of N(0, 1) greys: E[x_0 | x_t] = alpha N mean(x_t) / (alpha^2 N + sigma^2), for all N pixels.
     """
@@ -116,38 +116,38 @@ def test_resampling_lets_the_new_part_join_the_old_one(picture, mask):
             x0 = (a * n * x.mean(dim=(1, 2, 3), keepdim=True) / (a * a * n + s * s)).expand_as(x)
             return ((x - a * x0) / s,)
 
-    Image.new("RGB", (16, 16), (230, 230, 230)).save(picture)
+    Image.new("RGB", (16, 16), (230, 230, 230)).save(image)
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(OneGrey(training.alphas_cumprod), training, objective("epsilon"))
     canvas = Canvas(denoiser, denoiser, Timetable(schedulers.build(training, "ddim"), 50), (16, 16))
-    grey = signed(picture).mean().item()
+    grey = signed(image).mean().item()
     errors = [
-        (drawn(Inpaint(picture, mask, 5, times), canvas, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
+        (drawn(Inpaint(image, mask, 5, times), canvas, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
         for times in (1, 4)
     ]
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.1
 
 
-def test_invert_reconstructs_the_picture(picture):
-    """DDIM draws from the inverted noise the very picture: 40 dB and more, and corrections pay."""
+def test_invert_reconstructs_the_picture(image):
+    """DDIM draws from the inverted noise the very image: 40 dB and more, and corrections pay."""
     canvas = canvas_of("ddim", 50)
     psnr = {}
     for corrections in (0, 3):
-        out = drawn(Invert(picture, corrections), canvas, n=1)
-        psnr[corrections] = 10 * math.log10(4 / (out - signed(picture)).square().mean().item())
+        out = drawn(Invert(image, corrections), canvas, n=1)
+        psnr[corrections] = 10 * math.log10(4 / (out - signed(image)).square().mean().item())
     assert psnr[3] > max(40, psnr[0])
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(picture), canvas_of("heun"), n=1)
+        drawn(Invert(image), canvas_of("heun"), n=1)
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(picture), canvas_of("ddim", eta=1.0), n=1)
+        drawn(Invert(image), canvas_of("ddim", eta=1.0), n=1)
 
 
 def test_morph_goes_over_the_seeds_along_the_arc():
     canvas, task = canvas_of(), Morph(frames=4)
-    pictures = task.pictures(5, 3)
-    assert [p.name for p in pictures] == [f"frame_{k:05d}" for k in range(9)]
-    starts = task.start(canvas, pictures).x
+    images = task.specs(5, 3)
+    assert [p.name for p in images] == [f"frame_{k:05d}" for k in range(9)]
+    starts = task.start(canvas, images).x
     for k, seed in ((0, 5), (4, 6), (8, 7)):
         own = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(starts[k], own)
@@ -156,9 +156,9 @@ def test_morph_goes_over_the_seeds_along_the_arc():
     whole = drawn(task, canvas, n=3, seed=5)
     alone = sample(canvas.denoiser, canvas.timetable.fresh, 10, seeds.generators(6, 1), (16, 16))
     torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-4)
-    assert len(Morph(frames=4, loop=True).pictures(0, 3)) == 12
+    assert len(Morph(frames=4, loop=True).specs(0, 3)) == 12
     with pytest.raises(UserError, match="at least 2"):
-        task.pictures(0, 1)
+        task.specs(0, 1)
 
 
 def test_slerp_and_lerp_are_the_textbooks():
@@ -196,10 +196,10 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
     denoiser = Denoiser(tuned.unet.eval(), tuned.scheduler, objective("v_prediction"))
     timetable = Timetable(schedulers.build(tuned.scheduler, "ddim"), 5)
     canvas = Canvas(denoiser, denoiser, timetable, (16, 16))
-    pictures = task.pictures(3, 1)
-    assert [p.mix for p in pictures] == [0, 0.5, 1]
-    for picture, unet in zip(pictures, (by_hand[k] for k in ("0", "0.5", "1")), strict=True):
-        start = task.start(canvas, [picture])
+    images = task.specs(3, 1)
+    assert [p.mix for p in images] == [0, 0.5, 1]
+    for image, unet in zip(images, (by_hand[k] for k in ("0", "0.5", "1")), strict=True):
+        start = task.start(canvas, [image])
         *_, last = trajectory(denoiser, timetable, start.x, start.generators, start.legs)
         other = Denoiser(unet.eval(), tuned.scheduler, objective("v_prediction"))
         expected = sample(other, timetable.fresh, 5, seeds.generators(3, 1), (16, 16))
@@ -250,20 +250,20 @@ def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
     [
         (lambda p: ImageToImage(p, 0), "strength=0"),
         (lambda p: ImageToImage(p, 1.5), "strength=1.5"),
-        (lambda p: ImageToImage("nowhere.png"), "nowhere.png is not a picture"),
+        (lambda p: ImageToImage("nowhere.png"), "nowhere.png is not an image"),
         (lambda p: ImageToImage(p, True), "strength=True"),
         (lambda p: Inpaint(p, p, jump=0), "task.jump=0"),
         (lambda p: Invert(p, -1), "task.corrections=-1"),
         (lambda p: Morph(frames=1), "task.frames=1"),
     ],
 )
-def test_wrong_tasks(picture, make, message):
+def test_wrong_tasks(image, make, message):
     with pytest.raises(UserError, match=message):
-        make(picture)
+        make(image)
 
 
 def test_recurrence_goes_through_each_step_again():
     canvas = canvas_of(steps=4)
     canvas.recurrence = 3
     assert Generate().legs(canvas) == [(k, k + 1) for k in range(4) for _ in range(3)]
-    assert Picture("seed_00007", 7) == Generate().pictures(7, 1)[0]
+    assert SampleSpec("seed_00007", 7) == Generate().specs(7, 1)[0]

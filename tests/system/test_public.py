@@ -52,11 +52,11 @@ def told(path: Path) -> str:
     return path.read_bytes().decode("latin-1")
 
 
-def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, picture_folder, home, tmp_path, capfd):
+def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, image_folder, home, tmp_path, capfd):
     deep = home / DEEP
-    photos = shutil.copytree(picture_folder, deep / "my_photos")
+    photos = shutil.copytree(image_folder, deep / "my_photos")
     model = shutil.copytree(model_folder, deep / "my_model")
-    small = ["data.image_size=16", "outcome.report=true", "trainer.max_steps=2", "name=a"]
+    small = ["data.image_size=16", "export.report=true", "trainer.max_steps=2", "name=a"]
     words = [f"model.pretrained={model}", "data=folder", f"data.path={photos}"]
     assert run("train", *words, *TINY_RUN, *small) == 0
     draw = ["sample", f"model.pretrained={model}", "n=1", "steps=2"]
@@ -78,18 +78,18 @@ def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, pict
     assert "data.path=.../my_photos" in text
     assert folder.base_of(str(a / "pipeline")) == str(model), "its run knows"
 
-    picture = "from=drawn/seed_00000.png"
+    image = "from=drawn/seed_00000.png"
     capfd.readouterr()
-    assert run("sample", picture, "out=again") == 2
+    assert run("sample", image, "out=again") == 2
     assert "model.pretrained=.../my_model, from outside the folder that was worked in" in capfd.readouterr().err
-    assert run("sample", picture, f"model.pretrained={model}", "out=again") == 0
+    assert run("sample", image, f"model.pretrained={model}", "out=again") == 0
     pixels = [Image.open(tmp_path / out / "seed_00000.png").tobytes() for out in ("again", "drawn")]
     assert pixels[0] == pixels[1]
     assert "changed" not in capfd.readouterr().err
     assert run(*draw, "out=drawn") == 0, "its own folder is known again"
 
 
-RESULTS = {"best_step": 1, "steps": 2, "held_out_loss": 0.1, "base_held_out_loss": 0.2, "final_training_loss": 0.3}
+RESULTS = {"best_step": 1, "steps": 2, "val_loss": 0.1, "base_val_loss": 0.2, "final_train_loss": 0.3}
 RESULTS |= {"verdict": "", "images_per_second": 1, "precision": "", "seconds": 1, "hardware": "", "versions": {}}
 RESULTS |= {"command": "python train.py", "continued_by": []}
 

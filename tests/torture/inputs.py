@@ -24,7 +24,7 @@ BASES = {
         ("data.n=24", "adapter=lora", "adapter.targets=[conv1]"),
         ("data.n=24", "condition=[label,vector,mask]"),
         ("data.n=24", "condition=[text]", "condition.text.levels=[1]"),
-        ("data=folder", "data.path=pictures"),
+        ("data=folder", "data.path=images"),
         ("data.n=24", "optimizer=adamw8bit", "lr_schedule=linear", "objective=v"),
     ],
     "sample": [
@@ -33,7 +33,7 @@ BASES = {
         ("scheduler=euler", "task=img2img", "task.image=pictures/0.png"),
         ("task=morph", "n=2", "task.frames=2"),
         ("task=invert", "task.image=pictures/0.png", "trajectory=true", "animation.formats=[gif]"),
-        ("guidance=[sharpness,reference]", "guidance.reference.picture=pictures/0.png"),
+        ("guidance=[sharpness,reference]", "guidance.reference.image=pictures/0.png"),
     ],
 }
 # valid, and nothing for a test: a compilation takes minutes, other processes and the devices are not here
@@ -52,7 +52,7 @@ ALSO_CALLED = {  # by what a sentence calls it
 NUMBERS = """-1 0 1 2 3 -0.5 0.5 1.5 1e400 1e-400 1e38 nan inf -inf 2147483648 1000000000000 9223372036854775808
     1000000000000000000 -1000000000000000000 0x10 1_000 -0""".split()  # noqa: SIM905
 WORDS = """null true false yes x perhaps auto only 'null' '' "" 'ä🦋' ../x /dev/null ~ ~nobody-here ${seed}
-    ${nothing} ??? a/b/c . .. \\ model pictures google/nothing %s{}%d""".split()  # noqa: SIM905
+    ${nothing} ??? a/b/c . .. \\ model images google/nothing %s{}%d""".split()  # noqa: SIM905
 WORDS += ["'a b'", "'a\nb'", "'\x07'", "x" * 5000, "1" + "0" * 400]
 NESTED = """[] {} [1] [1,2] [x,y] [[1],[2]] {a:1} [null] [1,x,null] [-1,-1] [0,0] [nan,inf] [1e9,1e9]
     {a:{b:[c]}}""".split()  # noqa: SIM905
@@ -68,7 +68,7 @@ TARGETS = [
 
 
 def written(folder: Path, base: Path) -> None:
-    """What the bases name: a model and pictures, as links to one copy."""
+    """What the bases name: a model and images, as links to one copy."""
     for source in sorted(base.rglob("*")):
         target = folder / source.relative_to(base)
         if source.is_dir():
@@ -83,19 +83,19 @@ def made(base: Path) -> Path:
 
     base.mkdir(parents=True)
     DDPMPipeline(unet=tiny_unet(), scheduler=DDPMScheduler()).save_pretrained(base / "model")
-    (base / "pictures").mkdir()
+    (base / "images").mkdir()
     (base / "few").mkdir()
     lines = []
     for i in range(24):
-        picture = Image.effect_noise((20, 20), 60 + i).convert("RGB")
-        picture.save(base / "pictures" / f"{i}.png")
+        image = Image.effect_noise((20, 20), 60 + i).convert("RGB")
+        image.save(base / "images" / f"{i}.png")
         if i < 4:
-            picture.save(base / "few" / f"{i}.png")
-            (base / "pictures" / f"{i}.txt").write_text(f"picture {i}", encoding="utf-8")
+            image.save(base / "few" / f"{i}.png")
+            (base / "images" / f"{i}.txt").write_text(f"image {i}", encoding="utf-8")
             lines.append(json.dumps({"file_name": f"{i}.png", "label": "ab"[i % 2], "text": f"no. {i}", "size": i}))
     (base / "few" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for suffix in ("jpg", "gif", "webp", "tif"):
-        picture.save(base / "pictures" / f"0.{suffix}")
+        image.save(base / "images" / f"0.{suffix}")
     return base
 
 
@@ -169,9 +169,9 @@ def files(n: int, seed: int, base: Path) -> list[Case]:
 
 LOOKING = (*SMALL[:-2], "preflight=only", "name=run")
 VICTIMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "pictures/0.png": ("train", (*LOOKING, "data=folder", "data.path=pictures")),
+    "pictures/0.png": ("train", (*LOOKING, "data=folder", "data.path=images")),
     "pictures/0.jpg": ("sample", (*DRAWING, "task=img2img", "task.image=pictures/0.jpg")),
-    "pictures/0.gif": ("sample", (*DRAWING, "guidance=reference", "guidance.reference.picture=pictures/0.gif")),
+    "pictures/0.gif": ("sample", (*DRAWING, "guidance=reference", "guidance.reference.image=pictures/0.gif")),
     "pictures/0.webp": ("sample", (*DRAWING, "guidance=colour", "guidance.colour.target=pictures/0.webp")),
     "pictures/0.tif": ("sample", (*DRAWING, "task=invert", "task.image=pictures/0.tif")),
     "few/1.png": ("train", (*LOOKING, "data=folder", "data.path=few", "data.batch_size=2")),
@@ -179,7 +179,7 @@ VICTIMS: dict[str, tuple[str, tuple[str, ...]]] = {
         "train",
         (*LOOKING, "data=folder", "data.path=few", "data.batch_size=2", "data.vector_columns=[size]"),
     ),
-    "pictures/2.txt": ("train", (*LOOKING, "data=folder", "data.path=pictures")),
+    "pictures/2.txt": ("train", (*LOOKING, "data=folder", "data.path=images")),
     "model/model_index.json": ("sample", DRAWING),
     "model/unet/config.json": ("sample", DRAWING),
     "model/scheduler/scheduler_config.json": ("sample", DRAWING),

@@ -28,8 +28,8 @@ import chrysalis.training.trainer  # noqa: E402, F401
 torch.set_num_threads(1)
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
-RUN += ["trainer.max_steps=24", "callbacks.checkpoint.every_n_steps=1", "callbacks.pictures.n=1"]
-RUN += ["callbacks.held_out.every_n_steps=10", "callbacks.pictures.every_n_steps=7", "preflight=false"]
+RUN += ["trainer.max_steps=24", "callbacks.checkpoint.every_n_train_steps=1", "callbacks.samples.n=1"]
+RUN += ["callbacks.validation.every_n_train_steps=10", "callbacks.samples.every_n_train_steps=7", "preflight=false"]
 
 
 def begin(folder: Path, *overrides: str, first: Callable[[], None] = lambda: None) -> int:
@@ -101,12 +101,16 @@ def same_weights(a: dict, b: dict) -> bool:
     def averages(state: dict) -> dict:
         return next(value for key, value in state["callbacks"].items() if key.startswith("EMA"))["averages"]
 
-    moments = [s["optimizer_states"][0]["state"] for s in (a, b)]
+    trajectory_columns = [s["optimizer_states"][0]["state"] for s in (a, b)]
     return (
         a["global_step"] == b["global_step"]
         and all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
         and all(torch.equal(w, averages(b)[name]) for name, w in averages(a).items())
-        and all(torch.equal(v, moments[1][p][k]) for p, state in moments[0].items() for k, v in state.items())
+        and all(
+            torch.equal(v, trajectory_columns[1][p][k])
+            for p, state in trajectory_columns[0].items()
+            for k, v in state.items()
+        )
     )
 
 

@@ -14,8 +14,8 @@ from conftest import TINY_MODEL, TINY_RUN, results
 
 submitit = pytest.importorskip("submitit")
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "name=a", "resume=true"]
-RUN += ["trainer.max_steps=20000", "callbacks.checkpoint.every_n_steps=100000", "preflight=false"]
-RUN += ["callbacks.held_out.every_n_steps=100000", "callbacks.pictures.every_n_steps=100000"]
+RUN += ["trainer.max_steps=20000", "callbacks.checkpoint.every_n_train_steps=100000", "preflight=false"]
+RUN += ["callbacks.validation.every_n_train_steps=100000", "callbacks.samples.every_n_train_steps=100000"]
 
 
 class Job(submitit.helpers.Checkpointable):

@@ -52,9 +52,11 @@ def test_killed_at_a_hundred_moments(tmp_path):
     rng, lanes = lives.seeded(0), [Lane(tmp_path / name) for name in ("first", "second")]
     began = time.monotonic()
     for _ in range(KILLS // len(lanes)):
-        moments = sorted(rng.uniform(0.5, 1.7) for _ in lanes)
+        trajectory_columns = sorted(rng.uniform(0.5, 1.7) for _ in lanes)
         pids = [begin(lane.folder, *RUN, *lane.endless) for lane in lanes]
-        for pid, lane, wait in zip(pids, lanes, (moments[0], moments[1] - moments[0]), strict=True):
+        for pid, lane, wait in zip(
+            pids, lanes, (trajectory_columns[0], trajectory_columns[1] - trajectory_columns[0]), strict=True
+        ):
             assert lives.kill_after(pid, wait) == -signal.SIGKILL, told(tmp_path)
             lane.look()
         lanes.reverse()
@@ -64,7 +66,7 @@ def test_killed_at_a_hundred_moments(tmp_path):
     ends = [f"trainer.max_steps={step + 1}" for step in steps]
     rest = (begin(lane.folder, *RUN, *lane.endless[1:], end) for lane, end in zip(lanes, ends, strict=True))
     assert both(rest) == [0, 0], told(tmp_path)[-2000:]
-    alone = ["name=alone", "resume=null", "callbacks.checkpoint.every_n_steps=10000"]
+    alone = ["name=alone", "resume=null", "callbacks.checkpoint.every_n_train_steps=10000"]
     whole = (begin(lane.folder, *RUN, *lane.endless[1:], *alone, end) for lane, end in zip(lanes, ends, strict=True))
     assert both(whole) == [0, 0], told(tmp_path)[-2000:]
     for lane in lanes:
@@ -77,7 +79,7 @@ class Lane:
     """A run that is killed and continued, in a folder of its own."""
 
     endless = ("trainer.max_steps=1000000", "lr_schedule=constant", "name=a", "resume=true")
-    endless += ("callbacks.held_out.every_n_steps=1000000", "callbacks.pictures.every_n_steps=1000000")
+    endless += ("callbacks.validation.every_n_train_steps=1000000", "callbacks.samples.every_n_train_steps=1000000")
 
     def __init__(self, folder: Path):
         self.folder, self.run, self.steps = folder, folder / "runs" / "a", [0]
@@ -97,11 +99,14 @@ class Lane:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_at_random_moments(tmp_path, signum):
     """Also while it measures, draws, saves and exports: it ends as it should, or had ended; nothing half written."""
-    rng, often = lives.seeded(1), ["callbacks.held_out.every_n_steps=3", "callbacks.pictures.every_n_steps=3"]
+    rng, often = (
+        lives.seeded(1),
+        ["callbacks.validation.every_n_train_steps=3", "callbacks.samples.every_n_train_steps=3"],
+    )
     for i in range(15):
         pid = lives.begin(tmp_path, *RUN, *often, f"name=r{i}")
         folder = tmp_path / "runs" / f"r{i}"
-        while not (folder / "first_pictures.png").exists():
+        while not (folder / "training_images.png").exists():
             time.sleep(0.02)
         code = lives.kill_after(pid, rng.uniform(0.05, 1.5), signum)
         told = (tmp_path / "told.txt").read_text()

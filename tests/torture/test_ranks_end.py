@@ -56,7 +56,7 @@ def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
         tmp_path,
         "name=a",
         "trainer.devices=2",
-        "callbacks.checkpoint.every_n_steps=1",
+        "callbacks.checkpoint.every_n_train_steps=1",
         env={"PYTHONPATH": str(tmp_path)},
     )
     began = time.monotonic()
@@ -72,7 +72,11 @@ def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
 def test_both_stop_at_the_same_step(tmp_path, signum, code):
     """The signal reaches the first alone; Ctrl-C exports, and is not killed while it does."""
     process = started(
-        tmp_path, "name=a", "trainer.devices=2", "trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=100000"
+        tmp_path,
+        "name=a",
+        "trainer.devices=2",
+        "trainer.max_steps=100000",
+        "callbacks.checkpoint.every_n_train_steps=100000",
     )
     samples = tmp_path / "runs" / "a" / "samples"
     for _ in range(600):

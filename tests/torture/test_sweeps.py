@@ -17,8 +17,8 @@ from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
 
 SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
 LONG = [*TINY_MODEL, *TINY_RUN, "data.n=30", "trainer.max_steps=150", "trainer.log_every_n_steps=20"]
-LONG += ["callbacks.held_out.every_n_steps=150", "callbacks.pictures.every_n_steps=150", "name=long"]
-LONG += ["callbacks.checkpoint.every_n_steps=10"]
+LONG += ["callbacks.validation.every_n_train_steps=150", "callbacks.samples.every_n_train_steps=150", "name=long"]
+LONG += ["callbacks.checkpoint.every_n_train_steps=10"]
 OF_THE_SWEEP = ("summary.csv", "figure.png", "multirun.yaml")  # written anew each time
 TWO = ["trainer.devices=2", "trainer.strategy=auto", "trainer.accelerator=cpu"]
 TRAIN = [sys.executable, REPOSITORY / "train.py"]
@@ -64,13 +64,13 @@ def test_each_job_of_two_processes_is_one_run(tmp_path):
     for name, row in table(folder).items():
         r = results(folder / name)
         assert row["state"] == "done"
-        assert float(row["best loss"]) == pytest.approx(r["held_out_loss"], abs=1e-5)
+        assert float(row["best loss"]) == pytest.approx(r["val_loss"], abs=1e-5)
         assert len(list((folder / name / "tensorboard").glob("events*"))) == 1
         words = shlex.split(r["command"])
         assert words[:2] == ["python", "train.py"]
         given = {*SMALL, *TWO, *row["overrides"].split()[-1:]}
         assert {word.lower() for word in words[2:]} == {word.lower() for word in given}  # Hydra says False for false
-    assert results(folder / "0_lr-1e-05")["held_out_loss"] != results(folder / "1_lr-3e-05")["held_out_loss"]
+    assert results(folder / "0_lr-1e-05")["val_loss"] != results(folder / "1_lr-3e-05")["val_loss"]
     assert "Initializing distributed: GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr
     assert done.stderr.index("also in runs/pairs/summary.csv") > done.stderr.rindex("job 1:")
 

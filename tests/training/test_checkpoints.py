@@ -18,7 +18,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, size
 
-RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_steps=1"]
+RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=1"]
 ALL = "callbacks.checkpoint.keep=all"
 
 
@@ -49,7 +49,7 @@ def best_at_step_2(monkeypatch):
 
 def test_a_run_that_has_ended_continues_from_what_is_kept(run, tmp_path, best_at_step_2, capfd):
     """To the bit, the weights of an earlier best step included, which are exported again."""
-    words = [*RUN[:-1], "callbacks.pictures.every_n_steps=100", "lr_schedule=constant"]
+    words = [*RUN[:-1], "callbacks.samples.every_n_train_steps=100", "lr_schedule=constant"]
     assert run("train", *words, ALL, "trainer.max_steps=4", "name=whole") == 0
     assert run("train", *words, "trainer.max_steps=3", "name=part") == 0
     whole, part = (tmp_path / "runs" / name for name in ("whole", "part"))

@@ -56,7 +56,7 @@ def test_what_was_asked_for_is_kept():
     asked = {KEYS["images"], KEYS["samples"], KEYS["sample_steps"]}
     plan = planned(DEFAULT, 1, 100.0, 2.0, asked, 1)
     assert plan == replace(DEFAULT, timesteps=2)
-    assert changes(DEFAULT, plan) == {"callbacks.held_out.bins": 2}
+    assert changes(DEFAULT, plan) == {"callbacks.validation.bins": 2}
     assert planned(DEFAULT, 1, 100.0, 2.0, {*KEYS.values()}, 1) == DEFAULT
 
 
@@ -84,11 +84,11 @@ def test_a_run_keeps_its_plan_when_it_continues(run, tmp_path, monkeypatch):
     """With no time allowed all is as coarse as may be, but for what was typed; with all time, when it continues too."""
     monkeypatch.setattr(measuring, "SECONDS", 0.0)
     monkeypatch.setattr(measuring, "SHARE", 0.0)
-    typed = ("callbacks.held_out", "callbacks.pictures.n=", "preflight")
+    typed = ("callbacks.validation", "callbacks.samples.n=", "preflight")
     tiny = [o for o in [*TINY_MODEL, *TINY_RUN] if not o.startswith(typed)]
-    tiny += ["callbacks.held_out.n_images=3", "data.n=30", "trainer.max_steps=1", "name=a"]
+    tiny += ["callbacks.validation.n_images=3", "data.n=30", "trainer.max_steps=1", "name=a"]
     assert run("train", *tiny) == 0
-    coarser = {"callbacks.held_out.bins": LEAST["timesteps"], "callbacks.pictures.n": LEAST["samples"]}
+    coarser = {"callbacks.validation.bins": LEAST["timesteps"], "callbacks.samples.n": LEAST["samples"]}
     folder = tmp_path / "runs" / "a"
     assert OmegaConf.load(folder / "config.yaml").measuring == coarser
     assert results(folder)["measuring"] == {"coarser": coarser}
@@ -96,5 +96,5 @@ def test_a_run_keeps_its_plan_when_it_continues(run, tmp_path, monkeypatch):
     assert run("train", "resume=runs/a", "trainer.max_steps=2") == 0
     found = results(folder)
     assert found["measuring"] == {"coarser": coarser}
-    assert found["held_out"]["bins"] == LEAST["timesteps"]
-    assert len(found["held_out"]["pictures"]) == 3, "as it was typed"
+    assert found["validation"]["bins"] == LEAST["timesteps"]
+    assert len(found["validation"]["images"]) == 3, "as it was typed"

@@ -124,7 +124,7 @@ def test_the_key_switches_checkpointing_on(model_folder):
 
 
 def trained(make, steps=50, lr=2e-3):
-    """A tiny UNet, taught the noise in four fixed pictures."""
+    """A tiny UNet, taught the noise in four fixed images."""
     unet = tiny_unet(block_out_channels=(16, 32)).train()
     denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"))
     optimizer = make(denoiser.parameters(), lr=lr)
@@ -306,7 +306,7 @@ def test_free_memory_is_what_the_container_leaves(tmp_path):
 
 @pytest.mark.proof
 def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
-    """With memory for less than 12 pictures at once the same steps are made as in one batch of 12."""
+    """With memory for less than 12 images at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]
     assert run("train", *small, "data.batch_size=12", "name=whole") in (0, None)
     room = step_memory.cost(Denoiser(folder.scratch(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))

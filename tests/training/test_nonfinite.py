@@ -13,17 +13,17 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
-RUN += ["trainer.max_steps=6", "name=a", "callbacks.checkpoint.every_n_steps=1"]
+RUN += ["trainer.max_steps=6", "name=a", "callbacks.checkpoint.every_n_train_steps=1"]
 
 
 @pytest.fixture
 def bad_picture(monkeypatch):
-    """One picture of the set becomes NaN on its way into the network; returns its batch row."""
+    """One image of the set becomes NaN on its way into the network; returns its batch row."""
     plain, bad = Denoiser.loss_at, {}
 
     def loss_at(self, x0, t, eps, cond=None):
         if "sum" not in bad and self.training:
-            bad["sum"] = x0[-1].sum().item()  # the last picture of the first micro-batch
+            bad["sum"] = x0[-1].sum().item()  # the last image of the first micro-batch
         if self.training:
             x0 = torch.where((x0.sum(dim=(1, 2, 3), keepdim=True) == bad["sum"]), float("nan"), x0)
         return plain(self, x0, t, eps, cond)
@@ -52,7 +52,7 @@ def test_a_run_stops_before_the_update_and_names_the_picture(run, tmp_path, capf
 
 @pytest.mark.usefixtures("bad_picture")
 def test_what_is_kept_repeats_the_step(run, tmp_path):
-    """As docs/reliability.md says: the weights and the pictures, and the loss is again not a number."""
+    """As docs/reliability.md says: the weights and the images, and the loss is again not a number."""
     assert run("train", *RUN) == 2
     kept = torch.load(tmp_path / "runs" / "a" / "nonfinite" / "step_000001.pt", weights_only=True)
     unet = tiny_unet()
@@ -66,16 +66,16 @@ def test_what_is_kept_repeats_the_step(run, tmp_path):
 
 @pytest.mark.usefixtures("bad_picture")
 def test_skipping_leaves_out_the_update_alone(run, tmp_path, capfd):
-    """Each pass has the picture once: two of six steps (three a pass) change nothing, and weights stay finite."""
+    """Each pass has the image once: two of six steps (three a pass) change nothing, and weights stay finite."""
     assert run("train", *RUN, "on_nonfinite=skip") == 0
     told = capfd.readouterr().err
     assert told.count("The update is left out") == 2
     state = weights(tmp_path / "runs" / "a")
     assert all(w.isfinite().all() for w in state["state_dict"].values())
-    moments = state["optimizer_states"][0]["state"]
-    assert {int(m["step"]) for m in moments.values()} == {4}
+    trajectory_columns = state["optimizer_states"][0]["state"]
+    assert {int(m["step"]) for m in trajectory_columns.values()} == {4}
     assert results(tmp_path / "runs" / "a")["steps"] == 6
-    assert 0 < results(tmp_path / "runs" / "a")["final_training_loss"] < 10
+    assert 0 < results(tmp_path / "runs" / "a")["final_train_loss"] < 10
 
 
 @pytest.mark.usefixtures("bad_picture")
@@ -86,7 +86,7 @@ def test_skipping_has_an_end(run, tmp_path, capfd):
 
 
 def test_gradients_alone(run, tmp_path, capfd, monkeypatch):
-    """A finite loss with an infinite gradient: all pictures of the step are named."""
+    """A finite loss with an infinite gradient: all images of the step are named."""
     plain = pixels.to_signed
 
     class Steep(torch.autograd.Function):

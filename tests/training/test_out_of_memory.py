@@ -1,4 +1,4 @@
-"""Out of memory: the step is made again in smaller parts, the optimizer sees the same pictures, and it stays so."""
+"""Out of memory: the step is made again in smaller parts, the optimizer sees the same images, and it stays so."""
 
 import weakref
 from dataclasses import replace
@@ -16,7 +16,7 @@ RUN += ["optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent:
 
 
 class Tight(torch.autograd.Function):
-    """Fails as an allocator does, in the forward or the backward pass of more than `room` pictures."""
+    """Fails as an allocator does, in the forward or the backward pass of more than `room` images."""
 
     @staticmethod
     def forward(ctx, x, room, when):
@@ -81,8 +81,8 @@ def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypa
     assert tightly["parts"] == 2
     for name, w in roomy["state_dict"].items():
         torch.testing.assert_close(w, tightly["state_dict"][name], rtol=1e-4, atol=1e-6)
-    assert results(tmp_path / "runs" / "roomy")["held_out_loss"] == pytest.approx(
-        results(tmp_path / "runs" / "tight")["held_out_loss"], rel=1e-5
+    assert results(tmp_path / "runs" / "roomy")["val_loss"] == pytest.approx(
+        results(tmp_path / "runs" / "tight")["val_loss"], rel=1e-5
     )
 
 

@@ -22,9 +22,9 @@ from chrysalis.training import step_memory
 from chrysalis.training.callbacks.advice import Advice, minutes_saved
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
-from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight import base_loss, memory_needs, table
 from chrysalis.training.preflight.plan import Agreed, Plan
@@ -43,7 +43,7 @@ def plan(tmp_path):
         module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
         data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)
         data.setup()
-        callbacks = [HeldOut(2, n_images=2, bins=2), Pictures(str(tmp_path), 2, n=2, steps=2), Advice()]
+        callbacks = [Validation(2, n_images=2, bins=2), Samples(str(tmp_path), 2, n=2, steps=2), Advice()]
         callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
@@ -70,7 +70,7 @@ def test_only_says_everything_and_leaves_nothing(run, capfd, tmp_path):
     said = capfd.readouterr().err
     for row in ("model", "data", "loss now", "training", "time", "memory", "disk"):
         assert f"│ {row} " in said
-    assert "4 steps of 4 pictures" in said
+    assert "4 steps of 4 images" in said
     assert "hardly better" not in said, "a new model has learned nothing yet"
     assert not list(tmp_path.iterdir())
 
@@ -127,11 +127,11 @@ def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction)
     """Each triple by hand: diffusers' add_noise and get_velocity, the noise from a generator of its own."""
     run = plan(prediction)
     found = base_loss.measured(run)
-    batch, scheduler, unet = run.data.held_out_batch(4), run.model.scheduler, run.model.unet.eval()
+    batch, scheduler, unet = run.data.validation_batch(4), run.model.scheduler, run.model.unet.eval()
     ours, nothing = [], []
     for j, t in enumerate(torch.tensor([62, 187, 312, 437, 562, 687, 812, 937])):
-        for picture, content in zip(batch.image, batch.key.tolist(), strict=True):
-            x0 = (picture.float() / 127.5 - 1)[None]
+        for image, content in zip(batch.image, batch.key.tolist(), strict=True):
+            x0 = (image.float() / 127.5 - 1)[None]
             generator = torch.Generator().manual_seed(seeds.key(0, "held out", content, j))
             eps = torch.randn(1, 3, 16, 16, generator=generator)
             velocity = scheduler.get_velocity(x0, eps, t[None])
@@ -152,7 +152,7 @@ def measured_as(loss, nothing) -> base_loss.Base:
 
 def test_a_base_model_is_doubted_where_it_is_no_better_than_nothing():
     assert measured_as([0.1, 0.05], [1.0, 1.0]).doubt("epsilon") is None
-    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter pictures than it knows"
+    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it knows"
     assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).doubt("epsilon")
     assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).doubt("epsilon")
     assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).doubt("epsilon")
@@ -181,7 +181,7 @@ def test_steps_and_passes(plan):
     run = plan(accumulate=3, max_steps=-1, max_epochs=2)
     assert run.steps_a_pass == len(range(0, len(run.data.train_rows), 4 * 3))
     assert run.steps == 2 * run.steps_a_pass
-    assert "of 12 pictures (4 at once x 3 micro-batches): 2.0 passes" in table.training_row(run)
+    assert "of 12 images (4 at once x 3 micro-batches): 2.0 passes" in table.training_row(run)
     assert plan(max_steps=-1, max_epochs=-1).steps is None
     assert "until it is stopped" in table.training_row(plan(max_steps=-1, max_epochs=-1))
     assert plan(max_epochs=100).steps == 4
@@ -216,16 +216,16 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_pa
 def test_values_of_the_pictures(plan):
     run = plan()
     rows = run.data.train_rows  # fewer than are looked at: all of them
-    seen = run.data.pictures.images[rows].astype(np.float64)
+    seen = run.data.image_set.images[rows].astype(np.float64)
     red, green, _ = seen.mean(axis=(0, 2, 3))
     said = table.data_row(run)
     assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in said
-    signed = pixels.to_signed(torch.from_numpy(run.data.pictures.images[rows])).mean(dim=(0, 2, 3)).tolist()
+    signed = pixels.to_signed(torch.from_numpy(run.data.image_set.images[rows])).mean(dim=(0, 2, 3)).tolist()
     assert said.endswith(", ".join(f"{v:z.2f}" for v in signed))
 
 
 def test_what_does_not_fit_is_taken_in_pieces(plan):
-    """A step of 1 GB a picture with 20 % margin: 5 GB hold four pictures, 0.5 GB none."""
+    """A step of 1 GB an image with 20 % margin: 5 GB hold four images, 0.5 GB none."""
     run = plan(batch_size=8, accumulate=2)
     cost = step_memory.Cost(fixed=0, each=10**9)
     assert table.advice_row(run, None, cost, free=10 * 10**9) is None
@@ -243,7 +243,7 @@ def test_compiling_is_advised_once_and_where_it_pays(plan):
     assert minutes_saved(3000, "cpu") == pytest.approx((300 - 90) / 60)
     assert minutes_saved(2400, "cuda") == pytest.approx((600 - 90) / 60)
     assert minutes_saved(10**6, "mps") is None
-    run = plan(max_steps=990)  # of 4 pictures, three forward passes each
+    run = plan(max_steps=990)  # of 4 images, three forward passes each
     found = base_loss.Base([], torch.ones(1), torch.ones(1), seconds=1.0, told=1)
     shorter = (990 * 4 * 3 * 0.1 - 90) / 60
     said = table.advice_row(run, found, None, free=0).plain
@@ -268,7 +268,7 @@ def test_the_loss_now_says_how_many_images_it_is_on(plan):
     console.print(table.loss_row(run, base_loss.measured(run)))
     said = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
     assert said in console.file.getvalue()
-    run.held_out.n_images, run.held_out.bins = 4, 8
+    run.validation.n_images, run.validation.bins = 4, 8
     console.print(table.loss_row(run, base_loss.measured(run)))
     assert console.file.getvalue().splitlines()[-1].strip() == "on 4 validation images, 8 timesteps"
 
@@ -278,8 +278,8 @@ def test_a_run_without_an_end_keeps_to_the_budget(plan):
     than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
     run = plan(max_steps=-1, max_epochs=-1)
     run.keep_to_budget(1.0, conditions=1)
-    assert run.coarser == {"callbacks.held_out.every_n_steps": 16, "callbacks.pictures.every_n_steps": 4}
-    assert "coarser to save time: callbacks.held_out.every_n_steps=16" in table.measuring_row(
+    assert run.coarser == {"callbacks.validation.every_n_train_steps": 16, "callbacks.samples.every_n_train_steps": 4}
+    assert "coarser to save time: callbacks.validation.every_n_train_steps=16" in table.measuring_row(
         run, base_loss.measured(run)
     )
 
@@ -299,7 +299,7 @@ def test_a_time_limit_is_planned_for(plan):
 
 def test_all_processes_measure_what_the_first_has_planned(plan):
     first, second = plan(), plan()
-    first.apply({"callbacks.held_out.n_images": 1})
+    first.apply({"callbacks.validation.n_images": 1})
 
     class Told:
         """A strategy that brings the first process's value."""
@@ -311,7 +311,7 @@ def test_all_processes_measure_what_the_first_has_planned(plan):
 
     trainer = type("Trainer", (), {"strategy": Told})
     Agreed(second).setup(trainer, second.module, "fit")
-    assert second.held_out.n_images == 1
+    assert second.validation.n_images == 1
 
 
 def test_durations():

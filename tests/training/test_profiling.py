@@ -27,7 +27,7 @@ def train(tmp_path, monkeypatch):
 
     def run(*first: Callback, steps: int = 8, fails_at: int | None = None):
         GlobalHydra.instance().clear()
-        rare = [o.replace("every_n_steps=2", "every_n_steps=100") for o in TINY_RUN if "max_steps" not in o]
+        rare = [o.replace("every_n_train_steps=2", "every_n_train_steps=100") for o in TINY_RUN if "max_steps" not in o]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             more = [f"trainer.max_steps={steps}", "trainer.accumulate_grad_batches=2", "data.n=24"]
             cfg = compose("train", [*TINY_MODEL, *rare, *more, f"+hydra.runtime.output_dir={tmp_path}"])
@@ -138,7 +138,7 @@ def test_an_error_while_recording_leaves_nothing_behind(train, tmp_path):
 @pytest.mark.proof
 def test_it_waits_for_steps_without_drawing_or_measuring(train, tmp_path):
     class Draws(Callback):
-        every_n_steps, at = 4, ()
+        every_n_train_steps, at = 4, ()
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
             step = trainer.global_step

@@ -15,8 +15,12 @@ from chrysalis.training.callbacks import stopping
 from chrysalis.training.module import FineTuning
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
-RUN += ["trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=100", "trainer.log_every_n_steps=4"]
-RUN += ["callbacks.held_out.every_n_steps=2", "callbacks.pictures.every_n_steps=3", "callbacks.pictures.n=1"]
+RUN += ["trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=100", "trainer.log_every_n_steps=4"]
+RUN += [
+    "callbacks.validation.every_n_train_steps=2",
+    "callbacks.samples.every_n_train_steps=3",
+    "callbacks.samples.n=1",
+]
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def assert_same_run(a, b):
     states = [
         {key.split("{")[0]: value for key, value in checkpoint["callbacks"].items()} for checkpoint in (one, other)
     ]
-    for name in ("HeldOut", "Curves"):
+    for name in ("Validation", "Curves"):
         assert states[0][name]["history"] == states[1][name]["history"], name
     assert all(torch.equal(w, states[1]["EMA"]["averages"][k]) for k, w in states[0]["EMA"]["averages"].items())
     assert results(a)["best_step"] == results(b)["best_step"]
@@ -72,7 +76,7 @@ def test_a_closed_terminal_saves_unless_nohup_says_otherwise(run, at, tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
-# the first micro-batch of steps 1, 3 (where pictures and a measurement were due before) and the second of step 4
+# the first micro-batch of steps 1, 3 (where images and a measurement were due before) and the second of step 4
 @pytest.mark.parametrize("moment", [1, pytest.param(5, marks=pytest.mark.proof), 8])
 def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
     whole = trained(*RUN, "name=whole")
@@ -95,7 +99,7 @@ def test_preempted_in_its_last_step_it_is_exported_when_it_continues(run, at, tm
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "training_step", FineTuning.training_step)
         at(12, sent(signal.SIGTERM))
-        assert run("train", *RUN, "name=a", "callbacks.held_out.every_n_steps=4") == 143
+        assert run("train", *RUN, "name=a", "callbacks.validation.every_n_train_steps=4") == 143
     assert run("train", "resume=runs/a") == 0
     assert results(tmp_path / "runs" / "a")["steps"] == 6
     assert (tmp_path / "runs" / "a" / "pipeline" / "unet").is_dir()
@@ -116,14 +120,14 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     at(5, twice)
-    assert run("train", *RUN, "name=a", "callbacks.checkpoint.every_n_steps=1") == 130
+    assert run("train", *RUN, "name=a", "callbacks.checkpoint.every_n_train_steps=1") == 130
     folder = tmp_path / "runs" / "a"
     assert weights(folder)["global_step"] == 2
     assert not (folder / "results.json").exists()
 
 
 def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monkeypatch):
-    """SIGTERM while pictures are drawn: they are left, and drawn when the run continues."""
+    """SIGTERM while images are drawn: they are left, and drawn when the run continues."""
     from chrysalis.training.callbacks import samples
 
     plain = samples.sample
@@ -214,7 +218,7 @@ def test_tensorboard_leaves_out_what_was_logged_after_the_checkpoint(run, at, tm
         raise KeyError("killed")
 
     at(9, die)
-    every = ["callbacks.checkpoint.every_n_steps=2", "trainer.log_every_n_steps=1"]
+    every = ["callbacks.checkpoint.every_n_train_steps=2", "trainer.log_every_n_steps=1"]
     assert run("train", *RUN, *every, "name=a") == 1
     folder = tmp_path / "runs" / "a"
     assert weights(folder)["global_step"] == 4
@@ -232,7 +236,7 @@ def test_a_run_can_be_read_and_copied_while_it_continues(run, trained, at, tmp_p
 
     def copied(module):
         events = EventAccumulator(str(folder / "tensorboard")).Reload()
-        seen.extend(event.step for event in events.Scalars("held_out/ema"))
+        seen.extend(event.step for event in events.Scalars("val/loss"))
         shutil.copytree(folder, copy)
 
     at(5, sent(signal.SIGTERM))  # the first micro-batch of step 3

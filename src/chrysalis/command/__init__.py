@@ -117,7 +117,7 @@ def _show(error: Exception, config_name: str) -> int:
 
 
 def _recalled(arguments: list[str]) -> list[str]:
-    """sample.py from=picture.png: the arguments with which that picture was drawn, below those typed now."""
+    """sample.py from=image.png: the arguments with which that image was drawn, below those typed now."""
     arguments = [word for a in arguments for word in _by_class(a)]
     if not any(a.startswith("from=") for a in arguments):
         return arguments

@@ -15,7 +15,7 @@ from chrysalis.system.errors import UserError
 PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "condition.text.encoder")
 PATHS += ("task.image", "task.mask", "task.base", "task.compare", "mask", "image", "out", "from", "resume")
 PATHS += ("*features.pretrained", "*features.weights")
-PATHS += ("guidance.function", "guidance.*.function", "guidance.*.model", "guidance.*.picture", "guidance.*.mask")
+PATHS += ("guidance.function", "guidance.*.function", "guidance.*.model", "guidance.*.image", "guidance.*.mask")
 PATHS += ("guidance.*.image", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = ("text", "label", "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
 LISTS = ("text", "label", "mask", "image", "guidance.*negative.*", "task.compare")  # of paths or texts, or one alone

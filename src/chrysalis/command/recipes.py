@@ -1,4 +1,4 @@
-"""How pictures were made, kept with them, and made again: `sample.py from=picture.png`."""
+"""How images were made, kept with them, and made again: `sample.py from=image.png`."""
 
 import functools
 import hashlib
@@ -27,7 +27,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.files import ELIDED, all_public, public
 from chrysalis.system.terminal import warn
 
-# Where, on what and how shown they are drawn; none of these changes a picture
+# Where, on what and how shown they are drawn; none of these changes an image
 ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
 
 OF_A_TASK = ("data", "features")  # that has them among its own settings, if it is task=evaluate
@@ -36,7 +36,7 @@ _recalled: dict = {}
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """With from=picture.png among them: the overrides that it was drawn with, under those that were typed now."""
+    """With from=image.png among them: the overrides that it was drawn with, under those that were typed now."""
     _recalled.clear()
     asked = [a for a in arguments if a.startswith("from=")]
     path = value_of(asked[-1]) if asked else None
@@ -44,9 +44,9 @@ def expanded(arguments: list[str]) -> list[str]:
         return arguments
     try:
         with Image.open(io.BytesIO(contents(Path(path)))) as image:
-            picture, record = image.text["picture"], json.loads(image.text["record"])
+            image, record = image.text["image"], json.loads(image.text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(f"from={path} is not a picture that sample.py drew: it does not say how.") from error
+        raise UserError(f"from={path} is not an image that sample.py drew: it does not say how.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
@@ -57,7 +57,7 @@ def expanded(arguments: list[str]) -> list[str]:
         )
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
     other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
-    kept += [] if other_set else [f"only={picture}"]
+    kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
     return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first
 
@@ -78,10 +78,10 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
 
 
 def record(cfg: DictConfig, pretrained: str) -> dict:
-    """settings: all that the pictures depend on. overrides: what composes them again. command: the same, to be typed.
+    """settings: all that the images depend on. overrides: what composes them again. command: the same, to be typed.
 
     inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
-    It goes with every picture to whoever has that, and names no folder of this machine, see files.public.
+    It goes with every image to whoever has that, and names no folder of this machine, see files.public.
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, *OF_A_TASK)}
@@ -107,18 +107,16 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
 
 
 def tell_changes(now: dict) -> None:
-    """After from=...: warn of what is not as it was when the picture was drawn."""
+    """After from=...: warn of what is not as it was when the image was drawn."""
     for name, digest in now["inputs"].items():
         if _recalled.get("inputs", {}).get(name, digest) != digest:
-            warn(f"{name} has changed since the picture was drawn: the new one will differ from it.")
+            warn(f"{name} has changed since the image was drawn: the new one will differ from it.")
     was, versions = _recalled.get("versions", {}), hardware.versions()
     if not _recalled.get("changed", True) and _recalled["settings"] != now["settings"]:
-        warn(
-            "The defaults of this version are others than when the picture was drawn: the new one will differ from it."
-        )
+        warn("The defaults of this version are others than when the image was drawn: the new one will differ from it.")
     others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
     if others:
-        warn(f"Drawn with other versions ({'; '.join(others)}): the new picture may differ in the last bits.")
+        warn(f"Drawn with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
 
 
@@ -139,17 +137,17 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 
 
 def _inputs(settings: dict) -> dict[str, str]:
-    """{name: digest} of every file that the settings name, of the weights in every model folder and of the pictures in
+    """{name: digest} of every file that the settings name, of the weights in every model folder and of the images in
     every folder of masks. Files that have the same name for other people, see files.public, are numbered."""
     groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
     groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
     negative = (groups["guidance"] or {}).get("negative") or {}
-    pictures = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
+    images = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
     words = {*_strings([negative.get("label"), negative.get("text")])}
     digests: dict[str, str] = {}
     for value in sorted(set(_strings(groups)) - words - {""}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
-        for within, file in _files_of(name, suffixes() if value in pictures else {".safetensors"}):
+        for within, file in _files_of(name, suffixes() if value in images else {".safetensors"}):
             known = f"{public(name)}/{within}" if within else public(name)
             numbered = (f"{known} ({k})" if k > 1 else known for k in itertools.count(1))
             digests[next(n for n in numbered if n not in digests)] = _digest(file)

@@ -20,8 +20,8 @@ from chrysalis.system.terminal import is_main_process, say
 # What may change when a run continues; anything else would change what was learned so far.
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
-    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_steps|callbacks\.(progress\.lines|checkpoint\.keep)"
-    r"|callbacks\.(evaluate|early_stop)\..+|callbacks\.best\.figure|callbacks\.nonfinite\.at_most|features\..+"
+    r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_train_steps|callbacks\.(progress\.lines|checkpoint\.keep)"
+    r"|callbacks\.(evaluate|early_stopping)\..+|callbacks\.best\.monitor|callbacks\.nonfinite\.at_most|features\..+"
     r"|data\.(path|num_workers|on_device)|outcome\.(half|report)|on_nonfinite|preflight|compile|channels_last|profile"
     r"|profiling\.\w+|debug"
 )
@@ -114,7 +114,7 @@ def chosen(cfg: DictConfig, keys: Iterable[str]) -> set[str]:
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
     """Whether a run that is to continue has made its steps and left all that it should, as this configuration says."""
     files = ["results.json", "history.json", "before_after.png", "pipeline/model_index.json"]
-    files += ["report.html", "loss.png"] if cfg.outcome.get("report", True) else []
+    files += ["report.html", "loss.png"] if cfg.export.get("report", True) else []
     if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
         return False
     ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "passes"))
@@ -143,7 +143,7 @@ def _made(folder: Path, what: str) -> int:
 def _exported(cfg: DictConfig) -> dict:
     """What decides about the export and the figures beside it."""
     leaves = dict(_leaves(OmegaConf.to_container(cfg, resolve=True)))
-    groups = ("callbacks.best.", "callbacks.evaluate.", "features.", "outcome.")
+    groups = ("callbacks.best.", "callbacks.evaluate.", "features.", "export.")
     return {key: leaf for key, leaf in leaves.items() if key.startswith(groups) and not key.endswith("run_dir")}
 
 
@@ -224,12 +224,12 @@ def _keep_joint_batch(cfg: DictConfig, before: int | None) -> None:
     joint = cfg.data.batch_size * before
     if joint % now:
         raise UserError(
-            f"trainer.devices={now} cannot share the {joint} pictures of a micro-batch equally: take a divisor of it."
+            f"trainer.devices={now} cannot share the {joint} images of a micro-batch equally: take a divisor of it."
         )
     if cfg.get(BEGUN) is None:
         cfg[BEGUN] = cfg.data.batch_size
     cfg.data.batch_size = joint // now
-    say(f"data.batch_size={cfg.data.batch_size}, so that {now} processes see the same pictures a step as {before} did")
+    say(f"data.batch_size={cfg.data.batch_size}, so that {now} processes see the same images a step as {before} did")
 
 
 def _link(was: DictConfig, cfg: DictConfig) -> None:

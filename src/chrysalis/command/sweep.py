@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
-COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # losses are held-out
+COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # losses are validation
 RECORD = "job.json"  # in each job's folder: its overrides, and the exit code once it has ended
 STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
@@ -58,7 +58,7 @@ class Job:
     def row(self) -> tuple[str, ...]:
         if (r := self.results) is None:
             return (self.folder.name, " ".join(self.overrides), self.state, "", "", "", "")
-        losses = (f"{r['final_held_out_loss']:.5f}", f"{r['held_out_loss']:.5f}")
+        losses = (f"{r['final_val_loss']:.5f}", f"{r['val_loss']:.5f}")
         figures = (*losses, str(r["best_step"]), f"{r['seconds']:.0f}")
         return (self.folder.name, " ".join(self.overrides), self.state, *figures)
 
@@ -153,7 +153,7 @@ def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
 
 
 def _figure(folder: Path, there: list[Job]) -> Path | None:
-    """figure.png: held-out loss and KD against steps, jobs that differ in their seed alone as one band; None where
+    """figure.png: validation loss and KD against steps, jobs that differ in their seed alone as one band; None where
     there is nothing to compare."""
     groups: dict[str, list[dict]] = {}
     common = set.intersection(*(set(j.overrides) for j in there)) if there else set()

@@ -29,7 +29,7 @@ PLAIN = {
     "debug": bool,
     "noise_offset": float,
     "condition.dropout": float,
-    "condition.new_lr": float,
+    "condition.lr_multiplier": float,
     "n": int,
     "steps": int,
     "image_size": int | tuple[int, int] | None,
@@ -39,7 +39,7 @@ PLAIN = {
     "guidance.negative": dict | None,
     "guidance.function": str,
     "trajectory": bool,
-    "moments": int,
+    "trajectory_columns": int,
     "out": str | int | float,
     "from": str | None,
     "only": str | None,
@@ -56,14 +56,14 @@ ALSO = {  # beside the annotation
     "condition.text.levels": None,
 }
 # What Lightning's Trainer has and this project does in its own way
-VALIDATION = "callbacks.held_out.every_n_steps says how often the validation loss is measured"
+VALIDATION = "callbacks.validation.every_n_train_steps says how often the validation loss is measured"
 WINDOWS = "it would cut accumulation windows short. trainer.max_steps says how long to train"
 OURS = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
 OURS |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run", "barebones"), WINDOWS)
 OURS |= {
-    "num_sanity_val_steps": "callbacks.held_out measures the validation loss before the first step",
-    "limit_val_batches": "callbacks.held_out.n_images says how many validation images are measured",
-    "enable_checkpointing": "callbacks.checkpoint.every_n_steps says how often a checkpoint is saved",
+    "num_sanity_val_steps": "callbacks.validation measures the validation loss before the first step",
+    "limit_val_batches": "callbacks.validation.n_images says how many validation images are measured",
+    "enable_checkpointing": "callbacks.checkpoint.every_n_train_steps says how often a checkpoint is saved",
     "enable_progress_bar": "callbacks.progress.lines says how progress is shown",
     "enable_model_summary": "preflight says what is shown before training",
     "use_distributed_sampler": "the images are dealt out among trainer.devices in any case",
@@ -81,7 +81,7 @@ CALLED_LATER = (
     "optimizer",
     "lr_schedule",
     "trainer",
-    "outcome",
+    "export",
     "scheduler",
 )  # with more arguments
 BUILT = ("data", "model", "adapter", "weighting", "logger", "profiling", "animation")  # at once
@@ -149,7 +149,7 @@ def _require_nodes(plain: dict) -> None:
     for name, node in (plain.get("callbacks") or {}).items():
         if node is None:
             raise UserError(
-                f"callbacks.{name}=null cannot be used: each is needed; set its every_n_steps to make it rare."
+                f"callbacks.{name}=null cannot be used: each is needed; set its every_n_train_steps to make it rare."
             )
         if not (isinstance(node, dict) and "_target_" in node):
             raise UserError(f"{_shown(f'callbacks.{name}', node)} cannot be used: it must have a _target_.")

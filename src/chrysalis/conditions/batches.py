@@ -12,7 +12,7 @@ from chrysalis.diffusion import seeds
 
 
 def of_batch(batch: Batch, conditioner: Conditioner) -> dict:
-    """What the pictures of a batch are conditioned on; a value that one lacks is its null."""
+    """What the images of a batch are conditioned on; a value that one lacks is its null."""
     cond: dict = {}
     for name in conditioner.names:
         if name == "label":
@@ -29,7 +29,7 @@ def of_batch(batch: Batch, conditioner: Conditioner) -> dict:
 
 
 def rows(cond: Mapping, places: Sequence[int]) -> dict:
-    """The condition of the pictures at `places`."""
+    """The condition of the images at `places`."""
     return {
         name: tuple(value[i] for i in places) if isinstance(value, tuple) else value[list(places)]
         for name, value in cond.items()
@@ -44,7 +44,7 @@ def moved(cond: Mapping | None, device: torch.device | str) -> dict | None:
 
 
 def without(cond: Mapping, conditioner: Conditioner, gone: Mapping[str, Sequence[bool]], x: torch.Tensor) -> dict:
-    """The condition with the null where `gone` says so, of each part for B pictures shaped like x [B, C, H, W]."""
+    """The condition with the null where `gone` says so, of each part for B images shaped like x [B, C, H, W]."""
     out = dict(cond)
     for name, which in gone.items():
         null = conditioner.null(name, x)
@@ -57,8 +57,8 @@ def without(cond: Mapping, conditioner: Conditioner, gone: Mapping[str, Sequence
 
 
 def dropped(names: Sequence[str], keys: Sequence[int], p: float) -> dict[str, list[bool]]:
-    """Which pictures learn without which part: all parts with probability p; of the other pictures, if there are
-    several parts, each part on its own with p again. A pure function of the pictures' keys."""
+    """Which images learn without which part: all parts with probability p; of the other images, if there are
+    several parts, each part on its own with p again. A pure function of the images' keys."""
 
     def chance(key: int, what: str) -> float:
         return seeds.key(key, "condition", what) / 2**63
@@ -70,7 +70,7 @@ def dropped(names: Sequence[str], keys: Sequence[int], p: float) -> dict[str, li
 
 
 def shuffled(labels: Sequence, keys: Sequence[int]) -> list[int]:
-    """A fixed rearrangement of pictures, as far as can be one that gives each a value unlike its own."""
+    """A fixed rearrangement of images, as far as can be one that gives each a value unlike its own."""
     n = len(labels)
     order = sorted(range(n), key=lambda i: keys[i])
     best = min(

@@ -1,6 +1,6 @@
 """Three ways to tell a pretrained, unconditional UNet2DModel what to draw. At first each changes nothing, to the bit.
 
-A condition is a mapping from names to one value a picture, each with its own null:
+A condition is a mapping from names to one value an image, each with its own null:
 
     label   int64 [B], the place in `names`; -1                   added to the time embedding
     vector  float [B, D]; a row with NaN                          added to the time embedding
@@ -320,7 +320,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         return {name: given[name] if name in given else self.null(name, x_t) for name in self.names}
 
     def null(self, name: str, x_t: torch.Tensor):
-        """The null of a part for pictures shaped like x_t."""
+        """The null of a part for images shaped like x_t."""
         n = len(x_t)
         if name == "label":
             return torch.full((n,), -1, device=x_t.device)

@@ -1,4 +1,4 @@
-"""Conditions that are pictures: given with the data, or made from the picture itself."""
+"""Conditions that are images: given with the data, or made from the image itself."""
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +11,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def condition_image(batch: Batch, source: str) -> torch.Tensor:
-    """float32 [B, 3, H, W] in [-1, 1]: the conditioning pictures of the data, or `made` of the pictures."""
+    """float32 [B, 3, H, W] in [-1, 1]: the conditioning images of the data, or `made` of the images."""
     if source == "given":
         return pixels.to_signed(batch.conditioning)
     return made(pixels.to_signed(batch.image), source)
@@ -20,7 +20,7 @@ def condition_image(batch: Batch, source: str) -> torch.Tensor:
 def made(x: torch.Tensor, source: str) -> torch.Tensor:
     """`grey`: without colours, so that a model learns to colour. `small`: an eighth of the size, learned to be refined.
 
-    Either of what it has made is that same picture again. x: [B, 3, H, W] in [-1, 1].
+    Either of what it has made is that same image again. x: [B, 3, H, W] in [-1, 1].
     """
     if source == "given":
         return x

@@ -8,84 +8,84 @@ from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import Conditioner, TokenEncoder
 from chrysalis.conditions.image_source import SOURCES
 from chrysalis.data.example import composed
-from chrysalis.data.store import PictureSet
+from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError, require_whole
 
 
 class Label:
-    """A class a picture. dim: of its learned embedding."""
+    """A class an image. dim: of its learned embedding."""
 
     def __init__(self, dim: int = 64):
         require_whole("condition.label.dim", dim)
         self.dim = dim
 
-    def made_for(self, pictures: PictureSet, unet) -> dict:
-        return {"names": list(pictures.label_names), "dim": self.dim}
+    def made_for(self, image_set: ImageSet, unet) -> dict:
+        return {"names": list(image_set.label_names), "dim": self.dim}
 
     @staticmethod
-    def require(pictures: PictureSet, source: str) -> None:
-        if pictures.labels is None:
+    def require(image_set: ImageSet, source: str) -> None:
+        if image_set.labels is None:
             raise UserError(
-                f"condition=label, but {source} has no labels: put the pictures into one folder per label, "
+                f"condition=label, but {source} has no labels: put the images into one folder per label, "
                 "give `label` in a metadata.jsonl, or set data.label_column of a hub dataset."
             )
 
 
 class Vector:
-    """Numbers a picture: measurements, a colour. dim: of the small network that reads them."""
+    """Numbers an image: measurements, a colour. dim: of the small network that reads them."""
 
     def __init__(self, dim: int = 64):
         require_whole("condition.vector.dim", dim)
         self.dim = dim
 
-    def made_for(self, pictures: PictureSet, unet) -> dict:
-        mean, std = (f(pictures.vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
+    def made_for(self, image_set: ImageSet, unet) -> dict:
+        mean, std = (f(image_set.vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
         std = np.where(std > 1e-6 * np.abs(mean), std, 1)
-        return {"names": list(pictures.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
+        return {"names": list(image_set.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
 
     @staticmethod
-    def require(pictures: PictureSet, source: str) -> None:
-        if pictures.vectors is None:
+    def require(image_set: ImageSet, source: str) -> None:
+        if image_set.vectors is None:
             raise UserError(
                 f"condition=vector, but {source} has no numbers: name the columns that hold them, "
                 "data.vector_columns=[wingspan,...]."
             )
         empty = [
             name
-            for name, values in zip(pictures.vector_names, pictures.vectors.T, strict=True)
+            for name, values in zip(image_set.vector_names, image_set.vectors.T, strict=True)
             if np.isnan(values).all()
         ]
         if empty:
-            raise UserError(f"condition=vector: {empty[0]} has no number for any picture of {source}: leave it out.")
+            raise UserError(f"condition=vector: {empty[0]} has no number for any image of {source}: leave it out.")
 
 
 class Mask:
     """Where the subject is, as one more channel of conv_in."""
 
-    def made_for(self, pictures: PictureSet, unet) -> dict:
+    def made_for(self, image_set: ImageSet, unet) -> dict:
         return {}
 
     @staticmethod
-    def require(pictures: PictureSet, source: str) -> None:
-        if pictures.masks is None:
-            _refuse_gaps("mask", "data.masks=FOLDER or mask_file_name", pictures.without_mask, pictures, source)
+    def require(image_set: ImageSet, source: str) -> None:
+        if image_set.masks is None:
+            _refuse_gaps("mask", "data.masks=FOLDER or mask_file_name", image_set.without_mask, image_set, source)
 
 
 class Image:
-    """Any picture, as three more channels. source: `given` with the data, or made of the picture: `grey`, `small`."""
+    """Any image, as three more channels. source: `given` with the data, or made of the image: `grey`, `small`."""
 
     def __init__(self, source: str = "given"):
         if source not in SOURCES:
             raise UserError(f"condition.image.source={source} is unknown: choose {', '.join(SOURCES)}.")
         self.source = source
 
-    def made_for(self, pictures: PictureSet, unet) -> dict:
+    def made_for(self, image_set: ImageSet, unet) -> dict:
         return {"source": self.source}
 
-    def require(self, pictures: PictureSet, source: str) -> None:
-        if self.source == "given" and pictures.conditionings is None:
+    def require(self, image_set: ImageSet, source: str) -> None:
+        if self.source == "given" and image_set.conditionings is None:
             how = "data.conditioning_images=FOLDER or conditioning_image_file_name"
-            _refuse_gaps("image", how, pictures.without_conditioning, pictures, source)
+            _refuse_gaps("image", how, image_set.without_conditioning, image_set, source)
 
 
 class Text:
@@ -114,30 +114,30 @@ class Text:
         self.pooled = pooled
         self.frozen = None if encoder is None else text_encoders.load(encoder)
 
-    def made_for(self, pictures: PictureSet, unet) -> dict:
+    def made_for(self, image_set: ImageSet, unet) -> dict:
         how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
             return how | {"dim": text_encoders.width(self.frozen[1]), "encoder": self.encoder}
-        captions = [text for one in pictures.captions for text in ((one,) if isinstance(one, str) else one)]
+        captions = [text for one in image_set.captions for text in ((one,) if isinstance(one, str) else one)]
         words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 
     @staticmethod
-    def require(pictures: PictureSet, source: str) -> None:
-        if pictures.captions is None:
+    def require(image_set: ImageSet, source: str) -> None:
+        if image_set.captions is None:
             raise UserError(
                 f"condition=text, but {source} has no captions: give `text` in a metadata.jsonl, a .txt file beside "
-                "each picture, or data.caption_column=NAME."
+                "each image, or data.caption_column=NAME."
             )
 
 
-def _refuse_gaps(what: str, how: str, without: Sequence[str], pictures: PictureSet, source: str) -> None:
+def _refuse_gaps(what: str, how: str, without: Sequence[str], image_set: ImageSet, source: str) -> None:
     if not without:
         raise UserError(f"condition={what}, but {source} has no {what}s: give them by {how}.")
     listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
     raise UserError(
-        f"condition={what}, but {len(without)} of {len(pictures)} pictures of {source} have no {what}: {listed}. "
-        "Add what is missing, or take those pictures away."
+        f"condition={what}, but {len(without)} of {len(image_set)} images of {source} have no {what}: {listed}. "
+        "Add what is missing, or take those images away."
     )
 
 
@@ -162,7 +162,7 @@ def attention_places(unet, levels: Sequence[int] = ()) -> dict[str, int]:
     return places
 
 
-def condition(unet, known: Conditioner | None, parts: Mapping, pictures: PictureSet, source: str) -> Conditioner | None:
+def condition(unet, known: Conditioner | None, parts: Mapping, image_set: ImageSet, source: str) -> Conditioner | None:
     """The UNet made to listen, in place: to what the model knows already, and to the new parts; None if there are none.
 
     Raises UserError if the data lack what a part is told.
@@ -170,19 +170,19 @@ def condition(unet, known: Conditioner | None, parts: Mapping, pictures: Picture
     if "text" in parts and known is not None and known.text is not None and parts["text"].frozen is not None:
         raise UserError("condition.text.encoder: the model has its own text encoder, which goes with its weights.")
     for part in {**parts, **_known_parts(known)}.values():
-        part.require(pictures, source)
+        part.require(image_set, source)
     if known is not None and "vector" in known.names:
         told = known.embeddings["vector"].names
-        if tuple(map(composed, told)) != tuple(map(composed, pictures.vector_names)):
+        if tuple(map(composed, told)) != tuple(map(composed, image_set.vector_names)):
             raise UserError(
                 f"condition=vector: the model is told {', '.join(told)}, and {source} has "
-                f"{', '.join(pictures.vector_names)}. Name the same columns in the same order."
+                f"{', '.join(image_set.vector_names)}. Name the same columns in the same order."
             )
     was = None if known is None else known.config.parts.get("image", {}).get("source")
     if was and "image" in parts and parts["image"].source != was:
         raise UserError(f"condition.image.source={parts['image'].source}: this model was trained with {was}.")
     new = {
-        name: part.made_for(pictures, unet) for name, part in parts.items() if known is None or name not in known.names
+        name: part.made_for(image_set, unet) for name, part in parts.items() if known is None or name not in known.names
     }
     if known is not None and new:
         raise UserError(

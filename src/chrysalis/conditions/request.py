@@ -1,4 +1,4 @@
-"""What the pictures are to show, as the user names it: label=monarch, text="...", mask=file.png."""
+"""What the images are to show, as the user names it: label=monarch, text="...", mask=file.png."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from chrysalis.conditions.image_source import made
 from chrysalis.data import pixels
 from chrysalis.data.example import composed
 from chrysalis.data.formats import suffixes
-from chrysalis.data.image_file import Given
+from chrysalis.data.image_file import ImageFile
 from chrysalis.data.synthetic.domains import DOMAINS, draw
 from chrysalis.data.transforms import mask_to_training_size
 from chrysalis.system.errors import UserError
@@ -26,7 +26,7 @@ UNSEEN = 2  # the seed of drawn masks: the drawn sets have 0
 Value = int | str | tuple | Callable[[int, tuple[int, int]], torch.Tensor]
 
 
-class Asked:
+class Request:
     """Rows of conditions: every key holds one value, which all rows share, or a list of one value a row.
 
     given: {"label": ..., "text": ..., ...} with None for what is not asked for. key: what stands before the names, as
@@ -79,11 +79,11 @@ class Asked:
         folder = Path(str(value)).expanduser()
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes()) if folder.is_dir() else [folder]
         if not files:
-            raise UserError(f"{key}={value} has no pictures in it.")
-        first = Given(str(files[0]), key)
+            raise UserError(f"{key}={value} has no images in it.")
+        first = ImageFile(str(files[0]), key)
 
         def read(seed: int, size: tuple[int, int]) -> torch.Tensor:
-            file = Given(str(files[seed % len(files)]), key) if len(files) > 1 else first
+            file = ImageFile(str(files[seed % len(files)]), key) if len(files) > 1 else first
             if name == "mask":
                 return 2 * file.mask_at(size, both=False)[0] - 1
             return made(file.at(size), source)[0]
@@ -126,7 +126,7 @@ class Asked:
         return re.sub(r"[^\w.+-]+", "-", self.row_name(row)).strip("-")[:60]
 
     def cond(self, rows: Sequence[int], seeds: Sequence[int], size: tuple[int, int], device) -> dict:
-        """The condition of B pictures, of these rows and seeds. size: (height, width)."""
+        """The condition of B images, of these rows and seeds. size: (height, width)."""
         out: dict = {}
         for name, values in self.values.items():
             own = [values[row % len(values)] for row in rows]
@@ -153,6 +153,6 @@ class Asked:
 
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
-    """float [1, H, W], 1 inside and -1 outside, of a drawn picture that no drawn set holds."""
+    """float [1, H, W], 1 inside and -1 outside, of a sample that no drawn set holds."""
     mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
     return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))

@@ -7,15 +7,15 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures of one micro-batch.
+    """B images of one micro-batch.
 
     image:  uint8 [B, 3, H, W].
-    row:    int64 [B], the row of each picture in its set.
-    key:    int64 [B], the noise seed of each picture: a pure function of (seed, pass, row).
-    u:      float32 [B] in [0, 1), where each picture's timestep lies in [0, T).
-    window: how many pictures, over all processes, the optimizer step that this micro-batch belongs to sees.
+    row:    int64 [B], the row of each image in its set.
+    key:    int64 [B], the noise seed of each image: a pure function of (seed, pass, row).
+    u:      float32 [B] in [0, 1), where each image's timestep lies in [0, T).
+    window: how many images, over all processes, the optimizer step that this micro-batch belongs to sees.
     label:  int64 [B] or None; caption: B strings or None; mask: uint8 [B, 1, H, W] (0 or 255) or None.
-    conditioning: uint8 [B, 3, H, W], another picture of the same scene, or None.
+    conditioning: uint8 [B, 3, H, W], another image of the same scene, or None.
     vector: float32 [B, D], measurements, NaN where unknown, or None.
     """
 

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from chrysalis.data import loaders
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed, content_hash
-from chrysalis.data.loaders import Order, Request, loader
+from chrysalis.data.loaders import Order, Rows, loader
 from chrysalis.data.sources import Drawn, Folder, Hub, Source
-from chrysalis.data.store import PictureSet, open_folder, open_set
+from chrysalis.data.store import ImageSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
@@ -21,11 +21,11 @@ from chrysalis.system.terminal import warn
 FEW = 5  # training images of a label
 
 
-class Pictures(LightningDataModule):
-    """Training batches in a reproducible order, and the held-out rows that callbacks measure on.
+class ImageDataModule(LightningDataModule):
+    """Training batches in a reproducible order, and the validation rows that callbacks measure on.
 
-    batch_size: pictures a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
-    optimizer step, see training/batch_size.py. val_fraction: the share held out, by a hash of the picture.
+    batch_size: images a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
+    optimizer step, see training/batch_size.py. val_fraction: the share held out, by a hash of the image.
     on_device: hold the decoded set on the accelerator; None: where it takes no more than an eighth of its free memory.
     """
 
@@ -53,47 +53,45 @@ class Pictures(LightningDataModule):
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
-        self.pictures: PictureSet | None = None
-        self._held: loaders.Pictures | None = None
+        self.image_set: ImageSet | None = None
+        self._held: loaders.BatchDataset | None = None
 
     def prepare_data(self) -> None:
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.pictures is not None:
+        if self.image_set is not None:
             return
         self.look()
         key = "effective_batch" if self.batch_size == "auto" else "batch_size"
         if getattr(self, key) > len(self.train_rows):
             raise UserError(
-                f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} pictures to learn "
-                f"from ({len(self.held_out_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
+                f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} images to learn "
+                f"from ({len(self.validation_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
             )
 
     def look(self) -> None:
-        """Decode the pictures and part them, which is all that measuring needs."""
-        self.pictures = open_set(self.source, self.size, self.resize)
-        if len(self.pictures) < 2:
-            raise UserError(
-                f"{self.source.name} has one usable picture: at least two are needed, one of them held out."
-            )
-        self.train_rows, held_out = self.pictures.split(self.val_fraction)
-        self.held_out_rows = self.pictures.distinct(held_out)  # an image that is there twice is one observation
+        """Decode the images and part them, which is all that measuring needs."""
+        self.image_set = open_set(self.source, self.size, self.resize)
+        if len(self.image_set) < 2:
+            raise UserError(f"{self.source.name} has one usable image: at least two are needed, one of them held out.")
+        self.train_rows, validation = self.image_set.split(self.val_fraction)
+        self.validation_rows = self.image_set.distinct(validation)  # an image that is there twice is one observation
 
     def use_labels(self, names: Sequence[str]) -> None:
         """Number the labels as a model does that knows `names`."""
-        if tuple(names) == self.pictures.label_names:
+        if tuple(names) == self.image_set.label_names:
             return
-        if new := sorted(set(self.pictures.label_names) - {*names, *map(composed, names)}):
+        if new := sorted(set(self.image_set.label_names) - {*names, *map(composed, names)}):
             shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
                 f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
                 "Start from its base model, or name the labels as it does."
             )
-        self.pictures, self._held = open_folder(self.pictures.folder, tuple(names)), None
+        self.image_set, self._held = open_folder(self.image_set.folder, tuple(names)), None
 
     def description(self) -> str:
-        p, (height, width) = self.pictures, self.size
+        p, (height, width) = self.image_set, self.size
         known = {
             f"{len(p.label_names)} labels": p.label_names,
             "captions": p.captions,
@@ -105,8 +103,8 @@ class Pictures(LightningDataModule):
         sentences = (p.enlarged_note(), p.near_duplicates_note(), self.source.note)
         notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
         return (
-            f"data: {self.source.name}, {len(self.train_rows)} pictures of {width} x {height} px to learn from, "
-            f"{len(self.held_out_rows)} held out{also}{notes}"
+            f"data: {self.source.name}, {len(self.train_rows)} images of {width} x {height} px to learn from, "
+            f"{len(self.validation_rows)} held out{also}{notes}"
         )
 
     def notes(self, conditions: Collection[str]) -> list[str]:
@@ -125,10 +123,10 @@ class Pictures(LightningDataModule):
         )
 
     def _labels_note(self) -> str:
-        names, labels = self.pictures.label_names, self.pictures.labels
+        names, labels = self.image_set.label_names, self.image_set.labels
         training, validation = (
             np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
-            for rows in (self.train_rows, self.held_out_rows)
+            for rows in (self.train_rows, self.validation_rows)
         )
         there = training + validation > 0  # the model may know others
         lacking = {
@@ -145,8 +143,8 @@ class Pictures(LightningDataModule):
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps to notice, when it is resumed, that the set has changed."""
-        contents = np.sort(self.pictures.contents).astype(">i8").tobytes()
-        return {"images": len(self.pictures), "contents": content_hash(contents)}
+        contents = np.sort(self.image_set.contents).astype(">i8").tobytes()
+        return {"images": len(self.image_set), "contents": content_hash(contents)}
 
     def load_state_dict(self, state_dict: dict) -> None:
         if (now := self.state_dict()) != state_dict:
@@ -157,11 +155,11 @@ class Pictures(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self._held is None:
-            self._held = loaders.Pictures(self.pictures, self.flip, self._holding_device())
+            self._held = loaders.BatchDataset(self.image_set, self.flip, self._holding_device())
         return loader(self._held, self._order(), self.num_workers)
 
     def _holding_device(self) -> torch.device:
-        on, p = self.trainer.strategy.root_device, self.pictures
+        on, p = self.trainer.strategy.root_device, self.image_set
         if on.type == "cpu":
             return on
         size = sum(a.nbytes for a in (p.images, p.masks, p.conditionings) if a is not None)
@@ -184,15 +182,15 @@ class Pictures(LightningDataModule):
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
 
-    def held_out_batch(self, n: int) -> Batch:
-        """Up to n held-out pictures, always the same ones and never mirrored; a key is the picture's content hash."""
-        rows = self.held_out_rows[:n]
-        request = Request(rows, self.pictures.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
-        return loaders.Pictures(self.pictures, flip=False)[request]
+    def validation_batch(self, n: int) -> Batch:
+        """Up to n validation images, always the same ones and never mirrored; a key is the image's content hash."""
+        rows = self.validation_rows[:n]
+        request = Rows(rows, self.image_set.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
+        return loaders.BatchDataset(self.image_set, flip=False)[request]
 
 
-def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> Pictures:
-    return Pictures(Drawn(domain, n), **loading)
+def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> ImageDataModule:
+    return ImageDataModule(Drawn(domain, n), **loading)
 
 
 def folder(
@@ -203,9 +201,9 @@ def folder(
     caption_column: str | None = None,
     vector_columns: Sequence[str] = (),
     **loading,
-) -> Pictures:
+) -> ImageDataModule:
     source = Folder(path, masks, conditioning_images, label_column, caption_column, vector_columns)
-    return Pictures(source, **loading)
+    return ImageDataModule(source, **loading)
 
 
 def hub(
@@ -220,6 +218,6 @@ def hub(
     name: str | None = None,
     revision: str | None = None,
     **loading,
-) -> Pictures:
+) -> ImageDataModule:
     columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
-    return Pictures(Hub(path, split, *columns, name, revision), **loading)
+    return ImageDataModule(Hub(path, split, *columns, name, revision), **loading)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from chrysalis.data import checksums, near_duplicates
-from chrysalis.data.example import Picture
+from chrysalis.data.example import Example
 from chrysalis.data.sources import Drawn, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.data.worker_processes import FreshContext
@@ -83,7 +83,7 @@ def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) 
         unknown = (np.nan,) * len(source.vector_names)
         for i, result in _read_all(source, size, resize):
             name = source.row_name(i)
-            if not isinstance(result, Picture):
+            if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
             images.append(result.image, name)
@@ -125,7 +125,7 @@ def _require_room(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < 4 * needed:
         raise UserError(
-            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded pictures need {needed / 2**30:.1f}: "
+            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f}: "
             "make room there or set CHRYSALIS_CACHE to another folder."
         )
 
@@ -134,21 +134,21 @@ def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
     if len(rejected) <= MAX_UNREADABLE * n and len(rejected) < n:
         return
     raise UserError(
-        f"{len(rejected)} of {n} pictures cannot be read, more than {MAX_UNREADABLE:.0%}: {listed(rejected, 5)}. "
+        f"{len(rejected)} of {n} images cannot be read, more than {MAX_UNREADABLE:.0%}: {listed(rejected, 5)}. "
         "Mend or remove them, or point data.path at another folder."
     )
 
 
-def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Picture | str:
+def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Example | str:
     try:
         return source.read(i, size, resize)
     except UnidentifiedImageError:
-        return "not a picture"
-    except Exception as error:  # a picture from anywhere can fail in any way; it is listed, never fatal alone
+        return "not an image"
+    except Exception as error:  # an image from anywhere can fail in any way; it is listed, never fatal alone
         return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
-def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Picture | str]]:
+def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Example | str]]:
     n, verb = len(source), "drawing" if isinstance(source, Drawn) else "decoding"
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, of what it can read nevertheless

@@ -28,10 +28,10 @@ LARGEST_FILE = 2**29  # bytes: several are read at once
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One row at training size. `content` is a hash of the picture's own bytes, whatever its name or place.
+class Example:
+    """One row at training size. `content` is a hash of the image's own bytes, whatever its name or place.
 
-    mask and conditioning, another picture of the same scene, are resized and cropped exactly like the image;
+    mask and conditioning, another image of the same scene, are resized and cropped exactly like the image;
     vector holds measurements, NaN where one is unknown. enlarged: whether the file has fewer pixels than needed.
     """
 
@@ -111,8 +111,8 @@ def decoded(
     mask: bytes | None = None,
     conditioning: bytes | None = None,
     vector: tuple[float, ...] | None = None,
-) -> Picture:
-    """The row of a picture file and, where there are such, of its mask's and its conditioning image's file."""
+) -> Example:
+    """The row of an image file and, where there are such, of its mask's and its conditioning image's file."""
     with open_image(data) as image:
         whole = upright_size(image)
         pixels = to_training_size(image, size, resize)
@@ -125,9 +125,9 @@ def decoded(
                 is_mask = what == "mask"
                 return resized(in_shape_of(whole, marked(opened) if is_mask else opened, resize, is_mask), size, resize)
         except UnidentifiedImageError:
-            raise ValueError(f"its {what} is not a picture") from None
+            raise ValueError(f"its {what} is not an image") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"its {what}: {error}") from error
 
     laid = beside("mask", mask, mask_to_training_size), beside("conditioning image", conditioning, to_training_size)
-    return Picture(pixels, content_hash(data), label, caption, *laid, vector, is_enlarged(whole, size, resize))
+    return Example(pixels, content_hash(data), label, caption, *laid, vector, is_enlarged(whole, size, resize))

@@ -1,4 +1,4 @@
-"""A single picture that the user names: to guide by, to start from, to fill in."""
+"""A single image that the user names: to guide by, to start from, to fill in."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.terminal import warn
 
 
-class Given:
+class ImageFile:
     """Read at once, so that a mistake is told before anything is drawn. key: what the user set it by."""
 
     def __init__(self, path: str, key: str):
@@ -28,8 +28,8 @@ class Given:
             self.image.load()  # it stays what was opened: a copy would not know its TIFF tags
         except UserError:
             raise
-        except Exception as error:  # a damaged picture makes Pillow raise a dozen kinds
-            raise UserError(f"{key}={path} is not a picture that can be read{_missing(error)}.") from error
+        except Exception as error:  # a damaged image makes Pillow raise a dozen kinds
+            raise UserError(f"{key}={path} is not an image that can be read{_missing(error)}.") from error
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- one of a few, and it lives as long as the command
     def at(self, size: tuple[int, int]) -> torch.Tensor:
@@ -38,11 +38,11 @@ class Given:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def spread_over(self, size: tuple[int, int]) -> torch.Tensor:
-        """float32 [1, 3, height, width]: pixels taken evenly from the whole picture, as a set of its colours."""
+        """float32 [1, 3, height, width]: pixels taken evenly from the whole image, as a set of its colours."""
         return pixels.to_signed(pixels.from_image(fit(self._read_by(to_rgb), size, "stretch", nearest=True)))[None]
 
-    def require_shape_of(self, other: "Given") -> None:
-        """Refuse another shape than the other picture's: cropped to one size, the two would not lie on each other."""
+    def require_shape_of(self, other: "ImageFile") -> None:
+        """Refuse another shape than the other image's: cropped to one size, the two would not lie on each other."""
         (w, h), (other_w, other_h) = self.size, other.size
         if abs(w * other_h - h * other_w) > 0.02 * w * other_h:
             raise UserError(

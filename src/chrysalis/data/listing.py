@@ -122,7 +122,7 @@ def _below_their_one_folder(places: Sequence[Path]) -> list[Path]:
 def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
     """The rows with the files of `folder` that lie below it as a row does below data.path, whatever the suffix.
 
-    They replace what metadata.jsonl names. A set's one folder of pictures may be left out: images/a/1.jpg of
+    They replace what metadata.jsonl names. A set's one folder of images may be left out: images/a/1.jpg of
     data.path has its mask at images/a/1.png or at a/1.png.
     """
     by_stem: dict[str, list[Path]] = {}
@@ -139,8 +139,8 @@ def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
         matched.append(replace(row, **{field: found[0] if found else None}))
     if not any(getattr(row, field) for row in matched):
         raise UserError(
-            f"{MIRRORS[field]}={folder} has no picture that corresponds to one of data.path: for {rows[0].file} it "
-            f"must hold {shorter[0].with_suffix('.png')}, or that name with another picture suffix."
+            f"{MIRRORS[field]}={folder} has no image that corresponds to one of data.path: for {rows[0].file} it "
+            f"must hold {shorter[0].with_suffix('.png')}, or that name with another image suffix."
         )
     return matched
 

@@ -9,14 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chrysalis.data.batch import Batch
-from chrysalis.data.store import PictureSet
+from chrysalis.data.store import ImageSet
 from chrysalis.data.worker_processes import FreshContext
 from chrysalis.diffusion import seeds
 
 
 @dataclass(frozen=True)
-class Request:
-    """One micro-batch as the sampler asks for it: places in `rows`, and what Batch carries beside pictures."""
+class Rows:
+    """One micro-batch as the sampler asks for it: places in `rows`, and what Batch carries beside images."""
 
     rows: np.ndarray
     keys: np.ndarray
@@ -24,14 +24,14 @@ class Request:
     window: int
 
 
-class Order(Sampler[Request]):
+class Order(Sampler[Rows]):
     """Micro-batches of every pass over `rows`.
 
-    batch_size: pictures a process and micro-batch. accumulate: micro-batches an optimizer step, so that each
-    knows its window. rank, world: this process takes every world-th picture of each joint micro-batch.
+    batch_size: images a process and micro-batch. accumulate: micro-batches an optimizer step, so that each
+    knows its window. rank, world: this process takes every world-th image of each joint micro-batch.
     done: returns how many micro-batches the run has had when an iterator starts, so that it continues there.
     The last micro-batch of a pass is shorter, and so is the last window; none is dropped unless a rank
-    would go without a picture.
+    would go without an image.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Order(Sampler[Request]):
         return -(-self.usable // self.joint)
 
     def window(self, micro_batch: int) -> int:
-        """Pictures, over all ranks, in the accumulation window that a micro-batch of a pass belongs to."""
+        """Images, over all ranks, in the accumulation window that a micro-batch of a pass belongs to."""
         first = micro_batch // self.accumulate * self.accumulate * self.joint
         return min(self.usable, first + self.accumulate * self.joint) - first
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[Rows]:
         one_pass, start = divmod(self.done(), len(self))
         order = self.rows[seeds.permutation(len(self.rows), self.seed, "order", one_pass).numpy()]
         u = seeds.low_discrepancy(len(self.rows), self.seed, "timesteps", one_pass).numpy()
@@ -65,33 +65,33 @@ class Order(Sampler[Request]):
             at = slice(micro_batch * self.joint, min((micro_batch + 1) * self.joint, self.usable))
             rows, places = order[at][self.rank :: self.world], u[at][self.rank :: self.world]
             keys = np.array([seeds.key(self.seed, "noise", one_pass, int(row)) for row in rows])
-            yield Request(rows, keys, places, self.window(micro_batch))
+            yield Rows(rows, keys, places, self.window(micro_batch))
 
 
-class Pictures(Dataset):
-    """Answers a Request with a Batch; `flip` mirrors half of the pictures, each by a bit of its own key.
+class BatchDataset(Dataset):
+    """Answers a Request with a Batch; `flip` mirrors half of the images, each by a bit of its own key.
 
     device: where the whole decoded set is held and batches are picked and mirrored; on a CPU it is the memory-mapped
     store itself, which lies in the page cache after the first pass.
     """
 
-    def __init__(self, pictures: PictureSet, flip: bool, device: torch.device | str = "cpu"):
-        self.pictures, self.flip = pictures, flip
-        arrays = {name: getattr(pictures, name) for name in ("images", "masks", "conditionings")}
+    def __init__(self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu"):
+        self.image_set, self.flip = image_set, flip
+        arrays = {name: getattr(image_set, name) for name in ("images", "masks", "conditionings")}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing writes to them
             self.held = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
 
     def __reduce__(self):
-        """A worker process holds the memory-mapped store: the pictures themselves do not travel."""
-        return Pictures, (self.pictures, self.flip)
+        """A worker process holds the memory-mapped store: the images themselves do not travel."""
+        return BatchDataset, (self.image_set, self.flip)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.image_set)
 
-    def __getitem__(self, request: Request) -> Batch:
-        """The rows of `request`. Where a picture is mirrored, so are its mask and its conditioning image."""
-        p, rows = self.pictures, np.asarray(request.rows)
+    def __getitem__(self, request: Rows) -> Batch:
+        """The rows of `request`. Where an image is mirrored, so are its mask and its conditioning image."""
+        p, rows = self.image_set, np.asarray(request.rows)
         mirrored = np.flatnonzero((request.keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
         laid = {name: picked(held, rows, mirrored) for name, held in self.held.items()}
         return Batch(
@@ -117,10 +117,10 @@ def picked(held: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.
     return here
 
 
-def loader(pictures: Pictures, order: Order, num_workers: int = 0) -> DataLoader:
+def loader(image_set: BatchDataset, order: Order, num_workers: int = 0) -> DataLoader:
     """Batches in `order`. Without workers the main process picks them from what is held, which is rarely slower."""
     return DataLoader(
-        pictures,
+        image_set,
         batch_size=None,
         sampler=order,
         num_workers=num_workers,

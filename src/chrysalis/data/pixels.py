@@ -22,7 +22,7 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
-    """uint8 [B, 3, H, W] -> one uint8 picture [3, h, w] on white, about square or `columns` wide."""
+    """uint8 [B, 3, H, W] -> one uint8 image [3, h, w] on white, about square or `columns` wide."""
     n, channels, height, width = images.shape
     columns = min(n, columns or max(1, round((n * height / width) ** 0.5 + 0.499)))
     rows = -(-n // columns)
@@ -34,7 +34,7 @@ def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torc
 
 
 def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
-    """Rows of equally many pictures, each uint8 [B, 3, H, W], one row above the other (before / after)."""
+    """Rows of equally many images, each uint8 [B, 3, H, W], one row above the other (before / after)."""
     return grid(torch.cat(list(rows)), columns=len(rows[0]), gap=gap)
 
 
@@ -43,14 +43,14 @@ def enlargement(width: int, least: int = 512) -> int:
     return max(1, -(-least // width))
 
 
-def enlarged(picture: torch.Tensor, factor: int) -> torch.Tensor:
+def enlarged(image: torch.Tensor, factor: int) -> torch.Tensor:
     """uint8 [..., H, W], each pixel a square of `factor` pixels."""
-    return picture.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    return image.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def as_image(picture: torch.Tensor) -> Image.Image:
+def as_image(image: torch.Tensor) -> Image.Image:
     """uint8 [3, H, W] -> PIL image."""
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def from_image(image: Image.Image) -> torch.Tensor:
@@ -63,11 +63,11 @@ def save_sheet(sheet: torch.Tensor, path: Path, text: dict[str, str] | None = No
     save_png(enlarged(sheet, enlargement(sheet.shape[-1])), path, text)
 
 
-def save_png(picture: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
-    """Write a uint8 [3, H, W] picture with optional text metadata; the file is complete or absent."""
+def save_png(image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
+    """Write a uint8 [3, H, W] image with optional text metadata; the file is complete or absent."""
     info = PngInfo()
     for name, value in (text or {}).items():
         info.add_text(name, value)
-    image = as_image(picture)
+    image = as_image(image)
     with written(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)

@@ -1,4 +1,4 @@
-"""Where pictures come from: drawn, a folder, or a dataset of the Hugging Face hub."""
+"""Where images come from: drawn, a folder, or a dataset of the Hugging Face hub."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 
 from chrysalis.data import hub_datasets
 from chrysalis.data.example import (
-    Picture,
+    Example,
     alternatives,
     cleaned,
     composed,
@@ -28,7 +28,7 @@ from chrysalis.system.errors import UserError, require_path
 
 
 class Source(Protocol):
-    """Rows that are read one by one; `read` raises any exception on a picture that cannot be used."""
+    """Rows that are read one by one; `read` raises any exception on an image that cannot be used."""
 
     name: str
     vector_names: tuple[str, ...]  # of the measurements in a row's vector
@@ -41,7 +41,7 @@ class Source(Protocol):
 
     def row_name(self, i: int) -> str: ...
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture: ...
+    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example: ...
 
 
 class Drawn:
@@ -61,7 +61,7 @@ class Drawn:
         if domain not in (*DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}, all.")
         if n < 2:
-            raise UserError(f"data.n={n} must be at least 2: one picture to learn from, one to hold out.")
+            raise UserError(f"data.n={n} must be at least 2: one training image, one to hold out.")
         self.domains = list(ALL) if domain == "all" else [domain]
         self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
 
@@ -78,7 +78,7 @@ class Drawn:
     def row_name(self, i: int) -> str:
         return f"{self._domain(i)} {i}"
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
+    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
         from chrysalis.data.synthetic.domains import draw, species_names
 
         domain = self._domain(i)
@@ -86,7 +86,7 @@ class Drawn:
         image = to_training_size(Image.fromarray(drawn.image), size, resize)
         mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
         subject = image[:, mask[0] > 0]
-        return Picture(
+        return Example(
             image,
             content_hash(f"{domain} {i} {self.seed}".encode()),
             species_names(domain)[drawn.label],
@@ -104,7 +104,7 @@ class Folder:
     `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. Without them labels
     are the names of the folders that images lie in, and a caption is a .txt file of the image's name.
 
-    masks, conditioning_images: folders that mirror `path`: the same places and names, with any picture suffix.
+    masks, conditioning_images: folders that mirror `path`: the same places and names, with any image suffix.
     label_column, caption_column, vector_columns: other keys of the metadata, those of the vector numbers or booleans.
     """
 
@@ -126,9 +126,7 @@ class Folder:
         self.rows, self.note = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
         if not self.rows:
             looked_for = ", ".join(sorted(suffixes()))
-            raise UserError(
-                f"data.path={path} has no pictures in it: looked for {looked_for} files. {self.note}".strip()
-            )
+            raise UserError(f"data.path={path} has no images in it: looked for {looked_for} files. {self.note}".strip())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -149,7 +147,7 @@ class Folder:
     def row_name(self, i: int) -> str:
         return str(self.rows[i].file)
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
+    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
         row, caption = self.rows[i], self.rows[i].caption
         if caption is None and (beside := self._beside(row)) is not None and beside.is_file():
             caption = _caption_in(beside)
@@ -202,8 +200,8 @@ class Hub:
         self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
         self.vector_names = each_once(vector_columns)
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
-        pictures = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
-        self.columns = {**pictures, "label": label_column, "caption": caption_column}
+        images = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
+        self.columns = {**images, "label": label_column, "caption": caption_column}
         asked = [(f"data.{what}_column", column) for what, column in self.columns.items() if column is not None]
         asked += [("data.vector_columns", column) for column in self.vector_names]
         for key, column in asked:
@@ -213,7 +211,7 @@ class Hub:
         self._require_numbers()
         self._require_texts()
         self.rows = self.rows.select_columns(list(dict.fromkeys(column for _, column in asked)))
-        for what, column in pictures.items():
+        for what, column in images.items():
             if column is not None:
                 self._cast_to_files(f"data.{what}_column", column)
 
@@ -244,13 +242,13 @@ class Hub:
             )
 
     def _cast_to_files(self, key: str, column: str) -> None:
-        """The bytes of picture files, undecoded: Pillow decodes them here, at the size that is needed."""
+        """The bytes of image files, undecoded: Pillow decodes them here, at the size that is needed."""
         from datasets import Image as ImageFeature
 
         try:
             self.rows = self.rows.cast_column(column, ImageFeature(decode=False))
         except (TypeError, ValueError, NotImplementedError):  # pyarrow's own are among them
-            raise UserError(f"{key}={column} is not a column of pictures in {self.name}.") from None
+            raise UserError(f"{key}={column} is not a column of images in {self.name}.") from None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -261,7 +259,7 @@ class Hub:
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Picture:
+    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
         row = self.rows[i]
         image, mask, conditioning = (self._file(row, what) for what in ("image", "mask", "conditioning_image"))
         vector = tuple(measurement(row[column]) for column in self.vector_names) or None

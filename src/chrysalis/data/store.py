@@ -1,4 +1,4 @@
-"""Pictures decoded once: a fingerprinted, memory-mapped uint8 store under the user's cache folder."""
+"""Images decoded once: a fingerprinted, memory-mapped uint8 store under the user's cache folder."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ FORMAT = 4
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """images uint8 [N, 3, H, W], and masks uint8 [N, 1, H, W] and conditionings uint8 [N, 3, H, W] or None.
 
     These and vectors are memory-mapped and cannot be written to; the rest is in memory. There are
@@ -37,7 +37,7 @@ class PictureSet:
     labels: np.ndarray | None  # int64 [N], -1 where unknown
     label_names: tuple[str, ...]
     captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which an epoch has one
-    contents: np.ndarray  # int64 [N], a hash of each picture's bytes
+    contents: np.ndarray  # int64 [N], a hash of each image's bytes
     names: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # (name, why)
     folder: Path
@@ -52,7 +52,7 @@ class PictureSet:
     near_duplicates: tuple[tuple[int, ...], ...] = ()  # groups of rows
 
     def __reduce__(self):
-        """A worker process opens the store again; the pictures themselves do not travel."""
+        """A worker process opens the store again; the images themselves do not travel."""
         return open_folder, (self.folder, self.label_names)
 
     def __len__(self) -> int:
@@ -88,19 +88,19 @@ class PictureSet:
         """(training, validation) rows by a hash of each image's bytes: order and names do not matter, and
         near-duplicates fall on the same side. Both sides have at least one row."""
         if len(set(self.contents.tolist())) < 2:
-            raise UserError("All pictures are the same one: two different ones are needed, one of them held out.")
+            raise UserError("All images are the same one: two different ones are needed, one of them held out.")
         group = self._groups()
         place = np.array([content_hash(int(g).to_bytes(8, "big")) for g in group]) / 2**63
         of_group, counts = np.unique(group, return_counts=True)
         if 2 * counts.max() > len(group):  # more than half of the set is for training
             place[group == of_group[counts.argmax()]] = 1
-        held_out = place < val_fraction
-        if not held_out.any():
-            held_out = group == group[place.argmin()]
-        if held_out.all():
-            held_out = group != group[place.argmax()]
+        validation = place < val_fraction
+        if not validation.any():
+            validation = group == group[place.argmin()]
+        if validation.all():
+            validation = group != group[place.argmax()]
         order = np.argsort(place, kind="stable")
-        return np.flatnonzero(~held_out), order[held_out[order]]
+        return np.flatnonzero(~validation), order[validation[order]]
 
     def _groups(self) -> np.ndarray:
         """int64 [N]: the least content hash of a row's near-duplicates; its own if all rows are near-duplicates."""
@@ -110,26 +110,26 @@ class PictureSet:
         return group if len(np.unique(group)) > 1 else self.contents
 
 
-def open_set(source: Source, size: tuple[int, int], resize: Resize) -> PictureSet:
+def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
     """The decoded set, from the cache if it is sound and nothing has changed since, else decoded now."""
     key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
     if checksums.damaged(folder):
         _decode_once(source, size, resize, folder)
-    pictures = open_folder(folder)
-    if pictures.rejected:
-        some = listed(pictures.rejected, 10)
-        warn(f"{len(pictures.rejected)} of {len(source)} pictures cannot be read and are left out: {some}.")
-    if pictures.masks is not None and (pictures.empty_masks or pictures.full_masks):
-        warn(_on_masks(pictures))
-    return pictures
+    image_set = open_folder(folder)
+    if image_set.rejected:
+        some = listed(image_set.rejected, 10)
+        warn(f"{len(image_set.rejected)} of {len(source)} images cannot be read and are left out: {some}.")
+    if image_set.masks is not None and (image_set.empty_masks or image_set.full_masks):
+        warn(_on_masks(image_set))
+    return image_set
 
 
-def _on_masks(pictures: PictureSet) -> str:
+def _on_masks(image_set: ImageSet) -> str:
     """A sentence on masks that mark nothing or everything."""
-    kinds = {"empty": pictures.empty_masks, "full": pictures.full_masks}
+    kinds = {"empty": image_set.empty_masks, "full": image_set.full_masks}
     for kind, names in kinds.items():
-        if len(names) == len(pictures):
+        if len(names) == len(image_set):
             return (
                 f"Every one of the {len(names)} masks is {kind}: masks are white, opaque or a class id above 0 "
                 "where they mark the subject."
@@ -139,7 +139,7 @@ def _on_masks(pictures: PictureSet) -> str:
         for kind, names in kinds.items()
         if names
     )
-    return f"Of {len(pictures)} masks some mark nothing or everything: {counted}."
+    return f"Of {len(image_set)} masks some mark nothing or everything: {counted}."
 
 
 def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
@@ -156,8 +156,8 @@ def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: 
 
 
 @uncollected()
-def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> PictureSet:
-    """The set that lies there. label_names: in the order of their numbers; None for those that the pictures have."""
+def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> ImageSet:
+    """The set that lies there. label_names: in the order of their numbers; None for those that the images have."""
     try:
         listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -166,13 +166,13 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Pictu
             for name in ("masks", "conditionings", "vectors")
         )
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"The cached pictures in {folder} are damaged ({error}): remove that folder.") from error
+        raise UserError(f"The cached images in {folder} are damaged ({error}): remove that folder.") from error
     names, contents, labels, captions = zip(*listing["rows"], strict=True)
     label_names = tuple(
         sorted({label for label in labels if label is not None}) if label_names is None else label_names
     )
     number = {composed(name): i for i, name in enumerate(label_names)} | {n: i for i, n in enumerate(label_names)}
-    return PictureSet(
+    return ImageSet(
         images,
         masks,
         np.array([number.get(label, -1) for label in labels]) if label_names else None,

@@ -1,4 +1,4 @@
-"""Any picture file -> RGB at the training size."""
+"""Any image file -> RGB at the training size."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ def checked_resize(resize: str) -> Resize:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) once EXIF rotation is applied; of the whole picture, so ask before a draft is decoded."""
+    """(width, height) once EXIF rotation is applied; of the whole image, so ask before a draft is decoded."""
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns these itself
         return width, height
@@ -36,7 +36,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, nearest: bool) -> Image.Image:
-    """`image`, which shows all that a picture of (width, height) `whole` shows, so that both are cropped alike.
+    """`image`, which shows all that an image of (width, height) `whole` shows, so that both are cropped alike.
 
     Detectors round sides to multiples of their own; a quite different shape is a ValueError.
     """
@@ -44,7 +44,7 @@ def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, near
     if resize == "stretch" or width * whole[1] == height * whole[0]:
         return image
     if abs(width * whole[1] - height * whole[0]) > 0.1 * height * whole[0]:
-        raise ValueError(f"{width} x {height} pixels are another shape than the picture's {whole[0]} x {whole[1]}")
+        raise ValueError(f"{width} x {height} pixels are another shape than the image's {whole[0]} x {whole[1]}")
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     return (ImageOps.exif_transpose(image) if nearest else to_rgb(image)).resize(whole, filter)
 
@@ -56,7 +56,7 @@ def is_enlarged(whole: tuple[int, int], size: tuple[int, int], resize: Resize) -
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white", nearest: bool = False) -> Image.Image:
-    """To (height, width): `crop` the centre, `stretch` both sides, or `pad` with `fill` to the whole picture."""
+    """To (height, width): `crop` the centre, `stretch` both sides, or `pad` with `fill` to the whole image."""
     target = (size[1], size[0])
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     if resize == "stretch":

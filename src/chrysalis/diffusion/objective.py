@@ -77,7 +77,7 @@ class Velocity:
         return snr + 1
 
 
-class Sample:
+class X0:
     """x_0 itself."""
 
     name = "sample"
@@ -98,7 +98,7 @@ class Sample:
         return torch.ones_like(snr)
 
 
-OBJECTIVES = {"eps": Epsilon, "v": Velocity, "x0": Sample}
+OBJECTIVES = {"eps": Epsilon, "v": Velocity, "x0": X0}
 SHORT = {short: cls.name for short, cls in OBJECTIVES.items()}
 
 

@@ -47,7 +47,7 @@ def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str 
 
 
 def generators(seed: int, n: int) -> list[torch.Generator]:
-    """One CPU generator a picture: picture i is drawn from seed + i, as stock diffusers pipelines take them."""
+    """One CPU generator an image: image i is drawn from seed + i, as stock diffusers pipelines take them."""
     return of_each(range(seed, seed + n))
 
 
@@ -57,5 +57,5 @@ def of_each(seeds: Iterable[int]) -> list[torch.Generator]:
 
 
 def noise(generators: list[torch.Generator], shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
-    """float32 [B, *shape]: picture i's next numbers, drawn where generators[i] lives (as stock pipelines do)."""
+    """float32 [B, *shape]: image i's next numbers, drawn where generators[i] lives (as stock pipelines do)."""
     return torch.stack([torch.randn(*shape, generator=g, device=g.device) for g in generators]).to(device)

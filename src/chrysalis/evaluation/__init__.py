@@ -1,1 +1,1 @@
-"""Drawn pictures held against real ones: distances, copies, and what can be said of them."""
+"""Drawn images held against real ones: distances, copies, and what can be said of them."""

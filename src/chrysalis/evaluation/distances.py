@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart, as pure functions of their features: [N, D] and [M, D], any float type.
+"""How far two sets of images are apart, as pure functions of their features: [N, D] and [M, D], any float type.
 
 All is computed in float64. Which figure can be believed at which n is said by `withheld`.
 """
@@ -9,10 +9,10 @@ import torch
 
 from chrysalis.diffusion import seeds
 
-FEW = 50  # below, one picture moves a share by more than 2 %
+FEW = 50  # below, one image moves a share by more than 2 %
 KERNEL_LEAST = 16
 SAME = 1e-5  # of its length: features of one image differ by no more, whatever else is in its batch
-MOST = 5000  # pictures of each set, where every pair is looked at
+MOST = 5000  # images of each set, where every pair is looked at
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def kernel(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, seed: int = 
     It takes the sets for independent samples. n images held against themselves have each image paired with itself
     across the sets and not within, and KD = -2/n (mean k(x, x) - mean k(x, y)), not 0; `repeated` counts such images.
 
-    The interval is the bootstrap's: pictures are drawn anew with replacement `resamples` times, and pairs of one and
-    the same picture are left out, which would count it as its own neighbour. It holds the truth in 95 % of cases or
+    The interval is the bootstrap's: images are drawn anew with replacement `resamples` times, and pairs of one and
+    the same image are left out, which would count it as its own neighbour. It holds the truth in 95 % of cases or
     more: where two sets are alike, in 99 %.
     """
     a, b = _pair(a, b)
@@ -67,7 +67,7 @@ def kernel(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, seed: int = 
 
 
 def _counts(n: int, resamples: int, generator: torch.Generator) -> torch.Tensor:
-    """How often each of n pictures was drawn in each resample, [resamples, n]."""
+    """How often each of n images was drawn in each resample, [resamples, n]."""
     drawn = torch.randint(n, (resamples, n), generator=generator)
     return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(1, 1).double().expand(resamples, n)
@@ -85,14 +85,14 @@ def _mmd(within_a, within_b, across, count_a, count_b) -> torch.Tensor:
 
 
 def radii(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Distance of each picture to its k-th nearest other, [N]."""
+    """Distance of each image to its k-th nearest other, [N]."""
     return (
         torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(0).kthvalue(k + 1, dim=1).values
     )
 
 
 def precision_recall(real: torch.Tensor, drawn: torch.Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of drawn pictures that lie in a real one's ball (of its k nearest), and of real ones in a drawn one's
+    """Shares of samples that lie in a real one's ball (of its k nearest), and of real ones in a drawn one's
     (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
     real, drawn = _pair(real, drawn)
     across = torch.cdist(real, drawn, compute_mode="donot_use_mm_for_euclid_dist")
@@ -102,8 +102,8 @@ def precision_recall(real: torch.Tensor, drawn: torch.Tensor, k: int = 3) -> tup
 
 
 def density_coverage(real: torch.Tensor, drawn: torch.Tensor, k: int = 5) -> tuple[float, float]:
-    """How many real balls a drawn picture lies in, over k (about 1 where sets are alike), and the share of real balls
-    that hold a drawn picture (Naeem et al. 2020, arXiv 2002.09797); outliers weigh less than in precision, recall."""
+    """How many real balls a sample lies in, over k (about 1 where sets are alike), and the share of real balls
+    that hold a sample (Naeem et al. 2020, arXiv 2002.09797); outliers weigh less than in precision, recall."""
     real, drawn = _pair(real, drawn)
     inside = torch.cdist(real, drawn, compute_mode="donot_use_mm_for_euclid_dist") < radii(real, k)[:, None]
     return float(inside.double().sum(0).mean() / k), float(inside.any(1).double().mean())
@@ -111,10 +111,10 @@ def density_coverage(real: torch.Tensor, drawn: torch.Tensor, k: int = 5) -> tup
 
 @dataclass(frozen=True)
 class Distances:
-    """Of drawn pictures to real ones; None where a figure is withheld, and `why` says so for the user to read."""
+    """Of samples to real ones; None where a figure is withheld, and `why` says so for the user to read."""
 
     n_real: int
-    n_drawn: int
+    n_samples: int
     fd: float | None
     kd: Kernel | None
     precision: float | None
@@ -125,8 +125,8 @@ class Distances:
 
 
 def distances(real: torch.Tensor, drawn: torch.Tensor, seed: int = 0) -> Distances:
-    """All of them. FD is of equally many pictures of each set, for it falls as n grows; the others look at every pair,
-    of at most MOST pictures of each set. Which ones are left out is random, for sets may come sorted by kind."""
+    """All of them. FD is of equally many images of each set, for it falls as n grows; the others look at every pair,
+    of at most MOST images of each set. Which ones are left out is random, for sets may come sorted by kind."""
     n, m, least = len(real), len(drawn), min(len(real), len(drawn))
     why = withheld(n, m, real.shape[1])
     fd = frechet(*(some(x, least, seed) for x in (real, drawn))) if least > real.shape[1] else None
@@ -155,19 +155,19 @@ def some(x: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     return x if len(x) <= n else x[seeds.permutation(len(x), seed, "some")[:n]]
 
 
-def withheld(n_real: int, n_drawn: int, dim: int) -> tuple[str, ...]:
-    """A sentence for each figure that so few pictures cannot support."""
-    least = min(n_real, n_drawn)
-    counted = f"there are {n_real} real and {n_drawn} drawn ones"
+def withheld(n_real: int, n_samples: int, dim: int) -> tuple[str, ...]:
+    """A sentence for each figure that so few images cannot support."""
+    least = min(n_real, n_samples)
+    counted = f"there are {n_real} real and {n_samples} drawn ones"
     said = []
     if least <= dim:
         said.append(
-            f"FD is withheld: it takes more pictures than the {dim} features ({counted}); KD is unbiased at any n."
+            f"FD is withheld: it takes more images than the {dim} features ({counted}); KD is unbiased at any n."
         )
     if least < FEW:
-        said.append(f"precision, recall, density and coverage are withheld: they take {FEW} pictures ({counted}).")
+        said.append(f"precision, recall, density and coverage are withheld: they take {FEW} images ({counted}).")
     if least < KERNEL_LEAST:
-        said.append(f"KD is withheld: its interval takes {KERNEL_LEAST} pictures ({counted}).")
+        said.append(f"KD is withheld: its interval takes {KERNEL_LEAST} images ({counted}).")
     return tuple(said)
 
 

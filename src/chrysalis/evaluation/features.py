@@ -1,4 +1,4 @@
-"""Pictures into vectors whose distances mean something: the bundled network, Inception, DINOv2 or CLIP."""
+"""Images into vectors whose distances mean something: the bundled network, Inception, DINOv2 or CLIP."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from chrysalis.data import pixels
-from chrysalis.data.store import PictureSet
+from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import memory, transformers_folder
 from chrysalis.system.alignment import align
@@ -22,7 +22,7 @@ BATCH = 64
 
 
 class Network(Protocol):
-    """name: to be shown. dim: numbers a picture. module: frozen, moved to where it is used."""
+    """name: to be shown. dim: numbers an image. module: frozen, moved to where it is used."""
 
     name: str
     dim: int
@@ -33,7 +33,7 @@ class Network(Protocol):
 
 
 def features(network: Network, images: torch.Tensor, on: torch.device | str = "cpu") -> torch.Tensor:
-    """float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; a picture's do not depend on the others'.
+    """float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; an image's do not depend on the others'.
 
     Raises UserError if they are not finite.
     """
@@ -50,21 +50,21 @@ def features(network: Network, images: torch.Tensor, on: torch.device | str = "c
 
 
 def of_set(
-    network: Network, pictures: PictureSet, rows: Sequence[int], mirrored: bool = False, on: torch.device | str = "cpu"
+    network: Network, image_set: ImageSet, rows: Sequence[int], mirrored: bool = False, on: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """float32 [len(rows), dim] of a decoded set's rows, or of their mirror images; each picture is looked at once.
+    """float32 [len(rows), dim] of a decoded set's rows, or of their mirror images; each image is looked at once.
 
-    Kept in the cache folder by the contents of the pictures, their size, and the network's weights.
+    Kept in the cache folder by the contents of the images, their size, and the network's weights.
     """
-    what = [pictures.folder.name, *map(str, pictures.images.shape[1:]), digest(network), str(mirrored)]
+    what = [image_set.folder.name, *map(str, image_set.images.shape[1:]), digest(network), str(mirrored)]
     file = cache_folder() / "features" / f"{hashlib.sha256(' '.join(what).encode()).hexdigest()[:24]}.safetensors"
-    known = _read(file, len(pictures), network.dim)
+    known = _read(file, len(image_set), network.dim)
     rows = torch.as_tensor(rows, dtype=torch.int64)
     if len(missing := rows[~known["there"][rows]].tolist()):
         with stage("evaluation features", len(missing)) as at:
             for start in range(0, len(missing), BATCH):
                 some = missing[start : start + BATCH]
-                images = torch.from_numpy(pictures.images[some])
+                images = torch.from_numpy(image_set.images[some])
                 known["features"][some] = features(network, images.flip(-1) if mirrored else images, on)
                 known["there"][some] = True
                 at.advance(len(some))
@@ -94,12 +94,12 @@ def digest(network: Network) -> str:
 
 
 class Denoiser:
-    """What the encoder half of a denoiser sees in a picture with little noise on it (Xiang et al. 2023, Denoising
+    """What the encoder half of a denoiser sees in an image with little noise on it (Xiang et al. 2023, Denoising
     Diffusion Autoencoders are Unified Self-supervised Learners, arXiv 2303.09769).
 
-    The mean over the picture of what each of the lowest levels and the middle block give, each normalised; so no
+    The mean over the image of what each of the lowest levels and the middle block give, each normalised; so no
     statistics of some other set are needed. pretrained: a model folder or hub id. at: the share of T to look at.
-    size: pixels that pictures are reduced to; None: those that the model was trained at.
+    size: pixels that images are reduced to; None: those that the model was trained at.
     """
 
     def __init__(self, pretrained: str = "assets/features", at: float = 0.1, levels: int = 1, size: int | None = None):
@@ -173,7 +173,7 @@ def _without_reading(theirs, state: dict) -> torch.nn.Module:
 
 
 class Transformer:
-    """DINOv2's class token, or CLIP's picture embedding, from a folder or hub id; models of transformers that are
+    """DINOv2's class token, or CLIP's image embedding, from a folder or hub id; models of transformers that are
     built like one of them serve as well."""
 
     def __init__(self, pretrained: str):
@@ -194,12 +194,12 @@ class Transformer:
             self.dim = self._looked_at_twice(asked)
 
     def _looked_at_twice(self, asked: str) -> int:
-        """The length of a picture's features; UserError for models that have none, or others every time."""
-        picture = torch.randint(256, (1, 3, *self.size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        """The length of an image's features; UserError for models that have none, or others every time."""
+        image = torch.randint(256, (1, 3, *self.size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
         with torch.no_grad():
-            once, again = (self.embed(picture) for _ in range(2))
+            once, again = (self.embed(image) for _ in range(2))
         if once.ndim != 2 or not torch.equal(once, again):
-            raise UserError(f"{asked} does not turn a picture into one vector, as DINOv2 and CLIP do.")
+            raise UserError(f"{asked} does not turn an image into one vector, as DINOv2 and CLIP do.")
         return once.shape[1]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -211,7 +211,7 @@ class Transformer:
 
 
 def _square(processor, trained_at: int) -> tuple[int, int]:
-    """What the processor crops to in the end: pictures are resized to it, whole."""
+    """What the processor crops to in the end: images are resized to it, whole."""
     crop = getattr(processor, "crop_size", None) or {}
     return (crop["height"], crop["width"]) if "height" in crop else (trained_at, trained_at)
 

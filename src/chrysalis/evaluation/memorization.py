@@ -1,27 +1,27 @@
-"""Are these my training pictures? Drawn pictures held against their nearest training pictures, in feature space.
+"""Are these my training images? Drawn images held against their nearest training images, in feature space.
 
-The loss does not show copying. A copy is much nearer to one training picture than that one is to any other; how much
-nearer pictures come that are certainly no copies is read off the held-out ones.
+The loss does not show copying. A copy is much nearer to one training image than that one is to any other; how much
+nearer images come that are certainly no copies is read off the validation images.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-QUANTILE = 0.05  # of held-out pictures, below which a ratio is flagged: the share that is flagged of non-copies too
-HELD_OUT_LEAST = 20  # fewer have no fifth percentile
-HELD_OUT_MOST = 1000  # more would not make the percentile surer to any purpose
-TWIN = 0.1  # a held-out picture with a lower ratio is in the training set itself
-LOOKED_AT = 1000  # training pictures, for how far apart they are
+QUANTILE = 0.05  # of validation images, below which a ratio is flagged: the share that is flagged of non-copies too
+VALIDATION_LEAST = 20  # fewer have no fifth percentile
+VALIDATION_MOST = 1000  # more would not make the percentile surer to any purpose
+TWIN = 0.1  # a validation image with a lower ratio is in the training set itself
+LOOKED_AT = 1000  # training images, for how far apart they are
 SURE = 0.01
 AT_ONCE = 2**24  # distances that are held in memory
 
 
 @dataclass(frozen=True)
 class Copies:
-    """ratio [N]: d(drawn, nearest training picture) / d(that one, its nearest other). nearest [N]: which one it is.
+    """ratio [N]: d(drawn, nearest training image) / d(that one, its nearest other). nearest [N]: which one it is.
 
-    threshold: the `rank`-th smallest of the ratios of `n_held_out` pictures: the 5th percentile of those that are not
+    threshold: the `rank`-th smallest of the ratios of `n_validation` images: the 5th percentile of those that are not
     `twins`, all but in the training set themselves. None where there are too few.
     """
 
@@ -29,7 +29,7 @@ class Copies:
     nearest: torch.Tensor
     distance: torch.Tensor
     threshold: float | None
-    n_held_out: int
+    n_validation: int
     rank: int
     twins: int
 
@@ -49,22 +49,22 @@ class Copies:
 
     @property
     def expected(self) -> float:
-        """The share that is flagged on average where nothing is copied: 5 %, as near as n_held_out pictures allow,
-        and what share of new pictures the set holds already."""
-        return self.rank / (self.n_held_out + 1)
+        """The share that is flagged on average where nothing is copied: 5 %, as near as n_validation images allow,
+        and what share of new images the set holds already."""
+        return self.rank / (self.n_validation + 1)
 
     @property
     def chance(self) -> float:
-        """The probability that so many or more are flagged if drawn pictures are as new as held-out ones.
+        """The probability that so many or more are flagged if samples are as new as validation images.
 
-        The share of new pictures below the k-th smallest of N others is Beta(k, N + 1 - k), so that their number is
-        beta-binomial: a percentile of few held-out pictures is a rough one, and that is counted in.
+        The share of new images below the k-th smallest of N others is Beta(k, N + 1 - k), so that their number is
+        beta-binomial: a percentile of few validation images is a rough one, and that is counted in.
         """
         if self.threshold is None:
             return 1.0
-        from scipy.stats import betabinom  # slow to import, and needed only once pictures have been drawn
+        from scipy.stats import betabinom  # slow to import, and needed only once images have been drawn
 
-        k, left = self.rank, self.n_held_out + 1 - self.rank
+        k, left = self.rank, self.n_validation + 1 - self.rank
         return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, left))
 
     @property
@@ -74,7 +74,7 @@ class Copies:
 
 
 def rank(n: int) -> int:
-    """Of the ratio of n held-out pictures that stands at their 5th percentile, counted from 1."""
+    """Of the ratio of n validation images that stands at their 5th percentile, counted from 1."""
     return max(1, round(QUANTILE * (n + 1)))
 
 
@@ -89,7 +89,7 @@ def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None =
     """(ratio, nearest, distance) [N] of features x [N, D] to training features [M, D].
 
     mirrored: features of the mirror images of x, where training mirrors: whichever comes nearer counts. floor: the
-    least distance between training pictures that is divided by, see `spacing`.
+    least distance between training images that is divided by, see `spacing`.
     """
     distance, nearest = _to_nearest(x, train)
     if mirrored is not None:
@@ -101,9 +101,9 @@ def ratios(x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None =
 
 
 def spacing(train: torch.Tensor) -> float:
-    """The median distance of a training picture to its nearest other one.
+    """The median distance of a training image to its nearest other one.
 
-    Half of it is the floor of what is divided by: a picture that a set holds twice, or nearly, has a distance of 0 to
+    Half of it is the floor of what is divided by: an image that a set holds twice, or nearly, has a distance of 0 to
     its other, and would make the most likely copies look like none.
     """
     some = torch.arange(0, len(train), -(-len(train) // LOOKED_AT))
@@ -111,7 +111,7 @@ def spacing(train: torch.Tensor) -> float:
 
 
 def _to_nearest(x, train, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(distance, row) of each x to its nearest training picture, in parts that fit into memory.
+    """(distance, row) of each x to its nearest training image, in parts that fit into memory.
 
     leave_out: a row for each x that is not counted.
     """
@@ -126,26 +126,26 @@ def _to_nearest(x, train, leave_out: torch.Tensor | None = None) -> tuple[torch.
 
 
 class Measure:
-    """What is known of a data set before any picture is drawn: [M, D] features learned from, and of held-out pictures
+    """What is known of a data set before any image is drawn: [M, D] features learned from, and of validation images
     (of their mirror images too where training mirrors) how near new ones come."""
 
-    def __init__(self, train: torch.Tensor, held_out: torch.Tensor, mirrored: torch.Tensor | None = None):
+    def __init__(self, train: torch.Tensor, validation: torch.Tensor, mirrored: torch.Tensor | None = None):
         if len(train) < 2:
-            raise ValueError("copies are looked for among at least two training pictures")
+            raise ValueError("copies are looked for among at least two training images")
         self.train, self.floor = train, spacing(train) / 2
-        some = slice(HELD_OUT_MOST)
+        some = slice(VALIDATION_MOST)
         new = torch.empty(0)
-        if len(held_out):
-            new = ratios(held_out[some], train, None if mirrored is None else mirrored[some], self.floor)[0]
-        self.n_held_out, self.twins = len(new), int((new < TWIN).sum())
-        others = self.n_held_out - self.twins
+        if len(validation):
+            new = ratios(validation[some], train, None if mirrored is None else mirrored[some], self.floor)[0]
+        self.n_validation, self.twins = len(new), int((new < TWIN).sum())
+        others = self.n_validation - self.twins
         self.rank = self.twins + rank(others)
-        self.threshold = float(new.kthvalue(self.rank).values) if others >= HELD_OUT_LEAST else None
+        self.threshold = float(new.kthvalue(self.rank).values) if others >= VALIDATION_LEAST else None
 
     def hold(self, drawn: torch.Tensor, mirrored: torch.Tensor | None = None) -> Copies:
-        """Features [N, D] of drawn pictures, and of their mirror images, against the set."""
+        """Features [N, D] of samples, and of their mirror images, against the set."""
         found = ratios(drawn, self.train, mirrored, self.floor)
-        return Copies(*found, self.threshold, self.n_held_out, self.rank, self.twins)
+        return Copies(*found, self.threshold, self.n_validation, self.rank, self.twins)
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The most suspicious pictures, each above the training picture that is nearest to it."""
+"""The most suspicious images, each above the training image that is nearest to it."""
 
 import torch
 
@@ -6,7 +6,7 @@ from chrysalis.data import pixels
 from chrysalis.evaluation.reference import Evaluation, Reference
 from chrysalis.sampling.grids import table
 
-LEAST = 64  # pixels of a picture's shorter side, so that eyes can compare
+LEAST = 64  # pixels of an image's shorter side, so that eyes can compare
 
 
 def panel(evaluation: Evaluation, reference: Reference, images: torch.Tensor, k: int) -> torch.Tensor:
@@ -15,4 +15,4 @@ def panel(evaluation: Evaluation, reference: Reference, images: torch.Tensor, k:
     enlarge = max(1, -(-LEAST // min(images.shape[-2:])))
     flagged = int(evaluation.copies.flagged[worst].sum())
     how = f"drawn: the {len(worst)} nearest" + (f", {flagged} of them near copies" if flagged else "")
-    return pixels.from_image(table([(how, images[worst]), ("the training pictures nearest to them", nearest)], enlarge))
+    return pixels.from_image(table([(how, images[worst]), ("the training images nearest to them", nearest)], enlarge))

@@ -5,8 +5,8 @@ from pathlib import Path
 from chrysalis.system.plotting import COLOURS, named, plain_numbers, save, style
 
 
-def loss_curve(path: Path, training: list[list[float]], held_out: list[list[float]]) -> None:
-    """training: [step, loss, moving average] rows. held_out: [step, raw, ema] rows, the base model's at step 0."""
+def loss_curve(path: Path, training: list[list[float]], validation: list[list[float]]) -> None:
+    """training: [step, loss, moving average] rows. validation: [step, raw, ema] rows, the base model's at step 0."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,7 +21,7 @@ def loss_curve(path: Path, training: list[list[float]], held_out: list[list[floa
         left.plot(steps, averages, color="#b5432a", linewidth=1.8, label="moving average")
         left.legend(frameon=False)
     left.set(title="training loss (unweighted, as the validation loss is)", xlabel="optimizer step", yscale="log")
-    steps, raw, averaged = zip(*held_out, strict=True)
+    steps, raw, averaged = zip(*validation, strict=True)
     right.axhline(raw[0], color="#8a8275", linestyle="--", linewidth=1, label="base model")
     right.plot(steps, raw, color="#c9c2b4", marker="o", markersize=3, label="raw weights")
     right.plot(steps, averaged, color="#1f5fd0", marker="o", markersize=3, label="EMA weights")
@@ -43,7 +43,7 @@ def report_figures(histories: dict[str, dict], best: dict[str, int], colours: di
 
     made = []
     with plt.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        made += _held_out_figures(histories, best, colours)
+        made += _validation_figures(histories, best, colours)
 
         made += _sample_figures(histories, colours)
 
@@ -82,22 +82,22 @@ def _sample_figures(histories: dict[str, dict], colours: dict[str, str]) -> list
     return [("Samples", says, _svg(figure, sides))]
 
 
-def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
+def _validation_figures(histories: dict[str, dict], best: dict[str, int], colours: dict[str, str]) -> list[tuple]:
     """As differences to the base model; of runs that began with different ones, as the losses themselves, for the
     worst beginning leaves the most to gain."""
     from matplotlib import pyplot as plt
 
-    alike = len({round(history["held_out"][0]["ema"], 5) for history in histories.values()}) == 1
+    alike = len({round(history["validation"][0]["ema"], 5) for history in histories.values()}) == 1
     figure, over_steps = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
     figures = [figure]
     figure, by_timestep = plt.subplots(figsize=(8.6, 3.0), layout="constrained")
     figures.append(figure)
     for name, history in histories.items():
-        rows, colour = history["held_out"], colours[name]
+        rows, colour = history["validation"], colours[name]
         at_best = next(row for row in rows if row["step"] == best[name])
         how = {"color": colour, "marker": "o", "markersize": 4}
         if alike:
-            _held_out(over_steps, named(name) if len(histories) > 1 else None, history, best[name], colour)
+            _validation(over_steps, named(name) if len(histories) > 1 else None, history, best[name], colour)
             change = at_best["ema_minus_base"]
             errors = [error or 0 for error in change["error_by_bin"]]
             by_timestep.errorbar(history["timesteps"], change["by_bin"], errors, capsize=3, **how)
@@ -127,8 +127,8 @@ def _held_out_figures(histories: dict[str, dict], best: dict[str, int], colours:
     return [(*title, _svg(figure)) for title, figure in zip(titles, figures, strict=True)]
 
 
-def _held_out(axes, name: str | None, history: dict, best: int, colour: str) -> None:
-    rows = history["held_out"]
+def _validation(axes, name: str | None, history: dict, best: int, colour: str) -> None:
+    rows = history["validation"]
     steps = [r["step"] for r in rows]
     mean, error = ([r["ema_minus_base"][k] or 0 for r in rows] for k in ("mean", "error"))
     low, high = ([m + sign * e for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
@@ -178,7 +178,7 @@ def sweep_figure(path: Path, groups: dict[str, list[dict]]) -> None:
         1, 1 + evaluated, figsize=(4.8 * (1 + evaluated), 3.9), layout="constrained", squeeze=False
     )
     for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
-        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["held_out"]} for run in runs], colour, named(name))
+        _band(sides[0][0], [{r["step"]: r["ema"] for r in run["validation"]} for run in runs], colour, named(name))
         if evaluated:
             kd = [{r["step"]: r["kd"] for r in run["evaluation"] if "kd" in r} for run in runs]
             _band(sides[0][1], kd, colour, named(name))

@@ -1,21 +1,21 @@
-"""What drawn pictures are held against: features of a data set's pictures, of those learned from and those held out."""
+"""What samples are held against: features of a data set's images, of those learned from and those held out."""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
-from chrysalis.data.datamodule import Pictures
+from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation import distances
 from chrysalis.evaluation.distances import KERNEL_LEAST, Distances
 from chrysalis.evaluation.features import Network, digest, features, of_set
-from chrysalis.evaluation.memorization import HELD_OUT_LEAST, Copies, Measure
+from chrysalis.evaluation.memorization import VALIDATION_LEAST, Copies, Measure
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of drawn pictures, all of them. features: the name of the network, network: a digest of its weights and
-    settings. against: which real pictures."""
+    """Of samples, all of them. features: the name of the network, network: a digest of its weights and
+    settings. against: which real images."""
 
     features: str
     network: str
@@ -38,7 +38,7 @@ class Evaluation:
     def record(self) -> dict:
         """For results.json."""
         d = asdict(self.distances)
-        counts = {"n_drawn": d["n_drawn"], "n_real": d["n_real"], "n_held_out": self.copies.n_held_out}
+        counts = {"n_samples": d["n_samples"], "n_real": d["n_real"], "n_validation": self.copies.n_validation}
         seen = {"features": self.features, "network": self.network, "against": self.against}
         return {**seen, **counts, **self.figures(), "withheld": self.why}
 
@@ -47,13 +47,13 @@ class Evaluation:
         said = list(self.distances.why)
         if twins := self.copies.twins:
             said.append(
-                f"{twins} held-out pictures are all but the same as training pictures: held-out loss is too low for "
-                "that, and as large a share of new pictures is taken to be so without being copied."
+                f"{twins} validation images are all but the same as training images: validation loss is too low for "
+                "that, and as large a share of new images is taken to be so without being copied."
             )
         if self.copies.threshold is None:
             said.append(
-                f"the share of copies is withheld: it takes {HELD_OUT_LEAST} held-out pictures to know how near new "
-                f"ones come (there are {self.copies.n_held_out}; more with data.val_fraction)."
+                f"the share of copies is withheld: it takes {VALIDATION_LEAST} validation images to know how near new "
+                f"ones come (there are {self.copies.n_validation}; more with data.val_fraction)."
             )
         return said
 
@@ -66,40 +66,40 @@ class Evaluation:
             said.append(f"{c.share:.0%} near copies" + ("" if c.copies else f" ({c.expected:.0%} are by chance)"))
         else:
             said.append(f"median distance ratio {c.ratio.median():.2f}")
-        return f"{d.n_drawn} drawn pictures against {d.n_real} {self.against}: {', '.join(said)}"
+        return f"{d.n_samples} samples against {d.n_real} {self.against}: {', '.join(said)}"
 
 
-def held_against(data: Pictures) -> tuple[np.ndarray, str]:
-    """(rows, what they are called) of the pictures that distances are to: the held-out ones if there are enough of
+def compared_with(data: ImageDataModule) -> tuple[np.ndarray, str]:
+    """(rows, what they are called) of the images that distances are to: the validation images if there are enough of
     them, else all. To those learned from, a model that copies would be the best."""
-    if len(data.held_out_rows) >= KERNEL_LEAST:
-        return data.held_out_rows, "held-out ones"
-    return np.concatenate([data.held_out_rows, distinct(data)]), "real ones"
+    if len(data.validation_rows) >= KERNEL_LEAST:
+        return data.validation_rows, "validation images"
+    return np.concatenate([data.validation_rows, distinct(data)]), "real ones"
 
 
-def distinct(data: Pictures) -> np.ndarray:
-    """The rows learned from, each picture once: one that is there twice is no copy of itself."""
-    return data.pictures.distinct(data.train_rows)
+def distinct(data: ImageDataModule) -> np.ndarray:
+    """The rows learned from, each image once: one that is there twice is no copy of itself."""
+    return data.image_set.distinct(data.train_rows)
 
 
 class Reference:
     """Looks at a data set once with a network; the features are kept in the cache."""
 
-    def __init__(self, network: Network, data: Pictures, on: torch.device | str = "cpu"):
-        self.network, self.pictures, self.on, self.flip = network, data.pictures, on, data.flip
+    def __init__(self, network: Network, data: ImageDataModule, on: torch.device | str = "cpu"):
+        self.network, self.image_set, self.on, self.flip = network, data.image_set, on, data.flip
         self.digest = digest(network)[:12]
         self.train_rows = distinct(data)
 
         def look(rows: np.ndarray, mirrored: bool = False) -> torch.Tensor:
-            return of_set(network, data.pictures, rows, mirrored, on)
+            return of_set(network, data.image_set, rows, mirrored, on)
 
-        mirrored = look(data.held_out_rows, mirrored=True) if self.flip else None
-        self.measure = Measure(look(self.train_rows), look(data.held_out_rows), mirrored)
-        rows, self.against = held_against(data)
+        mirrored = look(data.validation_rows, mirrored=True) if self.flip else None
+        self.measure = Measure(look(self.train_rows), look(data.validation_rows), mirrored)
+        rows, self.against = compared_with(data)
         self.real = look(rows)
 
     def hold(self, images: torch.Tensor, seed: int = 0) -> Evaluation:
-        """Drawn pictures, uint8 [N, 3, H, W], against the set."""
+        """Drawn images, uint8 [N, 3, H, W], against the set."""
         drawn = features(self.network, images, self.on)
         mirrored = features(self.network, images.flip(-1), self.on) if self.flip else None
         near = self.measure.hold(drawn, mirrored)
@@ -107,7 +107,7 @@ class Reference:
         return Evaluation(self.network.name, self.digest, self.against, apart, near)
 
     def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:
-        """The k most suspicious drawn pictures, and uint8 [k, 3, H, W], the training picture nearest to each."""
+        """The k most suspicious samples, and uint8 [k, 3, H, W], the training image nearest to each."""
         worst = evaluation.copies.ratio.argsort()[:k].tolist()
         rows = self.train_rows[evaluation.copies.nearest[worst].numpy()]
-        return worst, torch.from_numpy(np.asarray(self.pictures.images[rows]))
+        return worst, torch.from_numpy(np.asarray(self.image_set.images[rows]))

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: curves, figures with intervals, pictures, settings, of one run or several."""
+"""One HTML file that needs nothing else: curves, figures with intervals, images, settings, of one run or several."""
 
 import base64
 import json
@@ -16,15 +16,15 @@ from chrysalis.system.plotting import COLOURS
 from chrysalis.system.terminal import console
 
 NEEDED = {
-    "results": ("command", "best_step", "steps", "held_out_minus_base", "held_out_minus_base_error", "hardware"),
-    "history": ("held_out", "timesteps", "training", "evaluation"),
+    "results": ("command", "best_step", "steps", "val_loss_minus_base", "val_loss_minus_base_error", "hardware"),
+    "history": ("validation", "timesteps", "training", "evaluation"),
 }
 SHEETS = 4  # sample sheets shown of a run: the first, the last, and some between
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run, or a folder that task=evaluate made. pictures: (what it shows, file)."""
+    """A run, or a folder that task=evaluate made. images: (what it shows, file)."""
 
     name: str
     results: dict
@@ -32,16 +32,16 @@ class Subject:
     evaluation: dict
     settings: str = ""
     command: str = ""
-    pictures: list[tuple[str, Path]] = field(default_factory=list)
+    images: list[tuple[str, Path]] = field(default_factory=list)
 
     @property
     def figures(self) -> dict[str, str]:
         """What there is to be read, in words: {"KD": "0.0123 [0.0101, 0.0150]", ...}."""
         r, e, said = self.results, self.evaluation, {}
-        if self.held_out:
-            said["validation loss"] = f"{self.held_out['loss']:.5f} ({self.held_out['prediction']})"
-        if "held_out_loss" in r:
-            change, error = r["held_out_minus_base"], r["held_out_minus_base_error"]
+        if self.validation:
+            said["validation loss"] = f"{self.validation['loss']:.5f} ({self.validation['prediction']})"
+        if "val_loss" in r:
+            change, error = r["val_loss_minus_base"], r["val_loss_minus_base_error"]
             said["minus the base model's"] = f"{change:+.5f}" + ("" if error is None else f" ± {error:.5f}")
             said["best step"] = f"{r['best_step']:,} of {r['steps']:,}"
         if "kd" in e:
@@ -55,15 +55,15 @@ class Subject:
             said["chance of so many"] = f"{e['copies_chance']:.2g}"
         if e:
             at = f" at step {e['step']:,}" if "step" in e else ""
-            said["of images"] = f"{e['n_drawn']} samples{at}, {e['n_real']} {e['against']}"
+            said["of images"] = f"{e['n_samples']} samples{at}, {e['n_real']} {e['against']}"
             said["seen by"] = e["features"]
         if "seconds" in r:
             said["time"] = f"{r['seconds']:.0f} s, {r['hardware']}"
         return said
 
     @property
-    def held_out(self) -> dict | None:
-        return self.results.get("held_out") or self.evaluation.get("held_out")
+    def validation(self) -> dict | None:
+        return self.results.get("validation") or self.evaluation.get("validation")
 
     @property
     def withheld(self) -> list[str]:
@@ -75,10 +75,10 @@ def of_run(folder: Path) -> Subject:
     results, history = (_read(folder / f"{name}.json", needed) for name, needed in NEEDED.items())
     sheets = sorted((folder / "samples").glob("step_*.png"))
     chosen = sorted({round(i * (len(sheets) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if sheets else []
-    pictures = [("before and after, with training images", folder / "before_after.png")]
-    pictures += [(f"samples at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
+    images = [("before and after, with training images", folder / "before_after.png")]
+    images += [(f"samples at step {int(sheets[i].stem[5:]):,}", sheets[i]) for i in chosen]
     settings = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
-    there = [(what, file) for what, file in pictures if file.is_file()]
+    there = [(what, file) for what, file in images if file.is_file()]
     evaluation = results.get("evaluation") or {}
     if "step" in evaluation:
         near = folder / "nearest" / f"step_{evaluation['step']:06d}.png"
@@ -90,8 +90,8 @@ def of_run(folder: Path) -> Subject:
 def evaluated(folder: Path, evaluation: dict) -> Subject:
     """A folder of drawings with what task=evaluate found."""
     record = _read(folder / "settings.json", ("settings", "command"))
-    pictures = [("samples", folder / "grid.png"), ("nearest training images", folder / "nearest.png")]
-    there = [(what, file) for what, file in pictures if file.is_file()]
+    images = [("samples", folder / "grid.png"), ("nearest training images", folder / "nearest.png")]
+    there = [(what, file) for what, file in images if file.is_file()]
     settings = json.dumps(record["settings"], indent=2)
     return Subject(public(shown(folder)), {}, {}, evaluation, public(settings), public(record["command"]), there)
 
@@ -101,7 +101,7 @@ def found(folder: Path) -> Subject:
     if (folder / "results.json").is_file() and (folder / "history.json").is_file():
         return of_run(folder)
     if (folder / "evaluation.json").is_file():
-        return evaluated(folder, _read(folder / "evaluation.json", ("n_drawn", "n_real", "against", "features")))
+        return evaluated(folder, _read(folder / "evaluation.json", ("n_samples", "n_real", "against", "features")))
     raise UserError(
         f"{shown(folder)} holds neither a finished run nor what task=evaluate makes: give runs/NAME, or evaluate a "
         "model with sample.py task=evaluate first."
@@ -110,11 +110,11 @@ def found(folder: Path) -> Subject:
 
 def table(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
     """Rows of (figure, its value of each); of several also how their validation losses differ from the first one's."""
-    cells, first = [s.figures for s in subjects], subjects[0].held_out
+    cells, first = [s.figures for s in subjects], subjects[0].validation
     names = dict.fromkeys(name for own in cells for name in own)
     rows = [(name, [own.get(name, "") for own in cells]) for name in names]
     if len(subjects) > 1 and first:
-        changes = [str(validation_record.difference(s.held_out, first)) if s.held_out else "" for s in subjects[1:]]
+        changes = [str(validation_record.difference(s.validation, first)) if s.validation else "" for s in subjects[1:]]
         rows.insert(1, ("minus the first's", ["", *changes]))  # the loss itself is the first row
     return rows
 
@@ -151,7 +151,7 @@ def show(subjects: Sequence[Subject]) -> None:
 def apart(subjects: Sequence[Subject]) -> str | None:
     """A sentence, where distances stand side by side that were not measured alike."""
     known = [s.evaluation for s in subjects if "kd" in s.evaluation]
-    for key, what in (("network", "networks"), ("against", "real pictures"), ("n_real", "numbers of real pictures")):
+    for key, what in (("network", "networks"), ("against", "real images"), ("n_real", "numbers of real images")):
         if len({e[key] for e in known if key in e}) > 1:
             return f"KD, FD, precision, recall, density and coverage are of other {what}: they do not compare."
     return None

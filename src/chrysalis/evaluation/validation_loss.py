@@ -1,4 +1,4 @@
-"""Held-out loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
+"""Validation loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(
+def validation_loss(
     denoiser: Denoiser,
     images: torch.Tensor,
     contents: list[int],
@@ -30,8 +30,8 @@ def held_out_loss(
 ) -> torch.Tensor:
     """Unweighted MSE float32 [N, bins] of uint8 images [N, 3, H, W], each with the same timesteps and noise always.
 
-    contents: a hash a picture; with `seed` and the bin it fixes the noise, whatever the order of the pictures.
-    cond: what a conditional model is told about each picture; None for the null.
+    contents: a hash an image; with `seed` and the bin it fixes the noise, whatever the order of the images.
+    cond: what a conditional model is told about each image; None for the null.
     advance: is called with the number of triples that were done.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
@@ -52,7 +52,7 @@ def held_out_loss(
 
 @dataclass(frozen=True)
 class Paired:
-    """A mean difference over n pictures with its standard error (inf of one picture), and both by timestep bin."""
+    """A mean difference over n images with its standard error (inf of one image), and both by timestep bin."""
 
     mean: float
     error: float
@@ -61,11 +61,11 @@ class Paired:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.5f} ± {self.error:.5f}" if self.n > 1 else f"{self.mean:+.5f} (of one picture)"
+        return f"{self.mean:+.5f} ± {self.error:.5f}" if self.n > 1 else f"{self.mean:+.5f} (of one image)"
 
     @property
-    def is_sure(self) -> bool:
-        """Whether it is no chance: beyond Student's 95 % interval for n pictures."""
+    def is_significant(self) -> bool:
+        """Whether it is no chance: beyond Student's 95 % interval for n images."""
         if self.n < 2:
             return False
         from scipy.stats import t  # slow to import, and needed at a run's end only
@@ -83,8 +83,8 @@ class Paired:
 
 
 def paired(a: torch.Tensor, b: torch.Tensor) -> Paired:
-    """Of losses [N, bins] on the same triples: a - b. The pictures are the sample, N of them, not their triples, for
-    what is hard about a picture is hard at every t."""
+    """Of losses [N, bins] on the same triples: a - b. The images are the sample, N of them, not their triples, for
+    what is hard about an image is hard at every t."""
     difference = (a - b).double()
     n = len(difference)
 

@@ -20,31 +20,31 @@ def change(difference: Paired, base: float) -> str:
 
     Significant: Student's 95 % interval of the paired differences leaves zero out.
     """
-    if not difference.is_sure:
+    if not difference.is_significant:
         return "no significant change from"
     percent = 100 * abs(difference.mean) / base
     return f"{percent:{'.0f' if percent >= 1 else '.1g'}} % {'lower' if difference.mean < 0 else 'higher'} than"
 
 
-def verdict(best: int, last: int, held_out: Measured, evaluations: Sequence[dict]) -> str:
+def verdict(best: int, last: int, validation: Measured, evaluations: Sequence[dict]) -> str:
     """One sentence: which step was best, what came after it, and what the samples say.
 
     best, last: steps. evaluations: the rows of callbacks.evaluate. Near-duplicates appear where so many are no chance,
     for all the looks at the run together (Bonferroni).
     """
-    learned = held_out.difference(best)
-    better = learned.is_sure and learned.mean < 0
+    learned = validation.difference(best)
+    better = learned.is_significant and learned.mean < 0
     if better:
         said = f"best at step {best:,}"
-    elif learned.is_sure:
+    elif learned.is_significant:
         said = f"worse than the base model on validation images, also at the best step, {best:,}"
     else:
         said = "no significant change from the base model on validation images"
     if best < last:
-        said += f"; after that the validation loss {_moves(held_out.difference(last, to=best))}"
+        said += f"; after that the validation loss {_moves(validation.difference(last, to=best))}"
     elif better:
-        before = [step for step in held_out.measured if step < best]
-        if _moves(held_out.difference(best, to=max(before))) == "falls":
+        before = [step for step in validation.measured if step < best]
+        if _moves(validation.difference(best, to=max(before))) == "falls":
             said += ", the last one: the validation loss was still falling"
     return said + _near_duplicates(best, last, evaluations) + _far_from_the_data(best, evaluations)
 
@@ -69,6 +69,6 @@ def _far_from_the_data(best: int, evaluations: Sequence[dict]) -> str:
 
 
 def _moves(change: Paired) -> str:
-    if not change.is_sure:
+    if not change.is_significant:
         return "stays about the same"
     return "rises" if change.mean > 0 else "falls"

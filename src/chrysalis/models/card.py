@@ -41,7 +41,7 @@ def text(
     height, width = size
     knows = "".join(f"\n- **{name}**: {what}" for name, what in (told or {}).items())
     knows = f"\nIt is told:\n{knows}\n" if told else ""
-    gap = results.get("held_out_loss_told_shuffled")
+    gap = results.get("val_loss_condition_shuffled")
     heard = f"\n| validation loss with the condition of another image | {gap:.5f} |" if gap is not None else ""
     code = TOLD.format(example=_example(told or {})) if own_pipeline else PLAIN
     title = Path(data).name if Path(data).is_dir() else data
@@ -65,8 +65,8 @@ step {results["best_step"]} of {results["steps"]}.
 {knows}
 | | |
 |---|---|
-| validation loss | {results["held_out_loss"]:.5f}, {change} {before}'s {results["base_held_out_loss"]:.5f} |{heard}
-| training loss at the end | {results["final_training_loss"]:.5f} (moving average, same scale) |
+| validation loss | {results["val_loss"]:.5f}, {change} {before}'s {results["base_val_loss"]:.5f} |{heard}
+| training loss at the end | {results["final_train_loss"]:.5f} (moving average, same scale) |
 | verdict | {results["verdict"]} |
 | training speed | {results["images_per_second"]} images/s, {results["precision"]} |
 | time | {results["seconds"]:.0f} s, {results["steps"]} optimizer steps |

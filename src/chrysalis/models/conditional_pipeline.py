@@ -48,7 +48,7 @@ class ConditionalPipeline(DiffusionPipeline):
         return self.conditioner(self.unet, x, t, cond)
 
     def condition(self, given: dict, x: torch.Tensor) -> dict:
-        """What __call__ was given, as the conditioner takes it; one value stands for every picture."""
+        """What __call__ was given, as the conditioner takes it; one value stands for every image."""
         cond = {}
         for name, value in given.items():
             if value is None:
@@ -69,7 +69,7 @@ class ConditionalPipeline(DiffusionPipeline):
                 rows = rows[None] if rows.dim() == single else rows
                 cond[name] = rows.expand(len(x), *rows.shape[1:]) if len(rows) == 1 else rows
             if len(cond[name]) != len(x):
-                raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} pictures")
+                raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
         return cond
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ class ConditionalPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ):
-        """Pictures. label, text: a name or caption, or one a picture. mask: float [1 or B, 1, H, W], 1 inside and -1
+        """Images. label, text: a name or caption, or one an image. mask: float [1 or B, 1, H, W], 1 inside and -1
         outside. image: float [1 or B, 3, H, W] in [-1, 1]. vector: [D] or [B, D]. guidance_scale: 1 for the condition
         alone, more for more of it (Ho & Salimans 2022), away from the null or from `negative`, a mapping of such names.
         """

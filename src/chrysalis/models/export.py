@@ -31,7 +31,7 @@ def save(
 
     merge: a LoRA into the UNet's weights; else it lies beside them, in lora/, and the pipeline file puts it in.
 
-    card: README.md. strip: uint8 [3, h, w], its picture before_after.png.
+    card: README.md. strip: uint8 [3, h, w], its image before_after.png.
     half: store the UNet as float16, half the size; diffusers loads it back as float32.
     """
     unet.to(memory_format=torch.contiguous_format)  # the only layout that safetensors has

@@ -141,7 +141,7 @@ def load_beside(model: Model, pretrained: str, key: str) -> Model:
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
-    """The model with the averaged weights of a run's checkpoint file (runs/NAME/checkpoints/...)."""
+    """The model with the EMA weights of a run's checkpoint file (runs/NAME/checkpoints/...)."""
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
         averages = next(state["averages"] for state in saved.values() if "averages" in state)

@@ -45,7 +45,7 @@ def launch(
         fabric.launch()
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"trainer.devices={devices} cannot be had: {str(error).strip().splitlines()[0]}") from error
-    torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other pictures
+    torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other images
     return Share(fabric.global_rank, fabric.world_size, _gathered), fabric.device
 
 

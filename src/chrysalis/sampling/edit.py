@@ -1,4 +1,4 @@
-"""From a picture to a picture: img2img, inpaint, invert are a start, a way and a hook around the one loop."""
+"""From an image to an image: img2img, inpaint, invert are a start, a way and a hook around the one loop."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,25 +8,25 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from chrysalis.data import pixels
-from chrysalis.data.image_file import Given
+from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.schedulers import repeated
-from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
+from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec, Start
 from chrysalis.system.errors import UserError, require_whole
 
 
 class ImageToImage(Generate):
-    """SDEdit (Meng et al. 2022, arXiv 2108.01073): the picture is noised up to `strength` of the way and drawn anew.
+    """SDEdit (Meng et al. 2022, arXiv 2108.01073): the image is noised up to `strength` of the way and drawn anew.
 
-    image: a path. strength: 0 would keep the picture, 1 keeps next to nothing of it.
+    image: a path. strength: 0 would keep the image, 1 keeps next to nothing of it.
     """
 
     def __init__(self, image: str, strength: float = 0.5):
         super().__init__()
         if not isinstance(strength, int | float) or isinstance(strength, bool) or not 0 < strength <= 1:
-            raise UserError(f"task.strength={strength} must lie above 0 (keep the picture) and at most 1 (all noise).")
-        self.image, self.strength = Given(image, "task.image"), float(strength)
+            raise UserError(f"task.strength={strength} must lie above 0 (keep the image) and at most 1 (all noise).")
+        self.image, self.strength = ImageFile(image, "task.image"), float(strength)
 
     def first(self, canvas: Canvas) -> int:
         """The full step that it starts from: the nearest to t = strength T, however the scheduler spaces its steps."""
@@ -37,8 +37,8 @@ class ImageToImage(Generate):
     def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
         return repeated([(self.first(canvas), len(canvas.timetable))], canvas.recurrence)
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = seeds.of_each(p.seed for p in pictures)
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
+        generators = seeds.of_each(p.seed for p in specs)
         level = canvas.timetable.level(self.first(canvas)).view(1)
         image = self.image.at(canvas.size).to(canvas.device)
         return Start(canvas.unguided.noise.add(image, canvas.noise(generators), level), generators, self.legs(canvas))
@@ -56,7 +56,7 @@ class Inpaint(Generate):
         super().__init__()
         for name, value in (("jump", jump), ("resamplings", resamplings)):
             require_whole(f"task.{name}", value)
-        self.image, self.mask = Given(image, "task.image"), Given(mask, "task.mask")
+        self.image, self.mask = ImageFile(image, "task.image"), ImageFile(mask, "task.mask")
         self.mask.require_shape_of(self.image)
         self.jump, self.resamplings = jump, resamplings
 
@@ -64,8 +64,8 @@ class Inpaint(Generate):
         legs = repeated([(0, len(canvas.timetable))], self.resamplings, self.jump)
         return repeated(legs, canvas.recurrence)
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = seeds.of_each(p.seed for p in pictures)
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
+        generators = seeds.of_each(p.seed for p in specs)
         eps = canvas.noise(generators)
         image = self.image.at(canvas.size).to(canvas.device)
         drawn = self.mask.mask_at(canvas.size, hole=True).to(canvas.device)
@@ -78,10 +78,10 @@ class Inpaint(Generate):
 
 
 class Invert(Generate):
-    """DDIM inversion (Song et al. 2021, sec. 5.4): the noise from which DDIM draws this very picture.
+    """DDIM inversion (Song et al. 2021, sec. 5.4): the noise from which DDIM draws this very image.
 
-    Unguided, the picture is reconstructed; guidance changes in it what it asks for. corrections: how often each step
-    back is corrected, since eps is to be that of the noisier picture, which is only known afterwards (a fixed-point
+    Unguided, the image is reconstructed; guidance changes in it what it asks for. corrections: how often each step
+    back is corrected, since eps is to be that of the noisier image, which is only known afterwards (a fixed-point
     iteration, Pan et al. 2023, arXiv 2309.04907); 0 is the usual approximation.
     """
 
@@ -91,12 +91,12 @@ class Invert(Generate):
     def __init__(self, image: str, corrections: int = 3):
         super().__init__()
         require_whole("task.corrections", corrections, least=0)
-        self.image, self.corrections = Given(image, "task.image"), corrections
+        self.image, self.corrections = ImageFile(image, "task.image"), corrections
 
-    def pictures(self, seed: int, n: int) -> list[Picture]:
-        return [Picture("reconstruction", seed)]
+    def specs(self, seed: int, n: int) -> list[SampleSpec]:
+        return [SampleSpec("reconstruction", seed)]
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
         if type(canvas.timetable.fresh).__name__ != "DDIMScheduler" or getattr(canvas.timetable.fresh, "eta", 0):
             raise UserError("task=invert goes DDIM's deterministic way back: use scheduler=ddim, without eta.")
         if canvas.recurrence > 1:
@@ -104,8 +104,8 @@ class Invert(Generate):
                 "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
             )
         image = self.image.at(canvas.size).to(canvas.device)
-        generators = seeds.of_each(p.seed for p in pictures)
-        return Start(self.noise_of(image, canvas, canvas.cond(pictures)), generators, self.legs(canvas))
+        generators = seeds.of_each(p.seed for p in specs)
+        return Start(self.noise_of(image, canvas, canvas.cond(specs)), generators, self.legs(canvas))
 
     @torch.no_grad()
     def noise_of(self, image: torch.Tensor, canvas: Canvas, cond: Mapping | None = None) -> torch.Tensor:
@@ -123,13 +123,13 @@ class Invert(Generate):
             x, alpha_s, sigma_s, level = x_t, alpha, sigma, t
         return x
 
-    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
-        """grid.png: the picture and its reconstruction. The PSNR of the two goes into settings.json."""
-        drawn = read(out / f"{pictures[0].name}.png")[None]
+    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
+        """grid.png: the image and its reconstruction. The PSNR of the two goes into settings.json."""
+        drawn = read(out / f"{specs[0].name}.png")[None]
         asked = pixels.to_uint8(self.image.at(tuple(drawn.shape[-2:])))
         psnr = peak_signal_noise_ratio(drawn.float(), asked.float(), data_range=255.0)
         same = torch.equal(drawn, asked)  # JSON has no infinity
         self.notes["psnr"] = None if same else round(float(psnr), 2)
         how_near = "the same to the last pixel" if same else f"PSNR {psnr:.1f} dB"
         pixels.save_sheet(pixels.grid(torch.cat([asked, drawn])), out / "grid.png", text)
-        return [f"grid.png (the picture and its reconstruction, {how_near})"]
+        return [f"grid.png (the image and its reconstruction, {how_near})"]

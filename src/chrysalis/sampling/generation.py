@@ -1,4 +1,4 @@
-"""Pictures into a folder: complete PNG files that say how to draw them again, whatever stops or shares the work."""
+"""Images into a folder: complete PNG files that say how to draw them again, whatever stops or shares the work."""
 
 import csv
 import json
@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
 from chrysalis.sampling.grids import legible, read
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.plots import curves
-from chrysalis.sampling.image_writer import Writing
+from chrysalis.sampling.image_writer import ImageWriter
 from chrysalis.sampling.loop import Step, trajectory
 from chrysalis.sampling.schedulers import Timetable
-from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture
-from chrysalis.sampling.trajectory import Way
+from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec
+from chrysalis.sampling.trajectory import Trajectory
 from chrysalis.system.compiling import compiled_only_if, why_not_compiled
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import all_public, shown, write_text, written
@@ -61,11 +61,20 @@ def sample(
 
 
 # what may change when a stopped drawing goes on, or when what is drawn is looked at once more
-HOW = ("batch_size", "compile", "moments", "trajectory", "animation", "task.features", "task.data", "task.panel")
+HOW = (
+    "batch_size",
+    "compile",
+    "trajectory_columns",
+    "trajectory",
+    "animation",
+    "task.features",
+    "task.data",
+    "task.panel",
+)
 
 
-def refuse_other_pictures(out: Path, record: dict) -> None:
-    """The folder may be new, empty, or hold these very pictures, some or all; nothing else is written over."""
+def refuse_other_images(out: Path, record: dict) -> None:
+    """The folder may be new, empty, or hold these very images, some or all; nothing else is written over."""
     if not is_main_process():
         return
     if not out.is_dir() or not any(out.iterdir()):
@@ -83,8 +92,8 @@ def refuse_other_pictures(out: Path, record: dict) -> None:
                 f"{key} is not there, and out={shown(out)} was made with it: bring it back, or choose another folder."
             )
         if key in drawn["inputs"] or key in record["inputs"]:
-            raise UserError(f"out={shown(out)} holds pictures from before {key} changed: choose another folder.")
-        raise UserError(f"out={shown(out)} holds pictures with {key}={was.get(key)}: choose another folder.")
+            raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")
+        raise UserError(f"out={shown(out)} holds images with {key}={was.get(key)}: choose another folder.")
 
 
 def _is_how(key: str) -> bool:
@@ -92,7 +101,7 @@ def _is_how(key: str) -> bool:
 
 
 def _compared(record: dict) -> dict:
-    """What the pictures of a folder share. Records from before there was a choice were all drawn in float32."""
+    """What the images of a folder share. Records from before there was a choice were all drawn in float32."""
     precision = record.get("precision", "32-true")
     return {**_flat(record["settings"]), "trainer.precision": precision, **record["inputs"]}
 
@@ -106,8 +115,8 @@ def _flat(node: dict, prefix: str = "") -> dict:
 
 
 def require_counts(settings: dict) -> None:
-    """Refuse numbers that no pictures can be drawn with, by their keys."""
-    for key in ("n", "steps", "batch_size", "moments"):
+    """Refuse numbers that no images can be drawn with, by their keys."""
+    for key in ("n", "steps", "batch_size", "trajectory_columns"):
         require_whole(key, settings[key])
     require_whole("guidance.recurrence", settings["guidance"]["recurrence"])
     if not isinstance(settings["trajectory"], bool):
@@ -117,21 +126,21 @@ def require_counts(settings: dict) -> None:
         raise UserError(f"seed={settings['seed']} is too large: choose one below 2^62.")
 
 
-def batches(pictures: Sequence[Picture], batch_size: int) -> list[list[Picture]]:
+def batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:
     """In order, of one mix of weights each; the same whoever draws them, since a batch's company can round a bit."""
     return [
         same[k : k + batch_size]
-        for _, group in groupby(pictures, key=lambda p: p.mix)
+        for _, group in groupby(specs, key=lambda p: p.mix)
         for same in [list(group)]
         for k in range(0, len(same), batch_size)
     ]
 
 
-def asked_for(task: Generate, asked: Asked | None, settings: dict) -> list[Picture]:
-    """The task's pictures, all of them once for every row of conditions that is asked for."""
-    pictures = task.pictures(settings["seed"], settings["n"])
+def asked_for(task: Generate, asked: Request | None, settings: dict) -> list[SampleSpec]:
+    """The task's images, all of them once for every row of conditions that is asked for."""
+    specs = task.specs(settings["seed"], settings["n"])
     if asked is None or asked.rows == 1:
-        return pictures
+        return specs
     if task.one_condition:
         raise UserError(
             f"task={type(task).__name__.lower()} takes one condition at a time, not a list of {asked.rows}."
@@ -139,7 +148,7 @@ def asked_for(task: Generate, asked: Asked | None, settings: dict) -> list[Pictu
     names = [asked.file_name(row) for row in range(asked.rows)]
     if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
         names = [f"row{row:03d}" for row in range(asked.rows)]
-    return [replace(p, name=f"{name}_{p.name}", row=row) for row, name in enumerate(names) for p in pictures]
+    return [replace(p, name=f"{name}_{p.name}", row=row) for row, name in enumerate(names) for p in specs]
 
 
 def draw(
@@ -148,27 +157,27 @@ def draw(
     task: Generate,
     record: dict,
     batch_size: int = 16,
-    film: Film | None = None,
-    way: Way | None = None,
+    animation: Animation | None = None,
+    way: Trajectory | None = None,
     share: Share | None = None,
 ) -> list[str]:
-    """Write the task's pictures, what it makes of them, and settings.json into `out`.
+    """Write the task's images, what it makes of them, and settings.json into `out`.
 
-    record: {"settings", "command", "overrides", "only", ...}, kept with every picture; settings gives seed and n.
+    record: {"settings", "command", "overrides", "only", ...}, kept with every image; settings gives seed and n.
     way: draws trajectory.png and an animation of the first batch. Files that are there already are not drawn again.
     Returns what was written, in words.
     """
-    torch.backends.cudnn.deterministic = True  # a picture can be drawn again from its own file
+    torch.backends.cudnn.deterministic = True  # an image can be drawn again from its own file
     task.prepare(canvas)
-    film, share = film or Film(), share or Share()
+    animation, share = animation or Animation(), share or Share()
     settings, only = record["settings"], record.get("only")
-    pictures = asked_for(task, canvas.asked, settings)
-    work = batches(pictures, batch_size)
+    specs = asked_for(task, canvas.asked, settings)
+    work = batches(specs, batch_size)
     full = max(map(len, work))
     if only is not None:
         work = [batch for batch in work if only in (p.name for p in batch)]
         if not work:
-            raise UserError(f"only={only} is not one of these pictures: {pictures[0].name} to {pictures[-1].name}.")
+            raise UserError(f"only={only} is not one of these images: {specs[0].name} to {specs[-1].name}.")
     if way and not _same_way(out, settings):
         way.forget(out)
     left = [batch for batch in work if not _done(batch, out, only, way if batch is work[0] else None)]
@@ -182,7 +191,7 @@ def draw(
     total = canvas.timetable.evaluations(task.legs(canvas)) * sum(map(len, mine))
     failure: Exception | None = None
     try:
-        with stage("sampling", total) as at, Writing() as writing:
+        with stage("sampling", total) as at, ImageWriter() as writing:
             for batch in mine:
                 with compiled_only_if(len(batch) == full):
                     x, told = _draw_batch(canvas, task, batch, way if batch is work[0] else None, at)
@@ -194,15 +203,15 @@ def draw(
         if share.rank == 0 and not any(out.glob("*.png")):
             (out / "settings.json").unlink()
         raise failure if failure and not isinstance(failure, UserError) else UserError(mistakes[0])
-    files = [f"{only}.png"] if only else [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"]
+    files = [f"{only}.png"] if only else [f"{len(specs)} image{'s' * (len(specs) > 1)}"]
     if share.rank == 0:
         text = {"command": record["command"]}
         files += way.finish(out, text) if way else []
         if only is None:
-            rows = [] if task.one_condition else _show_rows(out, canvas, pictures, text)
-            files += rows or task.finish(out, pictures, film, text)
-            files += task.conclude(out, pictures)
-            files += _tell_guidance(out, pictures[:64])
+            rows = [] if task.one_condition else _show_rows(out, canvas, specs, text)
+            files += rows or task.finish(out, specs, animation, text)
+            files += task.conclude(out, specs)
+            files += _tell_guidance(out, specs[:64])
         _write_record(out, record | ({"result": task.notes} if task.notes else {}))
     return files
 
@@ -214,14 +223,14 @@ def _same_way(out: Path, settings: dict) -> bool:
     except OSError:
         return True
     now = json.loads(json.dumps(settings))
-    return all(was[key] == now[key] for key in ("moments", "animation"))
+    return all(was[key] == now[key] for key in ("trajectory_columns", "animation"))
 
 
 def _write_record(out: Path, record: dict) -> None:
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
 
 
-def _done(batch: list[Picture], out: Path, only: str | None, way: Way | None) -> bool:
+def _done(batch: list[SampleSpec], out: Path, only: str | None, way: Trajectory | None) -> bool:
     files = [out / f"{p.name}.png" for p in batch if only in (None, p.name)]
     return all(map(_is_whole, files)) and (way is None or way.is_there(out))
 
@@ -237,9 +246,9 @@ def _is_whole(file: Path) -> bool:
 
 
 def _draw_batch(
-    canvas: Canvas, task: Generate, batch: list[Picture], way: Way | None, at: Stage
+    canvas: Canvas, task: Generate, batch: list[SampleSpec], way: Trajectory | None, at: Stage
 ) -> tuple[torch.Tensor, list[dict]]:
-    """The pictures, uint8 [B, C, H, W] on the CPU, and what the guidance recorded of them."""
+    """The images, uint8 [B, C, H, W] on the CPU, and what the guidance recorded of them."""
     start = task.start(canvas, batch)
     guided = canvas.denoiser if isinstance(canvas.denoiser, Guided) else None
     if guided:
@@ -286,28 +295,28 @@ class Finite:
         self.steps, self.fine = [], []
 
 
-def _write_batch(out: Path, writing: Writing, record: dict, batch: list[Picture], x: torch.Tensor, told) -> None:
+def _write_batch(out: Path, writing: ImageWriter, record: dict, batch: list[SampleSpec], x: torch.Tensor, told) -> None:
     kept = json.dumps({key: value for key, value in record.items() if key != "only"})
-    for k, (picture, image) in enumerate(zip(batch, x, strict=True)):
-        if record.get("only") not in (None, picture.name) or _is_whole(out / f"{picture.name}.png"):
+    for k, (spec, image) in enumerate(zip(batch, x, strict=True)):
+        if record.get("only") not in (None, spec.name) or _is_whole(out / f"{spec.name}.png"):
             continue
-        text = {"picture": picture.name, "command": record["command"], "record": kept}
+        text = {"image": spec.name, "command": record["command"], "record": kept}
         if told:
             text["guidance"] = json.dumps(_own(told, k))
-        writing.save(image, out / f"{picture.name}.png", text)
+        writing.save(image, out / f"{spec.name}.png", text)
 
 
-def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[str, str]) -> list[str]:
-    """grid.png with one row for each condition, or with what was asked for above each picture; else nothing."""
+def _show_rows(out: Path, canvas: Canvas, specs: list[SampleSpec], text: dict[str, str]) -> list[str]:
+    """grid.png with one row for each condition, or with what was asked for above each image; else nothing."""
     asked = canvas.asked
     spatial = [name for name in ("mask", "image") if asked is not None and name in asked.values]
     if asked is None or (asked.rows == 1 and not spatial):
         return []
-    n, rows = len(pictures) // asked.rows, []
+    n, rows = len(specs) // asked.rows, []
     if asked.rows == 1:
-        lines = [(0, pictures[k : k + 8]) for k in range(0, min(n, 64), 8)]
+        lines = [(0, specs[k : k + 8]) for k in range(0, min(n, 64), 8)]
     else:
-        lines = [(row, pictures[row * n : row * n + min(n, 16)]) for row in range(min(asked.rows, 24))]
+        lines = [(row, specs[row * n : row * n + min(n, 16)]) for row in range(min(asked.rows, 24))]
     for row, own in lines:
         cond = asked.cond([p.row for p in own], [p.seed for p in own], canvas.size, "cpu") if spatial else {}
         for name in spatial:
@@ -317,26 +326,26 @@ def _show_rows(out: Path, canvas: Canvas, pictures: list[Picture], text: dict[st
     return ["grid.png"]
 
 
-def _tell_guidance(out: Path, pictures: list[Picture]) -> list[str]:
-    """guidance.csv and guidance.png: what each term did to these pictures, as their files say."""
+def _tell_guidance(out: Path, specs: list[SampleSpec]) -> list[str]:
+    """guidance.csv and guidance.png: what each term did to these images, as their files say."""
     rows = []
-    for picture in pictures:
-        with Image.open(out / f"{picture.name}.png") as image:
+    for spec in specs:
+        with Image.open(out / f"{spec.name}.png") as image:
             for step in json.loads(image.text.get("guidance", "[]")):
                 for term, figures in step.items():
                     if isinstance(figures, dict):
-                        rows.append([picture.name, step["step"], step["t"], term, *figures.values()])
+                        rows.append([spec.name, step["step"], step["t"], term, *figures.values()])
     if not rows:
         return []
     with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
-        names = ["picture", "step", "t", "term", "loss", "gradient_norm", "share"]
+        names = ["image", "step", "t", "term", "loss", "gradient_norm", "share"]
         csv.writer(f).writerows([names, *rows])
     curves(out / "guidance.png", rows)
     return ["guidance.csv", "guidance.png"]
 
 
 def _own(records: list[dict], k: int) -> list[dict]:
-    """The k-th picture's part of what the guidance recorded, to four digits."""
+    """The k-th image's part of what the guidance recorded, to four digits."""
 
     def short(figures: dict) -> dict:
         return {key: float(f"{values[k]:.4g}") for key, values in figures.items()}

@@ -1,4 +1,4 @@
-"""Sheets and films of pictures that lie in a folder or were kept on the way."""
+"""Sheets and films of images that lie in a folder or were kept on the way."""
 
 import textwrap
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ def read(path: Path) -> torch.Tensor:
 
 
 def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: int | None = None) -> None:
-    """grid.png of the named pictures in `out`."""
+    """grid.png of the named images in `out`."""
     sheet = pixels.grid(torch.stack([read(out / f"{name}.png") for name in names]), columns)
     pixels.save_sheet(sheet, out / "grid.png", text)
 
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
-    """A row of pictures, uint8 [B, 3, H, W], beside each name; long names are broken into lines.
+    """A row of images, uint8 [B, 3, H, W], beside each name; long names are broken into lines.
 
     enlarge: each pixel is a square of so many.
     """
@@ -47,11 +47,11 @@ def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int =
     strips = [as_image(strip([pixels.enlarged(row, enlarge)], gap)) for _, row in rows]
     width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
     sheet, top = Image.new("RGB", (width, height), "white"), 0
-    for name, picture in zip(names, strips, strict=True):
-        at = (margin - 10, top + picture.height // 2)
+    for name, image in zip(names, strips, strict=True):
+        at = (margin - 10, top + image.height // 2)
         ImageDraw.Draw(sheet).multiline_text(at, name, "#333333", font, anchor="rm", align="right")
-        sheet.paste(picture, (margin, top))
-        top += picture.height + gap
+        sheet.paste(image, (margin, top))
+        top += image.height + gap
     return sheet
 
 
@@ -61,9 +61,9 @@ def legible(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> torch.Ten
     return pixels.from_image(table(rows, pixels.enlargement(width), gap))
 
 
-def enlarged(picture: torch.Tensor, least: int = 128) -> torch.Tensor:
+def enlarged(image: torch.Tensor, least: int = 128) -> torch.Tensor:
     """uint8 [3, H, W], each pixel a square, so that the shorter side is at least `least`."""
-    return pixels.enlarged(picture, pixels.enlargement(min(picture.shape[-2:]), least))
+    return pixels.enlarged(image, pixels.enlargement(min(image.shape[-2:]), least))
 
 
 def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str], seconds: float) -> None:
@@ -75,9 +75,9 @@ def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str]
         if name == "mp4":
             # H.264 in 4:2:0, which every player knows, wants even sides
             even = [image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images]
-            film = np.stack(even + [even[-1]] * rest)
+            animation = np.stack(even + [even[-1]] * rest)
             rate = min(100.0, max(0.1, round(1 / each, 1)))
-            data = iio.imwrite("<bytes>", film, extension=".mp4", plugin="pyav", codec="libx264", fps=rate)
+            data = iio.imwrite("<bytes>", animation, extension=".mp4", plugin="pyav", codec="libx264", fps=rate)
         else:
             times = [round(1000 * each)] * (len(images) - 1) + [round(1000 * (each + 1))]
             data = iio.imwrite("<bytes>", np.stack(images), extension=f".{name}", duration=times, loop=0)

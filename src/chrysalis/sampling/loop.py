@@ -1,4 +1,4 @@
-"""The one loop: from noise to picture, step by step, with any scheduler."""
+"""The one loop: from noise to image, step by step, with any scheduler."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from chrysalis.sampling.schedulers import Timetable, step_arguments
 
 @dataclass(frozen=True)
 class Step:
-    """i: how often the UNet was asked before. t: its timestep. x: the pictures after the step, as alpha x_0 + sigma eps
+    """i: how often the UNet was asked before. t: its timestep. x: the images after the step, as alpha x_0 + sigma eps
     also where the scheduler scales them otherwise. x0: what the (guided) model expects of them; both [B, C, H, W]."""
 
     i: int
@@ -32,7 +32,7 @@ def trajectory(
 ) -> Iterator[Step]:
     """Yield every step from x, float32 [B, C, H, W] at the level of the first leg; a guided denoiser is a denoiser.
 
-    generators: one a picture, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
+    generators: one an image, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
     once by default; one that starts before the last ended is reached by adding noise, and starts without history.
     paste: called with x and its timestep (None at the end) after every step, to put known pixels back.
     cond: what a conditional model is told, see conditions/conditioner.py.

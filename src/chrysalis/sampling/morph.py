@@ -1,4 +1,4 @@
-"""Between seeds, and between models: pictures that lie on a line."""
+"""Between seeds, and between models: images that lie on a line."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from chrysalis.diffusion import mixing
 from chrysalis.diffusion import seeds as keyed
 from chrysalis.models import folder, lora
 from chrysalis.sampling.grids import enlarged, read, save_film, save_grid
-from chrysalis.sampling.tasks import Canvas, Film, Generate, Picture, Start
+from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec, Start
 from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_whole
 
@@ -21,7 +21,7 @@ MOST = 600  # frames of one animation; of more, every second, third ... is shown
 class Morph(Generate):
     """From seed to seed + 1 and on to the n-th: the start is turned from one noise to the next (slerp).
 
-    frames: pictures from one seed to the next. loop: return to the first seed. columns: pictures of the strip.
+    frames: images from one seed to the next. loop: return to the first seed. columns: images of the strip.
     """
 
     one_condition = True
@@ -34,27 +34,27 @@ class Morph(Generate):
             raise UserError(f"task.loop={loop} must be true or false.")
         self.frames, self.loop, self.columns = frames, loop, columns
 
-    def pictures(self, seed: int, n: int) -> list[Picture]:
+    def specs(self, seed: int, n: int) -> list[SampleSpec]:
         if n < 2:
             raise UserError(f"n={n}: task=morph goes from seed to seed and needs at least 2.")
         seeds = [seed + i for i in range(n)] + ([seed] if self.loop else [])
         self.steps_seed = keyed.key("morph", seed)
         way = [(a, b, j / self.frames) for a, b in pairwise(seeds) for j in range(self.frames)]
         way += [] if self.loop else [(seeds[-2], seeds[-1], 1.0)]
-        return [Picture(f"frame_{k:05d}", a, b, part) for k, (a, b, part) in enumerate(way)]
+        return [SampleSpec(f"frame_{k:05d}", a, b, part) for k, (a, b, part) in enumerate(way)]
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
         def of(seed: int) -> torch.Tensor:
             return canvas.noise(keyed.of_each([seed]))[0]
 
-        x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in pictures])
+        x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in specs])
         # one seed for the steps of all frames: noise that differed from frame to frame would flicker
-        generators = keyed.of_each(self.steps_seed for _ in pictures)
+        generators = keyed.of_each(self.steps_seed for _ in specs)
         return Start(x, generators, self.legs(canvas))
 
-    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
+    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
         """morph.png, a strip with every seed and what lies between, and the animation of all frames."""
-        names = [p.name for p in pictures]
+        names = [p.name for p in specs]
         rows = [names[k : k + self.frames + 1] for k in range(0, len(names) - 1, self.frames)]
         picked = []
         for row in rows:
@@ -64,8 +64,8 @@ class Morph(Generate):
         pixels.save_png(pixels.strip(picked), out / "morph.png", text)
         shown = names[:: -(-len(names) // MOST)]
         frames = [enlarged(read(out / f"{name}.png")) for name in shown]
-        save_film(frames, out / "morph", film.formats, max(film.seconds, len(frames) / 15))
-        return ["morph.png", *(f"morph.{name}" for name in film.formats)]
+        save_film(frames, out / "morph", animation.formats, max(animation.seconds, len(frames) / 15))
+        return ["morph.png", *(f"morph.{name}" for name in animation.formats)]
 
 
 class Blend(Generate):
@@ -99,18 +99,18 @@ class Blend(Generate):
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
             raise UserError(f"task.base={name} is another kind of UNet than {model.origin}: weights cannot blend.")
 
-    def pictures(self, seed: int, n: int) -> list[Picture]:
+    def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [
-            Picture(f"ratio_{ratio:.3f}_seed_{seed + i:05d}", seed + i, mix=ratio)
+            SampleSpec(f"ratio_{ratio:.3f}_seed_{seed + i:05d}", seed + i, mix=ratio)
             for ratio in self.ratios
             for i in range(n)
         ]
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        canvas.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, pictures[0].mix))
-        return super().start(canvas, pictures)
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
+        canvas.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, specs[0].mix))
+        return super().start(canvas, specs)
 
-    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
-        by_seed = sorted(pictures, key=lambda p: (p.seed, self.ratios.index(p.mix)))
+    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
+        by_seed = sorted(specs, key=lambda p: (p.seed, self.ratios.index(p.mix)))
         save_grid(out, [p.name for p in by_seed[: 16 * len(self.ratios)]], text, columns=len(self.ratios))
         return ["grid.png"]

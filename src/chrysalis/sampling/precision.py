@@ -17,7 +17,7 @@ def resolve(asked: str | int, accelerator: str = "auto") -> str:
 
 
 def recorded(record: dict, precision: str) -> dict:
-    """A picture's record (command/recipes.py) with the precision, in which `from=` draws it again."""
+    """An image's record (command/recipes.py) with the precision, in which `from=` draws it again."""
     override = [] if precision == "32-true" else [f"trainer.precision={precision}"]  # never `auto`: machines differ
     overrides = [*record["overrides"], *override]
     command = shlex.join([*shlex.split(record["command"]), *override])

@@ -9,7 +9,7 @@ import torch
 from chrysalis.models.training_scheduler import KEPT, NOISE
 from chrysalis.system.errors import UserError, require_whole
 
-# From the highest level ("leading" starts where some picture is left), in steps that shorten towards the end (Karras
+# From the highest level ("leading" starts where some image is left), in steps that shorten towards the end (Karras
 # et al. 2022): even ones end with one far too long, which leaves grain or blur.
 KARRAS = {"clip_sample": False, "use_karras_sigmas": True, "timestep_spacing": "linspace"}
 SCHEDULERS = {
@@ -199,7 +199,7 @@ class Timetable:
         return -(-len(self.timesteps) // self.order)
 
     def level(self, step: int) -> torch.Tensor | None:
-        """The timestep that full step `step` starts from; None at the end, where pictures are clean."""
+        """The timestep that full step `step` starts from; None at the end, where images are clean."""
         return self.timesteps[step * self.order] if step < len(self) else None
 
     def warning(self) -> str | None:
@@ -208,7 +208,7 @@ class Timetable:
         if len(self) < 20 or first > 0.85 * trained:
             return None
         return (
-            f"steps={len(self)}: this scheduler would start at t={first:g} of {trained}, where a picture is half there "
+            f"steps={len(self)}: this scheduler would start at t={first:g} of {trained}, where an image is half there "
             f"already. Choose a number that divides {trained}, or another scheduler."
         )
 
@@ -224,7 +224,7 @@ class Timetable:
         return scheduler, timesteps
 
     def evaluations(self, legs) -> int:
-        """How often the UNet is asked for one picture."""
+        """How often the UNet is asked for one image."""
         return sum(len(self.leg(first, last)[1]) for first, last in legs)
 
 

@@ -1,4 +1,4 @@
-"""What to draw: a task says which pictures there are, where each starts, and what is made of them at the end."""
+"""What to draw: a task says which images there are, where each starts, and what is made of them at the end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.grids import require_formats, save_grid
 from chrysalis.sampling.schedulers import Timetable, repeated
@@ -15,7 +15,7 @@ from chrysalis.system.errors import UserError, require_whole
 
 
 @dataclass(frozen=True)
-class Picture:
+class SampleSpec:
     """name: of its file. seed: of its start and of its stochastic steps.
 
     toward, part: a second seed, and how far towards it the start lies. mix: how far the weights lie from the base
@@ -40,7 +40,7 @@ class Canvas:
     timetable: Timetable
     size: tuple[int, int]
     recurrence: int = 1
-    asked: Asked | None = None
+    asked: Request | None = None
 
     @property
     def device(self) -> torch.device:
@@ -49,11 +49,11 @@ class Canvas:
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         return seeds.noise(generators, (self.unguided.channels, *self.size), self.device)
 
-    def cond(self, pictures: Sequence[Picture]) -> dict | None:
-        """What the model is told for these pictures."""
+    def cond(self, specs: Sequence[SampleSpec]) -> dict | None:
+        """What the model is told for these images."""
         if self.asked is None:
             return None
-        return self.asked.cond([p.row for p in pictures], [p.seed for p in pictures], self.size, self.device)
+        return self.asked.cond([p.row for p in specs], [p.seed for p in specs], self.size, self.device)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Start:
 
 
 @dataclass
-class Film:
+class Animation:
     """How animations are written. formats: of gif, webp and mp4. frames: at most so many, over `seconds`."""
 
     formats: Sequence[str] = ("gif", "mp4")
@@ -83,33 +83,33 @@ class Film:
 
 
 class Generate:
-    """Pictures from noise; picture i from seed + i. notes: what the end found worth telling, for settings.json."""
+    """Images from noise; image i from seed + i. notes: what the end found worth telling, for settings.json."""
 
     scheduler_settings: ClassVar[dict] = {}  # what the scheduler must be built with
-    one_condition: ClassVar[bool] = False  # whether all its pictures must be told the same
+    one_condition: ClassVar[bool] = False  # whether all its images must be told the same
 
     def __init__(self):
         self.notes: dict = {}
 
-    def pictures(self, seed: int, n: int) -> list[Picture]:
-        return [Picture(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
+    def specs(self, seed: int, n: int) -> list[SampleSpec]:
+        return [SampleSpec(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
 
     def prepare(self, canvas: Canvas) -> None:
-        """What may be refused before the first picture is drawn."""
+        """What may be refused before the first image is drawn."""
 
     def legs(self, canvas: Canvas) -> list[tuple[int, int]]:
         """The full steps, with the recurrence that guidance asks for."""
         return repeated([(0, len(canvas.timetable))], canvas.recurrence)
 
-    def start(self, canvas: Canvas, pictures: list[Picture]) -> Start:
-        generators = seeds.of_each(p.seed for p in pictures)
+    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
+        generators = seeds.of_each(p.seed for p in specs)
         return Start(canvas.noise(generators), generators, self.legs(canvas))
 
-    def finish(self, out: Path, pictures: list[Picture], film: Film, text: dict[str, str]) -> list[str]:
-        """grid.png of the first 64 of the pictures, which lie in `out`."""
-        save_grid(out, [p.name for p in pictures[:64]], text)
+    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
+        """grid.png of the first 64 of the images, which lie in `out`."""
+        save_grid(out, [p.name for p in specs[:64]], text)
         return ["grid.png"]
 
-    def conclude(self, out: Path, pictures: list[Picture]) -> list[str]:
-        """What else is made of all pictures together, in whatever rows they are shown."""
+    def conclude(self, out: Path, specs: list[SampleSpec]) -> list[str]:
+        """What else is made of all images together, in whatever rows they are shown."""
         return []

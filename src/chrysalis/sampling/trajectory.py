@@ -1,4 +1,4 @@
-"""The way from noise to picture, as a strip and as an animation: x_t above, the x_0 expected of it below."""
+"""The way from noise to image, as a strip and as an animation: x_t above, the x_0 expected of it below."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import torch
 from chrysalis.data import pixels
 from chrysalis.sampling.grids import FORMATS, enlarged, save_film
 from chrysalis.sampling.loop import Step
-from chrysalis.sampling.tasks import Film
+from chrysalis.sampling.tasks import Animation
 from chrysalis.system.errors import require_whole
 
 
-class Way:
-    """Keeps moments of the first `rows` pictures. moments: columns of the strip; film.frames those of the animation."""
+class Trajectory:
+    """Keeps moments of the first `rows` images: trajectory_columns for the strip, animation.frames for the film."""
 
-    def __init__(self, film: Film, moments: int = 10, rows: int = 4):
-        require_whole("moments", moments, least=2)
-        self.film, self.moments, self.rows = film, moments, rows
+    def __init__(self, animation: Animation, trajectory_columns: int = 10, rows: int = 4):
+        require_whole("trajectory_columns", trajectory_columns, least=2)
+        self.animation, self.trajectory_columns, self.rows = animation, trajectory_columns, rows
         self.kept: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     def forget(self, out: Path) -> None:
@@ -28,13 +28,15 @@ class Way:
         return all(file.is_file() for file in [out / "trajectory.png", *self._films(out)])
 
     def _films(self, out: Path) -> list[Path]:
-        return [out / f"trajectory.{name}" for name in self.film.formats]
+        return [out / f"trajectory.{name}" for name in self.animation.formats]
 
     def begin(self, x: torch.Tensor, evaluations: int) -> None:
         """x: the start. evaluations: how many steps follow."""
         self.kept, self.before = [], self._small(x)
         self.last = evaluations - 1
-        self.wanted = {i for count in (self.film.frames, self.moments) for i in _spread(evaluations, count)}
+        self.wanted = {
+            i for count in (self.animation.frames, self.trajectory_columns) for i in _spread(evaluations, count)
+        }
 
     def keep(self, step: Step) -> None:
         """A moment is the x that a step starts from, and the x_0 that the model expects of it."""
@@ -49,15 +51,15 @@ class Way:
         if not self.kept:
             return []
         at = {i: (x, x0) for i, x, x0 in self.kept}
-        columns = [at[i] for i in _spread(self.last + 1, self.moments)]
+        columns = [at[i] for i in _spread(self.last + 1, self.trajectory_columns)]
         rows = [
-            torch.stack([moment[which][picture] for moment in columns])
-            for picture in range(len(self.before))
+            torch.stack([moment[which][spec] for moment in columns])
+            for spec in range(len(self.before))
             for which in (0, 1)
         ]
         pixels.save_png(pixels.strip(rows), out / "trajectory.png", text)
-        frames = [enlarged(pixels.strip(list(at[i])), 256) for i in _spread(self.last + 1, self.film.frames)]
-        save_film(frames, out / "trajectory", self.film.formats, self.film.seconds)
+        frames = [enlarged(pixels.strip(list(at[i])), 256) for i in _spread(self.last + 1, self.animation.frames)]
+        save_film(frames, out / "trajectory", self.animation.formats, self.animation.seconds)
         return ["trajectory.png", *(file.name for file in self._films(out))]
 
     def _small(self, x: torch.Tensor) -> torch.Tensor:

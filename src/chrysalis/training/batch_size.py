@@ -2,14 +2,14 @@
 
 from lightning import Trainer
 
-from chrysalis.data.datamodule import Pictures
+from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.training import step_memory
 from chrysalis.training.module import FineTuning
 
 
-def fit_batch(data: Pictures, module: FineTuning, trainer: Trainer) -> str | None:
+def fit_batch(data: ImageDataModule, module: FineTuning, trainer: Trainer) -> str | None:
     """Settle batch_size=auto and the trainer's accumulation; returns a sentence about it, None if a number was given.
 
     The optimizer sees the same windows of data.effective_batch images whatever is chosen.

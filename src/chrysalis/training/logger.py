@@ -4,14 +4,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-# TensorBoard sorts by these names: losses and samples come first, what is looked at now and then comes last
-GROUPS = {
-    "evaluation": "samples_evaluation",
-    "held_out_by_timestep": "val_by_timestep",
-    "held_out_by_timestep_relative_to_base": "val_by_timestep_relative_to_base",
-    "held_out_told": "val_other_conditions",
-}
-PERHAPS_ONCE = ("evaluation", "train_optimizer")
+# TensorBoard sorts groups by name: samples, train and val come before what is looked at now and then
+PERHAPS_ONCE = ("samples_evaluation/", "train/lr", "train/grad_norm", "train/images_per_second")
 
 
 class Curves(TensorBoardLogger):
@@ -27,10 +21,8 @@ class Curves(TensorBoardLogger):
         self._first: dict[str, tuple[float, int | None] | None] = {}  # None: written
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        for name, value in metrics.items():
-            group, _, rest = name.partition("/")
-            tag = f"{GROUPS.get(group, group)}/{rest}"
-            if group in PERHAPS_ONCE and not self._at_once:
+        for tag, value in metrics.items():
+            if tag.startswith(PERHAPS_ONCE) and not self._at_once:
                 if tag not in self._first:
                     self._first[tag] = (value, step)
                     continue

@@ -24,11 +24,11 @@ class FineTuning(LightningModule):
         new_lr: learning-rate multiplier for the new, zero-initialized weights of a condition.
     """
 
-    def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, new_lr: float = 1.0):
+    def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, lr_multiplier: float = 1.0):
         super().__init__()
-        if not isinstance(new_lr, int | float) or not 0 < new_lr < float("inf"):
-            raise UserError(f"condition.new_lr={new_lr} must be a positive number.")
-        self.new_lr = new_lr
+        if not isinstance(lr_multiplier, int | float) or not 0 < lr_multiplier < float("inf"):
+            raise UserError(f"condition.lr_multiplier={lr_multiplier} must be a positive number.")
+        self.lr_multiplier = lr_multiplier
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         # a trial, so that a bad value is refused before a run folder is begun
@@ -108,7 +108,7 @@ class FineTuning(LightningModule):
         new = [p for name, p in self.trainable() if is_new(name)]
         optimizer = self.make_optimizer([{"params": group} for group in (own, new) if group])
         if new:
-            optimizer.param_groups[-1]["lr"] *= self.new_lr
+            optimizer.param_groups[-1]["lr"] *= self.lr_multiplier
         schedule = self.make_lr_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         # frequency 1: Lightning counts it in batches, and skips those that do not step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}

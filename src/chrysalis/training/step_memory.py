@@ -35,7 +35,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Cost:
-    """`fixed` + B * `each` bytes for a micro-batch of B pictures."""
+    """`fixed` + B * `each` bytes for a micro-batch of B images."""
 
     fixed: int
     each: int
@@ -57,7 +57,7 @@ def need(
     average: bool = True,
     on: str = "cuda",
 ) -> Need:
-    """Of one training step with pictures of (height, width): forward, backward into gradients that are there already.
+    """Of one training step with images of (height, width): forward, backward into gradients that are there already.
 
     precision: of autocast, None for none. optimizer_bytes_per_weight: 8 of AdamW, 2.03 of its 8-bit form. on: whose
     autocast rules count, CUDA's (MPS has the same) or the CPU's. Frozen weights have no gradient, moments or average.

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from tiny_models import Gaussian, ToHalf, conditional, model_of, told
 
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
@@ -116,13 +116,13 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
 
 
 def test_what_is_asked_for_becomes_rows():
-    asked = Asked(conditional(("label", "text", "vector")).conditioner, {}, "a model")
+    asked = Request(conditional(("label", "text", "vector")).conditioner, {}, "a model")
     assert asked.rows == 1
     assert asked.cond([0, 0], [1, 2], (16, 16), "cpu") == {}
     assert "label=NAME, or label=all for ant, bee, fly" in asked.missing()
     conditioner = conditional(("label", "text", "vector")).conditioner
     given = {"label": "all", "text": "a red moth", "vector": [1, 2.5], "mask": None, "image": None}
-    asked = Asked(conditioner, given, "a model")
+    asked = Request(conditioner, given, "a model")
     assert (asked.rows, asked.missing()) == (3, None)
     assert [asked.row_name(k) for k in range(3)] == ["ant", "bee", "fly"]
     cond = asked.cond([2, 0], [7, 8], (16, 16), "cpu")
@@ -139,11 +139,11 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         mask = Image.new("L", (32, 32), 0)
         mask.paste(255, (0, 0, 8 * (k + 1), 32))
         mask.save(tmp_path / f"{k}.png")
-    one = Asked(conditioner, {"mask": str(tmp_path / "1.png")}, "").cond([0], [5], (16, 16), "cpu")["mask"]
+    one = Request(conditioner, {"mask": str(tmp_path / "1.png")}, "").cond([0], [5], (16, 16), "cpu")["mask"]
     assert torch.equal(one[0, 0], torch.tensor([1.0] * 8 + [-1.0] * 8).expand(16, 16))
-    several = Asked(conditioner, {"mask": str(tmp_path)}, "").cond([0] * 4, [0, 1, 2, 3], (16, 16), "cpu")["mask"]
+    several = Request(conditioner, {"mask": str(tmp_path)}, "").cond([0] * 4, [0, 1, 2, 3], (16, 16), "cpu")["mask"]
     assert [(m > 0).float().mean().item() for m in several] == [0.25, 0.5, 0.75, 0.25]
-    drawn = Asked(conditioner, {"mask": "butterflies"}, "").cond([0] * 2, [0, 1], (32, 32), "cpu")["mask"]
+    drawn = Request(conditioner, {"mask": "butterflies"}, "").cond([0] * 2, [0, 1], (32, 32), "cpu")["mask"]
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
     assert not torch.equal(drawn[0], drawn[1])
 
@@ -167,7 +167,7 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         ),
         (("vector",), {"vector": [1]}, r"vector=\[1\] must be 2 numbers: \[span,mass\]"),
         (("vector",), {"vector": [1, "x"]}, "must be 2 numbers"),
-        (("mask",), {"mask": "no.png"}, "mask=no.png is not a picture that can be read"),
+        (("mask",), {"mask": "no.png"}, "mask=no.png is not an image that can be read"),
         (
             ("label", "text"),
             {"label": ["ant", "bee"], "text": ["red", "blue", "moth"]},
@@ -178,11 +178,11 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
 def test_what_cannot_be_asked_for_is_said(names, given, says):
     conditioner = conditional(names).conditioner if names else None
     with pytest.raises(UserError, match=says if "\\" in says else re.escape(says)):
-        Asked(conditioner, given, "a model")
+        Request(conditioner, given, "a model")
 
 
 def test_an_unknown_word_is_left_out_and_told(capfd):
-    Asked(conditional(("text",)).conditioner, {"text": "a red dragon"}, "a model")
+    Request(conditional(("text",)).conditioner, {"text": "a red dragon"}, "a model")
     assert "never read a, dragon, which is left out" in capfd.readouterr().err
 
 

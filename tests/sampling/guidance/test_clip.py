@@ -31,7 +31,7 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(tmp_path / "p.png")
     return tmp_path / "p.png"
 
@@ -45,7 +45,7 @@ def at(t, n):
 
 
 @pytest.mark.parametrize("own", [None, OWN])
-def test_the_loss_is_the_great_circle_distance_that_transformers_gives(clip_folder, tmp_path, picture, own):
+def test_the_loss_is_the_great_circle_distance_that_transformers_gives(clip_folder, tmp_path, image, own):
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     folder = shutil.copytree(clip_folder, tmp_path / "clip")
@@ -58,7 +58,7 @@ def test_the_loss_is_the_great_circle_distance_that_transformers_gives(clip_fold
     with torch.no_grad():
         u = model.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output.double()
         said = model.get_text_features(**tokenizer("a blue moth", return_tensors="pt")).pooler_output.double()
-        shown = model.get_image_features(**processor(images=Image.open(picture), return_tensors="pt")).pooler_output
+        shown = model.get_image_features(**processor(images=Image.open(image), return_tensors="pt")).pooler_output
     x0 = pixels.to_signed(torch.stack([pixels.from_image(image) for image in images]))
 
     def by_hand(v):
@@ -67,12 +67,12 @@ def test_the_loss_is_the_great_circle_distance_that_transformers_gives(clip_fold
 
     for targets, expected in (
         ({"text": "a blue moth"}, by_hand(said)),
-        ({"picture": str(picture)}, by_hand(shown.double())),
-        ({"text": "a blue moth", "picture": str(picture)}, (by_hand(said) + by_hand(shown.double())) / 2),
+        ({"image": str(image)}, by_hand(shown.double())),
+        ({"text": "a blue moth", "image": str(image)}, (by_hand(said) + by_hand(shown.double())) / 2),
     ):
         loss = Clip(str(folder), **targets, cutouts=0).loss(x0, at(10, 3), None)
         torch.testing.assert_close(loss.double(), expected, rtol=0, atol=1e-5)
-    assert by_hand(said).std() > 1e-3  # the pictures are told apart
+    assert by_hand(said).std() > 1e-3  # the images are told apart
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (9, 9), (40, 24), (7, 33)])
@@ -87,9 +87,9 @@ def test_any_shape_has_a_gradient_and_a_batch_changes_nothing(clip_folder, shape
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
 
 
-def test_the_gradient_is_finite_at_no_distance_and_beyond_the_range(clip_folder, picture):
-    clip = Clip(str(clip_folder), picture=str(picture), cutouts=0)
-    x0 = pixels.to_signed(pixels.from_image(Image.open(picture)))[None].requires_grad_()
+def test_the_gradient_is_finite_at_no_distance_and_beyond_the_range(clip_folder, image):
+    clip = Clip(str(clip_folder), image=str(image), cutouts=0)
+    x0 = pixels.to_signed(pixels.from_image(Image.open(image)))[None].requires_grad_()
     loss = clip.loss(x0, at(0, 1), None)
     assert loss.item() < 1e-10
     assert torch.autograd.grad(loss.sum(), x0)[0].isfinite().all()
@@ -133,8 +133,8 @@ def test_guiding_brings_the_picture_nearer(clip_folder, at_what):
 
 
 MISTAKES = {
-    "no target": ({}, r"guidance\.clip\.text, guidance\.clip\.picture"),
-    "no such picture": ({"picture": "nowhere.png"}, r"guidance\.clip\.picture=nowhere\.png is not a picture"),
+    "no target": ({}, r"guidance\.clip\.text, guidance\.clip\.image"),
+    "no such image": ({"image": "nowhere.png"}, r"guidance\.clip\.image=nowhere\.png is not an image"),
     "cutouts": ({"text": "a", "cutouts": -1}, r"guidance\.clip\.cutouts=-1 must be a whole number, at least 0"),
     "no network": ({"text": "a", "model": "openai/none"}, r"guidance\.clip\.model=openai/none .*there is no network"),
     "no such folder": ({"text": "a", "model": "./none"}, r"guidance\.clip\.model=\./none is neither a folder nor"),

@@ -66,7 +66,7 @@ EVERY_WAY = [
 
 @pytest.mark.parametrize(("name", "way"), EVERY_WAY)
 def test_every_scheduler_with_every_way(name, way):
-    """The energy of the result falls with the scale; scale 0 is unguided to the bit; a batch is its pictures."""
+    """The energy of the result falls with the scale; scale 0 is unguided to the bit; a batch is its images."""
     base = unclipped()
     results = {}
     for scale in SCALES:
@@ -118,7 +118,7 @@ def test_raw_at_x_t_is_classifier_guidance(prediction):
 
 
 def test_at_x0_one_unit_of_scale_reaches_the_target():
-    """At sigma = 1 the change of a quadratic energy is scale times the way to its minimum, at any size of picture."""
+    """At sigma = 1 the change of a quadratic energy is scale times the way to its minimum, at any size of image."""
     denoiser = unclipped()
     view = view_of(denoiser, through=False, t=999)
     change = ToHalf(scale=1.0, clip=None).push(view, 1.0).change
@@ -254,7 +254,7 @@ def test_colour_moves_the_chroma_and_leaves_the_luma():
 
 
 def test_a_palette_is_the_set_of_its_colours(tmp_path):
-    """A picture is at distance 0 of its own colours in any order, and nearer to them after guidance."""
+    """An image is at distance 0 of its own colours in any order, and nearer to them after guidance."""
     rng = np.random.default_rng(0)
     palette = rng.choice(np.array([[250, 240, 30], [20, 30, 160]], np.uint8), size=(16, 16))
     Image.fromarray(palette).save(tmp_path / "palette.png")
@@ -275,7 +275,7 @@ def test_reference_is_met_at_low_resolution(tmp_path):
     energy = energies.Reference(str(tmp_path / "reference.png"), size=4, scale=1.0)
     after, before = guided_by(energy)
     cells = lambda x: torch.nn.functional.avg_pool2d(x, 4)  # noqa: E731
-    target = cells(energy.picture.at((16, 16)))
+    target = cells(energy.image.at((16, 16)))
     assert (cells(after) - target).abs().mean() < 0.5 * (cells(before) - target).abs().mean()
 
 
@@ -483,7 +483,7 @@ def test_wrong_settings(settings, message):
 def test_wrong_targets(tmp_path):
     with pytest.raises(UserError, match="neither a colour"):
         energies.Colour("blurple")
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not an image"):
         energies.Colour(str(tmp_path / "palette.png"))
     with pytest.raises(UserError, match="between 0"):
         energies.Brightness(3)

@@ -1,1 +1,1 @@
-"""Procedural pictures: every picture is a function of the plane, so it is sharp at any size."""
+"""Procedural images: every image is a function of the plane, so it is sharp at any size."""

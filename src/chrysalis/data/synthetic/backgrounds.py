@@ -1,4 +1,4 @@
-"""What lies behind the insect: each background is a function (plane, rng) -> picture, and a phrase for captions."""
+"""What lies behind the insect: each background is a function (plane, rng) -> image, and a phrase for captions."""
 
 from collections.abc import Callable
 

@@ -20,7 +20,7 @@ NOUNS = {"butterflies": " butterfly", "moths": "", "flowers": ""}
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture: `image` uint8 [H, W, 3], `mask` uint8 [H, W] (255 where the subject is), what it shows."""
+    """One image: `image` uint8 [H, W, 3], `mask` uint8 [H, W] (255 where the subject is), what it shows."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -33,7 +33,7 @@ def species_names(domain: str) -> list[str]:
 
 
 def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> Drawn:
-    """Draw picture `index` of a domain; the same scene at every `size` (32 to 256 pixels)."""
+    """Draw image `index` of a domain; the same scene at every `size` (32 to 256 pixels)."""
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
     rng = np.random.default_rng([seed, index, *domain.encode()])

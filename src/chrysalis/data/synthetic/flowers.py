@@ -59,7 +59,7 @@ FLOWERS = (
 
 
 def draw_flower(flower: Flower, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(picture [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     rgb = background(plane, rng)
     word, petal, throat, centre = flower.forms[rng.integers(len(flower.forms))]

@@ -57,7 +57,7 @@ def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Arr
 def _painted(
     species: Species, form: Form, rng: np.random.Generator, x: Array, y: Array, pixel: float
 ) -> list[tuple[Array, Array, Array]]:
-    """(picture, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
+    """(image, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
     palette = _shifted(form.palette, rng)
     texture = cloud(x, y, rng, 0.09, 2)
     stretch, open_fore = 1 + 0.04 * rng.standard_normal(), rng.uniform(-9, 7)
@@ -77,7 +77,7 @@ def _painted(
 
 
 def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Array, Array]:
-    """Abdomen, thorax and head as ellipses, banded and furred; (picture, coverage)."""
+    """Abdomen, thorax and head as ellipses, banded and furred; (image, coverage)."""
     girth, base = species.girth, colour(species.body)
     depth = np.full_like(x, -9.0)
     for cy, half_width, half_length in ((0.2, girth * 0.85, 0.25), (-0.06, girth * 1.25, 0.13), (-0.2, girth, 0.055)):
@@ -107,7 +107,7 @@ def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
 
 
 def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(picture [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
     background = species.backgrounds[rng.integers(len(species.backgrounds))]
     rgb = background(plane, rng)
     form = species.forms[rng.integers(len(species.forms))]

@@ -1,4 +1,4 @@
-"""The plane [-1, 1] x [-1, 1] that pictures are functions of (x right, y down), and how to paint on it."""
+"""The plane [-1, 1] x [-1, 1] that images are functions of (x right, y down), and how to paint on it."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Plane:
         return cls(x, y, 2 / size)
 
     def settle(self, values: Array) -> Array:
-        """Average the super-samples of a [S, S] or [S, S, C] picture down to final pixels."""
+        """Average the super-samples of a [S, S] or [S, S, C] image down to final pixels."""
         size = round(2 / self.pixel)
         return values.reshape(size, SAMPLES, size, SAMPLES, *values.shape[2:]).mean(axis=(1, 3))
 

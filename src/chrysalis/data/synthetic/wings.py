@@ -1,7 +1,7 @@
 """One wing: its outline in polar coordinates about its root, and the layers a pattern is made of.
 
 Inside a wing every point has `u` = r / R(theta), 0 at the root and 1 at the margin, and `v`, 0 at the
-leading edge and 1 at the trailing edge. A layer maps (wing, picture) to a picture; lengths are in units
+leading edge and 1 at the trailing edge. A layer maps (wing, image) to an image; lengths are in units
 of the forewing.
 """
 

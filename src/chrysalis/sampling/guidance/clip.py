@@ -1,11 +1,11 @@
-"""CLIP as an energy: how far a picture is from what a text says, or from what another picture shows."""
+"""CLIP as an energy: how far an image is from what a text says, or from what another image shows."""
 
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from chrysalis.data.image_file import Given
+from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system import transformers_folder
@@ -18,20 +18,20 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Clip(Energy):
-    """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or picture.
+    """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or image.
 
-    model: a folder or hub id of a transformers CLIPModel. text, picture: either, or both, which count alike.
+    model: a folder or hub id of a transformers CLIPModel. text, image: either, or both, which count alike.
     cutouts: how many random square crops, half to all of the shorter side, are embedded and averaged, so that what
         helps at one place only counts for little (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
-        picture, stretched to CLIP's square.
+        image, stretched to CLIP's square.
     """
 
-    def __init__(self, model: str, text: str | None = None, picture: str | None = None, cutouts: int = 8, **how):
+    def __init__(self, model: str, text: str | None = None, image: str | None = None, cutouts: int = 8, **how):
         super().__init__(**how)
         require_whole("guidance.clip.cutouts", cutouts, least=0)
-        if text is None and picture is None:
-            raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.picture, or both.")
-        given = None if picture is None else Given(picture, "guidance.clip.picture")
+        if text is None and image is None:
+            raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.image, or both.")
+        given = None if image is None else ImageFile(image, "guidance.clip.image")
         self.cutouts = cutouts
         clip, tokenizer, mean, std = _load(str(model), text is not None)
         self.vision, self.projection = clip.vision_model, clip.visual_projection
@@ -44,9 +44,9 @@ class Clip(Energy):
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         """x0 float [B, 3, H, W], about [-1, 1], of any size; t [B], all the same -> [B], from 0 to pi^2 / 2."""
-        picture = x0.float() / 2 + 0.5  # not clamped: a pixel beyond the range still has its gradient
+        image = x0.float() / 2 + 0.5  # not clamped: a pixel beyond the range still has its gradient
         boxes = self.boxes(x0.shape[2], x0.shape[3], float(t[0]))
-        seen = [picture[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
+        seen = [image[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
         square = (self.size, self.size)
         seen = [F.interpolate(view, square, mode="bilinear", antialias=True, align_corners=False) for view in seen]
         u = self.embed(torch.cat(seen)).view(len(boxes), len(x0), 1, -1)
@@ -56,7 +56,7 @@ class Clip(Energy):
         return 2 * half.square().mean(dim=(0, 2))
 
     def boxes(self, height: int, width: int, t: float) -> list[tuple[int, int, int, int]]:
-        """(top, left, height, width) of the cut-outs at timestep t, for every picture of this shape the same."""
+        """(top, left, height, width) of the cut-outs at timestep t, for every image of this shape the same."""
         if not self.cutouts:
             return [(0, 0, height, width)]
         shorter, boxes = min(height, width), []
@@ -68,11 +68,11 @@ class Clip(Energy):
             boxes.append((int(down * (height - side + 1)), int(across * (width - side + 1)), side, side))
         return boxes
 
-    def embed(self, picture: torch.Tensor) -> torch.Tensor:
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, size, size], about [0, 1] -> unit vectors [B, D]."""
-        self.vision.to(picture.device)
-        self.projection.to(picture.device)
-        pixel_values = (picture - self.mean.to(picture)) / self.std.to(picture)
+        self.vision.to(image.device)
+        self.projection.to(image.device)
+        pixel_values = (image - self.mean.to(image)) / self.std.to(image)
         return F.normalize(self.projection(self.vision(pixel_values=pixel_values).pooler_output), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Energies: losses on the picture that the model expects, whose gradient moves it. Each asks for one thing.
+"""Energies: losses on the image that the model expects, whose gradient moves it. Each asks for one thing.
 
 Sampling from p(x_0) exp(-E(x_0)) needs grad_{x_t} log E[exp(-E(x_0)) | x_t], for which the ways below stand in.
 """
@@ -13,7 +13,7 @@ from PIL import ImageColor
 from torch.nn import functional as F
 
 from chrysalis.data import pixels
-from chrysalis.data.image_file import Given
+from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.noise import Noise
 from chrysalis.sampling.guidance.guided import Push, View
@@ -74,7 +74,7 @@ class Energy:
         return scale_at(self.scale, self.interval, self.schedule, t, noise)
 
     def push(self, view: View, strength: float) -> Push:
-        """The change of x0 that this energy asks for. Each picture's depends on that picture alone."""
+        """The change of x0 that this energy asks for. Each image's depends on that image alone."""
         sigma = view.noise.sigma(view.t.view(1))
         loss, grad, at_x0 = self._gradients(view, float(sigma))
         norm, size = grad.flatten(1).norm(dim=1), grad[0].numel()
@@ -99,7 +99,7 @@ class Energy:
             loss = self._smoothed(seen.clone(), view, sigma)  # a loss may change its argument in place
             (at_seen,) = self._differentiated(loss, seen)
             if at_seen is None:
-                raise UserError(f"{self.name()}: the loss does not depend on the picture.")
+                raise UserError(f"{self.name()}: the loss does not depend on the image.")
             if not self.through_unet:
                 return loss, at_seen, at_seen
             (at_x_t,) = torch.autograd.grad(view.x0, view.x_t, at_seen, retain_graph=True)
@@ -152,10 +152,10 @@ def scale_at(scale: float, interval: Sequence, schedule: str, t: torch.Tensor, n
 
 
 class Colour(Energy):
-    """A target colour, or the colours of a palette picture; how bright each place is stays the model's own choice.
+    """A target colour, or the colours of a palette image; how bright each place is stays the model's own choice.
 
-    target: "rrggbb", a CSS name, or a picture's path. A colour: half the mean squared distance of all pixels' chroma.
-    A picture: sliced Wasserstein distance between the two sets of colours (Bonneel et al. 2015).
+    target: "rrggbb", a CSS name, or an image's path. A colour: half the mean squared distance of all pixels' chroma.
+    An image: sliced Wasserstein distance between the two sets of colours (Bonneel et al. 2015).
     """
 
     def __init__(self, target: str, **how):
@@ -168,8 +168,8 @@ class Colour(Energy):
         except ValueError:
             key = "guidance.colour.target"
             if not any(c in str(target) for c in "./\\"):
-                raise UserError(f"{key}={target} is neither a colour (rrggbb or a CSS name) nor a picture.") from None
-            self.colour, self.palette = None, Given(target, key)
+                raise UserError(f"{key}={target} is neither a colour (rrggbb or a CSS name) nor an image.") from None
+            self.colour, self.palette = None, ImageFile(target, key)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if self.palette is not None:
@@ -202,19 +202,19 @@ class Brightness(Energy):
 
 
 class Symmetry(Energy):
-    """Half the mean squared distance to the nearest picture that is its own mirror image, left and right."""
+    """Half the mean squared distance to the nearest image that is its own mirror image, left and right."""
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         return (x0 - x0.flip(-1)).square().mean(dim=(1, 2, 3)) / 8
 
 
 class Silhouette(Energy):
-    """A mask picture, white where the subject is to be: outside it one even background, inside nothing like it."""
+    """A mask image, white where the subject is to be: outside it one even background, inside nothing like it."""
 
     def __init__(self, mask: str, contrast: float = 0.6, **how):
         super().__init__(**how)
         self.contrast = float(contrast)
-        self.mask = Given(mask, "guidance.silhouette.mask")
+        self.mask = ImageFile(mask, "guidance.silhouette.mask")
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         inside = self.mask.mask_at(tuple(x0.shape[-2:])).to(x0)
@@ -235,14 +235,14 @@ class Sharpness(Energy):
 
 
 class Reference(Energy):
-    """Likeness to a picture seen at low resolution (its layout and colours; details stay free), `size` cells high."""
+    """Likeness to an image seen at low resolution (its layout and colours; details stay free), `size` cells high."""
 
-    def __init__(self, picture: str, size: int = 8, **how):
+    def __init__(self, image: str, size: int = 8, **how):
         super().__init__(**how)
         require_whole("guidance.reference.size", size)
-        self.picture, self.size = Given(picture, "guidance.reference.picture"), size
+        self.image, self.size = ImageFile(image, "guidance.reference.image"), size
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         cells = (self.size, max(1, round(self.size * x0.shape[-1] / x0.shape[-2])))
-        target = F.adaptive_avg_pool2d(self.picture.at(tuple(x0.shape[-2:])).to(x0), cells)
+        target = F.adaptive_avg_pool2d(self.image.at(tuple(x0.shape[-2:])).to(x0), cells)
         return (F.adaptive_avg_pool2d(x0, cells) - target).square().mean(dim=(1, 2, 3)) / 2

@@ -68,7 +68,7 @@ class Guided(nn.Module):
         self.begin()
 
     def begin(self) -> None:
-        """Forget the records: new pictures follow."""
+        """Forget the records: new images follow."""
         self.records: list[dict] = []
         self.asked = 0
 

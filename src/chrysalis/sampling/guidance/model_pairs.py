@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import choose
@@ -57,12 +57,12 @@ class ClassifierFree(Pair):
     """x0 = D_null + w (D_cond - D_null) (Ho & Salimans 2022, arXiv 2207.12598): the other is the model, told nothing.
 
     scale: w; 1 is the condition alone, 0 the null. negative: what the other is told instead of nothing, or None.
-    rescale: how far (0 to 1) the result gets back the spread that D_cond has over each picture, which a large w widens
+    rescale: how far (0 to 1) the result gets back the spread that D_cond has over each image, which a large w widens
     (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here of x_0).
     """
 
     def __init__(
-        self, denoiser: Denoiser, scale: float = 3.0, rescale: float = 0.0, negative: Asked | None = None, **how
+        self, denoiser: Denoiser, scale: float = 3.0, rescale: float = 0.0, negative: Request | None = None, **how
     ):
         super().__init__(denoiser, scale, key="guidance.cfg", **how)
         if not isinstance(rescale, int | float) or not 0 <= rescale <= 1:
@@ -92,7 +92,7 @@ def cfg(model: folder.Model, negative: Mapping | None = None, **how) -> Classifi
     """Classifier-free guidance of a conditional model. negative: what to stay away from, {"label": ..., ...}."""
     if model.conditioner is None:
         raise UserError(f"guidance=cfg needs a model that is told something, and {model.origin} is unconditional.")
-    asked = Asked(model.conditioner, negative or {}, model.origin, "guidance.negative.")
+    asked = Request(model.conditioner, negative or {}, model.origin, "guidance.negative.")
     if asked.rows > 1:
         raise UserError("guidance.negative: give one value of each, not a list.")
     return ClassifierFree(_denoiser(model), negative=asked if asked.values else None, **how)

@@ -6,7 +6,7 @@ from chrysalis.system.plotting import COLOURS, save, style
 
 
 def curves(path: Path, rows: list[list]) -> None:
-    """rows: [picture, step, t, term, loss, gradient norm, share]. The median over the pictures, and their quartiles."""
+    """rows: [image, step, t, term, loss, gradient norm, share]. The median over the images, and their quartiles."""
     import matplotlib
 
     matplotlib.use("Agg")

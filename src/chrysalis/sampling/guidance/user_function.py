@@ -118,22 +118,22 @@ class Custom(Energy):
         self.where = self.function.where
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        return self.function.returned(self.function(x0, t, cond), (len(x0),), "one loss a picture, a tensor")
+        return self.function.returned(self.function(x0, t, cond), (len(x0),), "one loss an image, a tensor")
 
     def name(self) -> str:
         return self.where
 
 
 class Classifier(Energy):
-    """-log p(label | picture) of any classifier (Dhariwal & Nichol 2021): on x_t with at=noisy, else on x0.
+    """-log p(label | image) of any classifier (Dhariwal & Nichol 2021): on x_t with at=noisy, else on x0.
 
-    model: "file.py:name" of a callable (pictures [B, 3, H, W] in [-1, 1], t [B]) -> logits [B, K]; or of a function
+    model: "file.py:name" of a callable (images [B, 3, H, W] in [-1, 1], t [B]) -> logits [B, K]; or of a function
     without arguments that returns such a callable, for instance a torch module with its weights loaded.
     """
 
     def __init__(self, model: str, label: int, **how):
         super().__init__(**how)
-        self.function = Function(model, "pictures, t", "guidance.classifier.model", may_be_made=True)
+        self.function = Function(model, "images, t", "guidance.classifier.model", may_be_made=True)
         self.where, self.label = self.function.where, label
         if isinstance(self.function.call, torch.nn.Module):
             self.function.call.requires_grad_(False).eval()

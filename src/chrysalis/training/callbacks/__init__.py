@@ -1,1 +1,1 @@
-"""What happens around training steps: averages, measurements, pictures, files."""
+"""What happens around training steps: averages, measurements, images, files."""

@@ -10,7 +10,7 @@ from chrysalis.training.callbacks.clock import of
 from chrysalis.training.callbacks.ema import EMA
 
 
-class Untouched(Callback):
+class BaseModel(Callback):
     """Lets the base model be looked at after the first optimizer step instead of before it.
 
     So the first step, which shows whether a run fits into memory, comes within seconds even where drawing takes

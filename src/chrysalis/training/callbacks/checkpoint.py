@@ -83,16 +83,16 @@ def _intact_before(folder: Path) -> str:
 
 
 class Checkpoint(Callback):
-    """last.ckpt every `every_n_steps` optimizer steps and at the end; best.ckpt at the best step so far.
+    """last.ckpt every `every_n_train_steps` optimizer steps and at the end; best.ckpt at the best step so far.
 
     keep: of a run that has ended, `last` keeps what continuing it needs, `all` every file.
     """
 
-    def __init__(self, run_dir: str, every_n_steps: int = 100, keep: str = "last"):
-        require_whole("callbacks.checkpoint.every_n_steps", every_n_steps)
+    def __init__(self, run_dir: str, every_n_train_steps: int = 100, keep: str = "last"):
+        require_whole("callbacks.checkpoint.every_n_train_steps", every_n_train_steps)
         if keep not in ("last", "all"):
             raise UserError(f"callbacks.checkpoint.keep={keep} is unknown: choose last or all.")
-        self.folder, self.every_n_steps, self.keep = Path(run_dir) / "checkpoints", every_n_steps, keep
+        self.folder, self.every_n_train_steps, self.keep = Path(run_dir) / "checkpoints", every_n_train_steps, keep
         self.saving = False
         self._saved = {"last": 0, "best": 0}
 
@@ -110,7 +110,7 @@ class Checkpoint(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
         self.save_if_new(trainer, "best", of(trainer, Best).step)
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_train_steps == 0:
             self.save_if_new(trainer, "last", trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -158,7 +158,7 @@ def count_passes(fit_loop: dict, per_pass: int) -> None:
     """Set Lightning's counters, in place, to what the number of micro-batches so far means.
 
     Lightning counts a pass as done when a run stops inside it, and continues one that had just ended; both
-    would repeat or leave out pictures.
+    would repeat or leave out images.
     """
     batches = fit_loop["epoch_loop.batch_progress"]
     total = batches["total"]["ready"]

@@ -1,4 +1,4 @@
-"""Ends a run whose held-out loss has stopped to fall."""
+"""Ends a run whose validation loss has stopped to fall."""
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -7,42 +7,43 @@ from chrysalis.evaluation.validation_loss import paired
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.clock import of
-from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.callbacks.validation import Validation
 
 
-class EarlyStop(Callback):
+class EarlyStopping(Callback):
     """Stops after `patience` measurements in a row of which none was surely lower than the lowest before them.
 
-    Surely: by more than `sure` standard errors of the paired difference over the held-out pictures, so that the wait
-    is not begun again by chance. The averaged weights are measured. What is right is discussed in docs/experiments.md.
+    Surely: by more than `sure` standard errors of the paired difference over the validation images, so that the wait
+    is not begun again by chance. The EMA weights are measured. What is right is discussed in docs/experiments.md.
     """
 
-    def __init__(self, patience: int = 5, sure: float = 1.0):
-        require_whole("callbacks.early_stop.patience", patience)
-        if not 0 <= sure <= 10:
-            raise UserError(f"callbacks.early_stop.sure={sure} must be a number from 0 to 10.")
-        self.patience, self.sure = patience, sure
+    def __init__(self, patience: int = 5, min_delta: float = 1.0):
+        require_whole("callbacks.early_stopping.patience", patience)
+        if not 0 <= min_delta <= 10:
+            raise UserError(f"callbacks.early_stopping.min_delta={min_delta} must be a number from 0 to 10.")
+        self.patience, self.min_delta = patience, min_delta
         self.step, self.waited, self.seen = 0, 0, 0
         self.lowest: torch.Tensor | None = None  # [N, bins]
 
-    def require_measurements(self, steps: int | None, every_n_steps: int, held_out: int) -> None:
+    def require_measurements(self, steps: int | None, every_n_train_steps: int, validation: int) -> None:
         """Raises UserError, or says, where the rule cannot work in a run of so many steps (None: endless)."""
-        if held_out < 2:
-            raise UserError("callbacks=early_stop needs two held-out pictures or more: raise data.val_fraction.")
-        if steps is not None and (steps - 1) // every_n_steps < self.patience:
+        if validation < 2:
+            raise UserError("callbacks=early_stopping needs two validation images or more: raise data.val_fraction.")
+        if steps is not None and (steps - 1) // every_n_train_steps < self.patience:
             say(
-                f"callbacks=early_stop cannot end this run: it waits for {self.patience} measurements without a fall, "
-                f"and there are {-(-steps // every_n_steps)} (callbacks.held_out.every_n_steps={every_n_steps})."
+                f"callbacks=early_stopping cannot end this run: it waits for {self.patience} measurements without an "
+                f"improvement, and there are {-(-steps // every_n_train_steps)} "
+                f"(callbacks.validation.every_n_train_steps={every_n_train_steps})."
             )
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
-        for step, losses in of(trainer, HeldOut).measured.items():
+        for step, losses in of(trainer, Validation).measured.items():
             if step > self.seen or self.lowest is None:
                 self.hear(step, losses["ema"])
         if self.waited >= self.patience and not trainer.should_stop:
             say(
-                f"step {trainer.global_step}: stops early. Held-out loss has not surely fallen since step {self.step}, "
-                f"for {self.waited} measurements (callbacks.early_stop.patience)."
+                f"step {trainer.global_step}: stops early. The validation loss has not improved since step "
+                f"{self.step}, for {self.waited} measurements (callbacks.early_stopping.patience)."
             )
             trainer.should_stop = True
 
@@ -50,7 +51,7 @@ class EarlyStop(Callback):
         self.seen = step
         if self.lowest is not None:
             change = paired(losses, self.lowest)
-            if change.mean >= -self.sure * change.error:
+            if change.mean >= -self.min_delta * change.error:
                 self.waited += 1
                 return
         self.lowest, self.step, self.waited = losses, step, 0

@@ -35,7 +35,7 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self, module: LightningModule, averages: dict[str, torch.Tensor] | None = None) -> Iterator[None]:
-        """Inside, the module holds the averaged weights (or the given ones); afterwards its own again."""
+        """Inside, the module holds the EMA weights (or the given ones); afterwards its own again."""
         averages = averages or self.averages
         with torch.no_grad():
             own = {name: p.detach().clone() for name, p in module.trainable()}

@@ -1,4 +1,4 @@
-"""Pictures drawn while it learns and held against the data: distances, and whether they are copies."""
+"""Images drawn while it learns and held against the data: distances, and whether they are copies."""
 
 import math
 from collections.abc import Callable
@@ -10,30 +10,30 @@ from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
-from chrysalis.data.datamodule import Pictures
+from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.diffusion import seeds
 from chrysalis.evaluation.distances import FEW, KERNEL_LEAST
 from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.nearest_panel import panel
-from chrysalis.evaluation.reference import Evaluation, Reference, distinct, held_against
+from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base_model import Untouched
+from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import LOWER, Best
 from chrysalis.training.callbacks.clock import of, paused
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.eval_mode import evaluating
 
-PASSES = 3  # forward passes that a picture's training step costs: its backward pass takes as long as two
+PASSES = 3  # forward passes that an image's training step costs: its backward pass takes as long as two
 
 
 @dataclass(frozen=True)
 class When:
-    """Every so many of `total` steps, counted back from the last one, n pictures. base: and of the base model.
+    """Every so many of `total` steps, counted back from the last one, n images. base: and of the base model.
 
     last: count from the first step instead, and after the last one too.
     """
@@ -57,12 +57,12 @@ class When:
 
 
 class Evaluate(Callback):
-    """Draws `n` pictures with the averaged weights and holds them against the data, see evaluation/reference.py.
+    """Draws `n` images with the EMA weights and holds them against the data, see evaluation/reference.py.
 
-    every_n_steps: `auto` evaluates as often as takes `share` of the forward passes of training, the last step
+    every_n_train_steps: `auto` evaluates as often as takes `share` of the forward passes of training, the last step
     included, and the base model first where there are three times or more; a run too short for one evaluation of n
-    pictures has one of fewer. Once more at the end, beyond `share`, if the exported weights are of another step.
-    n: 0 for never. Of a conditional model each picture is told what a held-out one is.
+    images has one of fewer. Once more at the end, beyond `share`, if the exported weights are of another step.
+    n: 0 for never. Of a conditional model each image is told what a validation one is.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Evaluate(Callback):
         run_dir: str,
         features: Callable[[], Network],
         n: int = 256,
-        every_n_steps: int | str = "auto",
+        every_n_train_steps: int | str = "auto",
         share: float = 0.04,
         scheduler: str = "dpmpp_2m",
         steps: int = 10,
@@ -81,12 +81,12 @@ class Evaluate(Callback):
         require_whole("callbacks.evaluate.n", n, least=0)
         for name, value in (("steps", steps), ("batch_size", batch_size), ("panel", panel)):
             require_whole(f"callbacks.evaluate.{name}", value)
-        if every_n_steps != "auto":
-            require_whole("callbacks.evaluate.every_n_steps", every_n_steps)
+        if every_n_train_steps != "auto":
+            require_whole("callbacks.evaluate.every_n_train_steps", every_n_train_steps)
         if not 0 < share <= 1:
             raise UserError(f"callbacks.evaluate.share={share} must be above 0 and at most 1.")
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
-        self.run_dir, self.n, self.every_n_steps, self.share = Path(run_dir), n, every_n_steps, share
+        self.run_dir, self.n, self.every_n_train_steps, self.share = Path(run_dir), n, every_n_train_steps, share
         self.scheduler, self.steps, self.seed, self.batch_size, self.panel = scheduler, steps, seed, batch_size, panel
         self.features = features
         self.history: list[dict] = []  # the record of each evaluated step, in their order
@@ -94,46 +94,46 @@ class Evaluate(Callback):
         self.network: Network | None = None
         self.reference: Reference | None = None
 
-    def prepare(self, trainer: Trainer, data: Pictures, total: float) -> None:
+    def prepare(self, trainer: Trainer, data: ImageDataModule, total: float) -> None:
         """What can be known before the first of `total` steps. Raises UserError for a network that cannot be had, and
-        where callbacks.best.figure is one that will not be measured."""
+        where callbacks.best.monitor is one that will not be measured."""
         self.when = self.plan(total, data.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
         if self.when.n and len(distinct(data)) < 2:
-            say("Nothing is evaluated: how near a copy comes cannot be said with one picture to learn from.")
+            say("Nothing is evaluated: how near a copy comes cannot be said with one training image.")
             self.when = When(0)
         if self.when.n:
             if not callable(self.features):
                 raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
             self.network = self.features()
-        self._require_measured(of(trainer, Best).figure, len(held_against(data)[0]))
+        self._require_measured(of(trainer, Best).monitor, len(compared_with(data)[0]))
 
-    def _require_measured(self, figure: str, n_real: int) -> None:
+    def _require_measured(self, monitor: str, n_real: int) -> None:
         """Of what chooses the best step."""
-        if figure == "held_out_loss":
+        if monitor == "val_loss":
             return
-        asked, steps = f"callbacks.best.figure={figure}", self.when.total
+        asked, steps = f"callbacks.best.monitor={monitor}", self.when.total
         if not self.when.n or (steps < math.inf and self.when.times(steps) - self.when.is_due(0) < 2):
             raise UserError(
                 f"{asked} needs two measurements to choose between, and this run would make fewer: set "
-                "callbacks.evaluate.every_n_steps (and .n) to numbers."
+                "callbacks.evaluate.every_n_train_steps (and .n) to numbers."
             )
-        least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[figure]
+        least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[monitor]
         if min(n_real, self.when.n) < least:
             raise UserError(
-                f"{asked} takes {least} pictures, and there are {n_real} real and {self.when.n} drawn ones: raise "
+                f"{asked} takes {least} images, and there are {n_real} real and {self.when.n} drawn ones: raise "
                 "callbacks.evaluate.n or data.val_fraction, or choose another figure."
             )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._evaluate_if_due(trainer, module)  # where a run was stopped before it could
 
-    def plan(self, total: float, pictures_a_step: int) -> When:
-        """How many pictures, and after which of `total` steps (inf: until it is stopped)."""
+    def plan(self, total: float, images_a_step: int) -> When:
+        """How many images, and after which of `total` steps (inf: until it is stopped)."""
         if self.n == 0 or total == 0:
             return When(0)
-        if self.every_n_steps != "auto":
-            return When(self.n, self.every_n_steps, total, base=True, last=True)
-        afford = self.share * PASSES * pictures_a_step / self.steps  # drawn pictures for each step of training
+        if self.every_n_train_steps != "auto":
+            return When(self.n, self.every_n_train_steps, total, base=True, last=True)
+        afford = self.share * PASSES * images_a_step / self.steps  # samples for each step of training
         if total == math.inf:
             return When(self.n, max(1, round(self.n / afford)), total, base=True)
         times = int(afford * total / self.n)
@@ -148,14 +148,14 @@ class Evaluate(Callback):
 
     def _evaluate_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step, done = trainer.global_step, [row["step"] for row in self.history]
-        untouched = of(trainer, Untouched)
-        if step and self.when.is_due(0) and 0 not in done and untouched.weights:
-            with untouched.applied(trainer, module):
+        base_model = of(trainer, BaseModel)
+        if step and self.when.is_due(0) and 0 not in done and base_model.weights:
+            with base_model.applied(trainer, module):
                 self._evaluate(trainer, module, 0)
         if step and self.when.is_due(step) and step not in done:
-            held_out = of(trainer, HeldOut)
-            if held_out.history[-1][0] < step:
-                held_out.measure(trainer, module)
+            validation = of(trainer, Validation)
+            if validation.history[-1][0] < step:
+                validation.measure(trainer, module)
             with of(trainer, EMA).applied(module):
                 self._evaluate(trainer, module, step)
 
@@ -199,7 +199,7 @@ class Evaluate(Callback):
         return reference
 
     def draw(self, trainer: Trainer, module: LightningModule, alone: bool = False) -> torch.Tensor:
-        """uint8 [n, 3, H, W], picture i from seed + i, on the CPU; each process draws its share of them."""
+        """uint8 [n, 3, H, W], image i from seed + i, on the CPU; each process draws its share of them."""
         scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
         n, (rank, processes) = self.when.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
         mine = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
@@ -224,7 +224,7 @@ class Evaluate(Callback):
         conditioner = module.denoiser.conditioner
         if conditioner is None:
             return None
-        batch = trainer.datamodule.held_out_batch(self.when.n)
+        batch = trainer.datamodule.validation_batch(self.when.n)
         return batches.rows(batches.of_batch(batch, conditioner), [i % len(batch) for i in range(self.when.n)])
 
     def _show(self, trainer: Trainer, evaluation: Evaluation, images: torch.Tensor, step: int) -> None:
@@ -233,7 +233,7 @@ class Evaluate(Callback):
         sheet = panel(evaluation, self.reference, images, self.panel)
         pixels.save_png(sheet, self.run_dir / "nearest" / f"step_{step:06d}.png")
         if trainer.logger is not None:
-            values = {f"evaluation/{name}": value for name, value in evaluation.figures().items()}
+            values = {f"samples_evaluation/{name}": value for name, value in evaluation.figures().items()}
             trainer.logger.log_metrics(values, step=step)
             trainer.logger.experiment.add_image("samples_nearest", sheet, step)
 
@@ -243,4 +243,4 @@ class Evaluate(Callback):
     def load_state_dict(self, state: dict) -> None:
         """Of a checkpoint from before rows were whole, only the last record is."""
         rows = [*state["history"], *filter(None, [state.get("latest")])]
-        self.history = [row for row in rows if "n_drawn" in row]
+        self.history = [row for row in rows if "n_samples" in row]

@@ -24,9 +24,9 @@ from chrysalis.training.callbacks.clock import Clock, of
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.loss_curves import Curves
-from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
-from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.callbacks.validation import Validation
 
 
 def told(conditioner: Conditioner | None) -> dict[str, str]:
@@ -44,8 +44,8 @@ def told(conditioner: Conditioner | None) -> dict[str, str]:
     return {name: say[name] for name in conditioner.names}
 
 
-class Outcome(Callback):
-    """At the end, with the averaged weights of the best step: export, draw, and write down.
+class Export(Callback):
+    """At the end, with the EMA weights of the best step: export, draw, and write down.
 
     settings: the flat configuration, for hparams. half: export the weights as float16. report: write report.html and
     loss.png. started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
@@ -78,16 +78,16 @@ class Outcome(Callback):
         """Write everything, once; a run that was killed after its last step is resumed for this alone."""
         if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
-        ema, held_out, pictures = of(trainer, EMA), of(trainer, HeldOut), of(trainer, Pictures)
+        ema, validation, samples = of(trainer, EMA), of(trainer, Validation), of(trainer, Samples)
         module.to(trainer.strategy.root_device)  # after fit it is on the CPU
         step, averages = self._best(trainer)
         with ema.applied(module, averages):
-            drawn_at, after = pictures.latest
+            drawn_at, after = samples.latest
             if drawn_at != step:
-                after = pictures.draw(trainer, module)
-            sheet = pictures.before_and_after(trainer, after, self.origin)
+                after = samples.draw(trainer, module)
+            sheet = samples.before_and_after(trainer, after, self.origin)
             evaluation = of(trainer, Evaluate).at(trainer, module, step)
-            self.results = self._results(trainer, held_out, step, evaluation)
+            self.results = self._results(trainer, validation, step, evaluation)
             made, data = module.denoiser, trainer.datamodule
             self.told = told(made.conditioner)
             own = bool(self.told) or (lora.injected(made.unet) and not self.merge)
@@ -96,11 +96,11 @@ class Outcome(Callback):
             with stage("export"):
                 export.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, sheet, **parts)
         pixels.save_png(sheet, self.run_dir / "before_after.png")
-        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, held_out), indent=1) + "\n")
+        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, validation), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
             with stage("report"):
-                loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, held_out.history)
+                loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, validation.history)
                 report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
         self._log(trainer, sheet)
         if not of(trainer, Stopping).asked:  # a run that was stopped from outside may be continued soon
@@ -114,13 +114,13 @@ class Outcome(Callback):
         asked = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
         asked = "".join(asked.get(name, "") for name in self.told)
         told = ""
-        if "held_out_loss_told_shuffled" in r:
-            gap = r["held_out_loss_told_shuffled"] - r["held_out_loss"]
-            loss = r["held_out_loss_told_shuffled"]
+        if "val_loss_condition_shuffled" in r:
+            gap = r["val_loss_condition_shuffled"] - r["val_loss"]
+            loss = r["val_loss_condition_shuffled"]
             told = f"with the conditions of other images {loss:.5f}, {gap:+.5f}: how much the model listens\n"
         return (
-            f"\nvalidation loss {r['held_out_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
-            f"{r['base_held_out_loss']:.5f}\n"
+            f"\nvalidation loss {r['val_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
+            f"{r['base_val_loss']:.5f}\n"
             f"{told}"
             f"{r['verdict']}\n"
             f"the run        {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
@@ -139,28 +139,28 @@ class Outcome(Callback):
                 return best, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
         return trainer.global_step, None
 
-    def _results(self, trainer: Trainer, held_out: HeldOut, step: int, evaluation: dict | None) -> dict:
+    def _results(self, trainer: Trainer, validation: Validation, step: int, evaluation: dict | None) -> dict:
         on = trainer.strategy.root_device.type
         clock = of(trainer, Clock)
         speed, first = clock.images_per_second(), clock.first_step_at
-        at = max(s for s in held_out.measured if s <= step)  # a run that left in its last step was not measured there
-        difference = held_out.difference(at)
-        self.change = change(difference, held_out.history[0][1])
+        at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
+        difference = validation.difference(at)
+        self.change = change(difference, validation.history[0][1])
         found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
             "peak_memory_mib": hardware.peak_memory_mib(on),
-            "held_out_loss": next(row[2] for row in held_out.history if row[0] == at),
-            "base_held_out_loss": held_out.history[0][1],
-            "final_held_out_loss": held_out.history[-1][2],
-            "final_training_loss": of(trainer, Curves).latest,
-            **{f"held_out_loss_told_{name}": loss for name, loss in held_out.told_at(step).items()},
-            "held_out_minus_base": difference.mean,
-            "held_out_minus_base_error": difference.known_error,
-            "held_out": held_out.record(trainer, at),
+            "val_loss": next(row[2] for row in validation.history if row[0] == at),
+            "base_val_loss": validation.history[0][1],
+            "final_val_loss": validation.history[-1][2],
+            "final_train_loss": of(trainer, Curves).latest,
+            **{f"val_loss_condition_{name}": loss for name, loss in validation.told_at(step).items()},
+            "val_loss_minus_base": difference.mean,
+            "val_loss_minus_base_error": difference.known_error,
+            "validation": validation.record(trainer, at),
             "val_fraction": trainer.datamodule.val_fraction,
             "evaluation": evaluation,
-            "verdict": verdict(at, held_out.history[-1][0], held_out, of(trainer, Evaluate).history),
+            "verdict": verdict(at, validation.history[-1][0], validation, of(trainer, Evaluate).history),
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
@@ -174,20 +174,20 @@ class Outcome(Callback):
         }
         return all_public(found)
 
-    def _history(self, trainer: Trainer, held_out: HeldOut) -> dict:
+    def _history(self, trainer: Trainer, validation: Validation) -> dict:
         """What was measured on the way, for the report."""
-        timesteps = fixed_timesteps(len(trainer.lightning_module.denoiser.noise), held_out.bins).tolist()
+        timesteps = fixed_timesteps(len(trainer.lightning_module.denoiser.noise), validation.bins).tolist()
         rows = []
-        for step, losses in sorted(held_out.measured.items()):
+        for step, losses in sorted(validation.measured.items()):
             row = {"step": step}
             for weights in ("raw", "ema"):
                 row[weights] = losses[weights].mean().item()
                 row[f"{weights}_by_timestep"] = losses[weights].mean(dim=0).tolist()
-                row[f"{weights}_minus_base"] = held_out.difference(step, weights=weights).record()
+                row[f"{weights}_minus_base"] = validation.difference(step, weights=weights).record()
             rows.append(row)
         return {
             "timesteps": timesteps,
-            "held_out": rows,
+            "validation": rows,
             "training": of(trainer, Curves).history,
             "evaluation": of(trainer, Evaluate).history,
         }
@@ -198,11 +198,11 @@ class Outcome(Callback):
         if not self._is_logged:
             return
         trainer.logger.experiment.add_image("samples_before_after", sheet, trainer.global_step)
-        names = ("verdict", "held_out_loss", "base_held_out_loss", "final_training_loss", "images_per_second")
+        names = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
         rows = "\n".join(f"| {name} | {self.results[name]} |" for name in names)
         trainer.logger.experiment.add_text("results", f"| | |\n|---|---|\n{rows}", trainer.global_step)
         # as log_hyperparams, which would also write the figures as curves of a single point; these curves there are
-        curves = dict.fromkeys(("held_out/ema", "train/loss_average"))
+        curves = dict.fromkeys(("val/loss", "train/loss_smoothed"))
         for summary in hparams(all_public(self.settings), curves):
             trainer.logger.experiment.file_writer.add_summary(summary)
         trainer.logger.save()

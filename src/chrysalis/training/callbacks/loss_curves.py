@@ -63,14 +63,14 @@ class Curves(Callback):
         self.history.append([step, losses[-1], self._average])
         values = {
             "train/loss": losses[-1],
-            "train/loss_average": self._average,
-            "train_optimizer/learning_rate": module.learning_rate,
-            "train_optimizer/gradient_norm": module.grad_norm.item() if module.grad_norm is not None else float("nan"),
+            "train/loss_smoothed": self._average,
+            "train/lr": module.learning_rate,
+            "train/grad_norm": module.grad_norm.item() if module.grad_norm is not None else float("nan"),
         }
         if not isinstance(module.denoiser.weighting, Uniform):
             values["train/loss_weighted"] = weighted[-1]
         if speed := of(trainer, Clock).images_per_second():
-            values["train_optimizer/images_per_second"] = speed
+            values["train/images_per_second"] = speed
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=step)
 

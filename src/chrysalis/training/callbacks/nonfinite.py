@@ -70,7 +70,7 @@ class NonFinite(Callback):
 
     def _found(self, trainer: Trainer, module: LightningModule, measured: Measured) -> None:
         with paused(trainer):
-            names = trainer.datamodule.pictures.names
+            names = trainer.datamodule.image_set.names
             told = described(measured.window, names, trainer.world_size > 1)
             where = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
             text = f"step {measured.step}{where}: {told}"
@@ -88,7 +88,7 @@ class NonFinite(Callback):
         )
 
     def _kept(self, module: LightningModule, measured: Measured, rank: int) -> Path:
-        """What is needed to repeat the step: the weights, which it did not change, and its pictures."""
+        """What is needed to repeat the step: the weights, which it did not change, and its images."""
         file = self.folder / f"step_{measured.step:06d}{f'_process_{rank}' if rank else ''}.pt"
         batches = [asdict(seen.batch.to("cpu")) for seen in measured.window]
         weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
@@ -104,20 +104,20 @@ class NonFinite(Callback):
 
 
 def described(window: list[MicroBatch], names: tuple[str, ...], among_others: bool = False) -> str:
-    """A sentence with pictures and timesteps: of the losses that are not finite, or of all where only gradients are."""
+    """A sentence with images and timesteps: of the losses that are not finite, or of all where only gradients are."""
     rows, t = torch.cat([seen.batch.row for seen in window]).tolist(), _joined(window, "t").tolist()
     bad = (~torch.isfinite(_joined(window, "per_sample"))).tolist()
-    pictures = [f"{names[row]} at t={at}" for row, at in zip(rows, t, strict=True)]
-    guilty = [picture for picture, is_bad in zip(pictures, bad, strict=True) if is_bad]
+    images = [f"{names[row]} at t={at}" for row, at in zip(rows, t, strict=True)]
+    guilty = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
     if guilty:
         return f"the loss is not a number for {_listed(guilty)}."
     others = " here, but a loss of another process may not be, or" if among_others else ", but"
-    return f"the losses are numbers{others} their gradient is not: {_listed(pictures)}."
+    return f"the losses are numbers{others} their gradient is not: {_listed(images)}."
 
 
-def _listed(pictures: list[str]) -> str:
-    more = f" and {len(pictures) - 8} more" if len(pictures) > 8 else ""
-    return ", ".join(pictures[:8]) + more
+def _listed(images: list[str]) -> str:
+    more = f" and {len(images) - 8} more" if len(images) > 8 else ""
+    return ", ".join(images[:8]) + more
 
 
 def _joined(window: list[MicroBatch], name: str) -> torch.Tensor:

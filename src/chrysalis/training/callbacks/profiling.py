@@ -152,7 +152,9 @@ class Profile(Callback):
     def _is_calm(self, trainer: Trainer) -> bool:
         """Whether no callback has something to do in the steps that would be recorded, or one always has."""
         begin = self._seen + self.warmup
-        rhythms = [c.every_n_steps for c in trainer.callbacks if isinstance(getattr(c, "every_n_steps", None), int)]
+        rhythms = [
+            c.every_n_train_steps for c in trainer.callbacks if isinstance(getattr(c, "every_n_train_steps", None), int)
+        ]
         if any(n <= self.steps for n in rhythms) or self._seen - self._first >= self.wait + 200:
             return True
         return not any(step % n == 0 for n in rhythms for step in range(begin, begin + self.steps))

@@ -1,4 +1,4 @@
-"""Pictures while it learns: the first batch, then sample grids from fixed seeds, the base model's first."""
+"""Images while it learns: the first batch, then sample grids from fixed seeds, the base model's first."""
 
 from pathlib import Path
 
@@ -17,22 +17,22 @@ from chrysalis.sampling.grids import legible
 from chrysalis.system import memory
 from chrysalis.system.errors import require_whole
 from chrysalis.system.terminal import stage
-from chrysalis.training.callbacks.base_model import Untouched
+from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.clock import of, paused
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.eval_mode import evaluating
 
 
 class Examples:
-    """Conditions of held-out pictures, one of each label or caption where they have such: the rows of a sheet.
+    """Conditions of validation images, one of each label or caption where they have such: the rows of a sheet.
 
-    names: of the rows. labels: their numbers, or None where labels do not count. cond: of all pictures, row by row,
+    names: of the rows. labels: their numbers, or None where labels do not count. cond: of all images, row by row,
     `columns` in each.
     """
 
     def __init__(self, data, conditioner: Conditioner, rows: int, n: int):
-        batch = data.held_out_batch(1000)
-        names = self._names(batch, conditioner, data.pictures.label_names)
+        batch = data.validation_batch(1000)
+        names = self._names(batch, conditioner, data.image_set.label_names)
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if "label" in conditioner.names else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
@@ -54,7 +54,7 @@ class Examples:
         return [name(i) for i in range(len(batch))]
 
     def sheet(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [3, h, w]: each row with its name, and with the picture that it is told, if there is one."""
+        """uint8 [3, h, w]: each row with its name, and with the image that it is told, if there is one."""
         rows = []
         for k, name in enumerate(self.names):
             told = [pixels.to_uint8(shown[k : k + 1]).expand(-1, 3, -1, -1) for shown in self.shown]
@@ -62,17 +62,17 @@ class Examples:
         return legible(rows)
 
 
-class Pictures(Callback):
-    """Draws `n` pictures (picture i from seed + i) with the averaged weights into samples/ and TensorBoard.
+class Samples(Callback):
+    """Draws `n` images (image i from seed + i) with the EMA weights into samples/ and TensorBoard.
 
     Those of step 0 come from the untouched base model, so that the change can be watched. Of a conditional model the
-    sheet has a row for each of up to `rows` conditions of held-out pictures, every row from the same seeds.
+    sheet has a row for each of up to `rows` conditions of validation images, every row from the same seeds.
     """
 
     def __init__(
         self,
         run_dir: str,
-        every_n_steps: int = 100,
+        every_n_train_steps: int = 100,
         n: int = 16,
         seed: int = 0,
         scheduler: str = "ddim",
@@ -80,14 +80,14 @@ class Pictures(Callback):
         preview: int = 16,
         rows: int = 10,
     ):
-        for name, value in (("n", n), ("rows", rows), ("every_n_steps", every_n_steps), ("steps", steps)):
-            require_whole(f"callbacks.pictures.{name}", value)
-        schedulers.require_known(scheduler, "callbacks.pictures.scheduler")
-        self.run_dir, self.every_n_steps, self.n, self.seed = Path(run_dir), every_n_steps, n, seed
+        for name, value in (("n", n), ("rows", rows), ("every_n_train_steps", every_n_train_steps), ("steps", steps)):
+            require_whole(f"callbacks.samples.{name}", value)
+        schedulers.require_known(scheduler, "callbacks.samples.scheduler")
+        self.run_dir, self.every_n_train_steps, self.n, self.seed = Path(run_dir), every_n_train_steps, n, seed
         self.scheduler, self.steps, self.preview, self.rows = scheduler, steps, preview, rows
         self.examples: Examples | None = None
         self.base: torch.Tensor | None = None
-        self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, pictures with averaged weights)
+        self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, images with EMA weights)
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if module.denoiser.conditioner is not None:
@@ -105,10 +105,10 @@ class Pictures(Callback):
     def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step = trainer.global_step
         if step and self.base is None:
-            with of(trainer, Untouched).applied(trainer, module):
+            with of(trainer, BaseModel).applied(trainer, module):
                 self.base = self.draw(trainer, module)
             self._show(trainer, self.base, 0)
-        if step and step % self.every_n_steps == 0 and step > self.latest[0]:
+        if step and step % self.every_n_train_steps == 0 and step > self.latest[0]:
             with of(trainer, EMA).applied(module):
                 self.latest = (step, self.draw(trainer, module))
             self._show(trainer, self.latest[1], step)
@@ -133,7 +133,7 @@ class Pictures(Callback):
 
     @property
     def picked(self) -> list[int]:
-        """Which of the pictures stand for all: the first, or the first of each condition."""
+        """Which of the images stand for all: the first, or the first of each condition."""
         if self.examples is None:
             return list(range(min(8, self.n)))
         return list(range(0, len(self.examples.names) * self.examples.columns, self.examples.columns))
@@ -153,9 +153,9 @@ class Pictures(Callback):
         rows, n = data.train_rows, len(self.picked)
         spread = rows[[i * len(rows) // n for i in range(n)]]
         if self.examples is not None and self.examples.labels is not None:
-            first = {label: row for row, label in zip(rows[::-1], data.pictures.labels[rows[::-1]], strict=True)}
+            first = {label: row for row, label in zip(rows[::-1], data.image_set.labels[rows[::-1]], strict=True)}
             spread = [first.get(label, row) for label, row in zip(self.examples.labels, spread, strict=True)]
-        return torch.from_numpy(np.stack([data.pictures.images[row] for row in spread]))
+        return torch.from_numpy(np.stack([data.image_set.images[row] for row in spread]))
 
     def _show(self, trainer: Trainer, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:
@@ -166,7 +166,7 @@ class Pictures(Callback):
             trainer.logger.experiment.add_image("samples", sheet, step)
 
     def _show_first_batch(self, trainer: Trainer) -> None:
-        """The first pictures that training will see, flipped and cropped as it sees them."""
+        """The first images that training will see, flipped and cropped as it sees them."""
         data = trainer.datamodule
         seen = []
         for batch in data.train_dataloader():
@@ -175,7 +175,7 @@ class Pictures(Callback):
                 break
         sheet = pixels.grid(torch.cat(seen)[: self.preview])
         if trainer.is_global_zero:
-            pixels.save_sheet(sheet, self.run_dir / "first_pictures.png")
+            pixels.save_sheet(sheet, self.run_dir / "training_images.png")
             if trainer.logger is not None:
                 trainer.logger.experiment.add_image("training_images", sheet, 0)
 

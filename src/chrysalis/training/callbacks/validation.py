@@ -1,6 +1,6 @@
-"""Held-out loss on fixed triples, for the raw and the averaged weights, against the untouched base model.
+"""Validation loss on fixed triples, for the raw and the EMA weights, against the untouched base model.
 
-Of a conditional model also when it is told nothing, and when it is told what belongs to another picture: a model that
+Of a conditional model also when it is told nothing, and when it is told what belongs to another image: a model that
 does not listen has the same loss all three times.
 """
 
@@ -13,20 +13,20 @@ from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data.batch import Batch
 from chrysalis.evaluation import validation_record
-from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, held_out_loss, paired
+from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, paired, validation_loss
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base_model import Untouched
+from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.clock import of, paused
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.eval_mode import evaluating
 
-WORDS = {"null": "nothing", "shuffled": "of another picture"}
+WORDS = {"null": "nothing", "shuffled": "of another image"}
 
 
 def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict | None]:
-    """What a model is told of the held-out pictures: what is right, nothing, or what is right for others of them."""
+    """What a model is told of the validation images: what is right, nothing, or what is right for others of them."""
     if conditioner is None:
         return {}
     right = batches.of_batch(batch, conditioner)
@@ -41,16 +41,16 @@ def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict 
     return told
 
 
-class HeldOut(Callback):
-    """Measures the base model, once the first step is made, then every `every_n_steps` optimizer steps and at the end.
+class Validation(Callback):
+    """Measures the base model after the first step, then every `every_n_train_steps` optimizer steps and at the end.
 
-    n_images pictures x bins timesteps, the same (image, t, noise) always, so that differences are the model's.
+    n_images images x bins timesteps, the same (image, t, noise) always, so that differences are the model's.
     """
 
-    def __init__(self, every_n_steps: int = 100, n_images: int = 32, bins: int = 8, seed: int = 0):
-        for name, value in (("every_n_steps", every_n_steps), ("n_images", n_images), ("bins", bins)):
-            require_whole(f"callbacks.held_out.{name}", value)
-        self.every_n_steps, self.n_images, self.bins, self.seed = every_n_steps, n_images, bins, seed
+    def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, bins: int = 8, seed: int = 0):
+        for name, value in (("every_n_train_steps", every_n_train_steps), ("n_images", n_images), ("bins", bins)):
+            require_whole(f"callbacks.validation.{name}", value)
+        self.every_n_train_steps, self.n_images, self.bins, self.seed = every_n_train_steps, n_images, bins, seed
         self.base: torch.Tensor | None = None  # [N, bins]
         self.history: list[list[float]] = []  # [step, raw, ema]
         self.measured: dict[int, dict[str, torch.Tensor]] = {}  # of each step in history: raw and ema [N, bins]
@@ -58,7 +58,7 @@ class HeldOut(Callback):
         self.contents: list[int] | None = None  # the hash of each image that is measured on
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        batch = trainer.datamodule.held_out_batch(self.n_images)
+        batch = trainer.datamodule.validation_batch(self.n_images)
         before, self.images, self.contents = self.contents, batch.image, batch.key.tolist()
         if self.base is not None and (len(self.base) != len(self.contents) or before not in (None, self.contents)):
             self._begin_anew(trainer)
@@ -79,13 +79,13 @@ class HeldOut(Callback):
     def _measure_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         step = trainer.global_step
         if step and self.base is None:
-            with of(trainer, Untouched).applied(trainer, module):
+            with of(trainer, BaseModel).applied(trainer, module):
                 self.base = self._measure(trainer, module, what="base model's loss")
             mean = self.base.mean().item()
             self.history.append([0, mean, mean])
             self.measured[0] = {"raw": self.base, "ema": self.base}
             self._log(trainer, 0, self.base, self.base)
-        if step and step % self.every_n_steps == 0 and step > self.history[-1][0]:
+        if step and step % self.every_n_train_steps == 0 and step > self.history[-1][0]:
             self.measure(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -104,15 +104,15 @@ class HeldOut(Callback):
         self.history.append([step, raw.mean().item(), averaged.mean().item()])
         if not all(math.isfinite(value) for value in self.history[-1]):
             raise UserError(
-                f"The held-out loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
+                f"The validation loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
                 "trainer.gradient_clip_val=1.0."
             )
         self.measured[step] = {"raw": raw, "ema": averaged}
-        of(trainer, Best).hear("held_out_loss", step, self.history[-1][2])
+        of(trainer, Best).hear("val_loss", step, self.history[-1][2])
         self._log(trainer, step, raw, averaged)
         base, change = self.base.mean().item(), self.difference(step)
         say(
-            f"step {step}: held-out loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}, "
+            f"step {step}: validation loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}, "
             f"difference {change}"
         )
         if self.told:
@@ -125,16 +125,16 @@ class HeldOut(Callback):
         total = len(self.images) * self.bins
         with paused(trainer), evaluating(trainer, module), stage(what, total) as at:
             fixed = (self.images, self.contents, self.bins, self.seed)
-            return held_out_loss(module.denoiser, *fixed, cond=self.conds.get(told), advance=at.advance)
+            return validation_loss(module.denoiser, *fixed, cond=self.conds.get(told), advance=at.advance)
 
     def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
-        """Of the losses at one measured step and another, picture by picture; the base model's are those of step 0."""
+        """Of the losses at one measured step and another, image by image; the base model's are those of step 0."""
         return paired(self.measured[step][weights], self.measured[to][weights])
 
     def record(self, trainer: Trainer, step: int) -> dict:
-        """Of the averaged weights at a measured step, see evaluation/validation_record.py."""
+        """Of the EMA weights at a measured step, see evaluation/validation_record.py."""
         data, denoiser = trainer.datamodule, trainer.lightning_module.denoiser
-        contents = self.contents or data.held_out_batch(self.n_images).key.tolist()
+        contents = self.contents or data.validation_batch(self.n_images).key.tolist()
         return validation_record.record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
 
     def told_at(self, step: int) -> dict[str, float]:
@@ -145,13 +145,13 @@ class HeldOut(Callback):
         if trainer.logger is None:
             return
         values = {
-            "held_out/raw": raw.mean().item(),
-            "held_out/ema": averaged.mean().item(),
-            "held_out/ema_minus_base": paired(averaged, self.base).mean,
-            "held_out/ema_minus_base_error": paired(averaged, self.base).error,
-            "held_out/raw_minus_base": paired(raw, self.base).mean,
-            "held_out/raw_minus_base_error": paired(raw, self.base).error,
-            "held_out/ema_relative_to_base": (averaged.mean() / self.base.mean()).item(),
+            "val/loss_raw": raw.mean().item(),
+            "val/loss": averaged.mean().item(),
+            "val/loss_minus_base": paired(averaged, self.base).mean,
+            "val/loss_minus_base_error": paired(averaged, self.base).error,
+            "val/loss_raw_minus_base": paired(raw, self.base).mean,
+            "val/loss_raw_minus_base_error": paired(raw, self.base).error,
+            "val/relative_to_base": (averaged.mean() / self.base.mean()).item(),
         }
         for t, ours, base in zip(
             fixed_timesteps(len(trainer.lightning_module.denoiser.noise), self.bins).tolist(),
@@ -159,11 +159,11 @@ class HeldOut(Callback):
             self.base.mean(dim=0).tolist(),
             strict=True,
         ):
-            values[f"held_out_by_timestep/t{t:03d}"] = ours
-            values[f"held_out_by_timestep_relative_to_base/t{t:03d}"] = ours / base
+            values[f"val_by_timestep/t{t:03d}"] = ours
+            values[f"val_by_timestep_relative_to_base/t{t:03d}"] = ours / base
         for name, loss in self.told_at(step).items():
-            values[f"held_out_told/{name}"] = loss
-            values[f"held_out_told/{name}_minus_right"] = loss - values["held_out/ema"]
+            values[f"val_other_conditions/{name}"] = loss
+            values[f"val_other_conditions/{name}_minus_right"] = loss - values["val/loss"]
         trainer.logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict:

@@ -8,7 +8,7 @@ from torch import nn
 
 from chrysalis.conditions import batches
 from chrysalis.denoiser import Denoiser
-from chrysalis.evaluation.validation_loss import fixed_timesteps, held_out_loss
+from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_loss
 from chrysalis.system import memory
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.validation import conditions
@@ -16,10 +16,10 @@ from chrysalis.training.eval_mode import evaluating
 from chrysalis.training.preflight.plan import Plan
 
 LONG = 8.0  # seconds after which no further image is measured
-PICTURES, BINS = 4, 8  # of the held-out set, and timesteps of each
+IMAGES, BINS = 4, 8  # of the validation set, and timesteps of each
 NO_BETTER = 0.9  # of the loss of predicting nothing, over all bins
-# In one bin. Any model that learned to finds the noise; what v and x0 ask for at high noise is the picture itself,
-# where pictures unlike those that a good model knows can cost it more than mid-grey does.
+# In one bin. Any model that learned to finds the noise; what v and x0 ask for at high noise is the image itself,
+# where images unlike those that a good model knows can cost it more than mid-grey does.
 CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
 ASKED = "Is data.image_size, the value range or the schedule what it was trained with?"
 
@@ -41,7 +41,7 @@ class Nothing(nn.Module):
 class Base:
     """loss, nothing: float32 [bins], held out, of the model as it is and of a zero output at `timesteps`.
 
-    seconds: of a forward pass, per picture. images: how many were measured. told: in how many ways a conditional model
+    seconds: of a forward pass, per image. images: how many were measured. told: in how many ways a conditional model
     is measured, 1 of others.
     """
 
@@ -50,7 +50,7 @@ class Base:
     nothing: torch.Tensor
     seconds: float
     told: int
-    images: int = PICTURES
+    images: int = IMAGES
 
     def doubt(self, prediction: str) -> str | None:
         """What to ask of a pretrained model that is hardly better than nothing; None of one that is."""
@@ -64,22 +64,22 @@ class Base:
 
 @torch.no_grad()
 def measured(plan: Plan) -> Base | None:
-    """On the first held-out pictures and their fixed triples, timed after a first pass; None if it does not fit.
+    """On the first validation images and their fixed triples, timed after a first pass; None if it does not fit.
 
     Of several timed passes the shortest counts: the others were disturbed.
     The module is as it was afterwards, and on the device where it was.
     """
     module, denoiser = plan.module, plan.module.denoiser
-    batch = plan.data.held_out_batch(PICTURES)
+    batch = plan.data.validation_batch(IMAGES)
     told = conditions(batch, denoiser.conditioner)
     keys, cond = batch.key.tolist(), told.get("right")
-    at_once = 1 if plan.on.type == "cpu" else PICTURES  # of pictures, each at every timestep
+    at_once = 1 if plan.on.type == "cpu" else IMAGES  # of images, each at every timestep
 
     def loss(of_model: Denoiser, first: int, cond: dict | None = None) -> torch.Tensor:
         rows = range(first, min(first + at_once, len(keys)))
         those = slice(rows.start, rows.stop)
-        fixed = (batch.image[those], keys[those], BINS, plan.held_out.seed, min(plan.data.batch_size, at_once * BINS))
-        return held_out_loss(of_model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
+        fixed = (batch.image[those], keys[those], BINS, plan.validation.seed, min(plan.data.batch_size, at_once * BINS))
+        return validation_loss(of_model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
 
     here, ours, seconds = next(denoiser.parameters()).device, [], []
     try:

@@ -28,12 +28,12 @@ class Measuring:
 
 
 KEYS = {
-    "images": "callbacks.held_out.n_images",
-    "timesteps": "callbacks.held_out.bins",
-    "images_every": "callbacks.held_out.every_n_steps",
-    "samples": "callbacks.pictures.n",
-    "sample_steps": "callbacks.pictures.steps",
-    "samples_every": "callbacks.pictures.every_n_steps",
+    "images": "callbacks.validation.n_images",
+    "timesteps": "callbacks.validation.bins",
+    "images_every": "callbacks.validation.every_n_train_steps",
+    "samples": "callbacks.samples.n",
+    "sample_steps": "callbacks.samples.steps",
+    "samples_every": "callbacks.samples.every_n_train_steps",
 }
 LEAST = {"images": 8, "timesteps": 2, "samples": 2, "sample_steps": 8}
 VALIDATION, SAMPLING = ("images_every", "images", "timesteps"), ("samples_every", "samples", "sample_steps")

@@ -45,21 +45,21 @@ def pipeline_bytes(module: FineTuning, half: bool = False) -> int:
     return _bytes([*module.state_dict().values(), *frozen]) - (unet // 2 if half else 0)
 
 
-def needed_bytes(module: FineTuning, pictures: int = 0, half: bool = False) -> int:
+def needed_bytes(module: FineTuning, samples: int = 0, half: bool = False) -> int:
     """The most that a run has on the disk at once: last, previous and best checkpoint and one that is being written,
-    the pipeline, and `pictures` bytes of samples."""
-    return 4 * checkpoint_bytes(module) + pipeline_bytes(module, half) + pictures
+    the pipeline, and `images` bytes of samples."""
+    return 4 * checkpoint_bytes(module) + pipeline_bytes(module, half) + samples
 
 
-def picture_bytes(plan: Plan) -> int:
+def image_bytes(plan: Plan) -> int:
     """Of the sample sheets, at most, as files and again in TensorBoard."""
     height, width = plan.data.size
-    return 2 * plan.drawings * plan.pictures.n * 3 * height * width
+    return 2 * plan.drawings * plan.samples.n * 3 * height * width
 
 
 def disk(plan: Plan) -> tuple[int, int]:
     """(bytes that the run will still write, bytes that are free where it lies)."""
-    needed = needed_bytes(plan.module, picture_bytes(plan), plan.half)
+    needed = needed_bytes(plan.module, image_bytes(plan), plan.half)
     there = sum(p.stat().st_size for p in plan.folder.rglob("*") if p.is_file()) if plan.resumed else 0
     return max(needed - there, checkpoint_bytes(plan.module)), shutil.disk_usage(_existing(plan.folder)).free
 

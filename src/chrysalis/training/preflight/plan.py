@@ -6,15 +6,15 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-from chrysalis.data.datamodule import Pictures as Data
+from chrysalis.data.datamodule import ImageDataModule as ImageDataModule
 from chrysalis.models.folder import Model
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.clock import of
-from chrysalis.training.callbacks.early_stopping import EarlyStop
+from chrysalis.training.callbacks.early_stopping import EarlyStopping
 from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.samples import Pictures
+from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
-from chrysalis.training.callbacks.validation import HeldOut
+from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.measuring import KEYS, Measuring, changes, planned
 
@@ -23,14 +23,14 @@ ENDLESS = 100_000  # steps after which a run without an end keeps to its share o
 
 @dataclass
 class Plan:
-    """note: about the pictures' size, if it is new to the model. resumed: whether the run has begun before.
+    """note: about the images' size, if it is new to the model. resumed: whether the run has begun before.
 
     half: whether the exported UNet is to be float16. asked: keys that the user chose, which are not made coarser.
     coarser: {key: value} of what measures less than its default; of a resumed run as it was when the run began.
     """
 
     model: Model
-    data: Data
+    data: ImageDataModule
     module: FineTuning
     trainer: Trainer
     folder: Path
@@ -43,9 +43,9 @@ class Plan:
     def __post_init__(self):
         self.data.trainer = self.trainer  # as fit does later: what counts micro-batches needs it now
         self.on = self.trainer.strategy.root_device
-        self.held_out, self.pictures = of(self.trainer, HeldOut), of(self.trainer, Pictures)
+        self.validation, self.samples = of(self.trainer, Validation), of(self.trainer, Samples)
         self.evaluate, self.stopping = of(self.trainer, Evaluate), of(self.trainer, Stopping)
-        if any(isinstance(callback, EarlyStop) for callback in self.trainer.callbacks):
+        if any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks):
             self.asked = {*self.asked, KEYS["images_every"]}  # which counts measurements
 
     def prepare(self) -> None:
@@ -54,11 +54,13 @@ class Plan:
         for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
             warn(note)
         for callback in self.trainer.callbacks:
-            if isinstance(callback, EarlyStop):
-                callback.require_measurements(self.steps, self.held_out.every_n_steps, len(self.data.held_out_rows))
+            if isinstance(callback, EarlyStopping):
+                callback.require_measurements(
+                    self.steps, self.validation.every_n_train_steps, len(self.data.validation_rows)
+                )
 
     @property
-    def pictures_a_step(self) -> int:
+    def images_a_step(self) -> int:
         """On one device."""
         return self.data.batch_size * self.trainer.accumulate_grad_batches
 
@@ -76,9 +78,11 @@ class Plan:
     @property
     def measuring(self) -> Measuring:
         """What is measured and sampled, as the callbacks have it now."""
-        held_out, drawn = self.held_out, self.pictures
-        images = min(held_out.n_images, len(self.data.held_out_rows))
-        return Measuring(images, held_out.bins, held_out.every_n_steps, drawn.n, drawn.steps, drawn.every_n_steps)
+        validation, drawn = self.validation, self.samples
+        images = min(validation.n_images, len(self.data.validation_rows))
+        return Measuring(
+            images, validation.bins, validation.every_n_train_steps, drawn.n, drawn.steps, drawn.every_n_train_steps
+        )
 
     def keep_to_budget(self, seconds_a_pass: float, conditions: int) -> None:
         """Measure less where it would take longer than it should beside the training, see measuring.py.
@@ -105,14 +109,14 @@ class Plan:
         self.coarser = coarser
         for key, value in coarser.items():
             _, callback, name = key.split(".")
-            setattr({"held_out": self.held_out, "pictures": self.pictures}[callback], name, value)
+            setattr({"validation": self.validation, "samples": self.samples}[callback], name, value)
         if KEYS["samples"] in coarser:  # of a conditional model: rows of two samples
-            self.pictures.rows = min(self.pictures.rows, max(1, self.pictures.n // 2))
+            self.samples.rows = min(self.samples.rows, max(1, self.samples.n // 2))
 
     def forward_passes(self, told: int) -> tuple[int, int]:
-        """(of training, of measuring and drawing), counted in pictures, on one device.
+        """(of training, of measuring and drawing), counted in images, on one device.
 
-        A training step costs three a picture, as its backward pass takes as long as two; with gradient checkpointing
+        A training step costs three an image, as its backward pass takes as long as two; with gradient checkpointing
         one more. told: in how many ways a conditional model is measured, 1 of others.
         """
         steps = self.steps or 0
@@ -121,18 +125,18 @@ class Plan:
 
     @property
     def passes_a_step(self) -> int:
-        """Forward passes that a training step costs, counted in pictures."""
-        return self.pictures_a_step * (4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3)
+        """Forward passes that a training step costs, counted in images."""
+        return self.images_a_step * (4 if getattr(self.model.unet, "is_gradient_checkpointing", False) else 3)
 
     def evaluation(self, steps: int) -> int:
-        """How many pictures one device draws in so many steps to hold them against the data."""
-        when = self.evaluate.plan(self.steps or math.inf, self.pictures_a_step * self.trainer.world_size)
+        """How many images one device draws in so many steps to hold them against the data."""
+        when = self.evaluate.plan(self.steps or math.inf, self.images_a_step * self.trainer.world_size)
         return when.n * when.times(steps) // self.trainer.world_size
 
     @property
     def drawings(self) -> int:
         """How often samples are drawn: of the base model, every n steps, and for the export."""
-        return 1 + -(-(self.steps or 0) // self.pictures.every_n_steps)
+        return 1 + -(-(self.steps or 0) // self.samples.every_n_train_steps)
 
 
 class Agreed(Callback):

@@ -19,8 +19,8 @@ from chrysalis.training.preflight.base_loss import Base, measured
 from chrysalis.training.preflight.memory_needs import disk, in_bytes, is_large, memory_cost, require_room
 from chrysalis.training.preflight.plan import Plan
 
-SAMPLE = 64  # pictures whose values are looked at
-PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and picture)", "sample": "the picture (x0)"}
+SAMPLE = 64  # images whose values are looked at
+PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and image)", "sample": "the image (x0)"}
 
 
 def goes_on(asked: bool | str, plan: Plan) -> bool:
@@ -78,8 +78,8 @@ def model_row(plan: Plan) -> str:
 
 
 def data_row(plan: Plan) -> str:
-    """What there is, and the values of a sample of the training pictures: as decoded, and as the UNet sees them."""
-    there, rows = plan.data.pictures, plan.data.train_rows
+    """What there is, and the values of a sample of the training images: as decoded, and as the UNet sees them."""
+    there, rows = plan.data.image_set, plan.data.train_rows
     sample = there.images[rows[:: -(-len(rows) // SAMPLE)]]
     decoded = np.array([sample.min(), sample.max(), *sample.mean(axis=(0, 2, 3), dtype=np.float64)])
     low, high, *means = (f"{v:.0f}" for v in decoded)
@@ -120,18 +120,18 @@ def training_row(plan: Plan) -> str:
     several = ((trainer.accumulate_grad_batches, "micro-batches"), (trainer.world_size, "devices"))
     factors = [f"{plan.data.batch_size} at once", *(f"{n} {name}" for n, name in several if n > 1)]
     how = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
-    size = plan.pictures_a_step * trainer.world_size
+    size = plan.images_a_step * trainer.world_size
     if steps is None:
-        return f"steps of {size} pictures{how}, until it is stopped"
+        return f"steps of {size} images{how}, until it is stopped"
     passes = steps / plan.steps_a_pass
-    return f"{steps} steps of {size} pictures{how}: {passes:.{1 if passes < 100 else 0}f} passes over the data"
+    return f"{steps} steps of {size} images{how}: {passes:.{1 if passes < 100 else 0}f} passes over the data"
 
 
 def time_row(plan: Plan, base: Base | None) -> str | None:
     if base is None or plan.steps is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.told))
-    speed = plan.steps * plan.pictures_a_step * plan.trainer.world_size / training
+    speed = plan.steps * plan.images_a_step * plan.trainer.world_size / training
     return (
         f"about {duration(training + beside)}: {duration(training)} of training at {speed:.{0 if speed > 9.5 else 1}f} "
         f"pictures/s, {duration(beside)} of measuring and drawing"
@@ -143,7 +143,7 @@ def measuring_row(plan: Plan, base: Base | None) -> str | None:
     if base is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.told))
-    now, there = plan.measuring, len(plan.data.held_out_rows)
+    now, there = plan.measuring, len(plan.data.validation_rows)
     less = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
     takes = f"about {duration(beside)} of {duration(training + beside)}: " if plan.steps else ""
     return (
@@ -185,7 +185,7 @@ def smaller(plan: Plan, cost: step_memory.Cost, free: int) -> str:
     return (
         f"A step does not fit into memory. data.batch_size={fits} trainer.accumulate_grad_batches="
         f"{pieces * batch // fits} does and learns the same; so does data.batch_size=auto "
-        f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each picture."
+        f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each image."
     )
 
 

@@ -1,6 +1,6 @@
-"""The drawn pictures of README.md and docs/: runs the commands that the pages show, and puts results side by side.
+"""The samples of README.md and docs/: runs the commands that the pages show, and puts results side by side.
 
-python docs/make_pictures.py [schedulers colour symmetry ...]     (needs runs/first, early, label, mask and text)
+python docs/make_figures.py [schedulers colour symmetry ...]     (needs runs/first, early, label, mask and text)
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from chrysalis.conditions.request import Asked
+from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw as drawn_butterfly
 from chrysalis.models.folder import load as folder_of
@@ -32,35 +32,35 @@ def sample(out: str, *overrides: str, n: int = 8) -> Path:
     return HERE.parent / OUT / out
 
 
-def pictures(folder: Path) -> torch.Tensor:
+def images(folder: Path) -> torch.Tensor:
     return torch.stack([read(path) for path in sorted(folder.glob("seed_*.png"))])
 
 
 def table(rows: dict[str, torch.Tensor], name: str) -> None:
-    """docs/pictures/name.png: a row of pictures, uint8 [B, 3, H, W], beside each label."""
-    grids.table(list(rows.items())).save(HERE / "pictures" / f"{name}.png", optimize=True)
+    """docs/figures/name.png: a row of images, uint8 [B, 3, H, W], beside each label."""
+    grids.table(list(rows.items())).save(HERE / "images" / f"{name}.png", optimize=True)
 
 
 def schedulers() -> None:
     names = list(SCHEDULERS)
-    rows = {name: pictures(sample(f"schedulers/{name}", MOTHS, f"scheduler={name}", "steps=10")) for name in names}
+    rows = {name: images(sample(f"schedulers/{name}", MOTHS, f"scheduler={name}", "steps=10")) for name in names}
     table(rows, "schedulers")
 
 
 def colour() -> None:
-    rows = {"unguided": pictures(sample("colour/0", MOTHS, "seed=100"))}
+    rows = {"unguided": images(sample("colour/0", MOTHS, "seed=100"))}
     for scale in (0.2, 0.4, 0.8):
         how = ["guidance=colour", "guidance.colour.target=royalblue", f"guidance.colour.scale={scale}"]
-        rows[f"scale {scale}"] = pictures(sample(f"colour/{scale}", MOTHS, "seed=100", *how))
+        rows[f"scale {scale}"] = images(sample(f"colour/{scale}", MOTHS, "seed=100", *how))
     table(rows, "colour")
 
 
 def symmetry() -> None:
     first = "model.pretrained=runs/first"
-    rows = {"unguided": pictures(sample("symmetry/0", first, "seed=100"))}
+    rows = {"unguided": images(sample("symmetry/0", first, "seed=100"))}
     for scale in (0.5, 1, 2):
         how = ["guidance=symmetry", f"guidance.symmetry.scale={scale}"]
-        rows[f"scale {scale}"] = pictures(sample(f"symmetry/{scale}", first, "seed=100", *how))
+        rows[f"scale {scale}"] = images(sample(f"symmetry/{scale}", first, "seed=100", *how))
     table(rows, "symmetry")
 
 
@@ -70,14 +70,14 @@ def shape() -> None:
     drawn = drawn_butterfly("moths", 7, size=64)
     Image.fromarray(drawn.mask.squeeze()).save(mask)
     Image.fromarray(drawn_butterfly("flowers", 12, size=64).image).save(reference)
-    rows = {"unguided": pictures(sample("shape/0", MOTHS, "seed=100"))}
+    rows = {"unguided": images(sample("shape/0", MOTHS, "seed=100"))}
     how = {
         "silhouette": [f"guidance.silhouette.mask={mask}"],
-        "reference": [f"guidance.reference.picture={reference}"],
+        "reference": [f"guidance.reference.image={reference}"],
         "brightness": ["guidance.brightness.target=0.85"],
     }
     for name, more in how.items():
-        rows[name] = pictures(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
+        rows[name] = images(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
     blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
     asked = {"silhouette": read(mask), "reference": read(reference)}
     rows = {name: torch.cat([asked.get(name, blank)[None], row]) for name, row in rows.items()}
@@ -88,7 +88,7 @@ def trajectory() -> None:
     how = ["trajectory=true", "seed=100", "animation.formats=[webp]", "animation.frames=24"]
     folder = sample("trajectory", MOTHS, *how, n=3)
     for name in ("trajectory.png", "trajectory.webp"):
-        (HERE / "pictures" / name).write_bytes((folder / name).read_bytes())
+        (HERE / "images" / name).write_bytes((folder / name).read_bytes())
 
 
 def img2img() -> None:
@@ -98,7 +98,7 @@ def img2img() -> None:
     rows = {}
     for strength in (0.3, 0.5, 0.7):
         how = ["task=img2img", f"task.image={image}", f"task.strength={strength}"]
-        drawn = pictures(sample(f"img2img/{strength}", MOTHS, *how, n=7))
+        drawn = images(sample(f"img2img/{strength}", MOTHS, *how, n=7))
         rows[f"strength {strength}"] = torch.cat([read(image)[None], drawn])
     table(rows, "img2img")
 
@@ -113,7 +113,7 @@ def inpaint() -> None:
     rows = {}
     for times in (1, 4):
         how = ["task=inpaint", f"task.image={image}", f"task.mask={mask}", f"task.resamplings={times}", "seed=3"]
-        drawn = pictures(sample(f"inpaint/{times}", MOTHS, *how, n=6))
+        drawn = images(sample(f"inpaint/{times}", MOTHS, *how, n=6))
         holed = read(image)
         holed[:, :, 32:] = 235
         rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], drawn])
@@ -123,12 +123,12 @@ def inpaint() -> None:
 def morph() -> None:
     folder = sample("morph", MOTHS, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
     for name in ("morph.png", "morph.gif"):
-        (HERE / "pictures" / name).write_bytes((folder / name).read_bytes())
+        (HERE / "images" / name).write_bytes((folder / name).read_bytes())
 
 
 def blend() -> None:
     folder = sample("blend", "model.pretrained=runs/first", "task=blend", "seed=100", n=4)
-    (HERE / "pictures" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
+    (HERE / "images" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
 
 
 def pairs() -> None:
@@ -136,17 +136,17 @@ def pairs() -> None:
     auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
     rows = {"unguided": [], "autoguidance 1": auto, "domain 0.25": ["guidance=domain", "guidance.domain.scale=0.25"]}
     rows["domain 1"] = ["guidance=domain"]
-    drawn = {name: pictures(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
+    drawn = {name: images(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
     table(drawn, "pairs")
 
 
 def told(name: str, model: str, *ask: str, n: int = 8, scale: float | None = None) -> None:
-    """docs/pictures/name.png: the sheet that sample.py makes of a conditional model's pictures."""
+    """docs/figures/name.png: the sheet that sample.py makes of a conditional model's images."""
     guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
     folder = sample(
         f"told/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
     )
-    (HERE / "pictures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
+    (HERE / "images" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
 
 
 CAPTIONS = (
@@ -181,18 +181,16 @@ def photographs_told() -> None:
     rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
     # from the 38th on eight masks follow each other that are not empty, as half of that set's are
     masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "nymphalis_antiopa"
-    asked = Asked(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
+    asked = Request(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
     shown = asked.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
     rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
-    rows["drawn into them"] = pictures(
+    rows["drawn into them"] = images(
         sample("told/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8)
     )
     for name in ("monarch", "mourning cloak"):
         caption = f"a photo of a {name} butterfly"
         text = [f'text="{caption}"', *how]
-        rows[caption] = pictures(
-            sample(f"told/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8)
-        )
+        rows[caption] = images(sample(f"told/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8))
     table(rows, "photographs_told")
 
 
