@@ -29,10 +29,10 @@ def lines(text: str) -> list[str]:
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def inline(text: str) -> list[str]:
-    """Whole commands of train.py and sample.py within sentences."""
-    spans = re.findall(r"`(python (?:train|sample)\.py [^`…]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    return [" ".join(span.split()) for span in spans]
+def inline(text: str, program: str) -> list[str]:
+    """The commands within sentences that start with `python` and a program, a regular expression."""
+    sentences = " ".join(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
+    return re.findall(rf"`(python {program}[^`…]*)`", sentences)
 
 
 def program_of(command: str) -> str:
@@ -49,8 +49,8 @@ COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in 
 PROGRAMS = [c for c in COMMANDS if c.startswith(("python train.py", "python sample.py"))]
 FIRST_OF_ITS_KIND = list({signature(c): c for c in reversed(PROGRAMS)}.values())[::-1]
 BENCHMARKS = [c for c in COMMANDS if re.match(r"python -?m? ?benchmarks", c)]
-BENCHMARKS += [c for text in TEXTS.values() for c in re.findall(r"`(python -?m? ?benchmarks[^`]*)`", text)]
-INLINE = list(dict.fromkeys(command for text in TEXTS.values() for command in inline(text)))
+BENCHMARKS += [command for text in TEXTS.values() for command in inline(text, r"-?m? ?benchmarks")]
+INLINE = list(dict.fromkeys(c for text in TEXTS.values() for c in inline(text, r"(?:train|sample)\.py ")))
 
 SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.samples.n=1"]
 SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.bins=1"]
@@ -194,7 +194,7 @@ def test_a_benchmark_has_the_flags_that_are_shown(command):
 
 def test_the_examples_of_contributing_work():
     """An energy is zero at its target; a callback logs the norm of the weights."""
-    energy, callback = re.findall(r"```python\n(.*?)```", TEXTS["CONTRIBUTING.md"], re.DOTALL)
+    energy, callback = re.findall(r"```python\n(.*?)```", TEXTS["CONTRIBUTING.md"], re.DOTALL)[:2]
     names = {"Energy": Energy, "Callback": Callback, "torch": torch}
     exec(energy + callback, names)
     x0 = torch.randn(2, 3, 4, 4)
