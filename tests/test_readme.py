@@ -59,7 +59,7 @@ PLAIN = next(c for c in PROGRAMS if program_of(c) == "sample" and "assets/moths-
 
 
 def slow(command: str) -> bool:
-    """Whole experiments; sweeps of train.py, which run four jobs or more; the preflight, tested in test_preflight.py."""
+    """Whole experiments; sweeps of train.py, which run four jobs or more; a preflight (see test_preflight.py)."""
     long = "train.py -m" in command or "preflight=" in command
     return long or (program_of(command) == "train" and command in lines(TEXTS["experiments.md"]))
 
