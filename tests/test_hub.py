@@ -19,7 +19,7 @@ from chrysalis.conditions import text_encoders
 from chrysalis.data.addresses import Files
 from chrysalis.data.sources import Hub
 from chrysalis.data.store import open_set
-from chrysalis.models import card, folder
+from chrysalis.models import card, folder, location
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
 
@@ -99,7 +99,7 @@ def test_only_the_weights_of_its_own_kind_are_there(served, model, tmp_path, cap
     assert all(torch.equal(weight, expected[name]) for name, weight in loaded.items())
     loaded = folder.load("me/half").unet.state_dict()
     assert all(torch.equal(weight, expected[name].half().float()) for name, weight in loaded.items())
-    assert "model.pretrained=me/half has only fp16 weights: these are taken." in capsys.readouterr().err
+    assert "model.pretrained=me/half has only fp16 weights, which are loaded." in capsys.readouterr().err
     served.seen.clear()
     folder.load("me/half")
     assert served.seen == []
@@ -169,7 +169,7 @@ def with_settings(data: bytes, **settings) -> bytes:
 def test_another_kind_of_model_is_named_before_its_weights_are_fetched(served, model):
     config = "unet/config.json"
     model.files[config] = with_settings(model.files[config], _class_name="AutoencoderKL")
-    assert "holds a AutoencoderKL, and only UNet2DModel can be used" in refusal()
+    assert "holds a AutoencoderKL: choose a DDPM UNet2DModel on RGB pixels, such as google/" in refusal()
     served.repositories["me/bert"] = Repository({"config.json": b'{"architectures": ["BertModel"]}'})
     assert "holds a BertModel of transformers" in refusal(name="me/bert")
     index = with_settings(model.files["model_index.json"], vae=["diffusers", "AutoencoderKL"])
@@ -214,7 +214,7 @@ def test_a_revision_is_a_key_or_part_of_the_id(served, model, model_folder):
     text = card.text(results | {"versions": {}, "continued_by": []}, "lower than", loaded.origin, "images", (16, 16))
     assert "\nbase_model: me/model\nbase_model_revision: refs/pr/1\n---\n" in text
     (model_folder / "README.md").write_text(text)
-    assert folder.base_of(str(model_folder)) == "me/model@refs/pr/1"
+    assert location.base_of(str(model_folder)) == "me/model@refs/pr/1"
     says = refusal(lambda: folder.load(str(model_folder), revision="main"))
     assert says.startswith("model.revision=main is for a hub id, and model.pretrained=")
 

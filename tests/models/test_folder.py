@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tiny_models import CELEBAHQ
 
-from chrysalis.models import export, folder
+from chrysalis.models import checks, export, folder, scratch
 from chrysalis.system.errors import UserError
 
 # google/ddpm-celebahq-256's own config values (they differ from UNet2DModel's defaults), at a small width
@@ -56,11 +56,11 @@ def test_an_export_reloads_in_stock_diffusers(tmp_path, half):
 
 def test_a_new_size_is_checked_written_and_said(model_folder):
     model = folder.load(str(model_folder))
-    assert folder.fit_to_size(model, (16, 16)) is None
-    assert "16 x 16" in folder.fit_to_size(model, (32, 24))
+    assert model.fit_to_size((16, 16)) is None
+    assert "16 x 16" in model.fit_to_size((32, 24))
     assert model.unet.config.sample_size == (32, 24)
     with pytest.raises(UserError, match="16 or 18"):
-        folder.fit_to_size(model, (17, 17))
+        model.fit_to_size((17, 17))
 
 
 def test_a_run_folder_stands_for_its_pipeline(model_folder, tmp_path):
@@ -70,7 +70,7 @@ def test_a_run_folder_stands_for_its_pipeline(model_folder, tmp_path):
 
 def break_folder(at, how):
     unet = at / "unet"
-    weights = unet / folder.WEIGHTS
+    weights = unet / checks.WEIGHTS
     if how == "empty":
         shutil.rmtree(at)
         at.mkdir()
@@ -121,12 +121,12 @@ def test_no_network_names_the_offline_default():
 
 
 def test_scratch_is_what_it_says():
-    model = folder.scratch(32, block_out_channels=(8, 16), attention_levels=(1,))
+    model = scratch.build(32, block_out_channels=(8, 16), attention_levels=(1,))
     assert isinstance(model.unet, UNet2DModel)
     assert list(model.unet.config.down_block_types) == ["DownBlock2D", "AttnDownBlock2D"]
     assert list(model.unet.config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     with pytest.raises(UserError, match="multiples of 8"):
-        folder.scratch(32, block_out_channels=(10, 20))
+        scratch.build(32, block_out_channels=(10, 20))
 
 
 def rewrite(file, **settings):
@@ -198,7 +198,7 @@ def test_a_variant_is_loaded_when_asked_for(model_folder, capsys):
     for asked in ("fp16", None):  # None: it is the only one
         loaded = folder.load(str(model_folder), variant=asked).unet.state_dict()
         assert all(torch.equal(weight, unet.state_dict()[name].float()) for name, weight in loaded.items())
-        assert ("has only fp16 weights: these are taken" in capsys.readouterr().err) == (asked is None)
+        assert ("has only fp16 weights, which are loaded" in capsys.readouterr().err) == (asked is None)
     shutil.copy(model_folder / "unet" / FP16, model_folder / "unet" / FP16.replace("fp16", "bf16"))
     assert "no plain weights" in (says := refusal(model_folder))
     assert "use model.variant=bf16 or model.variant=fp16" in says
@@ -218,7 +218,7 @@ def as_in_the_first_diffusers(state: dict) -> dict:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
-    file = model_folder / "unet" / folder.WEIGHTS
+    file = model_folder / "unet" / checks.WEIGHTS
     weights = load_file(file)
     file.unlink()
     old = as_in_the_first_diffusers(weights)
@@ -244,7 +244,7 @@ class Harm:
 
 
 def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
-    file = model_folder / "unet" / folder.WEIGHTS
+    file = model_folder / "unet" / checks.WEIGHTS
     torch.save({**load_file(file), "more": Harm(tmp_path / "harm")}, model_folder / "unet" / BIN)
     file.unlink()
     assert "holds more than tensors, and no code in it is run" in refusal(model_folder)
@@ -255,7 +255,7 @@ def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
 
 def test_a_git_lfs_pointer_says_how_to_fetch_the_weights(model_folder):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n"
-    (model_folder / "unet" / folder.WEIGHTS).write_text(pointer)
+    (model_folder / "unet" / checks.WEIGHTS).write_text(pointer)
     assert "run `git lfs pull`" in refusal(model_folder)
 
 
@@ -274,7 +274,7 @@ def test_predict_epsilon_of_old_configurations_is_translated(model_folder):
     ("settings", "says"),
     [
         ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
-        ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which is no discrete DDPM"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which has no discrete DDPM"),
         ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not those of DDPM"),
         ({"_class_name": "NopeScheduler"}, "trained with NopeScheduler"),
         ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
@@ -314,7 +314,7 @@ def cached(model_folder, tmp_path, monkeypatch):
 
 
 def test_a_model_of_the_hub_is_checked_as_a_local_one(cached):
-    file, form = cached / "unet" / folder.WEIGHTS, {"format": "pt"}
+    file, form = cached / "unet" / checks.WEIGHTS, {"format": "pt"}
     weights = load_file(file)
     assert folder.load("me/model").origin == "me/model"
     save_file({name: w for name, w in weights.items() if name != "conv_in.bias"}, file, form)

@@ -88,7 +88,7 @@ def test_only_the_lora_learns_and_the_base_stays_to_the_bit():
 
 def test_merged_weights_are_w_plus_scaled_b_a():
     unet = trained()
-    merged, weights = lora.plain(unet).state_dict(), unet.state_dict()
+    merged, weights = lora.merged(unet).state_dict(), unet.state_dict()
     for layer in ("mid_block.attentions.0.to_q", "mid_block.attentions.0.to_out.0", "down_blocks.0.resnets.0.conv1"):
         w, a, b = (
             weights[f"{layer}.{part}.weight"].double() for part in ("base_layer", "lora_A.default", "lora_B.default")
@@ -101,7 +101,7 @@ def test_merged_weights_are_w_plus_scaled_b_a():
 
 def test_plain_draws_as_the_injected_one_under_stock_names():
     unet = trained()
-    plain = lora.plain(unet)
+    plain = lora.merged(unet)
     assert type(plain) is UNet2DModel
     assert list(plain.state_dict()) == list(unet_of().state_dict())
     assert not lora.injected(plain)
@@ -111,7 +111,7 @@ def test_plain_draws_as_the_injected_one_under_stock_names():
     torch.testing.assert_close(output(plain), output(unet), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(copied):
     unet = trained().to(torch.bfloat16).train()
     before, drawn = state(unet), torch.get_rng_state()
@@ -126,14 +126,14 @@ def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(co
     assert_same(unet.state_dict(), before)
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_without_an_adapter_copies_equal_the_unet_to_the_bit(copied):
     unet = unet_of()
     assert_same(copied(unet).state_dict(), unet.state_dict())
     assert torch.equal(output(copied(unet)), output(unet))
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_hooks_are_not_copied(copied):
     class Owner(torch.nn.Module):
         def hook(self, module, arguments, result):
@@ -177,7 +177,7 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_goes_on_learning(tmp_pat
     assert_same(fresh.state_dict(), unet.state_dict())
     learn = [[name for name, p in u.named_parameters() if p.requires_grad] for u in (fresh, unet)]
     assert learn[0] == learn[1]
-    assert_same(lora.plain(fresh).state_dict(), lora.plain(unet).state_dict())
+    assert_same(lora.merged(fresh).state_dict(), lora.merged(unet).state_dict())
 
 
 def test_stock_peft_alone_loads_the_folder(tmp_path):
@@ -192,7 +192,7 @@ def test_stock_peft_alone_loads_the_folder(tmp_path):
     assert torch.equal(output(align(wrapped)), output(unet))
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_stock_diffusers_loads_what_a_copy_saves(tmp_path, copied):
     copy = copied(trained())
     copy.save_pretrained(tmp_path)
@@ -222,7 +222,7 @@ def test_it_learns_compiled():
     train(unet, steps=2)
     for name, weight in unet.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
-    assert list(lora.plain(compiled).state_dict()) == list(unet_of(**small).state_dict())
+    assert list(lora.merged(compiled).state_dict()) == list(unet_of(**small).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_one_layer_can_be_named_in_full():
 
 
 def test_a_second_lora_is_refused():
-    with pytest.raises(UserError, match="already carries a LoRA"):
+    with pytest.raises(UserError, match="already has a LoRA, and cannot take a second one"):
         LoRA().inject(trained())
 
 
@@ -280,7 +280,7 @@ def test_without_peft_it_says_what_to_install(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=r"^adapter=lora needs peft: pip install 'chrysalis\[lora\]'\.$"):
             call()
     unet = unet_of()
-    assert_same(lora.plain(unet).state_dict(), unet.state_dict())
+    assert_same(lora.merged(unet).state_dict(), unet.state_dict())
 
 
 def test_folders_that_hold_no_fitting_lora_are_refused(tmp_path):

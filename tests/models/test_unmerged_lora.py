@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from chrysalis.models import folder
+from chrysalis.models import folder, second_model
 from chrysalis.system.errors import UserError
 
 pytestmark = pytest.mark.proof  # trains, and draws a dozen times
@@ -70,4 +70,4 @@ def test_it_draws_as_its_merged_weights(run, model_folder, tmp_path):
         for name in names:
             assert np.abs(image(tmp_path / f"a{k}" / name) - image(tmp_path / f"b{k}" / name)).max() <= 1, (k, name)
     with pytest.raises(UserError, match=r"x=.*previous.ckpt holds a LoRA apart from the weights, and .* merged"):
-        folder.from_checkpoint(folder.load(str(merged)), str(file), "x")
+        second_model.from_checkpoint(folder.load(str(merged)), str(file), "x")

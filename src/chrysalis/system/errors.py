@@ -7,6 +7,11 @@ class UserError(Exception):
     """One or two sentences that name the key, file or value and say what to do. Ends with exit code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without its full stop, or its class where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
 def require_whole(key: str, value: object, least: int = 1) -> None:
     """Refuse, by its key, a value that is not a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
