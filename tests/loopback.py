@@ -1,4 +1,4 @@
-"""The part of the Hugging Face hub's HTTP interface that its clients use, on this machine's loopback address."""
+"""A local hub: the part of the Hugging Face hub's HTTP interface that its clients use, on the loopback address."""
 
 import hashlib
 import json
@@ -15,9 +15,13 @@ SHA = "5" * 40
 
 @dataclass
 class Repository:
-    """files: by path. answer: (status, X-Error-Code, X-Error-Message) to everything, None for what is asked.
+    """A repository of the hub.
 
-    revisions: commits by branch. cut: files whose connection ends after half of their bytes.
+    Args:
+        files: bytes by path.
+        answer: (status, X-Error-Code, X-Error-Message) for every request; None to serve the files.
+        revisions: commits by branch.
+        cut: files whose connection ends after half of their bytes.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,15 +30,19 @@ class Repository:
     cut: set[str] = field(default_factory=set)
 
     def take(self, folder: Path) -> "Repository":
-        """Fill it with the files of a folder."""
+        """Add the files of a folder."""
         self.files |= {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         return self
 
 
 class Loopback(ThreadingHTTPServer):
-    """repositories: by path, such as `me/model` and `datasets/me/images`. pages: other addresses' bytes.
+    """The server.
 
-    seen: every request, as `METHOD PATH`.
+    Attributes:
+        repositories: by path, such as `me/model` and `datasets/me/images`.
+        pages: bytes of other addresses.
+        seen: every request, as `METHOD PATH`.
+        tokens: path and Authorization header of every request.
     """
 
     daemon_threads = True
@@ -48,7 +56,7 @@ class Loopback(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address) -> None:
-        """Nothing: clients go away."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
@@ -70,7 +78,7 @@ class _Answers(BaseHTTPRequestHandler):
     server: Loopback
 
     def log_message(self, *arguments) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -167,7 +175,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._send(b"", {key: value for key, value in named.items() if value} | (more or {}), status)
 
     def _send(self, data: bytes, headers: dict | None = None, status: int = 200, cut: bool = False) -> None:
-        """cut: send half of it, and of a request that goes on from there nothing, so that the client gives up."""
+        """Send bytes; cut: only half of them, and none to a request for the rest, so that the client gives up."""
         again = cut and self.headers.get("Range") is not None
         self.send_response(206 if again else status)
         for key, value in (headers or {}).items():

@@ -1,4 +1,4 @@
-"""The hub's client against a hub on the loopback address: what is fetched, what is asked, and what a refusal says."""
+"""Models and datasets of a local hub: which requests are made, and how refusals are reported."""
 
 import io
 import json
@@ -28,7 +28,7 @@ UNET = "unet/diffusion_pytorch_model"
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A hub without repositories, and an empty cache."""
+    """Serve a hub without repositories, and use an empty cache."""
     from huggingface_hub import HfFileSystem, constants
     from huggingface_hub.utils import close_session
 
@@ -56,7 +56,7 @@ def served(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(served, _made):
-    """me/model: the tiny pipeline."""
+    """Put the tiny pipeline on the hub as me/model."""
     served.repositories["me/model"] = Repository().take(_made / "model")
     return served.repositories["me/model"]
 
@@ -75,7 +75,7 @@ def weights_of(model: Repository) -> dict:
     return load(model.files[f"{UNET}.safetensors"])
 
 
-def test_a_model_is_fetched_once_and_then_asked_for_nothing(served, model, capfd):
+def test_a_model_is_fetched_once_and_then_read_from_the_cache(served, model, capfd):
     expected = weights_of(model)
     model.files |= {"other.safetensors": b"not needed", "unet/diffusion_pytorch_model.bin": b"nor this"}
     loaded = folder.load("me/model")
@@ -103,7 +103,7 @@ def test_only_the_weights_of_its_own_kind_are_there(served, model, tmp_path, cap
     served.seen.clear()
     folder.load("me/half")
     assert served.seen == []
-    # the plain ones lie on the hub, and those of a variant in the cache
+    # the hub has the plain ones, and the cache those of a variant
     both = Repository({**model.files, f"{UNET}.safetensors": whole, f"{UNET}.fp16.safetensors": half})
     served.repositories["me/both"] = both
     loaded = folder.load("me/both", variant="fp16").unet.state_dict()
@@ -127,7 +127,7 @@ def test_only_the_weights_of_its_own_kind_are_there(served, model, tmp_path, cap
         ((503, None, None), False, "the hub answers with HTTP 503: run the command again later"),
     ],
 )
-def test_what_the_hub_refuses_has_its_cause_and_its_remedy(served, model, monkeypatch, answer, token, says, capfd):
+def test_a_refusal_names_its_cause_and_its_remedy(served, model, monkeypatch, answer, token, says, capfd):
     model.answer = answer
     if token:
         monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
@@ -136,7 +136,7 @@ def test_what_the_hub_refuses_has_its_cause_and_its_remedy(served, model, monkey
     assert (out, err) == ("", "")
 
 
-def test_an_id_that_is_not_there_and_a_revision_that_is_not(served, model):
+def test_unknown_ids_and_revisions_are_refused(served, model):
     assert "no public model of that id: check the id" in refusal(name="me/nothing")
     assert "it has no revision v9: name one of its branches, tags or commits" in refusal(revision="v9")
 
@@ -252,7 +252,7 @@ def test_images_by_place_by_hf_address_and_by_http_address(served, tmp_path, mon
     assert [request for request in served.seen if request.endswith(".png") and "me/other" not in request] == []
 
 
-def test_an_image_that_cannot_be_had_says_why(served, tmp_path, monkeypatch):
+def test_an_unreadable_image_says_why(served, tmp_path, monkeypatch):
     served.repositories["datasets/me/images"] = Repository({"a.png": png(1)})
     files = Files(None, "me/images", SHA)
     web = served.url.replace("127.0.0.1", "localhost")
@@ -267,7 +267,7 @@ def test_an_image_that_cannot_be_had_says_why(served, tmp_path, monkeypatch):
     for path, says in cases.items():
         with pytest.raises(ValueError, match=re.escape(says)):
             files.read(path)
-    for _ in range(4):  # and the one above
+    for _ in range(4):  # and the request above
         with pytest.raises(ValueError, match="refused"):
             files.read("http://127.0.0.1:1/b.png")
     with pytest.raises(ValueError, match="does not answer"):
@@ -341,7 +341,7 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypa
         assert second.name == "me/two@v2 (dark)"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.unreachable.cache_clear()
-    assert "there is no network" in refusal(lambda: Hub("me/two"))  # of main, and the cache would give v2
+    assert "there is no network" in refusal(lambda: Hub("me/two"))  # the cache has v2, but not main
     assert Hub("me/two", configuration="dark", revision="v2", vector_columns=["n"]).rows[0]["n"] == 6
     assert "there is no network" in refusal(lambda: Hub("me/two", revision="v3", configuration="dark"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -371,4 +371,4 @@ def test_text_encoders_have_the_same_causes(served, text_encoder_folder):
         said = refusal(lambda name=name: text_encoders.load(name))
         assert said.startswith(f"condition.text.encoder={name} could not be loaded as a text encoder: ")
         assert says in said
-    assert not [request for request in served.seen if "discussions" in request]  # of a bot that converts in public
+    assert not [request for request in served.seen if "discussions" in request]  # of a bot that converts it

@@ -10,10 +10,9 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tiny_models import CELEBAHQ
 
-from chrysalis.models import checks, export, folder, scratch
+from chrysalis.models import checks, export, families, folder, scratch
+from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError
-
-# google/ddpm-celebahq-256's own config values (they differ from UNet2DModel's defaults), at a small width
 
 
 @pytest.fixture(params=["nested", "flat"])
@@ -54,7 +53,7 @@ def test_an_export_reloads_in_stock_diffusers(tmp_path, half):
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 
-def test_a_new_size_is_checked_written_and_said(model_folder):
+def test_a_new_size_is_checked_and_written_to_the_config(model_folder):
     model = folder.load(str(model_folder))
     assert model.fit_to_size((16, 16)) is None
     assert "16 x 16" in model.fit_to_size((32, 24))
@@ -102,7 +101,7 @@ def break_folder(at, how):
         ("mis-shaped", "could not be loaded"),
     ],
 )
-def test_what_is_no_model_folder_is_named(model_folder, how, says):
+def test_a_broken_model_folder_is_refused_by_name(model_folder, how, says):
     break_folder(model_folder, how)
     with pytest.raises(UserError, match=says) as error:
         folder.load(str(model_folder))
@@ -110,7 +109,7 @@ def test_what_is_no_model_folder_is_named(model_folder, how, says):
 
 
 @pytest.mark.parametrize("name", ["./not/there", "plainword", "/a/b", "too/many/parts"])
-def test_what_is_neither_folder_nor_hub_id_is_said(name):
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         folder.load(name)
 
@@ -120,7 +119,7 @@ def test_no_network_names_the_offline_default():
         folder.load("google/ddpm-celebahq-256")
 
 
-def test_scratch_is_what_it_says():
+def test_scratch_builds_the_blocks_that_are_configured():
     model = scratch.build(32, block_out_channels=(8, 16), attention_levels=(1,))
     assert isinstance(model.unet, UNet2DModel)
     assert list(model.unet.config.down_block_types) == ["DownBlock2D", "AttnDownBlock2D"]
@@ -168,14 +167,44 @@ def test_a_pipeline_of_another_family_is_named(model_folder, parts, family):
     assert folder.load(str(model_folder)).prediction == "epsilon"
 
 
-def test_ema_weights_of_diffusers_training_scripts_are_loaded_when_asked_for(model_folder, capsys):
+def test_a_second_family_is_one_class_in_the_list(model_folder, monkeypatch):
+    class GreyUNet(PixelUNet):
+        accepts = "a grey UNet"
+
+        @staticmethod
+        def reads(layout):
+            return layout.unet["in_channels"] == 1
+
+        def encode(self, images):
+            return super().encode(images.float().mean(1, keepdim=True))
+
+    assert type(folder.load(str(model_folder)).family) is PixelUNet
+    tiny_unet(in_channels=1, out_channels=1).save_pretrained(model_folder / "unet")
+    assert refusal(model_folder).endswith(
+        "has 1 channels in and 1 out: choose a DDPM UNet2DModel on RGB pixels, such as google/ddpm-celebahq-256."
+    )
+    monkeypatch.setattr(families, "FAMILIES", (PixelUNet, GreyUNet))
+    model = folder.load(str(model_folder))
+    assert model.family.encode(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)).shape == (1, 1, 16, 16)
+    rewrite(model_folder / "unet" / "config.json", in_channels=2)
+    assert "choose a DDPM UNet2DModel on RGB pixels or a grey UNet, such as" in refusal(model_folder)
+
+
+def test_pixels_are_encoded_and_decoded_without_loss():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    x = PixelUNet().encode(levels)
+    assert (x.min(), x.max()) == (-1, 1)
+    assert torch.equal(PixelUNet().decode(x), levels)
+
+
+def test_ema_weights_of_diffusers_training_scripts_are_loaded_on_request(model_folder, capsys):
     unet = tiny_unet(5)
     EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config).save_pretrained(
         model_folder / "unet_ema"
     )
-    averaged = folder.load(str(model_folder), subfolder="unet_ema")
+    ema = folder.load(str(model_folder), subfolder="unet_ema")
     theirs = UNet2DModel.from_pretrained(model_folder / "unet_ema").state_dict()
-    assert all(torch.equal(weight, theirs[name]) for name, weight in averaged.unet.state_dict().items())
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ema.unet.state_dict().items())
     capsys.readouterr()
     folder.load(str(model_folder))
     assert "model.subfolder=unet_ema" in capsys.readouterr().err
@@ -190,7 +219,7 @@ def test_ema_weights_of_diffusers_training_scripts_are_loaded_when_asked_for(mod
     assert "model.subfolder=ema has no config.json" in refusal(model_folder, subfolder="ema")
 
 
-def test_a_variant_is_loaded_when_asked_for(model_folder, capsys):
+def test_a_variant_is_loaded_on_request(model_folder, capsys):
     unet = tiny_unet(5)
     shutil.rmtree(model_folder / "unet")
     unet.half().save_pretrained(model_folder / "unet", variant="fp16")
@@ -229,12 +258,12 @@ def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
     assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items())
     torch.save({**old, "conv_in.bias": torch.full((8,), torch.nan)}, model_folder / "unet" / BIN)
     assert "conv_in.bias hold values that are not finite" in refusal(model_folder)
-    save_file({**weights, "conv_in.bias": torch.ones(8)}, file, {"format": "pt"})  # safetensors go first
+    save_file({**weights, "conv_in.bias": torch.ones(8)}, file, {"format": "pt"})  # safetensors take precedence
     assert folder.load(str(model_folder)).unet.conv_in.bias.tolist() == [1.0] * 8
 
 
 class Harm:
-    """Pickled, a call that makes a folder."""
+    """An object whose unpickling makes a folder."""
 
     def __init__(self, at):
         self.at = str(at)
@@ -249,7 +278,7 @@ def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
     file.unlink()
     assert "holds more than tensors, and no code in it is run" in refusal(model_folder)
     assert not (tmp_path / "harm").exists()
-    torch.load(model_folder / "unet" / BIN, weights_only=False)  # it would have been
+    torch.load(model_folder / "unet" / BIN, weights_only=False)  # which a plain load runs
     assert (tmp_path / "harm").is_dir()
 
 

@@ -73,7 +73,7 @@ def test_a_unet_without_any_attention_has_lora_on_its_convolutions():
     assert layers == {"conv1", "conv2", "time_emb_proj"}
 
 
-def test_only_the_lora_learns_and_the_base_stays_to_the_bit():
+def test_only_the_lora_is_trained_and_the_base_stays_to_the_bit():
     unet = unet_of()
     before = state(unet)
     LoRA(rank=2).inject(unet)
@@ -99,7 +99,7 @@ def test_merged_weights_are_w_plus_scaled_b_a():
         assert torch.equal(merged[f"{layer}.bias"], weights[f"{layer}.base_layer.bias"])
 
 
-def test_plain_draws_as_the_injected_one_under_stock_names():
+def test_merged_weights_give_the_same_outputs_under_stock_names():
     unet = trained()
     plain = lora.merged(unet)
     assert type(plain) is UNet2DModel
@@ -114,9 +114,9 @@ def test_plain_draws_as_the_injected_one_under_stock_names():
 @pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(copied):
     unet = trained().to(torch.bfloat16).train()
-    before, drawn = state(unet), torch.get_rng_state()
+    before, rng = state(unet), torch.get_rng_state()
     copy = copied(unet)
-    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(torch.get_rng_state(), rng)
     assert_same(unet.state_dict(), before)
     assert all(module.training for module in copy.modules())
     assert copy.dtype == torch.bfloat16
@@ -167,7 +167,7 @@ def test_a_wider_first_layer_of_another_type_is_read_by_its_weights():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_saved_and_loaded_it_is_the_same_to_the_bit_and_goes_on_learning(tmp_path, dropout):
+def test_saved_and_loaded_it_is_the_same_to_the_bit_and_trainable(tmp_path, dropout):
     unet = trained(dropout=dropout)
     lora.save(unet, tmp_path / "lora")
     assert {file.name for file in (tmp_path / "lora").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -201,7 +201,7 @@ def test_stock_diffusers_loads_what_a_copy_saves(tmp_path, copied):
     assert_same(loaded.state_dict(), copy.state_dict())
 
 
-def test_it_learns_under_bf16_autocast():
+def test_it_is_trained_under_bf16_autocast():
     unet = LoRA(rank=2).inject(unet_of())
     assert torch.equal(output(unet, bf16=True), output(unet_of(), bf16=True))
     start = state(unet)
@@ -213,7 +213,7 @@ def test_it_learns_under_bf16_autocast():
 
 
 @pytest.mark.proof  # compiles
-def test_it_learns_compiled():
+def test_it_is_trained_compiled():
     small = {"block_out_channels": (8,), "down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet, compiled = (LoRA(rank=2).inject(unet_of(**small)) for _ in range(2))
     compiled.load_state_dict(unet.state_dict())
@@ -241,7 +241,7 @@ def test_it_learns_compiled():
         ({"merge": "no"}, "adapter.merge=no must be true or false."),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, sentence):
+def test_invalid_settings_are_refused(settings, sentence):
     with pytest.raises(UserError) as error:
         LoRA(**settings)
     assert str(error.value).startswith(sentence)
@@ -251,7 +251,7 @@ KINDS = "conv, conv1, conv2, conv_in, conv_out, conv_shortcut, linear_1, linear_
 
 
 @pytest.mark.parametrize("targets", [["conv1", "to_qq"], ["norm1"], ["attentions"], ["to_q"]])
-def test_targets_that_name_no_layer_are_refused_with_what_there_is(targets):
+def test_targets_that_name_no_layer_are_refused_with_the_known_names(targets):
     unet = tiny_unet(**NO_ATTENTION)
     before = output(unet)
     with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""A run whose LoRA was not merged, wherever sample.py takes a model, against W + (alpha / rank) B A by hand."""
+"""Sampling from a run whose LoRA was not merged, against W + (alpha / rank) B A computed here."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from chrysalis.models import folder, second_model
 from chrysalis.system.errors import UserError
 
-pytestmark = pytest.mark.proof  # trains, and draws a dozen times
+pytestmark = pytest.mark.proof  # trains, and samples a dozen times
 
 RUN = [*TINY_RUN, "data.image_size=16", "data.n=30", "adapter=lora", "adapter.rank=2", "adapter.alpha=4"]
 RUN += ["optimizer.lr=0.05", "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=2"]
@@ -26,7 +26,7 @@ def image(path):
 
 
 def merged_by_hand(pipeline, to, lora, name_of):
-    """A stock folder of the exported weights with these A and B."""
+    """Write a stock folder of the exported weights with these A and B merged into them."""
     unet = UNet2DModel.from_pretrained(pipeline / "unet")
     config, own = json.loads((pipeline / "lora" / "adapter_config.json").read_text()), dict(unet.named_parameters())
     with torch.no_grad():
@@ -44,7 +44,7 @@ def merged_by_hand(pipeline, to, lora, name_of):
 HOW = [[], ["task=blend", "task.ratios=[0,0.5,1]"], ["guidance=domain", "guidance.domain.scale=2"]]
 
 
-def test_it_draws_as_its_merged_weights(run, model_folder, tmp_path):
+def test_it_samples_as_its_merged_weights(run, model_folder, tmp_path):
     assert run("train", *RUN, "adapter.merge=false", f"model.pretrained={model_folder}", "name=apart") == 0
     made, file = tmp_path / "runs" / "apart" / "pipeline", tmp_path / "runs" / "apart" / "checkpoints" / "previous.ckpt"
     lora = load_file(made / "lora" / "adapter_model.safetensors")

@@ -15,7 +15,7 @@ from chrysalis.models.model import Family
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.files import write_text, written_folder
 
-PIXELS = PixelUNet()
+_PIXELS = PixelUNet()
 
 
 def save(
@@ -27,7 +27,7 @@ def save(
     half: bool = False,
     conditioner: Conditioner | None = None,
     merge: bool = True,
-    family: Family = PIXELS,
+    family: Family = _PIXELS,
 ) -> None:
     """Write a folder that stock diffusers loads, complete or not at all; a conditional one brings its pipeline file.
 

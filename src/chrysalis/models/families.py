@@ -24,15 +24,9 @@ KNOWN = {
 
 
 def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[Family], Layout]:
-    """Return the family that reads a folder, and its layout, without reading weights.
+    """Return the family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
 
-    Args:
-        folder: the model folder.
-        argument: KEY=VALUE as the user named it.
-        subfolder: where its UNet is, if not in unet/ or at its root.
-
-    Raises:
-        UserError: no family reads it, or a configuration file is damaged or missing.
+    Raises UserError if no family reads it, or a configuration file is damaged or missing.
     """
     found = layout.read(folder, argument, subfolder)
     family = next((family for family in FAMILIES if family.reads(found)), None)
@@ -46,7 +40,7 @@ def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tupl
 
 
 def load(folder: Path, argument: str, subfolder: str | None = None, variant: str | None = None) -> Model:
-    """Load a model folder with the family that reads it, see folder.load."""
+    """Load a model folder with the family that reads it; see Layout and folder.load for the arguments."""
     family, found = recognize(folder, argument, subfolder)
     weights = found.weights(variant)
     found.scheduler_file()  # refuse a folder without one before reading its weights

@@ -53,5 +53,7 @@ def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence
     if conditioner is not None:
         conditioner.requires_grad_(True)
     if not any(p.requires_grad for part in (unet, conditioner) if part is not None for p in part.parameters()):
-        why = "nothing is new without a condition: add one" if list(names) == ["new"] else "this UNet has no such part"
+        why = (
+            "nothing is new without a condition: add one" if list(names) == ["new"] else "this UNet has no such weights"
+        )
         raise UserError(f"{shown}: {why}, or choose model.train=all.")

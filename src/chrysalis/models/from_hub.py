@@ -12,12 +12,9 @@ from chrysalis.system.errors import UserError
 
 
 def load(hub_id: str, argument: str, subfolder: str | None, variant: str | None, revision: str | None) -> Model:
-    """Load a model of the hub; the network is used only where the local cache does not suffice.
+    """Load OWNER/NAME; the network is used only where the local cache does not suffice.
 
-    Args:
-        hub_id: OWNER/NAME.
-        argument: KEY=VALUE as the user named it, for messages.
-        subfolder, variant, revision: see folder.load.
+    argument: KEY=VALUE as the user named the model, for messages. The other arguments: see folder.load.
     """
     origin = f"{hub_id}@{revision}" if revision else hub_id
     try:

@@ -101,15 +101,7 @@ class Layout:
         raise UserError(f"{self.argument} has no scheduler_config.json, neither in scheduler/ nor at its root. {hint}")
 
     def weights(self, variant: str | None, names: Iterable[str] | None = None) -> checks.Weights:
-        """Choose the UNet's weights.
-
-        Args:
-            variant: such as fp16; None for the plain weights, or the only variant there is.
-            names: the file names to choose from; None for those in the UNet's folder.
-
-        Raises:
-            UserError: there are no such weights.
-        """
+        """Choose the weights of a variant among `names`, by default the files in the UNet's folder; see folder.load."""
         found = checks.find_weights([file.name for file in self.unet_at.iterdir()] if names is None else names)
         if (weights := checks.choose_weights(found, variant)) is not None:
             return weights

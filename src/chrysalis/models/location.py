@@ -16,14 +16,9 @@ BUNDLED = "assets/moths-64"
 
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
-    """Return the folder of a path, of a run's name or of a bundled model, or else the hub id.
+    """Return the folder of a path, a bundled model or a run (its pipeline/), or else the hub id.
 
-    Args:
-        pretrained: as the user wrote it; of a run its pipeline/ is returned.
-        key: the configuration key it was given by, for messages.
-
-    Raises:
-        UserError: it is none of these.
+    Raises UserError, by the configuration key that it was given by, for anything else.
     """
     given, argument = require_path(key, pretrained), f"{key}={pretrained}"
     for path in (given, "runs" / given, REPOSITORY / given):
@@ -31,9 +26,8 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
             if (path / "pipeline" / "model_index.json").is_file():
                 return path / "pipeline"
             if (path / "config.yaml").is_file() and not any((path / n).exists() for n in ("unet", "config.json")):
-                raise UserError(
-                    f"{argument} is a run that has exported no model yet: finish it with resume={shown(path)}."
-                )
+                resume = f"resume={shown(path)}"
+                raise UserError(f"{argument} is a run that has exported no model yet: {resume} finishes it.")
             return path
     if given.suffix == ".ckpt" and given.parent.name == "checkpoints":
         raise UserError(
@@ -46,11 +40,9 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     hub_id, _ = hub.parted(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if similar := _most_similar(given):
-            raise UserError(f"{argument} does not exist: did you mean {similar}?")
-        raise UserError(
-            f"{argument} is neither a folder nor a hub id like google/ddpm-celebahq-256. The bundled model is "
-            f"{BUNDLED}."
-        )
+            raise UserError(f"{argument} is not there. Did you mean {similar}?")
+        example = "google/ddpm-celebahq-256"
+        raise UserError(f"{argument} is neither a folder nor a hub id like {example}. The bundled model is {BUNDLED}.")
     return pretrained
 
 

@@ -55,9 +55,9 @@ class Model:
         unet: the UNet, with the conditioner and the LoRA attached, if there are any.
         scheduler: the training scheduler.
         origin: the folder or hub id it was loaded from; None for a random initialization.
-        conditioner: the conditioner of a conditional model.
+        conditioner: of a conditional model.
         train: which weights are trained, see freezing.py.
-        family: the family that it belongs to.
+        family: the kind of model.
     """
 
     unet: UNet2DModel
@@ -83,12 +83,9 @@ class Model:
         return native
 
     def fit_to_size(self, size: tuple[int, int], key: str = "data.image_size", use: str = "fine-tuned") -> str | None:
-        """Set the image size; return a sentence if it differs from the one a pretrained model was trained at.
+        """Set the image size (height, width); return a sentence if a pretrained model was trained at another.
 
-        Args:
-            size: (height, width) in pixels.
-            key: the configuration key of the size, for messages.
-            use: what the model is used for at the new size, a participle.
+        key: the configuration key of the size. use: what the model is used for, a participle.
         """
         native = self.family.native_size(self.unet)
         self.family.fit(self.unet, size, key)

@@ -35,7 +35,7 @@ class PixelUNet:
 
     @staticmethod
     def reads(layout: Layout) -> bool:
-        """Whether the folder is a UNet2DModel on pixels, and RGB and unconditional but for a conditioner of ours."""
+        """Whether it is a UNet2DModel on pixels: RGB and without labels, or with a conditioner of Chrysalis."""
         config = layout.unet
         if layout.is_foreign or config.get("_class_name") != "UNet2DModel":
             return False
@@ -81,17 +81,17 @@ class PixelUNet:
 
     def fit(self, unet: UNet2DModel, size: tuple[int, int], key: str) -> None:
         """Write (height, width) into the config; each must be divisible by 2 to the number of downsamplings."""
-        shown = size[0] if size[0] == size[1] else tuple(size)
+        is_square = size[0] == size[1]
         multiple = 2 ** (len(unet.config["block_out_channels"]) - 1)
         if any(side % multiple for side in size):
             edges = {edge for side in size for edge in (side // multiple * multiple, -(-side // multiple) * multiple)}
             near = " or ".join(map(str, sorted({max(multiple, edge) for edge in edges})))
             raise UserError(
-                f"{key}={list(size) if isinstance(shown, tuple) else shown} does not suit this UNet, which halves it "
+                f"{key}={size[0] if is_square else list(size)} does not suit this UNet, which halves it "
                 f"{multiple.bit_length() - 1} times: use a multiple of {multiple}, such as {near}."
             )
         if self.native_size(unet) != tuple(size):
-            unet.register_to_config(sample_size=shown)
+            unet.register_to_config(sample_size=size[0] if is_square else tuple(size))
 
     def export(
         self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool

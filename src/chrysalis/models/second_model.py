@@ -11,15 +11,9 @@ from chrysalis.system.errors import UserError
 
 
 def load(model: Model, pretrained: str, key: str) -> Model:
-    """Load another model that can be compared and mixed with `model`.
+    """Load another model that can be compared and mixed with `model`; see folder.load for the arguments.
 
-    Args:
-        model: the first model.
-        pretrained: the second, see folder.load.
-        key: the configuration key it was given by, for messages.
-
-    Raises:
-        UserError: it differs in its noise levels, or in the labels or vectors it is conditioned on.
+    Raises UserError if it differs in its noise levels, or in the labels or vectors it is conditioned on.
     """
     other = folder.load(str(pretrained), key)
     ours, theirs = model.scheduler.alphas_cumprod, other.scheduler.alphas_cumprod
@@ -42,15 +36,9 @@ def _names(model: Model, part: str) -> list[str]:
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
-    """Return a copy of the model with the EMA weights of a checkpoint of its run.
+    """Return a copy of an exported model with the EMA weights of a checkpoint of its run, runs/NAME/checkpoints/....
 
-    Args:
-        model: the exported model of the run.
-        file: runs/NAME/checkpoints/....ckpt.
-        key: the configuration key it was given by, for messages.
-
-    Raises:
-        UserError: the file is damaged, or holds other weights than the model has.
+    Raises UserError, by the configuration key of the file, if it is damaged or holds other weights.
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
