@@ -18,6 +18,7 @@ pytestmark = pytest.mark.proof  # trains, and samples a dozen times
 
 RUN = [*TINY_RUN, "data.image_size=16", "data.n=30", "adapter=lora", "adapter.rank=2", "adapter.alpha=4"]
 RUN += ["optimizer.lr=0.05", "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=2"]
+RUN += ["callbacks.checkpoint.keep=all"]  # previous.ckpt too
 PREFIX = "base_model.model."
 
 
@@ -41,9 +42,6 @@ def merged_by_hand(pipeline, to, lora, name_of):
     return to
 
 
-HOW = [[], ["task=blend", "task.ratios=[0,0.5,1]"], ["guidance=domain", "guidance.domain.scale=2"]]
-
-
 def test_it_samples_as_its_merged_weights(run, model_folder, tmp_path):
     assert run("train", *RUN, "adapter.merge=false", f"model.pretrained={model_folder}", "name=apart") == 0
     made, file = tmp_path / "runs" / "apart" / "pipeline", tmp_path / "runs" / "apart" / "checkpoints" / "previous.ckpt"
@@ -60,7 +58,9 @@ def test_it_samples_as_its_merged_weights(run, model_folder, tmp_path):
         lambda name: name.removeprefix("unet.").removeprefix("denoiser.unet.").replace(".lora_B.default", ""),
     )
     auto = ["guidance=autoguidance", "guidance.autoguidance.scale=2"]
-    pairs = [(how, how) for how in HOW]
+    blend = ["task=blend", "task.ratios=[0,0.5,1]", f"task.base={model_folder}"]
+    domain = ["guidance=domain", "guidance.domain.scale=2", f"guidance.domain.base={model_folder}"]
+    pairs = [(how, how) for how in ([], blend, domain)]
     pairs += [tuple([*auto, f"guidance.autoguidance.checkpoint={other}"] for other in (file, before))]
     for k, (of_run, by_hand) in enumerate(pairs):
         for name, model, how in (("a", made.parent, of_run), ("b", merged, by_hand)):
