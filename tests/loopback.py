@@ -185,3 +185,33 @@ class _Answers(BaseHTTPRequestHandler):
         if self.command != "HEAD" and not again:
             self.wfile.write(data[: len(data) // 2] if cut else data)
         self.close_connection |= cut
+
+
+@contextmanager
+def serving_as_the_hub(tmp_path: Path, monkeypatch) -> Iterator[Loopback]:
+    """Serve a hub without repositories to all its clients, with an empty cache and without tokens or proxies."""
+    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub.utils import close_session
+
+    from chrysalis.system import hub
+
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        config = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_DATASETS_CACHE": tmp_path / "datasets"}
+        config |= {"HUB_DATASETS_URL": server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"}
+        for name, value in config.items():
+            monkeypatch.setattr(f"datasets.config.{name}", value)
+        HfFileSystem.clear_instance_cache()
+        close_session()
+        hub.unreachable.cache_clear()
+        yield server
+    close_session()
+    hub.unreachable.cache_clear()

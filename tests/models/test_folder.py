@@ -1,17 +1,17 @@
+"""Models that are loaded from folders, exported, built from scratch and fitted to a size."""
+
 import json
-import os
 import shutil
 
 import pytest
 import torch
 from conftest import tiny_unet
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, HeunDiscreteScheduler, UNet2DModel, VQModel
-from diffusers.training_utils import EMAModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from model_folders import refusal, rewrite
 from safetensors.torch import load_file, save_file
 from tiny_models import CELEBAHQ
 
-from chrysalis.models import checks, export, families, folder, scratch
-from chrysalis.models.pixel_unet import PixelUNet
+from chrysalis.models import checks, export, folder, scratch
 from chrysalis.system.errors import UserError
 
 
@@ -126,208 +126,6 @@ def test_scratch_builds_the_blocks_that_are_configured():
     assert list(model.unet.config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     with pytest.raises(UserError, match="multiples of 8"):
         scratch.build(32, block_out_channels=(10, 20))
-
-
-def rewrite(file, **settings):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
-
-
-def refusal(at, **how) -> str:
-    with pytest.raises(UserError) as error:
-        folder.load(str(at), **how)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_a_latent_model_is_not_taken_for_one_on_pixels(model_folder):
-    """CompVis/ldm-celebahq-256 has 3 latent channels; the autoencoder tells it apart, named or only lying there."""
-    rewrite(model_folder / "model_index.json", _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
-    assert "looks like latent diffusion (it has vqvae beside the UNet)" in refusal(model_folder)
-    (model_folder / "model_index.json").unlink()
-    assert folder.load(str(model_folder)).prediction == "epsilon"
-    VQModel(block_out_channels=(8,), norm_num_groups=4).save_pretrained(model_folder / "vqvae")
-    assert "looks like latent diffusion" in refusal(model_folder)
-
-
-@pytest.mark.parametrize(
-    ("parts", "family"),
-    [
-        (["vae", "text_encoder", "tokenizer"], "Stable Diffusion (it has text_encoder, tokenizer, vae beside"),
-        (["vae", "text_encoder", "text_encoder_2"], "Stable Diffusion XL"),
-        (["bert", "vqvae"], "latent diffusion"),
-        (["text_encoder", "tokenizer"], "a text-to-image model"),
-        (["movq"], "Kandinsky"),
-        (["x"], "a DDPMPipeline (it has x beside"),
-    ],
-)
-def test_a_pipeline_of_another_family_is_named(model_folder, parts, family):
-    rewrite(model_folder / "model_index.json", **{part: ["somewhere", "Some"] for part in parts})
-    assert f"looks like {family}" in refusal(model_folder)
-    rewrite(model_folder / "model_index.json", **{part: [None, None] for part in parts})
-    assert folder.load(str(model_folder)).prediction == "epsilon"
-
-
-def test_a_second_family_is_one_class_in_the_list(model_folder, monkeypatch):
-    class GreyUNet(PixelUNet):
-        accepts = "a grey UNet"
-
-        @staticmethod
-        def reads(layout):
-            return layout.unet["in_channels"] == 1
-
-        def encode(self, images):
-            return super().encode(images.float().mean(1, keepdim=True))
-
-    assert type(folder.load(str(model_folder)).family) is PixelUNet
-    tiny_unet(in_channels=1, out_channels=1).save_pretrained(model_folder / "unet")
-    assert refusal(model_folder).endswith(
-        "has 1 channels in and 1 out: choose a DDPM UNet2DModel on RGB pixels, such as google/ddpm-celebahq-256."
-    )
-    monkeypatch.setattr(families, "FAMILIES", (PixelUNet, GreyUNet))
-    model = folder.load(str(model_folder))
-    assert model.family.encode(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)).shape == (1, 1, 16, 16)
-    rewrite(model_folder / "unet" / "config.json", in_channels=2)
-    assert "choose a DDPM UNet2DModel on RGB pixels or a grey UNet, such as" in refusal(model_folder)
-
-
-def test_pixels_are_encoded_and_decoded_without_loss():
-    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    x = PixelUNet().encode(levels)
-    assert (x.min(), x.max()) == (-1, 1)
-    assert torch.equal(PixelUNet().decode(x), levels)
-
-
-def test_ema_weights_of_diffusers_training_scripts_are_loaded_on_request(model_folder, capsys):
-    unet = tiny_unet(5)
-    EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config).save_pretrained(
-        model_folder / "unet_ema"
-    )
-    ema = folder.load(str(model_folder), subfolder="unet_ema")
-    theirs = UNet2DModel.from_pretrained(model_folder / "unet_ema").state_dict()
-    assert all(torch.equal(weight, theirs[name]) for name, weight in ema.unet.state_dict().items())
-    capsys.readouterr()
-    folder.load(str(model_folder))
-    assert "model.subfolder=unet_ema" in capsys.readouterr().err
-    # checkpoint-N of these scripts has no scheduler of its own
-    (model_folder / "checkpoint-5").mkdir()
-    shutil.copytree(model_folder / "unet_ema", model_folder / "checkpoint-5" / "unet_ema")
-    says = refusal(model_folder / "checkpoint-5", subfolder="unet_ema")
-    assert f"Give {model_folder} instead, with model.subfolder=checkpoint-5/unet_ema" in says
-    assert folder.load(str(model_folder), subfolder="checkpoint-5/unet_ema").prediction == "epsilon"
-    shutil.rmtree(model_folder / "unet")
-    assert "model.subfolder=unet_ema" in refusal(model_folder)
-    assert "model.subfolder=ema has no config.json" in refusal(model_folder, subfolder="ema")
-
-
-def test_a_variant_is_loaded_on_request(model_folder, capsys):
-    unet = tiny_unet(5)
-    shutil.rmtree(model_folder / "unet")
-    unet.half().save_pretrained(model_folder / "unet", variant="fp16")
-    assert "no bf16 weights" in refusal(model_folder, variant="bf16")
-    for asked in ("fp16", None):  # None: it is the only one
-        loaded = folder.load(str(model_folder), variant=asked).unet.state_dict()
-        assert all(torch.equal(weight, unet.state_dict()[name].float()) for name, weight in loaded.items())
-        assert ("has only fp16 weights, which are loaded" in capsys.readouterr().err) == (asked is None)
-    shutil.copy(model_folder / "unet" / FP16, model_folder / "unet" / FP16.replace("fp16", "bf16"))
-    assert "no plain weights" in (says := refusal(model_folder))
-    assert "use model.variant=bf16 or model.variant=fp16" in says
-
-
-FP16 = "diffusion_pytorch_model.fp16.safetensors"
-BIN = "diffusion_pytorch_model.bin"
-
-
-def as_in_the_first_diffusers(state: dict) -> dict:
-    """The names that attention had in the .bin files of google/ddpm-*."""
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    for new, name in old.items():
-        state = {key.replace(f"attentions.0.{new}", f"attentions.0.{name}"): w for key, w in state.items()}
-    return state
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
-    file = model_folder / "unet" / checks.WEIGHTS
-    weights = load_file(file)
-    file.unlink()
-    old = as_in_the_first_diffusers(weights)
-    assert old.keys() != weights.keys()
-    torch.save(old, model_folder / "unet" / BIN, _use_new_zipfile_serialization=zipped)
-    loaded = folder.load(str(model_folder)).unet.state_dict()
-    assert loaded.keys() == weights.keys()
-    assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items())
-    torch.save({**old, "conv_in.bias": torch.full((8,), torch.nan)}, model_folder / "unet" / BIN)
-    assert "conv_in.bias hold values that are not finite" in refusal(model_folder)
-    save_file({**weights, "conv_in.bias": torch.ones(8)}, file, {"format": "pt"})  # safetensors take precedence
-    assert folder.load(str(model_folder)).unet.conv_in.bias.tolist() == [1.0] * 8
-
-
-class Harm:
-    """An object whose unpickling makes a folder."""
-
-    def __init__(self, at):
-        self.at = str(at)
-
-    def __reduce__(self):
-        return os.mkdir, (self.at,)
-
-
-def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
-    file = model_folder / "unet" / checks.WEIGHTS
-    torch.save({**load_file(file), "more": Harm(tmp_path / "harm")}, model_folder / "unet" / BIN)
-    file.unlink()
-    assert "holds more than tensors, and no code in it is run" in refusal(model_folder)
-    assert not (tmp_path / "harm").exists()
-    torch.load(model_folder / "unet" / BIN, weights_only=False)  # which a plain load runs
-    assert (tmp_path / "harm").is_dir()
-
-
-def test_a_git_lfs_pointer_says_how_to_fetch_the_weights(model_folder):
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n"
-    (model_folder / "unet" / checks.WEIGHTS).write_text(pointer)
-    assert "run `git lfs pull`" in refusal(model_folder)
-
-
-def test_predict_epsilon_of_old_configurations_is_translated(model_folder):
-    file = model_folder / "scheduler" / "scheduler_config.json"
-    settings = json.loads(file.read_text())
-    del settings["prediction_type"]
-    for predicts_eps, prediction in ((False, "sample"), (True, "epsilon")):
-        file.write_text(json.dumps({**settings, "predict_epsilon": predicts_eps}))
-        assert folder.load(str(model_folder)).prediction == prediction
-    rewrite(file, predict_epsilon=False, prediction_type="epsilon")
-    assert "predict_epsilon=false and prediction_type=epsilon" in refusal(model_folder)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
-        ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which has no discrete DDPM"),
-        ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not those of DDPM"),
-        ({"_class_name": "NopeScheduler"}, "trained with NopeScheduler"),
-        ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
-        ({"shift_snr": 3.0}, "has shift_snr=3.0 in scheduler_config.json"),
-    ],
-)
-def test_a_schedule_that_is_not_ddpms_is_refused(model_folder, settings, says):
-    rewrite(model_folder / "scheduler" / "scheduler_config.json", **settings)
-    assert says in refusal(model_folder)
-
-
-def test_an_unknown_setting_of_the_unet_is_refused_unless_it_is_off(model_folder):
-    rewrite(model_folder / "unet" / "config.json", new_gate=None)
-    assert folder.load(str(model_folder)).prediction == "epsilon"
-    rewrite(model_folder / "unet" / "config.json", new_gate="silu")
-    assert "new_gate='silu' in config.json" in refusal(model_folder)
-
-
-@pytest.mark.parametrize("cls", [HeunDiscreteScheduler, DDIMScheduler])
-def test_betas_left_out_are_those_of_the_schedulers_own_class(model_folder, cls):
-    file = model_folder / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps({"_class_name": cls.__name__}))
-    own = cls.from_pretrained(model_folder / "scheduler")
-    torch.testing.assert_close(folder.load(str(model_folder)).scheduler.alphas_cumprod, own.alphas_cumprod)
 
 
 @pytest.fixture
