@@ -18,7 +18,6 @@ def train(cfg) -> None:
     from chrysalis.command import recipes, values
     from chrysalis.conditions.kinds import condition
     from chrysalis.denoiser import Denoiser
-    from chrysalis.models import folder
     from chrysalis.models.freezing import freeze
     from chrysalis.system import hardware
     from chrysalis.system.compiling import compile_unet
@@ -40,7 +39,7 @@ def train(cfg) -> None:
 
     data = instantiate(cfg.data)
     model = instantiate(cfg.model)
-    new_size = folder.fit_to_size(model, data.size)
+    new_size = model.fit_to_size(data.size)
     parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
     data.setup()
@@ -50,9 +49,9 @@ def train(cfg) -> None:
     if adapter := instantiate(cfg.adapter):
         adapter.inject(model.unet)
     freeze(model.unet, model.conditioner, model.train)
-    scheduler, noise = model.trained_for(objective), {"noise_offset": cfg.noise_offset}
-    weighting = instantiate(cfg.weighting)
-    denoiser = Denoiser(model.unet, scheduler, objective, model.conditioner, cfg.condition.dropout, weighting, **noise)
+    model.register_objective(objective)
+    loss = {"weighting": instantiate(cfg.weighting), "noise_offset": cfg.noise_offset}
+    denoiser = Denoiser(model.unet, model.scheduler, objective, model.conditioner, cfg.condition.dropout, **loss)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]

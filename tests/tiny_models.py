@@ -10,7 +10,8 @@ from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import attention_places
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder
+from chrysalis.models.model import Model
+from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.sampling.guidance.energies import Energy
 
 CELEBAHQ = {
@@ -110,5 +111,5 @@ def conditional(names=("label", "mask"), prediction="v_prediction") -> Denoiser:
     return Denoiser(unet, training, objective(prediction), conditioner)
 
 
-def model_of(denoiser: Denoiser) -> folder.Model:
-    return folder.Model(denoiser.unet, denoiser.scheduler, "a model", denoiser.conditioner)
+def model_of(denoiser: Denoiser) -> Model:
+    return Model(denoiser.unet, denoiser.scheduler, "a model", denoiser.conditioner, family=PixelUNet())

@@ -15,7 +15,7 @@ from tiny_models import LAYOUTS, listening, noisy, told
 from chrysalis.conditions.conditioner import FrozenEncoder
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder
+from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
@@ -118,7 +118,7 @@ def test_checkpointing_goes_with_a_copy_of_the_model():
 def test_the_key_switches_checkpointing_on(model_folder):
     assert not folder.load(str(model_folder)).unet.is_gradient_checkpointing
     assert folder.load(str(model_folder), gradient_checkpointing=True).unet.is_gradient_checkpointing
-    assert folder.scratch(16, (8, 16), gradient_checkpointing=True).unet.is_gradient_checkpointing
+    assert scratch.build(16, (8, 16), gradient_checkpointing=True).unet.is_gradient_checkpointing
     with pytest.raises(UserError, match=r"model\.gradient_checkpointing=often"):
         folder.load(str(model_folder), gradient_checkpointing="often")
 
@@ -227,7 +227,7 @@ def real_peak(denoiser, n, size, precision) -> int:
 @pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=NEEDS_BF16)], ids=["fp32", "bf16"])
 def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """But for what kernels need besides, which is most of a tenth where little else is kept."""
-    model = folder.load(folder.BUNDLED, gradient_checkpointing=checkpointing)
+    model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
     counted = step_memory.need(denoiser, (64, 64), 2, precision, on="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)
@@ -309,7 +309,7 @@ def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
     """With memory for less than 12 images at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]
     assert run("train", *small, "data.batch_size=12", "name=whole") in (0, None)
-    room = step_memory.cost(Denoiser(folder.scratch(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
+    room = step_memory.cost(Denoiser(scratch.build(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
     monkeypatch.setattr(memory, "free", lambda device: int(step_memory.MARGIN * room.total(5)))
     assert run("train", *small, "data.batch_size=auto", "data.effective_batch=12", "name=parts") in (0, None)
     recorded = OmegaConf.load(tmp_path / "runs" / "parts" / "config.yaml")

@@ -21,10 +21,11 @@ from chrysalis.command.arguments import quoted, value_of
 from chrysalis.conditions.request import NAMES
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
-from chrysalis.models import folder
+from chrysalis.models import location
+from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import ELIDED, all_public, public
+from chrysalis.system.files import ELIDED, REPOSITORY, all_public, public
 from chrysalis.system.terminal import warn
 
 # Where, on what and how shown they are drawn; none of these changes an image
@@ -88,7 +89,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
-            leaf["base"] = leaf["base"] or folder.base_of(str(folder.locate(pretrained)))
+            leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
     if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
         raise UserError("Under torchrun give out=FOLDER, which all processes share: the default is a time stamp.")
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
@@ -120,7 +121,7 @@ def tell_changes(now: dict) -> None:
     _recalled.clear()
 
 
-def built(leaf: DictConfig, model: folder.Model):
+def built(leaf: DictConfig, model: Model):
     """The object of a task or guidance leaf; a leaf that needs the model is a partial call."""
     made = instantiate(leaf)
     return made(model) if isinstance(made, functools.partial) else made
@@ -157,7 +158,7 @@ def _inputs(settings: dict) -> dict[str, str]:
 def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
     """The file of a name, or those in the folder of the name that have the suffixes, by their places in it."""
     try:
-        for place in (Path(name).expanduser(), folder.REPOSITORY / name):
+        for place in (Path(name).expanduser(), REPOSITORY / name):
             if place.is_file():
                 return [("", place)]
             inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
