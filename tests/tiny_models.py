@@ -7,7 +7,7 @@ from conftest import ClosedForm, tiny_unet
 from diffusers import DDPMScheduler
 
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.conditions.kinds import attention_places
+from chrysalis.conditions.kinds.text import attention_places
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder

@@ -108,5 +108,5 @@ class Denoiser(nn.Module):
         """The batch's condition with nulls where dropout says so, which makes the model an unconditional one too."""
         if self.conditioner is None:
             return None
-        gone = batches.dropped(self.conditioner.names, batch.key.tolist(), self.dropout)
-        return batches.without(batches.of_batch(batch, self.conditioner), self.conditioner, gone, x0)
+        gone = batches.dropout(self.conditioner.names, batch.key.tolist(), self.dropout)
+        return batches.with_nulls(batches.from_batch(batch, self.conditioner), self.conditioner, gone, x0)

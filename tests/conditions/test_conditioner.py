@@ -14,8 +14,8 @@ from tiny_models import ALL, LAYOUTS, listening, noisy, specification, told
 
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner, FrozenEncoder, TokenEncoder
-from chrysalis.conditions.image_source import made
-from chrysalis.conditions.kinds import attention_places
+from chrysalis.conditions.kinds.image import derived
+from chrysalis.conditions.kinds.text import attention_places
 from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
@@ -196,7 +196,9 @@ def test_a_pictures_condition_is_its_own(names):
         nothing = {name: conditioner.null(name, x) for name in names}
         assert torch.equal(conditioner(unet, x, t, nothing), conditioner(unet, x, t))
         for name in names:
-            other = conditioner(unet, x, t, batches.without(cond, conditioner, {name: [True, False, False, False]}, x))
+            other = conditioner(
+                unet, x, t, batches.with_nulls(cond, conditioner, {name: [True, False, False, False]}, x)
+            )
             assert (other[0] - out[0]).abs().max() > 1e-4, name
             torch.testing.assert_close(other[1:], out[1:], rtol=1e-4, atol=1e-4)
 
@@ -268,7 +270,7 @@ def batch_of(n=64, size=16) -> Batch:
 
 def test_a_batch_becomes_its_condition():
     conditioner, batch = listening(tiny_unet(), ALL), batch_of()
-    cond = batches.of_batch(batch, conditioner)
+    cond = batches.from_batch(batch, conditioner)
     assert torch.equal(cond["label"], batch.label)
     assert cond["text"][:3] == ("a red moth", None, "blue")
     assert set(cond["mask"].unique().tolist()) == {-1.0, 1.0}
@@ -278,14 +280,14 @@ def test_a_batch_becomes_its_condition():
 
 def test_dropout_takes_each_part_and_all_as_often_as_it_says():
     keys = [seeds.key("k", i) for i in range(20_000)]
-    alone = np.array(batches.dropped(["label"], keys, 0.1)["label"])
+    alone = np.array(batches.dropout(["label"], keys, 0.1)["label"])
     assert abs(alone.mean() - 0.1) < 0.01
-    gone = batches.dropped(["label", "mask"], keys, 0.1)
+    gone = batches.dropout(["label", "mask"], keys, 0.1)
     label, mask = (np.array(gone[name]) for name in ("label", "mask"))
     assert abs(label.mean() - 0.19) < 0.01  # 0.1 + 0.9 * 0.1
     assert abs((label & mask).mean() - 0.109) < 0.01  # 0.1 + 0.9 * 0.1^2
-    assert batches.dropped(["label", "mask"], keys[5:6], 0.1)["mask"] == [gone["mask"][5]]  # a function of the key
-    assert not any(batches.dropped(["label"], keys[:50], 0.0)["label"])
+    assert batches.dropout(["label", "mask"], keys[5:6], 0.1)["mask"] == [gone["mask"][5]]  # a function of the key
+    assert not any(batches.dropout(["label"], keys[:50], 0.0)["label"])
 
 
 def test_what_is_dropped_is_learned_as_the_null():
@@ -297,7 +299,7 @@ def test_what_is_dropped_is_learned_as_the_null():
     eps = seeds.normal(batch.key.tolist(), (3, 16, 16))
     with torch.no_grad():
         nothing = always.loss_at(x0, t, eps).per_sample
-        all_ = never.loss_at(x0, t, eps, batches.of_batch(batch, conditioner)).per_sample
+        all_ = never.loss_at(x0, t, eps, batches.from_batch(batch, conditioner)).per_sample
         torch.testing.assert_close(always.loss(batch).per_sample, nothing)
         torch.testing.assert_close(never.loss(batch).per_sample, all_)
     assert (nothing - all_).abs().min() > 1e-6
@@ -316,11 +318,11 @@ def test_shuffled_gives_each_picture_anothers():
 def test_made_pictures_are_made_of_themselves():
     x = torch.rand(2, 3, 32, 48) * 2 - 1
     for source in ("grey", "small", "given"):
-        once = made(x, source)
+        once = derived(x, source)
         assert once.shape == x.shape
-        torch.testing.assert_close(made(once, source), once, rtol=1e-5, atol=1e-6)
-    assert torch.equal(made(x, "grey")[:, 0], made(x, "grey")[:, 1])
-    torch.testing.assert_close(made(x, "small")[0, 0, 0, 0], x[0, 0, :8, :8].mean())
+        torch.testing.assert_close(derived(once, source), once, rtol=1e-5, atol=1e-6)
+    assert torch.equal(derived(x, "grey")[:, 0], derived(x, "grey")[:, 1])
+    torch.testing.assert_close(derived(x, "small")[0, 0, 0, 0], x[0, 0, :8, :8].mean())
 
 
 def test_a_frozen_encoder_is_asked_once_for_each_caption(text_encoder_folder):
@@ -329,7 +331,7 @@ def test_a_frozen_encoder_is_asked_once_for_each_caption(text_encoder_folder):
     tokenizer, model = load(str(text_encoder_folder))
     frozen = FrozenEncoder(tokenizer, model, keep=3)
     states, there = frozen(["abc", "", "abc"], "cpu")
-    assert frozen.asked == 2
+    assert frozen.encoded == 2
     assert torch.equal(states[0], states[2])
     with torch.no_grad():
         alone = tokenizer(["abc"], return_tensors="pt")
@@ -337,10 +339,10 @@ def test_a_frozen_encoder_is_asked_once_for_each_caption(text_encoder_folder):
     assert there.sum(1).tolist() == [len(expected), 2, len(expected)]
     torch.testing.assert_close(states[0], expected, rtol=1e-5, atol=1e-6)
     frozen(["abc", "ab"], "cpu")
-    assert frozen.asked == 3
+    assert frozen.encoded == 3
     frozen(["x", "y"], "cpu")  # the oldest is forgotten
     frozen([""], "cpu")
-    assert frozen.asked == 6
+    assert frozen.encoded == 6
     assert not any(p.requires_grad for p in model.parameters())
 
 

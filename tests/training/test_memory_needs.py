@@ -93,9 +93,9 @@ def test_checkpointed_text_is_each_forwards_own_and_goes_with_its_graph():
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None)
     text = together.conditioner.text
     read = text.read
-    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.seen[0])))[0]
+    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.context[0])))[0]
     out = together(x, t, {"text": captions[0]}).out.sum()
-    assert text.seen is None
+    assert text.context is None
     assert seen[0]() is not None
     out.backward()
     del out

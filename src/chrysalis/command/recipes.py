@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.conditions.request import NAMES
+from chrysalis.conditions.kinds import KINDS
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
 from chrysalis.models import folder
@@ -56,7 +56,7 @@ def expanded(arguments: list[str]) -> list[str]:
             f"from={path} was made with {key}={place}, from outside the folder that was worked in: add {key}=PATH."
         )
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
-    other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
+    other_set = {"seed", "n", "task", "only", *KINDS} & set(values)
     kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
     return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first

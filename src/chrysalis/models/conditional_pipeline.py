@@ -56,18 +56,7 @@ class ConditionalPipeline(DiffusionPipeline):
             known = [] if self.conditioner is None else self.conditioner.names
             if name not in known:
                 raise ValueError(f"{name} is nothing that this model is told: it knows {', '.join(known) or 'nothing'}")
-            if name in ("label", "text"):
-                values = [value] if isinstance(value, str) else list(value)
-                values = values * (len(x) // len(values)) if len(x) % len(values) == 0 else values
-                cond[name] = tuple(values)
-                if name == "label":
-                    table = self.conditioner.embeddings["label"]
-                    cond[name] = torch.tensor([table.place(v) for v in values], device=x.device)
-            else:
-                rows = torch.as_tensor(value, dtype=torch.float32, device=x.device)
-                single = 1 if name == "vector" else 3
-                rows = rows[None] if rows.dim() == single else rows
-                cond[name] = rows.expand(len(x), *rows.shape[1:]) if len(rows) == 1 else rows
+            cond[name] = self.conditioner.parts[name].values(value, x)
             if len(cond[name]) != len(x):
                 raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
         return cond
@@ -76,17 +65,13 @@ class ConditionalPipeline(DiffusionPipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        label=None,
-        text=None,
-        mask=None,
-        image=None,
-        vector=None,
         negative: dict | None = None,
         guidance_scale: float = 1.0,
         generator=None,
         num_inference_steps: int = 50,
         output_type: str = "pil",
         return_dict: bool = True,
+        **given,
     ):
         """Images. label, text: a name or caption, or one an image. mask: float [1 or B, 1, H, W], 1 inside and -1
         outside. image: float [1 or B, 3, H, W] in [-1, 1]. vector: [D] or [B, D]. guidance_scale: 1 for the condition
@@ -97,7 +82,6 @@ class ConditionalPipeline(DiffusionPipeline):
         own = self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
         shape = (batch_size, own, *size)
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
-        given = {"label": label, "text": text, "mask": mask, "image": image, "vector": vector}
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.progress_bar(self.scheduler.timesteps):

@@ -154,9 +154,13 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         (
             (),
             {"label": "ant"},
-            "label=ant, but a model is unconditional, and is told nothing: train one with condition=l",
+            "label=ant, but a model is unconditional: train a model with condition=label",
         ),
-        (("mask",), {"text": "red"}, "text=red, but a model is told mask only: train one with condition=text"),
+        (
+            ("mask",),
+            {"text": "red"},
+            "text=red, but a model is conditioned on mask only: train a model with condition=text",
+        ),
         (("label",), {"label": "bea"}, "label=bea is unknown to this model. Did you mean bee? It knows ant, bee, fly"),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),
@@ -183,7 +187,7 @@ def test_what_cannot_be_asked_for_is_said(names, given, says):
 
 def test_an_unknown_word_is_left_out_and_told(capfd):
     Request(conditional(("text",)).conditioner, {"text": "a red dragon"}, "a model")
-    assert "never read a, dragon, which is left out" in capfd.readouterr().err
+    assert "a, dragon occurred in no training caption and is left out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""What a condition kind knows: the data it needs, its part of the conditioner, its values, and its words for users."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from chrysalis.conditions.conditioner import Part
+from chrysalis.data.batch import Batch
+from chrysalis.data.store import ImageSet
+from chrysalis.system.errors import UserError
+
+P = TypeVar("P", bound=Part)
+Value = int | str | tuple | Callable[[int, tuple[int, int]], torch.Tensor]
+
+KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind is entered when it is defined
+
+
+class Kind(Generic[P]):
+    """A kind of condition; an instance is a leaf of conf/condition. `part` is the kind's part of a conditioner.
+
+    name: of the condition, and its key of sample.py. example: how sample.py is called with it.
+    """
+
+    name: ClassVar[str]
+    example: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        KINDS[cls.name] = cls
+
+    @classmethod
+    def of_part(cls, part: P) -> "Kind":
+        """The kind as a loaded model was trained with it."""
+        return cls()
+
+    # Training
+
+    def require(self, image_set: ImageSet, source: str) -> None:
+        """Raise UserError unless the data has what this kind reads."""
+
+    def require_part(self, part: P, image_set: ImageSet, source: str) -> None:
+        """Raise UserError unless the part of a loaded model fits this configuration and the data."""
+
+    def settings(self, image_set: ImageSet, unet: Any) -> dict:
+        """The settings of a new part for this data and UNet."""
+        return {}
+
+    def prepare(self, part: P, data: Any) -> None:
+        """Adapt the data module or the part to each other, once the conditioner exists."""
+
+    @staticmethod
+    def of_batch(part: P, batch: Batch) -> torch.Tensor | tuple:
+        """The values of a batch, null where an image has none."""
+        raise NotImplementedError
+
+    @staticmethod
+    def caption(part: P, batch: Batch, i: int) -> str | None:
+        """Image i's value in words; None if it has none."""
+        return None
+
+    # Sampling
+
+    @classmethod
+    def listed(cls, part: P, key: str, given: Any) -> list:
+        """The values that a user gave as one value or a list. key: what they set it by, for messages."""
+        values = [given] if isinstance(given, str | int | float) else list(given)
+        if any(value is None for value in values):
+            raise UserError(f"{key}={given} has an empty value: leave it out of the list.")
+        if not values:
+            raise UserError(f"{key}=[] is empty: leave it out to sample without it.")
+        return values
+
+    @classmethod
+    def parse(cls, part: P, key: str, given: Any) -> Value:
+        """One value as a user gave it, checked; for images a function of (seed, (height, width))."""
+        raise NotImplementedError
+
+    @staticmethod
+    def stack(values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor | tuple:
+        """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
+        return torch.tensor(values, device=device)
+
+    # Words
+
+    @classmethod
+    def hint(cls, part: P) -> str:
+        """How to sample with this condition."""
+        return cls.example
+
+    @staticmethod
+    def describe(part: P) -> str:
+        """What the values may be, for the model card."""
+        raise NotImplementedError
+
+
+def refuse_gaps(what: str, how: str, without: Sequence[str], image_set: ImageSet, source: str) -> None:
+    """Raise UserError for data of which no image, or not every image, has a `what`. how: the way to give them."""
+    if not without:
+        raise UserError(f"condition={what}, but {source} has no {what}s: give them by {how}.")
+    listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+    raise UserError(
+        f"condition={what}, but {len(without)} of {len(image_set)} images of {source} have no {what}: {listed}. "
+        "Add what is missing, or remove those images."
+    )

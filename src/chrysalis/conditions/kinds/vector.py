@@ -1,0 +1,78 @@
+"""A vector of numbers for each image: measurements, a colour."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from chrysalis.conditions.conditioner import VectorEmbedding
+from chrysalis.conditions.kind import Kind
+from chrysalis.data.batch import Batch
+from chrysalis.data.example import composed
+from chrysalis.data.store import ImageSet
+from chrysalis.system.errors import UserError, require_whole
+
+
+class Vector(Kind[VectorEmbedding]):
+    """D numbers for each image. dim: width of the small network that embeds them."""
+
+    name = "vector"
+    example = "vector=[...]"
+
+    def __init__(self, dim: int = 64):
+        require_whole("condition.vector.dim", dim)
+        self.dim = dim
+
+    def require(self, image_set: ImageSet, source: str) -> None:
+        if image_set.vectors is None:
+            raise UserError(
+                f"condition=vector, but {source} has no numbers: name the columns that hold them, "
+                "data.vector_columns=[wingspan,...]."
+            )
+        for name, values in zip(image_set.vector_names, image_set.vectors.T, strict=True):
+            if np.isnan(values).all():
+                raise UserError(f"condition=vector: {name} has no number for any image of {source}: leave it out.")
+
+    def require_part(self, part: VectorEmbedding, image_set: ImageSet, source: str) -> None:
+        if tuple(map(composed, part.names)) != tuple(map(composed, image_set.vector_names)):
+            raise UserError(
+                f"condition=vector: the model is conditioned on {', '.join(part.names)}, and {source} has "
+                f"{', '.join(image_set.vector_names)}. Name the same columns in the same order."
+            )
+
+    def settings(self, image_set: ImageSet, unet: Any) -> dict:
+        vectors = np.asarray(image_set.vectors)
+        mean, std = (f(vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1)  # a constant column is only centred
+        return {"names": list(image_set.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
+
+    @staticmethod
+    def of_batch(part: VectorEmbedding, batch: Batch) -> torch.Tensor:
+        assert batch.vector is not None
+        return batch.vector
+
+    @staticmethod
+    def caption(part: VectorEmbedding, batch: Batch, i: int) -> str:
+        return " ".join(f"{v:.2g}" for v in Vector.of_batch(part, batch)[i])
+
+    @classmethod
+    def listed(cls, part: VectorEmbedding, key: str, given: Any) -> list:
+        nested = isinstance(given, Sequence) and given and not isinstance(given[0], int | float)
+        return list(given) if nested else [given]
+
+    @classmethod
+    def parse(cls, part: VectorEmbedding, key: str, given: Any) -> tuple[float, ...]:
+        names = part.names
+        numbers = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        if len(numbers) != len(names) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in numbers):
+            raise UserError(f"{key}={given} must be {len(names)} numbers: [{','.join(names)}].")
+        return tuple(float(v) for v in numbers)
+
+    @classmethod
+    def hint(cls, part: VectorEmbedding) -> str:
+        return f"vector=[{', '.join(part.names[:12])}]"
+
+    @staticmethod
+    def describe(part: VectorEmbedding) -> str:
+        return f"[{', '.join(part.names)}]"
