@@ -7,7 +7,7 @@ import diffusers
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
-from chrysalis.diffusion.objective import SHORT
+from chrysalis.diffusion.objective import PREDICTION_TYPES
 from chrysalis.system.errors import UserError
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
@@ -68,10 +68,10 @@ def read(settings: Mapping, asked: str) -> DDPMScheduler:
     noise = {key: own.config[key] for key in NOISE if key in own.config}
     kept = {key: value for key, value in settings.items() if key in KEPT}
     scheduler = DDPMScheduler.from_config(kept, **noise)
-    if scheduler.config.prediction_type not in SHORT.values():
+    if scheduler.config.prediction_type not in PREDICTION_TYPES.values():
         raise UserError(
             f"{asked} has prediction_type={scheduler.config.prediction_type} in {file}: only models that predict "
-            f"{', '.join(SHORT.values())} can be used."
+            f"{', '.join(PREDICTION_TYPES.values())} can be used."
         )
     abar = scheduler.alphas_cumprod
     if not abar.isfinite().all():

@@ -209,7 +209,7 @@ class Evaluate(Callback):
             def drawn(places: slice) -> torch.Tensor:
                 some = mine[places]
                 cond = None if told is None else batches.to_device(batches.rows(told, some), module.device)
-                generators = seeds.of_each(self.seed + i for i in some)
+                generators = seeds.cpu_generators(self.seed + i for i in some)
                 x = sample(
                     module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size, cond, at.advance
                 )

@@ -113,7 +113,7 @@ class Samples(Callback):
             def drawn(places: slice) -> torch.Tensor:
                 some = range(len(own))[places]
                 cond = None if shown is None else batches.to_device(batches.rows(shown.cond, some), module.device)
-                how = (seeds.of_each(own[places]), size, cond)
+                how = (seeds.cpu_generators(own[places]), size, cond)
                 return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *how, advance=at.advance)).cpu()
 
             return memory.in_batches(drawn, len(own), len(own), module.device)
