@@ -5,23 +5,20 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.conditions.kinds import KINDS
+from chrysalis.conditions.kinds import kinds_of
 from chrysalis.data.batch import Batch
 from chrysalis.diffusion import seeds
 
 
 def from_batch(batch: Batch, conditioner: Conditioner) -> dict:
     """The condition of a batch; where an image has no value, it has the null."""
-    return {name: KINDS[name].of_batch(part, batch) for name, part in conditioner.parts.items()}
+    return {name: kind.of_batch(batch) for name, kind in kinds_of(conditioner).items()}
 
 
 def captions(batch: Batch, conditioner: Conditioner) -> list[str]:
     """The condition of each image in words, empty where no kind has any."""
-    words = (
-        [KINDS[name].caption(conditioner.parts[name], batch, i) for name in KINDS if name in conditioner.parts]
-        for i in range(len(batch))
-    )
-    return [", ".join(filter(None, one)) for one in words]
+    kinds = [kind for _, kind in sorted(kinds_of(conditioner).items())]
+    return [", ".join(filter(None, (kind.caption(batch, i) for kind in kinds))) for i in range(len(batch))]
 
 
 def rows(cond: Mapping, indices: Sequence[int]) -> dict:

@@ -1,7 +1,7 @@
 """What a condition kind knows: the data it needs, its part of the conditioner, its values, and its words for users."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 
@@ -13,56 +13,58 @@ from chrysalis.system.errors import UserError
 P = TypeVar("P", bound=Part)
 Value = int | str | tuple | Callable[[int, tuple[int, int]], torch.Tensor]
 
-KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind is entered when it is defined
+KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters itself
 
 
 class Kind(Generic[P]):
-    """A kind of condition; an instance is a leaf of conf/condition. `part` is the kind's part of a conditioner.
+    """A kind of condition, and a leaf of conf/condition.
 
-    name: of the condition, and its key of sample.py. example: how sample.py is called with it.
+    name: of the condition, and its key of sample.py. column: the Batch field of its values. example: how sample.py is
+    called with it. part: its part of a conditioner, once there is one.
     """
 
     name: ClassVar[str]
+    column: ClassVar[str]
     example: ClassVar[str]
+    part: P
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         KINDS[cls.name] = cls
 
     @classmethod
-    def of_part(cls, part: P) -> "Kind":
+    def of_part(cls, part: P) -> Self:
         """The kind as a loaded model was trained with it."""
         return cls()
 
-    # Training
+    def bound(self, part: P) -> Self:
+        """The kind with its part of a conditioner."""
+        self.part = part
+        return self
 
     def require(self, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless the data has what this kind reads."""
+        raise NotImplementedError
 
-    def require_part(self, part: P, image_set: ImageSet, source: str) -> None:
-        """Raise UserError unless the part of a loaded model fits this configuration and the data."""
+    def require_match(self, part: P, image_set: ImageSet, source: str) -> None:
+        """Raise UserError unless a loaded model's part fits this configuration and the data."""
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         """The settings of a new part for this data and UNet."""
         return {}
 
-    def prepare(self, part: P, data: Any) -> None:
-        """Adapt the data module or the part to each other, once the conditioner exists."""
+    def prepare(self, data: Any) -> None:
+        """Adapt the data module and the part to each other before training."""
 
-    @staticmethod
-    def of_batch(part: P, batch: Batch) -> torch.Tensor | tuple:
+    def of_batch(self, batch: Batch) -> Any:
         """The values of a batch, null where an image has none."""
-        raise NotImplementedError
+        return getattr(batch, self.column)
 
-    @staticmethod
-    def caption(part: P, batch: Batch, i: int) -> str | None:
-        """Image i's value in words; None if it has none."""
+    def caption(self, batch: Batch, i: int) -> str | None:
+        """Image i's value in words; None if it has no words."""
         return None
 
-    # Sampling
-
-    @classmethod
-    def listed(cls, part: P, key: str, given: Any) -> list:
+    def listed(self, key: str, given: Any) -> list:
         """The values that a user gave as one value or a list. key: what they set it by, for messages."""
         values = [given] if isinstance(given, str | int | float) else list(given)
         if any(value is None for value in values):
@@ -71,26 +73,20 @@ class Kind(Generic[P]):
             raise UserError(f"{key}=[] is empty: leave it out to sample without it.")
         return values
 
-    @classmethod
-    def parse(cls, part: P, key: str, given: Any) -> Value:
-        """One value as a user gave it, checked; for images a function of (seed, (height, width))."""
+    def parse(self, key: str, given: Any) -> Value:
+        """One value that a user gave, checked; an image as a function of (seed, (height, width))."""
         raise NotImplementedError
 
-    @staticmethod
-    def stack(values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor | tuple:
+    def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> Any:
         """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
         return torch.tensor(values, device=device)
 
-    # Words
-
-    @classmethod
-    def hint(cls, part: P) -> str:
+    def hint(self) -> str:
         """How to sample with this condition."""
-        return cls.example
+        return self.example
 
-    @staticmethod
-    def describe(part: P) -> str:
-        """What the values may be, for the model card."""
+    def describe(self) -> str:
+        """The possible values, for the model card."""
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kind import Value
-from chrysalis.conditions.kinds import KINDS
+from chrysalis.conditions.kinds import kinds_of
 from chrysalis.system.errors import UserError
 
 
@@ -21,18 +21,17 @@ class Request:
     """
 
     def __init__(self, conditioner: Conditioner | None, given: Mapping, origin: str | None, key: str = ""):
-        self.parts = {} if conditioner is None else conditioner.parts
+        self.kinds = kinds_of(conditioner)
         self.values: dict[str, list[Value]] = {}
         self.shown: dict[str, list[str]] = {}
         for name, value in given.items():
             if value is None:
                 continue
-            if name not in self.parts:
-                but = f"is conditioned on {', '.join(self.parts)} only" if self.parts else "is unconditional"
+            if name not in self.kinds:
+                but = f"is conditioned on {', '.join(self.kinds)} only" if self.kinds else "is unconditional"
                 raise UserError(f"{key}{name}={value}, but {origin} {but}: train a model with condition={name}.")
-            kind, part = KINDS[name], self.parts[name]
-            listed = kind.listed(part, f"{key}{name}", value)
-            self.values[name] = [kind.parse(part, f"{key}{name}", v) for v in listed]
+            listed = self.kinds[name].listed(f"{key}{name}", value)
+            self.values[name] = [self.kinds[name].parse(f"{key}{name}", v) for v in listed]
             self.shown[name] = [str(v) for v in listed]
         lengths = {name: len(values) for name, values in self.values.items()}
         self.rows = max(lengths.values(), default=1)
@@ -43,7 +42,7 @@ class Request:
     @property
     def spatial(self) -> list[str]:
         """Names of the conditions asked for that are images, such as masks."""
-        return [name for name in self.values if self.parts[name].adds == "channels"]
+        return [name for name in self.values if self.kinds[name].part.adds == "channels"]
 
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""
@@ -57,14 +56,14 @@ class Request:
     def cond(self, rows: Sequence[int], seeds: Sequence[int], size: tuple[int, int], device) -> dict:
         """The condition of B images from a row and a seed for each. size: (height, width)."""
         return {
-            name: KINDS[name].stack([values[row % len(values)] for row in rows], seeds, size, device)
+            name: self.kinds[name].stack([values[row % len(values)] for row in rows], seeds, size, device)
             for name, values in self.values.items()
         }
 
     def missing(self) -> str | None:
         """A sentence on the conditions that a conditional model was not given; None if there are none."""
-        left = [name for name in self.parts if name not in self.values]
+        left = [name for name in self.kinds if name not in self.values]
         if not left:
             return None
-        hints = "; ".join(KINDS[name].hint(self.parts[name]) for name in left)
+        hints = "; ".join(self.kinds[name].hint() for name in left)
         return f"sampling without {' and '.join(left)}, through the model's null. To set it: {hints}"

@@ -79,7 +79,7 @@ class TwoGaussians(Gaussian):
 class Told(torch.nn.Module):
     """Stands for a conditioner: told a mean, or the null, which is -0.1."""
 
-    config = type("config", (), {"own_channels": 3})
+    own_channels = 3
 
     def forward(self, unet, x, t, cond):
         mean = (cond or {}).get("mean", torch.full((len(x),), -0.1))

@@ -20,11 +20,17 @@ SOURCES = ("given", "grey", "small")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
+def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
+    """`Kind.stack` for values that are functions of (seed, size)."""
+    return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
+
+
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
-    name = "image"
+    name, column = "image", "conditioning"
     example = "image=FILE.png"
+    stack = stack_images
 
     def __init__(self, source: str = "given"):
         if source not in SOURCES:
@@ -40,31 +46,23 @@ class Image(Kind[Channels]):
             how = "data.conditioning_images=FOLDER or conditioning_image_file_name"
             refuse_gaps("image", how, image_set.without_conditioning, image_set, source)
 
-    def require_part(self, part: Channels, image_set: ImageSet, source: str) -> None:
+    def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
         if self.source != part.source:
             raise UserError(f"condition.image.source={self.source}: this model was trained with {part.source}.")
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         return {"source": self.source}
 
-    @staticmethod
-    def of_batch(part: Channels, batch: Batch) -> torch.Tensor:
-        if part.source != "given":
-            return derived(pixels.to_signed(batch.image), part.source)
-        assert batch.conditioning is not None
-        return pixels.to_signed(batch.conditioning)
+    def of_batch(self, batch: Batch) -> torch.Tensor:
+        if self.part.source != "given":
+            return derived(pixels.to_signed(batch.image), self.part.source)
+        return pixels.to_signed(super().of_batch(batch))
 
-    @classmethod
-    def parse(cls, part: Channels, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
+    def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         file = image_files(key, given)
-        return lambda seed, size: derived(file(seed).at(size), part.source)[0]
+        return lambda seed, size: derived(file(seed).at(size), self.part.source)[0]
 
-    @staticmethod
-    def stack(values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
-        return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
-
-    @staticmethod
-    def describe(part: Channels) -> str:
+    def describe(self) -> str:
         return "`[3, H, W]` in [-1, 1]"
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL import Image as PILImage
+from PIL import Image
 
 from chrysalis.conditions.conditioner import Channels
 from chrysalis.conditions.kind import Kind, refuse_gaps
-from chrysalis.conditions.kinds.image import Image, image_files
+from chrysalis.conditions.kinds.image import image_files, stack_images
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
 from chrysalis.data.store import ImageSet
@@ -21,32 +21,28 @@ UNSEEN = 2  # seed of the procedurally drawn masks; the drawn datasets have 0
 class Mask(Kind[Channels]):
     """Where the subject is: 1 inside and -1 outside."""
 
-    name = "mask"
+    name = column = "mask"
     example = "mask=FILE.png"
-    stack = staticmethod(Image.stack)
+    stack = stack_images
 
     def require(self, image_set: ImageSet, source: str) -> None:
         if image_set.masks is None:
             refuse_gaps("mask", "data.masks=FOLDER or mask_file_name", image_set.without_mask, image_set, source)
 
-    @staticmethod
-    def of_batch(part: Channels, batch: Batch) -> torch.Tensor:
-        assert batch.mask is not None
-        return pixels.to_signed(batch.mask)
+    def of_batch(self, batch: Batch) -> torch.Tensor:
+        return pixels.to_signed(super().of_batch(batch))
 
-    @classmethod
-    def parse(cls, part: Channels, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
+    def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         if given in DOMAINS:
             return lambda seed, size: drawn_mask(given, seed, size)
         file = image_files(key, given)
         return lambda seed, size: 2 * file(seed).mask_at(size, both=False)[0] - 1
 
-    @staticmethod
-    def describe(part: Channels) -> str:
+    def describe(self) -> str:
         return "`[1, H, W]`, 1 inside and -1 outside"
 
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
     """float32 [1, H, W], 1 inside and -1 outside, of a drawn image that no drawn dataset contains."""
-    mask = PILImage.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
+    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
     return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))

@@ -26,7 +26,7 @@ class Text(Kind[TextAttention]):
         pooled: also add the pooled states to the timestep embedding.
     """
 
-    name = "text"
+    name, column = "text", "caption"
     example = 'text="..."'
 
     def __init__(
@@ -53,7 +53,7 @@ class Text(Kind[TextAttention]):
                 "each image, or data.caption_column=NAME."
             )
 
-    def require_part(self, part: TextAttention, image_set: ImageSet, source: str) -> None:
+    def require_match(self, part: TextAttention, image_set: ImageSet, source: str) -> None:
         if self.frozen is not None:
             raise UserError(
                 f"condition.text.encoder={self.encoder} cannot replace the text encoder of this model: leave it out."
@@ -67,22 +67,18 @@ class Text(Kind[TextAttention]):
         words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 
-    def prepare(self, part: TextAttention, data: Any) -> None:
+    def prepare(self, data: Any) -> None:
         if self.frozen is not None:
-            part.use_encoder(*self.frozen)
+            self.part.use_encoder(*self.frozen)
 
-    @staticmethod
-    def of_batch(part: TextAttention, batch: Batch) -> tuple[str | None, ...]:
-        assert batch.caption is not None
-        return tuple(caption or None for caption in batch.caption)
+    def of_batch(self, batch: Batch) -> tuple[str | None, ...]:
+        return tuple(caption or None for caption in super().of_batch(batch))
 
-    @staticmethod
-    def caption(part: TextAttention, batch: Batch, i: int) -> str:
-        return Text.of_batch(part, batch)[i] or "no caption"
+    def caption(self, batch: Batch, i: int) -> str:
+        return self.of_batch(batch)[i] or "no caption"
 
-    @classmethod
-    def parse(cls, part: TextAttention, key: str, given: Any) -> str:
-        caption, encoder = composed(str(given)), part.encoder
+    def parse(self, key: str, given: Any) -> str:
+        caption, encoder = composed(str(given)), self.part.encoder
         unknown = [] if encoder is None else encoder.unknown(caption)
         if encoder is not None and unknown and len(unknown) == len(encoder.split(caption)):
             raise UserError(
@@ -93,13 +89,11 @@ class Text(Kind[TextAttention]):
             warn(f"{key}: {', '.join(dict.fromkeys(unknown))} occurred in no training caption and is left out.")
         return caption
 
-    @staticmethod
-    def stack(values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> tuple[str, ...]:
+    def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> tuple[str, ...]:
         return tuple(values)
 
-    @staticmethod
-    def describe(part: TextAttention) -> str:
-        return "captions" if part.encoder is None else f"captions of {len(part.encoder.words)} words"
+    def describe(self) -> str:
+        return "captions" if self.part.encoder is None else f"captions of {len(self.part.encoder.words)} words"
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from chrysalis.conditions.conditioner import VectorEmbedding
 from chrysalis.conditions.kind import Kind
@@ -17,7 +16,7 @@ from chrysalis.system.errors import UserError, require_whole
 class Vector(Kind[VectorEmbedding]):
     """D numbers for each image. dim: width of the small network that embeds them."""
 
-    name = "vector"
+    name = column = "vector"
     example = "vector=[...]"
 
     def __init__(self, dim: int = 64):
@@ -34,7 +33,7 @@ class Vector(Kind[VectorEmbedding]):
             if np.isnan(values).all():
                 raise UserError(f"condition=vector: {name} has no number for any image of {source}: leave it out.")
 
-    def require_part(self, part: VectorEmbedding, image_set: ImageSet, source: str) -> None:
+    def require_match(self, part: VectorEmbedding, image_set: ImageSet, source: str) -> None:
         if tuple(map(composed, part.names)) != tuple(map(composed, image_set.vector_names)):
             raise UserError(
                 f"condition=vector: the model is conditioned on {', '.join(part.names)}, and {source} has "
@@ -47,32 +46,22 @@ class Vector(Kind[VectorEmbedding]):
         std = np.where(std > 1e-6 * np.abs(mean), std, 1)  # a constant column is only centred
         return {"names": list(image_set.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
 
-    @staticmethod
-    def of_batch(part: VectorEmbedding, batch: Batch) -> torch.Tensor:
-        assert batch.vector is not None
-        return batch.vector
+    def caption(self, batch: Batch, i: int) -> str:
+        return " ".join(f"{v:.2g}" for v in self.of_batch(batch)[i])
 
-    @staticmethod
-    def caption(part: VectorEmbedding, batch: Batch, i: int) -> str:
-        return " ".join(f"{v:.2g}" for v in Vector.of_batch(part, batch)[i])
-
-    @classmethod
-    def listed(cls, part: VectorEmbedding, key: str, given: Any) -> list:
+    def listed(self, key: str, given: Any) -> list:
         nested = isinstance(given, Sequence) and given and not isinstance(given[0], int | float)
         return list(given) if nested else [given]
 
-    @classmethod
-    def parse(cls, part: VectorEmbedding, key: str, given: Any) -> tuple[float, ...]:
-        names = part.names
+    def parse(self, key: str, given: Any) -> tuple[float, ...]:
+        names = self.part.names
         numbers = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if len(numbers) != len(names) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in numbers):
             raise UserError(f"{key}={given} must be {len(names)} numbers: [{','.join(names)}].")
         return tuple(float(v) for v in numbers)
 
-    @classmethod
-    def hint(cls, part: VectorEmbedding) -> str:
-        return f"vector=[{', '.join(part.names[:12])}]"
+    def hint(self) -> str:
+        return f"vector=[{', '.join(self.part.names[:12])}]"
 
-    @staticmethod
-    def describe(part: VectorEmbedding) -> str:
-        return f"[{', '.join(part.names)}]"
+    def describe(self) -> str:
+        return f"[{', '.join(self.part.names)}]"

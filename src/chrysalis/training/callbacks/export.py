@@ -8,8 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.tensorboard.summary import hparams
 
-from chrysalis.conditions.build import describe
-from chrysalis.conditions.kinds import KINDS
+from chrysalis.conditions.kinds import KINDS, kinds_of
 from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
@@ -75,7 +74,7 @@ class Export(Callback):
             evaluation = of(trainer, Evaluate).at(trainer, module, step)
             self.results = self._results(trainer, validation, step, evaluation)
             made, data = module.denoiser, trainer.datamodule
-            self.told = describe(made.conditioner)
+            self.told = {name: kind.describe() for name, kind in kinds_of(made.conditioner).items()}
             own = bool(self.told) or (lora.injected(made.unet) and not self.merge)
             text = card.text(self.results, self.change, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
