@@ -51,7 +51,7 @@ class Part(nn.Module):
     def values(self, given: Any, x_t: torch.Tensor) -> Any:
         """Convert what an exported pipeline is called with, one value for all B images or one for each."""
         rows = torch.as_tensor(given, dtype=torch.float32, device=x_t.device)
-        rows = rows[None] if rows.dim() < self.dims else rows
+        rows = rows[None] if rows.dim() == self.dims - 1 else rows
         return rows.expand(len(x_t), *rows.shape[1:]) if len(rows) == 1 else rows
 
 
@@ -93,11 +93,7 @@ class LabelEmbedding(Part):
 class VectorEmbedding(Part):
     """e = W f((v - mean) / std), with W = 0 at first; f is a small MLP, and a learned vector replaces f for the null.
 
-    Args:
-        width: of the timestep embedding.
-        names: of the D numbers.
-        mean, std: D each, those of the training set, so that any unit of measurement works.
-        dim: width of f.
+    mean, std: D numbers each, those of the training set, so that any unit of measurement works.
     """
 
     adds, dims = "embedding", 2
@@ -143,11 +139,7 @@ class WidenedConv(nn.Conv2d):
 
     One convolution over all channels would differ by rounding, which depends on their number. The state dict does hold
     one: `weight` of a stock Conv2d with all the channels.
-
-    Args:
-        conv: the UNet's conv_in, plain or loaded with all the channels.
-        own: number of channels of x.
-        extra: number of channels of the condition.
+    own, extra: numbers of channels of x and of the condition; conv may be loaded with both.
     """
 
     def __init__(self, conv: nn.Conv2d, own: int, extra: int):
@@ -267,15 +259,7 @@ class TextAttention(Part):
     adds = "attention"
 
     def __init__(
-        self,
-        width: int,
-        places: Mapping[str, int],
-        dim: int,
-        heads: int = 4,
-        words: Sequence[str] | None = None,
-        layers: int = 1,
-        pooled: bool = True,
-        encoder: str | None = None,
+        self, width: int, places: Mapping[str, int], dim: int, heads=4, words=None, layers=1, pooled=True, encoder=None
     ):
         super().__init__()
         self.pooled = zeroed(nn.Linear(dim, width)) if pooled else None

@@ -20,12 +20,13 @@ class Kind(Generic[P]):
     """A kind of condition, and a leaf of conf/condition.
 
     name: of the condition, and its key of sample.py. column: the Batch field of its values. example: how sample.py is
-    called with it. part: its part of a conditioner, once there is one.
+    called with it. reads_files: whether sample.py takes paths. part: its part of a conditioner, once there is one.
     """
 
     name: ClassVar[str]
     column: ClassVar[str]
     example: ClassVar[str]
+    reads_files: ClassVar[bool] = False
     part: P
 
     def __init_subclass__(cls, **kwargs):

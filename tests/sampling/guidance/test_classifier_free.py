@@ -8,7 +8,7 @@ import torch
 from conftest import built
 from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from tiny_models import Gaussian, ToHalf, conditional, model_of, told
+from tiny_models import Gaussian, ToHalf, conditional, example_conditions, model_of
 
 from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
@@ -29,7 +29,7 @@ def inputs():
 @pytest.mark.parametrize("w", [0, 1, 3])
 def test_it_is_null_plus_w_of_the_difference(prediction, w):
     """In the model's own prediction, as the paper and diffusers write it: linear at a given x_t."""
-    denoiser, (x, t), cond = conditional(prediction=prediction), inputs(), told()
+    denoiser, (x, t), cond = conditional(prediction=prediction), inputs(), example_conditions()
     with torch.no_grad():
         out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=w)})(x, t, cond).out
         own, null = denoiser(x, t, cond).out, denoiser(x, t).out
@@ -40,7 +40,7 @@ def test_it_is_null_plus_w_of_the_difference(prediction, w):
 
 
 def test_a_negative_stands_where_the_null_stood():
-    denoiser, (x, t), cond = conditional(("label",)), inputs(), told()
+    denoiser, (x, t), cond = conditional(("label",)), inputs(), example_conditions()
     with torch.no_grad():
         guide = cfg(model_of(denoiser), negative={"label": "fly", "text": None}, scale=2.5)
         out = Guided(denoiser, {"cfg": guide})(x, t, cond).out
@@ -49,7 +49,7 @@ def test_a_negative_stands_where_the_null_stood():
 
 
 def test_it_acts_in_its_interval_alone():
-    denoiser, (x, t), cond = conditional(), inputs(), told()
+    denoiser, (x, t), cond = conditional(), inputs(), example_conditions()
     level = float(denoiser.noise.sigma(t.view(1)) / denoiser.noise.alpha(t.view(1)))
     with torch.no_grad():
         own = denoiser(x, t, cond).out
@@ -59,7 +59,7 @@ def test_it_acts_in_its_interval_alone():
 
 
 def test_rescaling_is_diffusers_own_of_x0():
-    denoiser, (x, t), cond = conditional(prediction="sample"), inputs(), told()
+    denoiser, (x, t), cond = conditional(prediction="sample"), inputs(), example_conditions()
     with torch.no_grad():
         own, null = denoiser(x, t, cond).out, denoiser(x, t).out
         for phi in (0.0, 0.7, 1.0):

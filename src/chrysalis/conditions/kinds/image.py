@@ -30,7 +30,7 @@ class Image(Kind[Channels]):
 
     name, column = "image", "conditioning"
     example = "image=FILE.png"
-    stack = stack_images
+    reads_files, stack = True, stack_images
 
     def __init__(self, source: str = "given"):
         if source not in SOURCES:

@@ -23,7 +23,7 @@ class Mask(Kind[Channels]):
 
     name = column = "mask"
     example = "mask=FILE.png"
-    stack = stack_images
+    reads_files, stack = True, stack_images
 
     def require(self, image_set: ImageSet, source: str) -> None:
         if image_set.masks is None:
