@@ -19,12 +19,15 @@ KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters it
 class Kind(Generic[P]):
     """A kind of condition, and a leaf of conf/condition.
 
-    name: of the condition, and its key of sample.py. column: the Batch field of its values. example: how sample.py is
-    called with it. reads_files: whether sample.py takes paths. part: its part of a conditioner, once there is one.
+    name: of the condition, and its key of sample.py. column: the Batch field of its values. noun: what one value is
+    called. remedy: how data gets such values. example: how sample.py is called with it. reads_files: whether sample.py
+    takes paths. part: its part of a conditioner, once there is one.
     """
 
     name: ClassVar[str]
     column: ClassVar[str]
+    noun: ClassVar[str]
+    remedy: ClassVar[str]
     example: ClassVar[str]
     reads_files: ClassVar[bool] = False
     part: P
@@ -45,7 +48,16 @@ class Kind(Generic[P]):
 
     def require(self, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless the data has what this kind reads."""
-        raise NotImplementedError
+        if getattr(image_set, f"{self.column}s") is not None:
+            return
+        without = getattr(image_set, f"without_{self.column}", ())  # of data in which some images have a value
+        if not without:
+            raise UserError(f"condition={self.name}, but {source} has no {self.noun}s: {self.remedy}.")
+        listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+        raise UserError(
+            f"condition={self.name}, but {len(without)} of {len(image_set)} images of {source} have no {self.noun}: "
+            f"{listed}. Add what is missing, or remove those images."
+        )
 
     def require_match(self, part: P, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless a loaded model's part fits this configuration and the data."""
@@ -89,14 +101,3 @@ class Kind(Generic[P]):
     def describe(self) -> str:
         """The possible values, for the model card."""
         raise NotImplementedError
-
-
-def refuse_gaps(what: str, how: str, without: Sequence[str], image_set: ImageSet, source: str) -> None:
-    """Raise UserError for data of which no image, or not every image, has a `what`. how: the way to give them."""
-    if not without:
-        raise UserError(f"condition={what}, but {source} has no {what}s: give them by {how}.")
-    listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
-    raise UserError(
-        f"condition={what}, but {len(without)} of {len(image_set)} images of {source} have no {what}: {listed}. "
-        "Add what is missing, or remove those images."
-    )

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from chrysalis.conditions.conditioner import Channels
-from chrysalis.conditions.kind import Kind, refuse_gaps
+from chrysalis.conditions.kind import Kind
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
 from chrysalis.data.formats import suffixes
@@ -28,7 +28,8 @@ def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, 
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
-    name, column = "image", "conditioning"
+    name, column, noun = "image", "conditioning", "image"
+    remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
     example = "image=FILE.png"
     reads_files, stack = True, stack_images
 
@@ -42,9 +43,8 @@ class Image(Kind[Channels]):
         return cls(part.source)
 
     def require(self, image_set: ImageSet, source: str) -> None:
-        if self.source == "given" and image_set.conditionings is None:
-            how = "data.conditioning_images=FOLDER or conditioning_image_file_name"
-            refuse_gaps("image", how, image_set.without_conditioning, image_set, source)
+        if self.source == "given":
+            super().require(image_set, source)
 
     def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
         if self.source != part.source:

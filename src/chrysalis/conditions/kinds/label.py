@@ -14,19 +14,16 @@ from chrysalis.system.errors import UserError, require_whole
 class Label(Kind[LabelEmbedding]):
     """One of a set of names for each image. dim: of the learned embedding."""
 
-    name = column = "label"
+    name = column = noun = "label"
+    remedy = (
+        "put the images into one folder per label, give `label` in a metadata.jsonl, or set data.label_column of a hub "
+        "dataset"
+    )
     example = "label=all guidance=cfg guidance.scale=2"
 
     def __init__(self, dim: int = 64):
         require_whole("condition.label.dim", dim)
         self.dim = dim
-
-    def require(self, image_set: ImageSet, source: str) -> None:
-        if image_set.labels is None:
-            raise UserError(
-                f"condition=label, but {source} has no labels: put the images into one folder per label, "
-                "give `label` in a metadata.jsonl, or set data.label_column of a hub dataset."
-            )
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         return {"names": list(image_set.label_names), "dim": self.dim}

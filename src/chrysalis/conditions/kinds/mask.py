@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 
 from chrysalis.conditions.conditioner import Channels
-from chrysalis.conditions.kind import Kind, refuse_gaps
+from chrysalis.conditions.kind import Kind
 from chrysalis.conditions.kinds.image import image_files, stack_images
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
-from chrysalis.data.store import ImageSet
 from chrysalis.data.synthetic.domains import DOMAINS, draw
 from chrysalis.data.transforms import mask_to_training_size
 
@@ -21,13 +20,10 @@ UNSEEN = 2  # seed of the procedurally drawn masks; the drawn datasets have 0
 class Mask(Kind[Channels]):
     """Where the subject is: 1 inside and -1 outside."""
 
-    name = column = "mask"
+    name = column = noun = "mask"
+    remedy = "give them by data.masks=FOLDER or mask_file_name"
     example = "mask=FILE.png"
     reads_files, stack = True, stack_images
-
-    def require(self, image_set: ImageSet, source: str) -> None:
-        if image_set.masks is None:
-            refuse_gaps("mask", "data.masks=FOLDER or mask_file_name", image_set.without_mask, image_set, source)
 
     def of_batch(self, batch: Batch) -> torch.Tensor:
         return pixels.to_signed(super().of_batch(batch))

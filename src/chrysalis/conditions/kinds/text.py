@@ -26,7 +26,8 @@ class Text(Kind[TextAttention]):
         pooled: also add the pooled states to the timestep embedding.
     """
 
-    name, column = "text", "caption"
+    name, column, noun = "text", "caption", "caption"
+    remedy = "give `text` in a metadata.jsonl, a .txt file beside each image, or data.caption_column=NAME"
     example = 'text="..."'
 
     def __init__(
@@ -45,13 +46,6 @@ class Text(Kind[TextAttention]):
         self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels)
         self.pooled = pooled
         self.frozen = None if encoder is None else text_encoders.load(encoder)
-
-    def require(self, image_set: ImageSet, source: str) -> None:
-        if image_set.captions is None:
-            raise UserError(
-                f"condition=text, but {source} has no captions: give `text` in a metadata.jsonl, a .txt file beside "
-                "each image, or data.caption_column=NAME."
-            )
 
     def require_match(self, part: TextAttention, image_set: ImageSet, source: str) -> None:
         if self.frozen is not None:

@@ -16,7 +16,8 @@ from chrysalis.system.errors import UserError, require_whole
 class Vector(Kind[VectorEmbedding]):
     """D numbers for each image. dim: width of the small network that embeds them."""
 
-    name = column = "vector"
+    name, column, noun = "vector", "vector", "number"
+    remedy = "name the columns that hold them, data.vector_columns=[wingspan,...]"
     example = "vector=[...]"
 
     def __init__(self, dim: int = 64):
@@ -24,12 +25,8 @@ class Vector(Kind[VectorEmbedding]):
         self.dim = dim
 
     def require(self, image_set: ImageSet, source: str) -> None:
-        if image_set.vectors is None:
-            raise UserError(
-                f"condition=vector, but {source} has no numbers: name the columns that hold them, "
-                "data.vector_columns=[wingspan,...]."
-            )
-        for name, values in zip(image_set.vector_names, image_set.vectors.T, strict=True):
+        super().require(image_set, source)
+        for name, values in zip(image_set.vector_names, np.asarray(image_set.vectors).T, strict=True):
             if np.isnan(values).all():
                 raise UserError(f"condition=vector: {name} has no number for any image of {source}: leave it out.")
 
