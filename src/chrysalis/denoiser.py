@@ -76,16 +76,10 @@ class Denoiser(nn.Module):
         return self.conditioner is not None and self.conditioner.text is not None
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
-        """Predict from x_t at timestep t.
+        """Predict, in float32, from x_t float [B, C, H, W] at timesteps t, [B] or a scalar.
 
-        Args:
-            x_t: float [B, C, H, W].
-            t: timesteps, [B] or a scalar.
-            cond: values of the conditions, see conditions/conditioner.py; a missing one is null.
-
-        Returns:
-            The prediction, in float32. A model with a learned variance has 2C output channels; the second half is
-            dropped.
+        cond: values of the conditions, see conditions/conditioner.py; a missing one is null. Of the 2C output channels
+        of a model with a learned variance the second half is dropped.
         """
         x = x_t.to(self.unet.dtype)
         with nullcontext() if self.autocast is None else torch.autocast(x_t.device.type, self.autocast):
@@ -112,11 +106,7 @@ class Denoiser(nn.Module):
     def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
         """The loss of given triples: weight(t) mean((out - target)^2), with x_t = alpha(t) x0 + sigma(t) eps.
 
-        Args:
-            x0: images [B, C, H, W] in [-1, 1].
-            t: int64 [B].
-            eps: noise [B, C, H, W].
-            cond: see `forward`.
+        x0: [B, C, H, W] in [-1, 1]. t: int64 [B]. eps: [B, C, H, W]. cond: see `forward`.
         """
         x_t = self.noise.add(x0, eps, t)
         target = self.objective.target(x0, eps, t, self.noise)

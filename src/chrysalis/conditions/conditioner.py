@@ -249,8 +249,7 @@ class TextAttention(Part):
         places: {name of a layer of the UNet: its number of channels}.
         dim: of the encoder's states s; a learned state replaces them for the null.
         heads: of the cross-attention, fewer where the channels do not divide.
-        words: vocabulary of an own TokenEncoder; None where `use_encoder` gives a frozen one.
-        layers: of the TokenEncoder.
+        words, layers: of an own TokenEncoder; words is None where `use_encoder` sets a frozen one.
         pooled: also add W sum(s) / sqrt(L) to the timestep embedding, with W = 0 at first (as SDXL adds its encoder's
             pooled state: Podell et al. 2023, arXiv 2307.01952).
         encoder: folder or hub id of the frozen encoder, kept in the config for the reader.
@@ -369,7 +368,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         self.parts: dict[str, Part] = {name: _part(name, width, **settings) for name, settings in parts.items()}
         self.embeddings = nn.ModuleDict(self._adding("embedding"))
         self.channels = {name: part.count for name, part in self._adding("channels").items()}
-        self.text = next(iter(self._adding("attention").values()), None)
+        self.text_name, self.text = next(iter(self._adding("attention").items()), ("", None))
         self.register_buffer("format", torch.ones(()))  # channels have no weights here, and a file needs some
 
     def _adding(self, what: str) -> dict[str, Any]:
@@ -398,7 +397,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         added = [part(cond[name]) for name, part in self.embeddings.items()]
         if self.text is not None:
             self.text.recompute_with_context(unet)
-            added.append(self.text.read(cond["text"]))
+            added.append(self.text.read(cond[self.text_name]))
         added = [embedding for embedding in added if embedding is not None]
         try:
             return unet(x, t, class_labels=sum(added) if added else None, return_dict=False)[0]

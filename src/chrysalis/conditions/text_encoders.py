@@ -1,21 +1,13 @@
 """Text encoders of transformers, loaded from a folder or hub id to stay frozen."""
 
-from typing import Any
-
 from chrysalis.system import transformers_folder
 from chrysalis.system.alignment import align
 
 
 def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
-    """Load a tokenizer and a text encoder (CLIP's, T5's, BERT ...); no code of the repository is run.
+    """Load (tokenizer, text encoder): CLIP's, T5's, BERT ...; no code of the repository is run.
 
-    Args:
-        name: folder or hub id.
-        key: configuration key that the user set it by, for messages.
-        tokenizer: folder of the tokenizer; None for the encoder's own.
-
-    Returns:
-        (tokenizer, text encoder).
+    name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
     """
     setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
     with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
@@ -27,8 +19,3 @@ def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None =
         model = cls.from_pretrained(**where, weights_only=True)
         apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
         return AutoTokenizer.from_pretrained(**apart), align(model)
-
-
-def width(encoder: Any) -> int:
-    """The width of a text encoder's hidden states."""
-    return getattr(encoder.config, "hidden_size", None) or encoder.config.d_model

@@ -18,26 +18,21 @@ class Objective(Protocol):
 
     def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
         """The regression target of the output."""
-        ...
 
     def x0(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
         """The x_0 that an output implies, unclipped."""
-        ...
 
     def eps(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
         """The eps that an output implies."""
-        ...
 
     def shift(self, out: torch.Tensor, change: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
         """The output that implies the x_0 of `out` plus `change` at the same x_t.
 
         Each objective is linear in x_0 at a given x_t, so no conversion to x_0 and back is needed.
         """
-        ...
 
     def snr_factor(self, snr: torch.Tensor) -> torch.Tensor:
         """The squared error of an output divided by that of the x_0 it implies, [B]."""
-        ...
 
 
 class Epsilon:
@@ -116,14 +111,9 @@ def objective(name: str) -> Objective:
 
 
 def choose(pretrained: str | None, prediction: str = "auto") -> Objective:
-    """The objective of a model.
+    """The objective called `prediction`, if it is the pretrained model's; `auto` is that one, or eps from scratch.
 
-    Args:
-        pretrained: diffusers' prediction type of a pretrained model; None for a model trained from scratch.
-        prediction: name of the objective; `auto` for the pretrained model's own, or eps from scratch.
-
-    Raises:
-        UserError: a pretrained model predicts something else.
+    pretrained: diffusers' prediction type of the pretrained model; None for a model trained from scratch.
     """
     if prediction == "auto":
         return objective(pretrained or "epsilon")

@@ -17,12 +17,10 @@ class Text(Kind[TextAttention]):
     """Captions.
 
     Args:
-        encoder: folder or hub id of a transformers text encoder, kept frozen; None for a small one over the words of
-            the captions, trained along.
+        encoder: folder or hub id of a transformers text encoder, kept frozen; None for a small one, trained along.
         dim, layers: of the small encoder.
         heads: of the cross-attention.
-        levels: resolution levels (0 is the full one) that attend to text after every ResNet layer although they have
-            no attention of their own.
+        levels: resolution levels (0 is the full one) without self-attention whose ResNet layers are followed by it.
         pooled: also add the pooled states to the timestep embedding.
     """
 
@@ -56,7 +54,8 @@ class Text(Kind[TextAttention]):
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
-            return how | {"dim": text_encoders.width(self.frozen[1]), "encoder": self.encoder}
+            config = self.frozen[1].config
+            return how | {"dim": getattr(config, "hidden_size", None) or config.d_model, "encoder": self.encoder}
         captions = [c for given in image_set.captions or () for c in ((given,) if isinstance(given, str) else given)]
         words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
