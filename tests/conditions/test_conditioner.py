@@ -1,6 +1,7 @@
 """Every part of the conditioner against stock diffusers and written-out formulas; a new one changes no bit."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -26,12 +27,7 @@ CELEBAHQ_TOO = [("label",), ("text", "image"), ALL]
 
 def surgeries():
     for names in COMBINATIONS:
-        for layout, kept in (
-            ("attention", "nested"),
-            ("attention", "flat"),
-            ("celebahq", "flat"),
-            ("celebahq", "nested"),
-        ):
+        for layout, kept in itertools.product(("attention", "celebahq"), ("nested", "flat")):
             chosen = {"attention": (("label",), ALL), "celebahq": ()}[layout] if kept == "nested" else CELEBAHQ_TOO
             quick = names in chosen or (layout, kept) == ("attention", "flat")
             name = f"{'+'.join(names)}-{layout}-{kept}"
