@@ -14,7 +14,8 @@ def sample(cfg) -> None:
     from hydra.utils import instantiate
 
     from chrysalis.command import recipes, values
-    from chrysalis.conditions.request import NAMES, Request
+    from chrysalis.conditions.kinds import KINDS
+    from chrysalis.conditions.request import Request
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
     from chrysalis.diffusion.objective import choose
@@ -51,7 +52,7 @@ def sample(cfg) -> None:
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
     if new_size := model.fit_to_size(size, "image_size", "sampled"):
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
-    asked = Request(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
+    asked = Request(model.conditioner, recipes.plain({name: cfg[name] for name in cfg if name in KINDS}), pretrained)
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)

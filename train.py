@@ -16,7 +16,7 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis.command import recipes, values
-    from chrysalis.conditions.kinds import condition
+    from chrysalis.conditions.build import build_conditioner
     from chrysalis.denoiser import Denoiser
     from chrysalis.models.freezing import freeze
     from chrysalis.system import hardware
@@ -40,12 +40,10 @@ def train(cfg) -> None:
     data = instantiate(cfg.data)
     model = instantiate(cfg.model)
     new_size = model.fit_to_size(data.size)
-    parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
+    kinds = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
     data.setup()
-    model.conditioner = condition(model.unet, model.conditioner, parts, data.image_set, data.source.name)
-    if model.conditioner is not None and "label" in model.conditioner.names:
-        data.use_labels(model.conditioner.embeddings["label"].names)
+    model.conditioner = build_conditioner(model.unet, model.conditioner, kinds, data)
     if adapter := instantiate(cfg.adapter):
         adapter.inject(model.unet)
     freeze(model.unet, model.conditioner, model.train)

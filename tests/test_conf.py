@@ -104,7 +104,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert not built.through_unet or term["at"] == "x_t"
     elif group == "condition":
         assert list(recipes.terms(node)) == ([] if leaf == "none" else [leaf])
-        assert all(instantiate(part).made_for for part in recipes.terms(node).values())
+        assert all(instantiate(part).settings for part in recipes.terms(node).values())
     elif (group, leaf) == ("adapter", "none"):
         assert instantiate(node) is None
     elif group == "task":

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_MODEL, TINY_RUN, shallow_unet, tiny_unet
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
-from tiny_models import LAYOUTS, listening, noisy, told
+from tiny_models import LAYOUTS, attached_conditioner, example_conditions, noisy
 
 from chrysalis.conditions.conditioner import FrozenEncoder
 from chrysalis.denoiser import Denoiser
@@ -32,7 +32,7 @@ MODELS = {
 
 def learner(names=(), levels=(), checkpointing=False) -> Denoiser:
     unet = tiny_unet(**({} if levels else LAYOUTS["attention"]))
-    conditioner = listening(unet, names, seed=5, levels=levels) if names else None
+    conditioner = attached_conditioner(unet, names, seed=5, levels=levels) if names else None
     if checkpointing:
         unet.enable_gradient_checkpointing()
     return Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner).train()
@@ -41,7 +41,7 @@ def learner(names=(), levels=(), checkpointing=False) -> Denoiser:
 def step(denoiser, precision=None, n=4):
     """One forward and backward pass: the loss, the gradients, and the bytes that autograd kept in between."""
     x, t = noisy(n)
-    cond = {k: v for k, v in told(n).items() if denoiser.conditioner and k in denoiser.conditioner.names}
+    cond = {k: v for k, v in example_conditions(n).items() if denoiser.conditioner and k in denoiser.conditioner.names}
     weights = {p.untyped_storage().data_ptr() for p in (*denoiser.parameters(), *denoiser.buffers())}
     kept = []  # the tensors themselves, so that no address is given out twice
 
@@ -93,9 +93,9 @@ def test_checkpointed_text_is_each_forwards_own_and_goes_with_its_graph():
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None)
     text = together.conditioner.text
     read = text.read
-    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.seen[0])))[0]
+    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.context[0])))[0]
     out = together(x, t, {"text": captions[0]}).out.sum()
-    assert text.seen is None
+    assert text.context is None
     assert seen[0]() is not None
     out.backward()
     del out
@@ -238,7 +238,7 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     """At the end of the forward pass: storages that saved_tensors_hooks see, on real tensors."""
     denoiser = learner(names)
     x, t = noisy()
-    cond = {k: v for k, v in told().items() if k in names}
+    cond = {k: v for k, v in example_conditions().items() if k in names}
     with step_memory.Live() as live:
         loss = denoiser.loss_at(x, t, torch.ones_like(x), cond or None).value
     assert live.now == pytest.approx(step(denoiser)[2], rel=0.05)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.conditions.request import NAMES
+from chrysalis.conditions.kinds import KINDS
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
 from chrysalis.models import location
@@ -57,7 +57,7 @@ def expanded(arguments: list[str]) -> list[str]:
             f"from={path} was made with {key}={place}, from outside the folder that was worked in: add {key}=PATH."
         )
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
-    other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
+    other_set = {"seed", "n", "task", "only", *KINDS} & set(values)
     kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
     return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first
@@ -140,11 +140,12 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of every file that the settings name, of the weights in every model folder and of the images in
     every folder of masks. Files that have the same name for other people, see files.public, are numbered."""
-    groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
+    read = [name for name, kind in KINDS.items() if kind.reads_files]
+    groups = {group: settings.get(group) for group in ("model", "task", "guidance", *read)}
     groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
     negative = (groups["guidance"] or {}).get("negative") or {}
-    images = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
-    words = {*_strings([negative.get("label"), negative.get("text")])}
+    images = {*_strings([given.get(name) for name in read for given in (groups, negative)])}
+    words = {*_strings([negative.get(name) for name in KINDS if name not in read])}
     digests: dict[str, str] = {}
     for value in sorted(set(_strings(groups)) - words - {""}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value

@@ -64,37 +64,22 @@ class ConditionalPipeline(DiffusionPipeline):
                 continue
             if name not in known:
                 raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(known) or 'nothing'}")
-            if name in ("label", "text"):
-                values = [value] if isinstance(value, str) else list(value)
-                cond[name] = values * (len(x) // len(values)) if len(x) % len(values) == 0 else values
-            else:
-                rows = torch.as_tensor(value, dtype=torch.float32, device=x.device)
-                rows = rows[None] if rows.dim() == (1 if name == "vector" else 3) else rows
-                cond[name] = rows.expand(len(x), *rows.shape[1:]) if len(rows) == 1 else rows
+            cond[name] = self.conditioner.parts[name].values(value, x)
             if len(cond[name]) != len(x):
                 raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
-        if self.conditioner is not None and "label" in cond:
-            table = self.conditioner.embeddings["label"]
-            cond["label"] = torch.tensor([table.place(label) for label in cond["label"]], device=x.device)
-        if "text" in cond:
-            cond["text"] = tuple(cond["text"])
         return cond
 
     @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
-        label=None,
-        text=None,
-        mask=None,
-        image=None,
-        vector=None,
         negative: dict | None = None,
         guidance_scale: float = 1.0,
         generator=None,
         num_inference_steps: int = 50,
         output_type: str = "pil",
         return_dict: bool = True,
+        **given,
     ):
         """Generate images.
 
@@ -113,7 +98,6 @@ class ConditionalPipeline(DiffusionPipeline):
         own = self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
         shape = (batch_size, own, *size)
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
-        given = {"label": label, "text": text, "mask": mask, "image": image, "vector": vector}
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.progress_bar(self.scheduler.timesteps):

@@ -7,7 +7,7 @@ import diffusers
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
-from chrysalis.diffusion.objective import SHORT
+from chrysalis.diffusion.objective import PREDICTION_TYPES
 from chrysalis.system.errors import UserError
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
@@ -90,10 +90,10 @@ def _translate_predict_epsilon(settings: dict, argument: str) -> None:
 def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:
     """Raise an error for an unknown prediction type, and for noise levels that are not finite or do not suit it."""
     prediction, abar = scheduler.config["prediction_type"], scheduler.alphas_cumprod
-    if prediction not in SHORT.values():
+    if prediction not in PREDICTION_TYPES.values():
         raise UserError(
             f"{argument} has prediction_type={prediction} in {FILE}: only models that predict "
-            f"{', '.join(SHORT.values())} can be used."
+            f"{', '.join(PREDICTION_TYPES.values())} can be used."
         )
     if not abar.isfinite().all():
         raise ValueError(f"the noise levels in its {FILE} are not finite")

@@ -46,11 +46,11 @@ class Morph(Generate):
 
     def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
         def of(seed: int) -> torch.Tensor:
-            return canvas.noise(keyed.of_each([seed]))[0]
+            return canvas.noise(keyed.cpu_generators([seed]))[0]
 
         x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in specs])
         # one seed for the steps of all frames: noise that differed from frame to frame would flicker
-        generators = keyed.of_each(self.steps_seed for _ in specs)
+        generators = keyed.cpu_generators(self.steps_seed for _ in specs)
         return Start(x, generators, self.legs(canvas))
 
     def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
