@@ -84,7 +84,7 @@ SAMPLE = {
     "out where no folder can be": (["out=/proc/none/b"], ["out=/proc/none/b cannot be used: No such file"]),
     "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
     "too large a seed": (["seed=9223372036854775808"], ["seed=9223372036854775808 must be from 0 to 46116"]),
-    "bf16 weights": (["model.pretrained=eps-model", "trainer.precision=bf16-true"], ["take bf16-mixed"]),
+    "bf16 weights": (["model.pretrained=eps-model", "trainer.precision=bf16-true"], ["use bf16-mixed"]),
     "unknown device": (["model.pretrained=eps-model", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
 }
 
@@ -160,7 +160,7 @@ OF_RUNS = {
     "no export yet": ("sample", "model.pretrained=first", "resume=runs/first finishes it"),
     "a checkpoint": ("train", "model.pretrained=runs/first/checkpoints/last.ckpt", "give the run's, runs/first."),
     "a mistyped resume": ("train", "resume=runs/frist", "resume=runs/frist is not there. Did you mean runs/first?"),
-    "a name to resume": ("train", "resume=first", "resume=runs/first cannot be continued"),
+    "a name to resume": ("train", "resume=first", "resume=runs/first cannot be resumed"),
     "which model it is": (
         "sample",
         "task=img2img task.image=none.png",

@@ -129,10 +129,10 @@ def test_every_precision_of_lightning_is_taken_or_refused():
         if str(name) in PRECISIONS:
             assert hardware.precision(name, "cuda")[0] == PRECISIONS[str(name)]
         else:
-            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: take [\w-]+\.$"):
+            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: use [\w-]+\.$"):
                 hardware.precision(name, "cuda")
     assert resolve(32, "cpu") == "32-true"
-    with pytest.raises(UserError, match="On a CPU take bf16-mixed"):
+    with pytest.raises(UserError, match="On a CPU use bf16-mixed"):
         hardware.precision(16, "cpu")
 
 

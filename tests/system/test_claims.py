@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from chrysalis.system.claims import claimed
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from chrysalis.system.files import claimed
+from chrysalis.system.claims import claimed
 with claimed(Path(sys.argv[1]), "name"):
     print("has it", flush=True)
     time.sleep(60)

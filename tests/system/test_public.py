@@ -10,7 +10,7 @@ from PIL import Image
 
 from chrysalis.models import card, folder
 from chrysalis.system import files
-from chrysalis.system.files import all_public, public
+from chrysalis.system.public import all_public, public
 
 USER, DEEP = "zaphod", "deep_folder"
 

@@ -24,7 +24,7 @@ from chrysalis.data.formats import suffixes
 from chrysalis.models import folder
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import ELIDED, all_public, public
+from chrysalis.system.public import ELIDED, all_public, public
 from chrysalis.system.terminal import warn
 
 # Where, on what and how shown they are drawn; none of these changes an image

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chrysalis.system import hub
-from chrysalis.system.files import public
+from chrysalis.system.public import public
 
 PLAIN = """from diffusers import DDPMPipeline
 
@@ -89,7 +89,7 @@ Drawn from with stock diffusers:
 
 def _base_of_hub(origin: str) -> str:
     """The lines of the card's settings that name a repository of the hub, and its revision where one was asked for."""
-    base_model, revision = hub.parted(origin)
+    base_model, revision = hub.split_revision(origin)
     return f"base_model: {base_model}\n" + (f"base_model_revision: {revision}\n" if revision else "")
 
 

@@ -94,7 +94,7 @@ def load(
             raise UserError(f"model.revision={revision} is for a hub id, and {asked} is a folder: leave it out.")
         model = _load_folder(where, asked, subfolder, variant)
     else:
-        hub_id, named = hub.parted(where)
+        hub_id, named = hub.split_revision(where)
         model = _load_hub(hub_id, asked, subfolder, variant, revision or named)
     for part in filter(None, (model.unet, model.conditioner)):
         align(part)
@@ -185,7 +185,7 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
         raise UserError(
             f"{key}={pretrained} is a file: give the diffusers folder that holds it.{checks.unpickled(given)}"
         )
-    hub_id, _ = hub.parted(str(pretrained))
+    hub_id, _ = hub.split_revision(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if near := _nearest(given):
             raise UserError(f"{asked} is not there. Did you mean {near}?")
