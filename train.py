@@ -31,7 +31,7 @@ def train(cfg) -> None:
     from chrysalis.training.preflight.plan import Agreed, Plan
     from chrysalis.training.preflight.table import goes_on
 
-    started = runs.began()
+    started = runs.start_time()
     cfg, run_dir, checkpoint = runs.begin(cfg)
     values.require(cfg)
     if checkpoint is not None and runs.is_finished(cfg, run_dir):

@@ -116,7 +116,7 @@ def test_what_cannot_be_is_named(composed, program, case):
 
 
 def test_keys_of_lightning_that_are_not_used_are_its_own():
-    assert set(values.OURS) <= set(inspect.signature(Trainer.__init__).parameters)
+    assert set(values.NOT_USED) <= set(inspect.signature(Trainer.__init__).parameters)
 
 
 PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32-true"}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning  # noqa: F401 -- it reads LOCAL_RANK when it is imported, which a test here changes
 import pytest
 
 from chrysalis.system.claims import claimed

@@ -81,7 +81,7 @@ def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, imag
     image = "from=drawn/seed_00000.png"
     capfd.readouterr()
     assert run("sample", image, "out=again") == 2
-    assert "model.pretrained=.../my_model, from outside the folder that was worked in" in capfd.readouterr().err
+    assert "model.pretrained=.../my_model, from outside the working folder" in capfd.readouterr().err
     assert run("sample", image, f"model.pretrained={model}", "out=again") == 0
     pixels = [Image.open(tmp_path / out / "seed_00000.png").tobytes() for out in ("again", "drawn")]
     assert pixels[0] == pixels[1]

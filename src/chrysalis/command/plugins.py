@@ -1,0 +1,46 @@
+"""plugins=[my_package,path/to/file.py]: the user's own modules, whose names `_target_` may then begin with."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from chrysalis.system.errors import UserError
+from chrysalis.system.terminal import say
+from chrysalis.system.user_code import load_module
+
+
+def load(plugins: str | Iterable[str]) -> tuple[str, ...]:
+    """Import each plugin, a package name or a .py file, and print where it comes from.
+
+    Returns:
+        The names of the modules: a file's is its stem.
+
+    Raises:
+        UserError: a plugin cannot be imported, or has the name of another module.
+    """
+    names = []
+    for place in [plugins] if isinstance(plugins, str) else plugins:
+        module = _load_file(place) if place.endswith(".py") else _load_package(place)
+        say(f"plugin: {module.__name__} ({module.__file__ or place})")
+        names.append(module.__name__)
+    return tuple(names)
+
+
+def _load_package(name: str) -> ModuleType:
+    if name.partition(".")[0] in sys.stdlib_module_names:  # `_target_=os.system` stays out of reach
+        raise UserError(f"plugins={name} is part of Python: name a package or a .py file of your own.")
+    return load_module(name, "plugins")
+
+
+def _load_file(place: str) -> ModuleType:
+    """The module of a file, imported once in a process, under a name that nothing else has."""
+    file = Path(place).expanduser().absolute()
+    known = sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return known
+    spec = None if known else importlib.util.find_spec(file.stem)
+    if known or (spec is not None and spec.origin != str(file)):
+        raise UserError(f"plugins={place} has the name of another module, {file.stem}: rename the file.")
+    return load_module(str(file), "plugins")
