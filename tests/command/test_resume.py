@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from chrysalis.command import CONF, runs
+from chrysalis.command import CONF, resume
 from chrysalis.system.errors import UserError
 
 
@@ -22,9 +22,9 @@ def composed(*overrides):
 
 
 def again(was, cfg):
-    before = runs._processes(was)
-    runs._change_to(was, cfg, Path("runs/x"))
-    runs._keep_joint_batch(was, before)
+    before = resume._processes(was)
+    resume._change_to(was, cfg, Path("runs/x"))
+    resume._keep_joint_batch(was, before)
     return was.data.batch_size, was.trainer.devices
 
 

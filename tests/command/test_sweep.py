@@ -46,7 +46,7 @@ def test_mistakes_in_continuing(run, tmp_path, capfd):
         (["resume=true"], "resume=true needs the sweep's name: give name=NAME"),
         (["resume=runs/there"], "a sweep continues with name=NAME resume=true"),
         (["name=there"], "runs/there already holds a sweep"),
-        (["preflight=only"], "preflight=only looks at one run"),
+        (["preflight=only"], "preflight=only describes one run"),
         (["name=there", "resume=true", "optimizer.lr=1"], "results.json is damaged"),
     ):
         if "damaged" in told:

@@ -56,7 +56,7 @@ TRAIN = {
     "name=null": "name=null cannot be a folder's name",
     "optimizer._target_=os.system": "optimizer._target_=os.system cannot be used: only classes of chrysalis",
     "optimizer._target_=chrysalis.system.files.os.remove": "optimizer._target_=chrysalis.system.files",
-    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope is not there",
+    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope does not exist",
     "optimizer._target_=torch.optim.SGD": "optimizer.betas is not a setting of torch.optim.SGD: it has params, lr,",
     "optimizer._target_=5": "optimizer._target_=5 cannot be used",
     "+trainer.plugins=[{_target_:subprocess.run}]": "trainer.plugins[0]._target_=subprocess.run cannot be used",

@@ -124,5 +124,5 @@ def test_a_sweep_is_stopped_and_continued(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in OF_THE_SWEEP}
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(" is done: runs/long/") == 2
+    assert done.stderr.count(" is done already: runs/long/") == 2
     assert {p: t for p, t in before.items() if p.is_file()}.items() <= {p: p.stat().st_mtime_ns for p in before}.items()

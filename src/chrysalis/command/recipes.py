@@ -119,9 +119,7 @@ def tell_changes(now: dict) -> None:
         warn("The defaults have changed since the image was generated: the new one will differ from it.")
     others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
     if others:
-        warn(
-            f"The image was generated with other versions ({'; '.join(others)}): the new one may differ in the last bits."
-        )
+        warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
 
 

@@ -122,9 +122,8 @@ def _change_to(run: DictConfig, cfg: DictConfig, folder: Path) -> None:
 def _cannot_change(key: str, new: dict[str, Any], old: dict[str, Any], folder: Path) -> UserError:
     keep = "leave it as it was, or choose another name."
     if key in new and key in old:
-        return UserError(
-            f"{key}={new[key]} was {old[key]} when {shown(folder)} began, and cannot change when a run is resumed: {keep}"
-        )
+        was = f"was {old[key]} when {shown(folder)} began"
+        return UserError(f"{key}={new[key]} {was}, and cannot change when a run is resumed: {keep}")
     had = "has it" if key in old else "does not have it"
     name = key.removesuffix("._target_")
     return UserError(f"{name} cannot change when a run is resumed, and {shown(folder)} {had}: {keep}")
@@ -153,7 +152,7 @@ def _keep_joint_batch(run: DictConfig, before: int | None) -> None:
 
 
 def _restore_links(run: DictConfig, cfg: DictConfig) -> None:
-    """Put back the ${key} that config.yaml has as values, so that a changed key reaches every place that refers to it."""
+    """Put back the ${key} that config.yaml has as values, so that a changed key reaches all that refer to it."""
     for key, value in leaves(as_dict(cfg, resolve=False)):
         link = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
         if link and all(OmegaConf.select(run, k, default=run) is not run for k in (key, link[1])):

@@ -78,8 +78,9 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
 def nothing_to_do(cfg: DictConfig, folder: Path) -> str:
     """The message for a run that is finished."""
     key = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
+    steps = _trained_for(folder, "steps")
     return (
-        f"{shown(folder)} has trained for {_trained_for(folder, 'steps')} steps and is exported: there is nothing to do. "
+        f"{shown(folder)} has trained for {steps} steps and is exported: there is nothing to do. "
         f"trainer.{key}=MORE continues it."
     )
 

@@ -44,7 +44,7 @@ def arguments(key: str, node: dict[str, Any], plugins: tuple[str, ...]) -> Itera
 
 
 def _found(key: str, path: object, plugins: tuple[str, ...]) -> Callable[..., Any]:
-    """The class or function of this name, if it is in a plugin, or belongs to ROOTS and is not merely imported there."""
+    """The class or function of this name, if it is in a plugin, or defined in ROOTS and not merely imported there."""
     roots, own = (tuple(f"{root}." for root in names) for names in (ROOTS, plugins))
     refused = UserError(
         f"{key}={as_typed_text(path)} cannot be used: only classes of {', '.join(ROOTS)} or of plugins=[...] can."

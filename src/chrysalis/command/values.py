@@ -64,7 +64,7 @@ NOT_USED |= {
     "enable_model_summary": "preflight sets what is printed before training",
     "use_distributed_sampler": "the images are distributed among trainer.devices in any case",
     "reload_dataloaders_every_n_epochs": "every epoch has an order of its own in any case",
-    "plugins": "trainer.precision and trainer.strategy replace Lightning's plugins; plugins=[...] imports your own code",
+    "plugins": "trainer.precision and trainer.strategy replace Lightning's; plugins=[...] imports your own code",
     "callbacks": "each callback has its own key, callbacks.NAME",
     "logger": "choose logger=tensorboard or logger=none",
     "default_root_dir": "the run's folder is runs/NAME, set by name",
