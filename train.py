@@ -8,7 +8,6 @@ with leaving_silently():
 
 @command("train")
 def train(cfg) -> None:
-    from hydra.utils import instantiate
 
     from chrysalis.command.quick_start import import_libraries
 
@@ -16,6 +15,7 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis.command import recipes, values
+    from chrysalis.command.config_tree import instantiate
     from chrysalis.conditions.kinds import condition
     from chrysalis.denoiser import Denoiser
     from chrysalis.models import folder

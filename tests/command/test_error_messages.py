@@ -159,7 +159,7 @@ OF_RUNS = {
     "a mistyped name": ("sample", "model.pretrained=frist", "model.pretrained=frist is not there. Did you mean first?"),
     "no export yet": ("sample", "model.pretrained=first", "resume=runs/first finishes it"),
     "a checkpoint": ("train", "model.pretrained=runs/first/checkpoints/last.ckpt", "give the run's, runs/first."),
-    "a mistyped resume": ("train", "resume=runs/frist", "resume=runs/frist is not there. Did you mean runs/first?"),
+    "a mistyped resume": ("train", "resume=runs/frist", "resume=runs/frist does not exist. Did you mean runs/first?"),
     "a name to resume": ("train", "resume=first", "resume=runs/first cannot be resumed"),
     "which model it is": (
         "sample",

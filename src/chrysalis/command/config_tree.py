@@ -1,8 +1,9 @@
-"""Configurations as Python's own dicts, lists and leaves."""
+"""Configurations as Python's own dicts, lists and objects."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -20,3 +21,8 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def instantiate(node: DictConfig, **more: Any) -> Any:
+    """Call a node's _target_; its lists and mappings are Python's own, which checkpoints can hold."""
+    return hydra.utils.instantiate(node, _convert_="all", **more)

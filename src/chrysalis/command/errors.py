@@ -17,6 +17,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from chrysalis.command import plugins
 from chrysalis.system.errors import UserError, causes, first_line
 from chrysalis.system.files import REPOSITORY, shown
 
@@ -32,6 +33,8 @@ def sentence(error: BaseException, config_name: str) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    if in_plugin := plugins.message(error):
+        return in_plugin
     for link in chain:
         if isinstance(link, MissingConfigException):
             return _unknown_option(link)

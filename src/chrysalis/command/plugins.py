@@ -2,13 +2,17 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, causes
+from chrysalis.system.files import shown
 from chrysalis.system.terminal import say
-from chrysalis.system.user_code import load_module
+from chrysalis.system.user_code import described, load_module
+
+_places: set[Path] = set()  # the files and package folders of all plugins of this process
 
 
 def load(plugins: str | Iterable[str]) -> tuple[str, ...]:
@@ -23,9 +27,19 @@ def load(plugins: str | Iterable[str]) -> tuple[str, ...]:
     names = []
     for place in [plugins] if isinstance(plugins, str) else plugins:
         module = _load_file(place) if place.endswith(".py") else _load_package(place)
-        say(f"plugin: {module.__name__} ({module.__file__ or place})")
+        say(f"plugin: {module.__name__} ({shown(Path(module.__file__ or place))})")
         names.append(module.__name__)
+        _places.update(Path(folder) for folder in getattr(module, "__path__", [module.__file__ or place]))
     return tuple(names)
+
+
+def message(error: BaseException) -> str | None:
+    """'FILE:LINE: what an error says' for an error that went through a plugin's code; None for any other."""
+    for link in causes(error):
+        frames = traceback.extract_tb(link.__traceback__)
+        if own := [f for f in frames if any(Path(f.filename).is_relative_to(place) for place in _places)]:
+            return f"{shown(Path(own[-1].filename))}:{own[-1].lineno}: {described(link)}"
+    return None
 
 
 def _load_package(name: str) -> ModuleType:

@@ -14,12 +14,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.command.config_tree import as_dict
+from chrysalis.command.config_tree import as_dict, instantiate
 from chrysalis.conditions.request import NAMES
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes

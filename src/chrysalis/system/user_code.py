@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown
 
 
 def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
@@ -35,9 +36,9 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}.") from error
+        raise UserError(f"{shown(Path(error.filename or place))}:{error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{failed_at(error, file, str(file))}: {described(error)}") from error
+        raise UserError(f"{failed_at(error, file, shown(file))}: {described(error)}") from error
 
 
 def _find(place: str) -> ModuleSpec | None:
@@ -77,7 +78,7 @@ def failed_at(error: BaseException, file: Path, otherwise: str) -> str:
     """FILE:LINE of the last line of `file` that an error went through; `otherwise` if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).absolute() == file.absolute()]
-    return f"{file}:{own[-1].lineno}" if own else otherwise
+    return f"{shown(file)}:{own[-1].lineno}" if own else otherwise
 
 
 def described(error: BaseException) -> str:
