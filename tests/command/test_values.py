@@ -32,7 +32,7 @@ TRAIN = {
     "profile=perhaps": "profile=perhaps must be true or false; the default is false.",
     "profile=1": "profile=1 must be true or false",
     "compile=maybe": "compile=maybe must be true or false, default, reduce-overhead",
-    "channels_last=x": "channels_last=x must be true or false, auto or null; the default is auto.",
+    "channels_last=x": "channels_last=x must be true or false or auto; the default is auto.",
     "preflight=x": "preflight=x must be true or false or only; the default is true.",
     "on_nonfinite=go": "on_nonfinite=go must be stop or skip; the default is stop.",
     "seed=1.5": "seed=1.5 must be a whole number; the default is 0.",

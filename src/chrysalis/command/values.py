@@ -18,7 +18,7 @@ WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
     "seed": int,
     "resume": bool | str | None,
     "compile": bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None,
-    "channels_last": bool | Literal["auto"] | None,
+    "channels_last": bool | Literal["auto"],
     "on_nonfinite": Literal["stop", "skip"],
     "preflight": bool | Literal["only"],
     "profile": bool,

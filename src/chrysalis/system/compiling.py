@@ -8,27 +8,23 @@ from torch import nn
 
 from chrysalis.system.errors import UserError, first_line
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SECONDS = 90  # of compiling, on two CPU cores; docs/log.md
 
 
-def compile_unet(unet: nn.Module, how: bool | str, captions: bool = False, key: str = "compile") -> bool:
+def compile_unet(unet: nn.Module, how: bool | str, captions: bool = False) -> bool:
     """Compile a UNet in place, so that its state dict keeps its keys (torch.compile(unet) renames all of them).
 
     Args:
         how: false, true, or one of torch.compile's modes.
-        captions: whether it reads captions, whose lengths differ, so that one compilation must serve all lengths.
-        key: the configuration key that `how` comes from.
+        captions: whether it reads captions, so that one compilation must serve different lengths.
 
     Returns:
         Whether it is compiled. The compiled code stays in TORCHINDUCTOR_CACHE_DIR for later runs.
     """
     if how in (False, None):
         return False
-    mode = "default" if how is True else how
-    if mode not in MODES:
-        raise UserError(f"{key}={how} is unknown: choose false, true, {', '.join(MODES[1:])}.")
-    unet.compile(dynamic=None if captions else False, mode=None if mode == "default" else mode)
+    mode = None if how is True or how == "default" else str(how)
+    unet.compile(dynamic=None if captions else False, mode=mode)
     return True
 
 

@@ -76,11 +76,6 @@ def cpu_has_bf16() -> bool:
     return instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def device(asked: str = "auto") -> torch.device:
-    """The device to sample on."""
-    return torch.device(accelerator(asked, "device"))
-
-
 def description(on: str) -> str:
     """The name of the hardware: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
     if on == "cuda":
@@ -120,8 +115,6 @@ def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_la
     Under trainer.deterministic=true cuDNN does not benchmark, so that a resumed run is bit-identical on a GPU too.
     channels_last: the memory layout of the weights; `auto` uses it on CUDA alone (on CPUs it is slower: docs/log.md).
     """
-    if channels_last not in ("auto", True, False):
-        raise UserError(f"channels_last={channels_last} is unknown: choose auto, true or false.")
     keep_memory(on)
     if on == "cuda":
         torch.set_float32_matmul_precision("high")
