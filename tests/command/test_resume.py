@@ -1,4 +1,4 @@
-"""The same command again, with resume=true, on another number of devices."""
+"""The same command again with resume=true, on another number of devices."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def was():
     return OmegaConf.create(OmegaConf.to_container(composed(), resolve=True))
 
 
-def test_every_time_the_same_pictures_a_step(was):
+def test_every_step_keeps_its_images(was):
     for devices, batch_size in ((2, 4), (2, 4), (4, 2), (1, 8), (1, 8)):
         assert again(was, composed(f"trainer.devices={devices}")) == (batch_size, devices)
 

@@ -1,4 +1,4 @@
-"""The check of all values before anything is built: what is shipped passes, what no target can take is named."""
+"""The check of all values before anything is built: valid ones pass, others are named by their key."""
 
 import inspect
 from typing import get_args
@@ -106,13 +106,13 @@ FINE += [
 
 
 @pytest.mark.parametrize(("program", "case"), [("train", c) for c in TRAIN] + [("sample", c) for c in SAMPLE])
-def test_what_cannot_be_is_named(composed, program, case):
-    with pytest.raises((UserError, Exception)) as told:
+def test_a_bad_value_is_named_by_its_key(composed, program, case):
+    with pytest.raises((UserError, Exception)) as error:
         values.require(composed(program, *(["data=folder", "data.path=here"] if "vector" in case else []), case))
     if case != "guidance=null":  # Hydra's own, for a group
-        assert str(told.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
-        assert "\n" not in str(told.value)
-        assert isinstance(told.value, UserError)
+        assert str(error.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
+        assert "\n" not in str(error.value)
+        assert isinstance(error.value, UserError)
 
 
 def test_keys_of_lightning_that_are_not_used_are_its_own():
@@ -137,7 +137,7 @@ def test_every_precision_of_lightning_is_taken_or_refused():
 
 
 @pytest.mark.parametrize("case", FINE)
-def test_what_can_be_passes(composed, case):
+def test_a_valid_value_passes(composed, case):
     values.require(composed("train", *(case.split(" ") if case.startswith("optimizer._") else [case])))
 
 
@@ -157,5 +157,5 @@ def test_what_can_be_passes(composed, case):
         (3, dict, False),
     ],
 )
-def test_kinds(value, hint, fine):
+def test_fits(value, hint, fine):
     assert value_types.fits(value, hint) is fine

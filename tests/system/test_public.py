@@ -1,4 +1,4 @@
-"""What is meant to be shared names no folder of this machine and no user."""
+"""Files for other people name no folder of this machine and no user."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_a_path_is_relative_or_its_last_name(tmp_path, monkeypatch, home):
 
 
 def told(path: Path) -> str:
-    """All that a file says; of a PNG file its text."""
+    """The text of a file: of a PNG file its metadata."""
     if path.suffix == ".png":
         with Image.open(path) as image:
             return json.dumps(image.text)

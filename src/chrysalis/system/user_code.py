@@ -42,6 +42,8 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
 
 
 def _find(place: str) -> ModuleSpec | None:
+    if not all(part.isidentifier() for part in place.split(".")):
+        return None
     try:
         return importlib.util.find_spec(place)
     except ModuleNotFoundError as error:
