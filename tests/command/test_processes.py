@@ -73,10 +73,10 @@ def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, n
     """The same job, queued again, then finds its run."""
     for name, value in {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "NTASKS": tasks, "JOB_NAME": "moths"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ranks.agree([], program) == ["name=slurm-77-0"] * named
-    assert ranks.agree(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
+    assert ranks.with_common_folder([], program) == ["name=slurm-77-0"] * named
+    assert ranks.with_common_folder(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert ranks.agree([], program) == []
+    assert ranks.with_common_folder([], program) == []
 
 
 @pytest.mark.proof  # starts processes

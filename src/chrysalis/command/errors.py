@@ -96,13 +96,13 @@ def _unknown_option(error: MissingConfigException) -> str:
             f"{group}={file} is a file, and an option is a name: put it at FOLDER/{group}/{file.name} and give "
             f"--config-dir FOLDER {group}={file.stem}."
         )
-    group, _, asked = (error.missing_cfg_file or "").rpartition("/")
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not group or not options:
         return f"{first_line(error)}."
-    near = difflib.get_close_matches(asked, options, 1)
+    near = difflib.get_close_matches(option, options, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{group}={asked} is unknown.{hint} Choose one of {', '.join(options)}."
+    return f"{group}={option} is unknown.{hint} Choose one of {', '.join(options)}."
 
 
 def _file_as_option() -> tuple[str, Path] | None:

@@ -20,7 +20,7 @@ from chrysalis.command import launcher, sweep
 from chrysalis.command.arguments import as_typed
 from chrysalis.command.errors import CONF, sentence
 from chrysalis.command.quick_start import keep_compiled
-from chrysalis.command.ranks import FOLDER, agree
+from chrysalis.command.ranks import FOLDER, with_common_folder
 from chrysalis.command.resume import set_changes_aside
 from chrysalis.command.values import require_name
 from chrysalis.system.claims import claimed
@@ -94,7 +94,7 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
         if argument.startswith("name=") and config_name == "train":
             require_name(argument[5:])  # before a folder is made of it
     words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
-    given = sweep.only_swept_in_names(agree(words, config_name))
+    given = sweep.only_swept_in_names(with_common_folder(words, config_name))
     return _recalled(given) if config_name == "sample" else set_changes_aside(given)
 
 

@@ -17,7 +17,7 @@ WAIT = timedelta(minutes=10)  # until the first process has begun
 _stores: "list[dist.Store]" = []  # kept open: without a store of torchrun's, the first process serves it to all
 
 
-def agree(arguments: list[str], config_name: str) -> list[str]:
+def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
     """Add the first process's default for the folder to the arguments, unless a folder is given.
 
     The default is the time, which each process reads at a different moment.

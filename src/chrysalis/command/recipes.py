@@ -37,8 +37,8 @@ _recalled: dict[str, Any] = {}  # the record of the image that from=... names
 def expanded(arguments: list[str]) -> list[str]:
     """The arguments; with from=image.png among them, after the overrides that the image was generated with."""
     _recalled.clear()
-    asked = [a for a in arguments if a.startswith("from=")]
-    path = value_of(asked[-1]) if asked else None
+    given = [a for a in arguments if a.startswith("from=")]
+    path = value_of(given[-1]) if given else None
     if not path:
         return arguments
     try:

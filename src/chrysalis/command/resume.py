@@ -49,14 +49,14 @@ def set_changes_aside(arguments: list[str]) -> list[str]:
     return kept
 
 
-def require_recorded(asked: str | bool, folder: Path) -> None:
+def require_recorded(name: str | bool, folder: Path) -> None:
     """Raise UserError unless the folder that `resume` names has a config.yaml."""
     if not (folder / "config.yaml").is_file():
         near = difflib.get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/config.yaml")], 1)
         hint = f"Did you mean {shown(folder.with_name(near[0]))}?" if near else "Runs are in runs/NAME."
         # an empty folder is one that Hydra has just made
         why = "is not a run: it has no config.yaml" if any(folder.iterdir()) else "does not exist"
-        raise UserError(f"resume={asked} {why}. {hint}")
+        raise UserError(f"resume={name} {why}. {hint}")
 
 
 def recorded(cfg: DictConfig, folder: Path) -> DictConfig:

@@ -4,9 +4,11 @@ import ctypes
 import functools
 import os
 import platform
+from importlib.metadata import version
 
 import torch
 
+import chrysalis
 from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
 
@@ -22,16 +24,16 @@ REFUSED = {
 }
 
 
-def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
-    """Resolve `asked` to 'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto does."""
+def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> str:
+    """Resolve `requested` to 'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto does."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if asked in available:
-        if not available[asked]:
-            raise UserError(f"{key}={asked} is not available on this machine: use auto or cpu.")
-        return asked
-    if asked not in ("auto", "gpu"):
-        raise UserError(f"{key}={asked} is unknown: choose auto, cuda, mps or cpu.")
-    if asked == "gpu" and not (available["cuda"] or available["mps"]):
+    if requested in available:
+        if not available[requested]:
+            raise UserError(f"{key}={requested} is not available on this machine: use auto or cpu.")
+        return requested
+    if requested not in ("auto", "gpu"):
+        raise UserError(f"{key}={requested} is unknown: choose auto, cuda, mps or cpu.")
+    if requested == "gpu" and not (available["cuda"] or available["mps"]):
         raise UserError(f"{key}=gpu is not available on this machine: use auto or cpu.")
     return next(name for name, here in available.items() if here)
 
@@ -45,16 +47,16 @@ def require_processes(devices: int | str, on: str) -> None:
         )
 
 
-def precision(asked: str, on: str) -> tuple[str, str]:
+def precision(requested: str, on: str) -> tuple[str, str]:
     """Resolve a precision to (Lightning's name, reason); `auto` is bf16-mixed where the hardware has it."""
-    if str(asked) != "auto":
-        name = ALIASES.get(str(asked), str(asked))
+    if str(requested) != "auto":
+        name = ALIASES.get(str(requested), str(requested))
         if why := REFUSED.get(name.removesuffix("-float16")):
-            raise UserError(f"trainer.precision={asked} cannot be used: {why}.")
+            raise UserError(f"trainer.precision={requested} cannot be used: {why}.")
         if name not in AUTOCAST:
-            raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
+            raise UserError(f"trainer.precision={requested} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
         if name == "16-mixed" and on == "cpu":
-            raise UserError(f"trainer.precision={asked}: 16-mixed is for GPUs. On a CPU use bf16-mixed or auto.")
+            raise UserError(f"trainer.precision={requested}: 16-mixed is for GPUs. On a CPU use bf16-mixed or auto.")
         return name, "as configured"
     if on == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -134,17 +136,8 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+@functools.cache  # each is read from a long file
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on."""
-    names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
-    return {"python": platform.python_version()} | {name: _installed(name) for name in names}
-
-
-@functools.cache  # each is read from a long file
-def _installed(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # found by PYTHONPATH alone
-        return "not installed"
+    libraries = {name: version(name) for name in ("torch", "lightning", "diffusers", "hydra-core")}
+    return {"python": platform.python_version(), **libraries, "chrysalis": chrysalis.__version__}

@@ -15,11 +15,11 @@ from chrysalis.system.errors import UserError, first_line
 
 
 @contextmanager
-def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[dict[str, Any]]:
+def source(setting: str, name: str, kind: str, like: str, extra: str) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `from_pretrained`; whatever fails inside is raised as a UserError.
 
     Args:
-        asked: KEY=VALUE as the user typed it.
+        setting: KEY=VALUE as the user typed it.
         name: a folder or a hub id, with or without a revision.
         kind: what it is loaded as, for messages.
         like: an example of a hub id, for messages.
@@ -29,12 +29,12 @@ def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[
         import transformers  # noqa: F401 -- optional
         from transformers.utils import logging as bars
     except ImportError as error:
-        raise UserError(f'{asked} needs the transformers library: pip install "chrysalis[{extra}]".') from error
+        raise UserError(f'{setting} needs the transformers library: pip install "chrysalis[{extra}]".') from error
     folder = Path(str(name)).expanduser()
     local = folder.is_dir()
     hub_id, revision = hub.split_revision(str(name))
     if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
-        raise UserError(f"{asked} is neither a folder nor a hub id like {like}.")
+        raise UserError(f"{setting} is neither a folder nor a hub id like {like}.")
     offline = local or hub.unreachable()
     shown = bars.is_progress_bar_enabled()
     where = str(folder) if local else hub_id
@@ -52,7 +52,7 @@ def source(asked: str, name: str, kind: str, like: str, extra: str) -> Iterator[
             why = "pytorch_model.bin is damaged, or holds more than tensors, and no code in it is run"
         elif not local and (not offline or isinstance(error, OSError)):
             why = hub.why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
-        raise UserError(f"{asked} could not be loaded as {kind}: {why}.") from error
+        raise UserError(f"{setting} could not be loaded as {kind}: {why}.") from error
     finally:
         if shown:
             bars.enable_progress_bar()
