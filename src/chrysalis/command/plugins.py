@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from chrysalis.system.errors import UserError, causes
+from chrysalis.command.value_types import as_typed_text
+from chrysalis.system.errors import UserError, causes, require_path
 from chrysalis.system.files import shown
 from chrysalis.system.terminal import say
 from chrysalis.system.user_code import described, load_module
@@ -43,6 +44,8 @@ def message(error: BaseException) -> str | None:
 
 
 def _load_package(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"plugins={as_typed_text(name)} is neither the name of a package nor a .py file.")
     if name.partition(".")[0] in sys.stdlib_module_names:  # `_target_=os.system` stays out of reach
         raise UserError(f"plugins={name} is part of Python: name a package or a .py file of your own.")
     return load_module(name, "plugins")
@@ -50,7 +53,7 @@ def _load_package(name: str) -> ModuleType:
 
 def _load_file(place: str) -> ModuleType:
     """The module of a file, imported once in a process, under a name that nothing else has."""
-    file = Path(place).expanduser().absolute()
+    file = require_path("plugins", place).absolute()
     known = sys.modules.get(file.stem)
     if known is not None and getattr(known, "__file__", None) == str(file):
         return known

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.files import shown
 
 
@@ -24,7 +24,7 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
     Raises:
         UserError: there is no such file or module, or importing it fails.
     """
-    file = Path(place).expanduser()
+    file = require_path(key, place)
     try:
         if file.suffix == ".py":
             return _load_file(file, name or file.stem, f"{key}: there is no file {place}.")
@@ -42,8 +42,6 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
 
 
 def _find(place: str) -> ModuleSpec | None:
-    if not all(part.isidentifier() for part in place.split(".")):
-        return None
     try:
         return importlib.util.find_spec(place)
     except ModuleNotFoundError as error:
