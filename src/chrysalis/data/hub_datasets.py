@@ -19,7 +19,7 @@ def load(path: str, split: str, configuration: str | None = None, revision: str 
                 f"data.revision={revision} is for a hub id, and data.path={path} is a folder: leave it out."
             )
         return _of_folder(folder, path, split, configuration), Files(folder)
-    hub_id, named = hub.parted(path)
+    hub_id, named = hub.split_revision(path)
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
         raise UserError(
             f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
