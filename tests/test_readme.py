@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PROGRAMS = [c for c in COMMANDS if c.startswith("python ")]
 SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.samples.n=1"]
-SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.bins=1"]
+SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.timesteps=1"]
 
 
 def smaller(command: str, image_folder) -> tuple[str, list[str]]:

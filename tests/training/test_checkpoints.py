@@ -16,7 +16,7 @@ from chrysalis.command.errors import sentence
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, size
+from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, tensor_bytes
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=1"]
 ALL = "callbacks.checkpoint.keep=all"
@@ -40,11 +40,11 @@ def test_two_are_kept(begun):
 
 @pytest.fixture
 def best_at_step_2(monkeypatch):
-    def hear(self, figure, step, value):
+    def update(self, monitor, step, value):
         if step == 2:
             self.step, self.value = 2, 0.0
 
-    monkeypatch.setattr(Best, "hear", hear)
+    monkeypatch.setattr(Best, "update", update)
 
 
 def test_a_run_that_has_ended_continues_from_what_is_kept(run, tmp_path, best_at_step_2, capfd):
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_elsewhere_is_said():
 def test_room_is_looked_at_before_saving(tmp_path):
     state = {"a": torch.zeros(1000), "b": [torch.zeros(10, dtype=torch.uint8)], "c": {"d": torch.zeros(4)}}
     state["view"] = state["a"][:10]
-    assert size(state) == 4000 + 10 + 16
+    assert tensor_bytes(state) == 4000 + 10 + 16
     with pytest.raises(UserError, match="MB left"):
         require_room(tmp_path, 10**18, step=7)
     require_room(tmp_path, 10, step=7)

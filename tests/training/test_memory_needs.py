@@ -239,12 +239,12 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     denoiser = learner(names)
     x, t = noisy()
     cond = {k: v for k, v in told().items() if k in names}
-    with step_memory.Live() as live:
+    with step_memory.LiveMemory() as live:
         loss = denoiser.loss_at(x, t, torch.ones_like(x), cond or None).value
     assert live.now == pytest.approx(step(denoiser)[2], rel=0.05)
     assert loss.requires_grad
     if "text" not in names:  # whose captions are as long as can be, in the count
-        with step_memory.Live() as live:
+        with step_memory.LiveMemory() as live:
             denoiser.loss_at(*(v.clone() for v in (x, t, x)), cond or None).value.backward()
         assert step_memory.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
 
@@ -273,12 +273,12 @@ def test_a_frozen_weight_needs_itself_alone():
     denoiser = learner()
     count = sum(p.numel() for p in denoiser.parameters())
     whole = step_memory.need(denoiser, (16, 16), 2, optimizer_bytes_per_weight=2)
-    assert (whole.gradients, whole.optimizer, whole.average) == (4 * count, 2 * count, 4 * count)
+    assert (whole.gradients, whole.optimizer, whole.ema) == (4 * count, 2 * count, 4 * count)
     denoiser.requires_grad_(False)
     denoiser.unet.conv_out.requires_grad_(True)
     learning = sum(p.numel() for p in denoiser.unet.conv_out.parameters())
-    part = step_memory.need(denoiser, (16, 16), 2, average=False)
-    assert (part.gradients, part.optimizer, part.average) == (4 * learning, 8 * learning, 0)
+    part = step_memory.need(denoiser, (16, 16), 2, ema=False)
+    assert (part.gradients, part.optimizer, part.ema) == (4 * learning, 8 * learning, 0)
     assert part.weights == whole.weights
     assert part.activations < whole.activations / 2
 

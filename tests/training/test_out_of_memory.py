@@ -139,7 +139,7 @@ def test_measuring_takes_fewer_at_once_where_they_do_not_fit():
 def test_where_one_picture_does_not_fit_it_is_said(run, capfd, tight):
     tight(0, "forward")
     assert run("train", *RUN, "name=a") == 2
-    assert "A single image at a time does not fit into memory" in capfd.readouterr().err
+    assert "A single image at a time does not fit in memory" in capfd.readouterr().err
 
 
 def test_other_errors_are_not_taken_for_it(run, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_file_in_the_folder_asks_for_it(run, at, tmp_path, name, code, steps, 
             assert not (folder / "checkpoints" / "last.ckpt").exists()
 
     at(5, touch)
-    assert run("train", *RUN, "name=a", "+callbacks.stopping.look_every=0") == code
+    assert run("train", *RUN, "name=a", "+callbacks.stopping.poll_seconds=0") == code
     assert results(folder)["steps"] == steps
     assert not (folder / name).exists()
     if name == "save":

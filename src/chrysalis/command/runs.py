@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -117,7 +117,7 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     files += ["report.html", "loss.png"] if cfg.export.get("report", True) else []
     if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
         return False
-    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "passes"))
+    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "epochs"))
     return any(0 < (wanted or 0) <= _made(folder, what) for wanted, what in ends) and _exported(cfg) == _exported(
         _read(folder / "config.yaml")
     )
@@ -249,16 +249,20 @@ def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
             _set_everywhere(cfg[key], name, value)
 
 
-def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, coarser: dict | None = None) -> None:
-    """config.yaml: resolved, enough to run it again. Of a run that continues, what a killed process left goes."""
+def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, settled: Mapping[str, object]) -> None:
+    """Write config.yaml: resolved, enough to run it again. settled: {key: value} in place of the configured values.
+
+    In a run that continues, what a killed process left is removed.
+    """
     if is_main_process():
         if checkpoint is not None:
             checkpoints.tidy(folder, checkpoint)
         plain = OmegaConf.to_container(cfg, resolve=True)
         plain["resume"] = None
-        if coarser:
-            plain["measuring"] = coarser  # a continued run keeps to it, whatever its speed
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        whole = OmegaConf.create(plain)
+        for key, value in settled.items():
+            OmegaConf.update(whole, key, value, merge=False, force_add=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(whole))
 
 
 def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
