@@ -19,7 +19,7 @@ from chrysalis.data.loaders import BatchDataset, Order, loader
 from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
 from chrysalis.diffusion import seeds
-from chrysalis.training.logger import tensorboard
+from chrysalis.training.logger import RunLogger
 from chrysalis.training.module import FineTuning
 
 DATA = ["data.n=30"]
@@ -179,7 +179,7 @@ def test_a_curve_begins_with_its_second_point(tmp_path):
         events.Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    log = tensorboard(str(tmp_path))
+    log = RunLogger(str(tmp_path))
     log.log_metrics({"samples_evaluation/kd": 0.5, "train/loss": 1.0}, step=10)
     log.save()
     assert curves() == {"train/loss": [(10, 1.0)]}
@@ -187,7 +187,7 @@ def test_a_curve_begins_with_its_second_point(tmp_path):
         log.log_metrics({"samples_evaluation/kd": kd}, step=step)
     log.save()
     assert curves()["samples_evaluation/kd"] == [(10, 0.5), (20, 0.25), (30, 0.125)]
-    continued = tensorboard(str(tmp_path))
+    continued = RunLogger(str(tmp_path))
     continued.log_metrics({"samples_evaluation/kd": 1.0}, step=40)
     continued.save()
     assert curves()["samples_evaluation/kd"][-1] == (40, 1.0)

@@ -128,9 +128,9 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
 
 def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monkeypatch):
     """SIGTERM while images are drawn: they are left, and drawn when the run continues."""
-    from chrysalis.training.callbacks import samples
+    from chrysalis.training.callbacks import generation
 
-    plain = samples.sample
+    plain = generation.sample
 
     def slow(*given, **named):
         if weights_exist := (tmp_path / "runs" / "part" / "samples" / "step_000000.png").exists():
@@ -141,7 +141,7 @@ def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monk
 
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as patched:
-        patched.setattr(samples, "sample", slow)
+        patched.setattr(generation, "sample", slow)
         assert run("train", *RUN, "name=part") == 143
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == 3

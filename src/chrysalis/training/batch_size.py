@@ -14,9 +14,6 @@ def fit_batch(data: ImageDataModule, module: FineTuning, trainer: Trainer) -> No
     """Settle data.batch_size=auto and the trainer's accumulation, and say so; a number is left as it is.
 
     The optimizer sees the same windows of data.effective_batch images whatever is chosen.
-
-    Raises:
-        UserError: with several devices, or if trainer.accumulate_grad_batches is given too.
     """
     if data.batch_size != "auto":
         return

@@ -28,12 +28,8 @@ def build_denoiser(
     Args:
         model: keeps the conditioner; its scheduler's config records the objective for the export.
         data: set up here; its labels are numbered as the model does.
-        objective: what the UNet predicts.
         kinds: {name: kind} of the conditions that the model is to have, see conditions/kinds.py.
         adapter: is injected into the UNet; None to train the weights themselves.
-        dropout: probability that training drops a condition, in [0, 1].
-        weighting: of the loss, by timestep; None for uniform.
-        noise_offset: see Denoiser.
 
     Raises:
         UserError: if the data lack what a condition needs, or the model and the conditions do not fit together.

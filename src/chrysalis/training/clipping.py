@@ -6,15 +6,9 @@ import torch
 
 
 def clip(params: Sequence[torch.nn.Parameter], value: float | None, algorithm: str | None) -> torch.Tensor:
-    """Clip gradients in place, as Lightning's trainer.gradient_clip_* define it.
+    """Clip gradients in place, as Lightning's trainer.gradient_clip_* define it; returns the norm before clipping.
 
-    Args:
-        params: those without a gradient are skipped.
-        value: the largest norm, or with algorithm="value" the largest absolute value; None or 0 for no clipping.
-        algorithm: Lightning's "norm" (or None) or "value".
-
-    Returns:
-        The norm before clipping, a scalar.
+    value: the largest norm, or with algorithm="value" the largest absolute value; None or 0 for no clipping.
     """
     norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
     if not value:

@@ -37,11 +37,6 @@ class RunLogger(TensorBoardLogger):
             super().log_metrics({tag: value}, step)
 
 
-def tensorboard(run_dir: str) -> TensorBoardLogger:
-    """The logger of a run folder."""
-    return RunLogger(run_dir)
-
-
 def none() -> bool:
     """The value that Lightning's Trainer takes for no logger."""
     return False

@@ -132,11 +132,7 @@ def lr_schedule(
     kind: Literal["constant", "cosine", "linear"] = "constant",
     warmup_steps: int = 0,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning-rate multiplier by optimizer step: linear warm-up, then constant, or down to 0 at total_steps.
-
-    Raises:
-        UserError: for a kind that needs an end in a run without one.
-    """
+    """Learning-rate multiplier by optimizer step: linear warm-up, then constant, or down to 0 at total_steps."""
     if kind not in ("constant", "cosine", "linear"):
         raise UserError(f"lr_schedule.kind={kind} is unknown: choose constant, cosine or linear.")
     if kind != "constant" and not 0 < total_steps < float("inf"):

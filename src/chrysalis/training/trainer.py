@@ -21,18 +21,9 @@ def make_trainer(
     max_time=None,
     **lightning,
 ) -> Trainer:
-    """Make the trainer of a run.
+    """Make the trainer of a run; raises UserError if Lightning refuses a value.
 
-    Args:
-        callbacks: in their order.
-        logger: False for none.
-        precision: Lightning's name, or auto.
-        accelerator: Lightning's name, or auto.
-        max_time: unused here; callbacks.stopping has it.
-        lightning: any other argument of lightning.Trainer, under its own name.
-
-    Raises:
-        UserError: if Lightning refuses a value.
+    max_time is for callbacks.stopping; `lightning` is any other argument of lightning.Trainer, under its own name.
     """
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
         require_whole(f"trainer.{name}", lightning.get(name, 1))

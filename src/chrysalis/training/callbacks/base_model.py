@@ -5,10 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from chrysalis.data.batch import Batch
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.module import FineTuning
 
 
 class BaseModel(Callback):

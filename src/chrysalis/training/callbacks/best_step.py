@@ -9,11 +9,7 @@ LOWER_IS_BETTER = {"val_loss": True, "kd": True, "fd": True, "coverage": False}
 
 
 class Best(Callback):
-    """Keeps the best step so far, whose weights go into best.ckpt and the export.
-
-    Args:
-        monitor: the figure that is compared: val_loss, or kd, fd, coverage of callbacks.evaluate.
-    """
+    """Keeps the best step so far, whose weights go into best.ckpt and the export."""
 
     def __init__(self, monitor: str = "val_loss"):
         if monitor not in LOWER_IS_BETTER:

@@ -10,27 +10,21 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from chrysalis.data.batch import Batch
 from chrysalis.system import checkpoints
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.module import FineTuning
 
 
 class CompleteCheckpoints(TorchCheckpointIO):
     """Writes beside the target, syncs and renames; reads with weights_only, so that nothing is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        """Save a checkpoint; a last.ckpt that it replaces is kept as previous.ckpt.
-
-        Raises:
-            UserError: if the disk is full or the file cannot be written.
-        """
+        """Save a checkpoint; a last.ckpt that it replaces is kept as previous.ckpt."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         require_room(path.parent, tensor_bytes(checkpoint), checkpoint["global_step"])
@@ -82,13 +76,7 @@ def _advice(folder: Path) -> str:
 
 
 class Checkpoint(Callback):
-    """Saves last.ckpt regularly and at the end, and best.ckpt at the best step so far.
-
-    Args:
-        run_dir: the run folder; checkpoints are in its checkpoints/.
-        every_n_train_steps: optimizer steps between two last.ckpt.
-        keep: what a finished run keeps: `last`, what is needed to continue it; `all`, every file.
-    """
+    """Saves last.ckpt regularly and at the end, and best.ckpt at the best step so far."""
 
     def __init__(self, run_dir: str, every_n_train_steps: int = 100, keep: str = "last"):
         require_whole("callbacks.checkpoint.every_n_train_steps", every_n_train_steps)

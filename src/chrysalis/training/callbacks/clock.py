@@ -6,17 +6,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from chrysalis.data.batch import Batch
-from chrysalis.training.callbacks.base import Callback, Trainer, find
-from chrysalis.training.module import FineTuning
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 
 
 class Clock(Callback):
-    """Counts images and seconds of training, without measurements and sampling.
-
-    Args:
-        warmup_steps: optimizer steps at the beginning that do not count.
-    """
+    """Counts images and seconds of training, without measurements and sampling."""
 
     def __init__(self, warmup_steps: int = 3):
         self.warmup_steps, self.images, self.seconds = warmup_steps, 0, 0.0

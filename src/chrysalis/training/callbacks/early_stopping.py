@@ -1,28 +1,22 @@
 """Stop when the validation loss has stopped improving."""
 
-from typing import Any
-
 import torch
 
-from chrysalis.data.batch import Batch
 from chrysalis.evaluation.validation_loss import paired
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.module import FineTuning
 
 
 class EarlyStopping(Callback):
     """Stops after `patience` measurements in a row without an improvement of the EMA weights' validation loss.
 
-    docs/experiments.md compares the choices.
-
-    Args:
-        patience: measurements without an improvement.
-        min_delta: an improvement is a decrease by more than this many standard errors of the paired difference over
-            the validation images, so that chance does not reset the wait.
+    An improvement is a decrease by more than `min_delta` standard errors of the paired difference over the validation
+    images, so that chance does not reset the wait. docs/experiments.md compares the choices.
     """
+
+    saved = ("best_step", "waited", "last_step", "lowest")
 
     def __init__(self, patience: int = 5, min_delta: float = 1.0):
         require_whole("callbacks.early_stopping.patience", patience)
@@ -35,11 +29,7 @@ class EarlyStopping(Callback):
         self.lowest: torch.Tensor | None = None  # [N, timesteps]
 
     def require_measurements(self, steps: int | None, every_n_train_steps: int, n_validation: int) -> None:
-        """Check that the rule can work in a run of so many steps (None: without an end); say if it cannot stop it.
-
-        Raises:
-            UserError: if there are fewer than two validation images.
-        """
+        """Refuse fewer than two validation images, and say if a run of so many steps (None: endless) is too short."""
         if n_validation < 2:
             raise UserError("callbacks=early_stopping needs at least two validation images: raise data.val_fraction.")
         if steps is not None and (steps - 1) // every_n_train_steps < self.patience:
@@ -72,10 +62,3 @@ class EarlyStopping(Callback):
 
     def on_validation_images_changed(self) -> None:
         self.best_step, self.waited, self.last_step, self.lowest = 0, 0, 0, None
-
-    def state_dict(self) -> dict[str, Any]:
-        names = ("best_step", "waited", "last_step", "lowest")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)

@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from chrysalis.data.batch import Batch
 from chrysalis.diffusion.mixing import ema_decay, lerp_
 from chrysalis.system.errors import UserError
-from chrysalis.training.callbacks.base import Callback, Trainer
-from chrysalis.training.module import FineTuning
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer
 
 
 class EMA(Callback):

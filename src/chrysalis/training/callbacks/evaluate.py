@@ -2,34 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
-from chrysalis.data.batch import Batch
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.diffusion import seeds
 from chrysalis.evaluation.distances import FEW, KERNEL_LEAST
 from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.nearest_panel import panel
 from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import LOWER_IS_BETTER, Best
 from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule, budget_schedule, fixed_schedule
+from chrysalis.training.callbacks.generation import generate
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.eval_mode import eval_mode
 from chrysalis.training.logger import log_image, log_metrics
-from chrysalis.training.module import FineTuning
 
 
 class Evaluate(Callback):
@@ -37,19 +31,9 @@ class Evaluate(Callback):
 
     A conditional model's samples have the conditions of validation images. If the exported weights are of a step that
     was not evaluated, they are evaluated at the end, beyond the budget.
-
-    Args:
-        run_dir: the run folder.
-        features: makes the network whose features are compared.
-        n: samples of an evaluation; 0 for never.
-        every_n_train_steps: optimizer steps between two evaluations; `auto`: as often as `budget` allows.
-        budget: fraction of the forward passes of training, in (0, 1].
-        scheduler: a name of sampling/schedulers.py.
-        steps: sampling steps.
-        seed: sample i is generated from seed + i.
-        batch_size: samples that are generated at once.
-        nearest: samples that are shown beside their nearest training images.
     """
+
+    saved = ("history",)
 
     def __init__(
         self,
@@ -81,10 +65,9 @@ class Evaluate(Callback):
         self.reference: Reference | None = None
 
     def prepare(self, trainer: Trainer, data: ImageDataModule, images_per_step: int, total: int | None) -> None:
-        """Load the network and settle the schedule before training. total: steps, None without an end.
+        """Load the network and settle the schedule before training of `total` steps (None: without an end).
 
-        Raises:
-            UserError: if the network cannot be loaded, or callbacks.best.monitor will not be measured.
+        Raises UserError if the network cannot be loaded, or callbacks.best.monitor will not be measured.
         """
         self.schedule = self.plan(total, images_per_step)
         if self.schedule.n and len(distinct(data)) < 2:
@@ -182,19 +165,12 @@ class Evaluate(Callback):
 
     def generate(self, trainer: Trainer, module: FineTuning, alone: bool = False) -> torch.Tensor:
         """uint8 [n, 3, H, W] on the CPU, image i from seed + i; unless `alone`, the processes divide the work."""
-        scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
         n, (rank, processes) = self.schedule.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
         own = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
-        conditions, size = self._conditions(trainer, module), trainer.datamodule.size
-        with eval_mode(trainer, module), stage("evaluation samples", len(own) * self.steps) as progress:
-
-            def generate(places: slice) -> torch.Tensor:
-                chosen = own[places]
-                cond = None if conditions is None else batches.moved(batches.rows(conditions, chosen), module.device)
-                given = (seeds.of_each(self.seed + i for i in chosen), size, cond, progress.advance)
-                return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *given))
-
-            images = memory.in_batches(generate, len(own), self.batch_size, module.device)
+        conditions, image_seeds = self._conditions(trainer, module), [self.seed + i for i in own]
+        cond = None if conditions is None else batches.rows(conditions, own)
+        how = (self.scheduler, self.steps, "evaluation samples", self.batch_size)
+        images = generate(trainer, module, image_seeds, cond, *how)
         if processes > 1:
             gathered = module.all_gather(images)
             assert isinstance(gathered, torch.Tensor)  # of a tensor it is one
@@ -217,9 +193,3 @@ class Evaluate(Callback):
             values = {f"samples_evaluation/{name}": value for name, value in evaluation.figures().items()}
             log_metrics(trainer, values, step)
             log_image(trainer, "samples_nearest", image, step)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history = list(state["history"])

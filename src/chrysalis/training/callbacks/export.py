@@ -17,7 +17,7 @@ from chrysalis.models import card, export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import all_public, shown, shown_program, write_text
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.checkpoint import Checkpoint
 from chrysalis.training.callbacks.clock import Clock
@@ -28,7 +28,6 @@ from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping, exit_if_requested
 from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.logger import log_image, log_settings, log_table
-from chrysalis.training.module import FineTuning
 
 LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
 PROMPTS = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
@@ -53,14 +52,10 @@ class Export(Callback):
     """Exports the EMA weights of the best step at the end, generates with them, and writes all results.
 
     Args:
-        run_dir: the run folder.
-        command: the command that was typed.
         settings: the flat configuration, for TensorBoard's hparams.
         started: time.time() when the command began.
         origin: what was fine-tuned; None for a model trained from scratch.
-        half: export the UNet as float16.
         merge: merge a LoRA into the exported weights instead of saving it beside them.
-        report: write report.html and loss.png.
         coarser: {key: value} of what the preflight made coarser, to save time.
     """
 

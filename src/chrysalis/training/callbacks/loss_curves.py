@@ -1,17 +1,14 @@
 """Training loss, learning rate, gradient norm and images per second, logged every few optimizer steps."""
 
 import math
-from typing import Any
 
 import torch
 
-from chrysalis.data.batch import Batch
 from chrysalis.diffusion.mixing import ema_decay
 from chrysalis.diffusion.weighting import Uniform
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.logger import hide_after, log_metrics
-from chrysalis.training.module import FineTuning
 
 
 class Curves(Callback):
@@ -19,10 +16,9 @@ class Curves(Callback):
 
     train/loss is unweighted, like the validation loss. Where the loss is weighted by timestep, train/loss_weighted is
     what is minimized. Between two logged steps nothing is read from the device.
-
-    Args:
-        smoothing: decay of the moving average, warmed up like the EMA of the weights.
     """
+
+    saved = ("history", "average", "_pending")
 
     def __init__(self, smoothing: float = 0.98):
         self.smoothing = smoothing
@@ -74,9 +70,3 @@ class Curves(Callback):
         if speed := find(trainer, Clock).images_per_second():
             values["train/images_per_second"] = speed
         log_metrics(trainer, values, step)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "average": self.average, "pending": self._pending}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history, self.average, self._pending = list(state["history"]), state["average"], list(state["pending"])

@@ -2,18 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import warn
-from chrysalis.training.callbacks.base import Callback, Trainer
+from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer
 from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.logger import log_metrics
 from chrysalis.training.microbatching import MicroBatch
-from chrysalis.training.module import FineTuning
 
 
 @dataclass
@@ -32,15 +30,14 @@ class Check:
 class NonFinite(Callback):
     """Stops the run, or skips the update, where a loss or gradient is not finite.
 
+    What repeats the step, its images and the weights, is saved in the run's nonfinite/.
+
     On a GPU nothing waits for the check: a fused optimizer skips the update by itself (`found_inf`), and the check is
     read one step later. Elsewhere it is read at once. Under 16-mixed, infinite gradients are how the gradient scaler
     finds its scale, and only the losses are checked.
-
-    Args:
-        run_dir: the run folder; the weights and images that repeat the step are saved in its nonfinite/.
-        action: `stop`, or `skip` the update.
-        at_most: skipped updates after which the run stops anyway.
     """
+
+    saved = ("skipped_steps",)
 
     def __init__(self, run_dir: str, action: str = "stop", at_most: int = 10):
         require_whole("callbacks.nonfinite.at_most", at_most)
@@ -99,19 +96,12 @@ class NonFinite(Callback):
         )
 
     def _save(self, module: FineTuning, check: Check, rank: int) -> Path:
-        """Save what repeats the step: its images and the weights, which it did not change."""
         file = self.folder / f"step_{check.step:06d}{f'_process_{rank}' if rank else ''}.pt"
         batches = [asdict(micro_batch.batch.to("cpu")) for micro_batch in check.window]
         weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
         with written(file) as partial:
             torch.save({"step": check.step, "denoiser": weights, "batches": batches}, partial)
         return file
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"skipped_steps": self.skipped_steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.skipped_steps = list(state["skipped_steps"])
 
 
 def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool = False) -> str:

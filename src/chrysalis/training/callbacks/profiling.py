@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from chrysalis.data.batch import Batch
 from chrysalis.system.errors import require_whole
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock, paused
-from chrysalis.training.module import FineTuning
 
 # The profiler's own lines on standard error are for its developers. It reads this when a process first uses it.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -29,12 +27,6 @@ class Profile(Callback):
 
     It must be the first callback, so that what others do at the end of a recorded step belongs to the next one. The
     run's clock does not count the recorded steps.
-
-    Args:
-        run_dir: the run folder.
-        wait: optimizer steps before the profiler starts.
-        warmup: steps that the profiler runs without recording.
-        steps: steps that are recorded.
     """
 
     def __init__(self, run_dir: str, wait: int = 5, warmup: int = 2, steps: int = 5):

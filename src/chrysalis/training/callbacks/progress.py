@@ -2,22 +2,16 @@
 
 from contextlib import ExitStack
 
-from chrysalis.data.batch import Batch
 from chrysalis.system.terminal import Stage, console, stage
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.callbacks.loss_curves import Curves
-from chrysalis.training.module import FineTuning
 
 LONGEST_SILENCE = 60.0  # seconds between two lines at most, where there is no terminal
 
 
 class ProgressBar(Callback):
-    """Shows a bar in a terminal and plain lines elsewhere.
-
-    Args:
-        lines: how many lines a run prints where standard error is not a terminal, beside one every minute; 0: none.
-    """
+    """Shows a bar in a terminal and plain lines elsewhere."""
 
     def __init__(self, lines: int = 10):
         self.lines, self._open = lines, ExitStack()

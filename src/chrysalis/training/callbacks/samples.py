@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,22 +9,15 @@ import torch
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data import pixels
-from chrysalis.data.batch import Batch
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.grids import legible
-from chrysalis.system import memory
 from chrysalis.system.errors import require_whole
-from chrysalis.system.terminal import stage
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
-from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.eval_mode import eval_mode
+from chrysalis.training.callbacks.generation import generate
 from chrysalis.training.logger import log_image
-from chrysalis.training.module import FineTuning
 
 
 class ConditionRows:
@@ -74,17 +66,9 @@ class Samples(Callback):
 
     The grid of a conditional model has a row for each of several conditions of validation images, every row from the
     same seeds.
-
-    Args:
-        run_dir: the run folder.
-        every_n_train_steps: optimizer steps between two grids.
-        n: images of a grid, at least two a row.
-        seed: image i is generated from seed + i.
-        scheduler: a name of sampling/schedulers.py.
-        steps: sampling steps.
-        preview: training images that are shown before the first step.
-        rows: conditions that are shown at most.
     """
+
+    saved = ("base",)
 
     def __init__(
         self,
@@ -132,22 +116,10 @@ class Samples(Callback):
 
     def generate(self, trainer: Trainer, module: FineTuning) -> torch.Tensor:
         """uint8 [n, 3, H, W] with the weights that the module has now; of a conditional model row by row."""
-        scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
-        with paused(trainer), eval_mode(trainer, module), stage("sample grid") as progress:
-            rows, size = self.condition_rows, trainer.datamodule.size
-            own = [self.seed + k for k in range(self.n)]
-            if rows is not None:
-                own = [self.seed + k for _ in rows.names for k in range(rows.columns)]
-            progress.total = len(own) * self.steps
-
-            def generate(places: slice) -> torch.Tensor:
-                chosen = range(len(own))[places]
-                cond = None if rows is None else batches.moved(batches.rows(rows.cond, chosen), module.device)
-                given = (seeds.of_each(own[places]), size, cond)
-                x = sample(module.denoiser, scheduler, self.steps, *given, advance=progress.advance)
-                return pixels.to_uint8(x).cpu()
-
-            return memory.in_batches(generate, len(own), len(own), module.device)
+        rows = self.condition_rows
+        n, times = (self.n, 1) if rows is None else (rows.columns, len(rows.names))
+        image_seeds, cond = [self.seed + k for k in range(n)] * times, None if rows is None else rows.cond
+        return generate(trainer, module, image_seeds, cond, self.scheduler, self.steps, "sample grid").cpu()
 
     @property
     def representatives(self) -> list[int]:
@@ -196,9 +168,3 @@ class Samples(Callback):
             grid = pixels.grid(torch.cat(seen)[: self.preview])
             pixels.save_sheet(grid, self.run_dir / "training_images.png")
             log_image(trainer, "training_images", grid, 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"base": self.base}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.base = state["base"]

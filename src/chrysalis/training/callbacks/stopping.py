@@ -15,15 +15,13 @@ from typing import Any
 import torch
 
 import chrysalis
-from chrysalis.data.batch import Batch
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
 from chrysalis.system.signals import unwind
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
 from chrysalis.training.callbacks.clock import Clock
-from chrysalis.training.module import FineTuning
 
 SAVE, FINISH, LEAVE = 1, 2, 3  # what can be requested; the larger is the more urgent
 PREEMPTED = 143  # the exit code that shells use for SIGTERM
@@ -44,11 +42,6 @@ class Stopping(Callback):
 
     It comes after the callbacks of every step and before those that measure, so that a preempted run leaves at once;
     what was due is measured when the run is resumed. Several processes decide together.
-
-    Args:
-        run_dir: the run folder.
-        max_time: finish after so much training in all: DD:HH:MM:SS, or the arguments of datetime.timedelta.
-        poll_seconds: seconds between two looks for RUN/stop and RUN/save.
     """
 
     def __init__(self, run_dir: str, max_time: str | dict | None = None, poll_seconds: float = 1.0):
@@ -184,11 +177,7 @@ def exit_if_requested(trainer: Trainer) -> None:
 
 
 def seconds(max_time: str | dict | None) -> float | None:
-    """Convert 'DD:HH:MM:SS', or the arguments of datetime.timedelta, to seconds.
-
-    Raises:
-        UserError: if it is not a duration.
-    """
+    """Convert 'DD:HH:MM:SS', or the arguments of datetime.timedelta, to seconds."""
     if max_time is None:
         return None
     if isinstance(max_time, Mapping):

@@ -5,25 +5,22 @@ ignores its condition has the same loss all three times.
 """
 
 import math
-from typing import Any
 
 import torch
 
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.data.batch import Batch
 from chrysalis.evaluation import validation_record
 from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, paired, validation_loss
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.eval_mode import eval_mode
 from chrysalis.training.logger import log_metrics
-from chrysalis.training.module import FineTuning
 
 NAMES = {"null": "without a condition", "shuffled": "with those of other images"}
 
@@ -52,13 +49,9 @@ class Validation(Callback):
     """Measures the base model after the first step, then every so many optimizer steps and at the end.
 
     Every measurement has the same images, timesteps and noise, so that differences are the model's.
-
-    Args:
-        every_n_train_steps: optimizer steps between two measurements.
-        n_images: validation images, all of them if there are fewer.
-        timesteps: timesteps for each image, in the middles of as many equal bins.
-        seed: fixes the noise.
     """
+
+    saved = ("history", "measured", "other_conditions", "image_hashes")
 
     def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, timesteps: int = 8, seed: int = 0):
         whole = {"every_n_train_steps": every_n_train_steps, "n_images": n_images, "timesteps": timesteps}
@@ -111,11 +104,7 @@ class Validation(Callback):
             self.measure(trainer, module)
 
     def measure(self, trainer: Trainer, module: FineTuning) -> None:
-        """Measure the weights of the current step, log, and report the EMA weights' loss to Best.
-
-        Raises:
-            UserError: if the loss is not finite.
-        """
+        """Measure the weights of the current step; raises UserError if the loss is not finite."""
         # 1. The raw weights, then the EMA weights under every condition
         step = trainer.global_step
         raw = self._measure(trainer, module)
@@ -186,10 +175,3 @@ class Validation(Callback):
             values[f"val_other_conditions/{name}"] = loss
             values[f"val_other_conditions/{name}_minus_right"] = loss - values["val/loss"]
         log_metrics(trainer, values, step)
-
-    def state_dict(self) -> dict[str, Any]:
-        names = ("history", "measured", "other_conditions", "image_hashes")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: type(value)(value) for name, value in state.items()})

@@ -12,17 +12,10 @@ from chrysalis.training.preflight.table import table
 
 
 def check(plan: Plan, preflight: bool | str) -> bool:
-    """Check a run before it starts and print what it will do.
+    """Check a run before it starts, make its measurements keep to the budget, and print what it will do.
 
-    Args:
-        plan: settled here; its measurements keep to the budget.
-        preflight: true: print a summary; `only`: print it and stop there; false: print two lines and measure nothing.
-
-    Returns:
-        Whether to train.
-
-    Raises:
-        UserError: if the disk is too full for the run, or what is configured cannot be measured.
+    preflight: true: print a summary; `only`: print it and return False; false: print two lines and measure nothing.
+    Raises UserError if the disk is too full for the run, or what is configured cannot be measured.
     """
     # 1. What would otherwise fail at the first evaluation
     plan.prepare()

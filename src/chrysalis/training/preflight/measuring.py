@@ -60,8 +60,6 @@ def affordable(
     gives a different result.
 
     Args:
-        full: what is configured.
-        steps: optimizer steps of the run.
         seconds_per_pass: seconds of a forward pass, per image.
         training: seconds of training.
         pinned: those of KEYS that the user chose, which are kept.

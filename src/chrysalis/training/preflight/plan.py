@@ -7,14 +7,13 @@ from pathlib import Path
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.models.folder import Model
 from chrysalis.system.terminal import warn
-from chrysalis.training.callbacks.base import Callback, Trainer, find
+from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.evaluation_schedule import PASSES
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.measuring import KEYS, Measuring, affordable, changes
 
 ENDLESS = 100_000  # steps that the budget of a run without an end is computed for
@@ -51,11 +50,7 @@ class Plan:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
 
     def prepare(self) -> None:
-        """Check what would otherwise fail at the first evaluation, or never be noticed.
-
-        Raises:
-            UserError: see Evaluate.prepare and EarlyStopping.require_measurements.
-        """
+        """Check what would otherwise fail at the first evaluation, or never be noticed."""
         self.evaluate.prepare(self.trainer, self.data, self.images_per_step * self.trainer.world_size, self.steps)
         for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
             warn(note)
@@ -105,14 +100,9 @@ class Plan:
     def measuring(self) -> Measuring:
         """What is measured and sampled, as the callbacks are set now."""
         validation, samples = self.validation, self.samples
-        return Measuring(
-            images=min(validation.n_images, len(self.data.validation_rows)),
-            timesteps=validation.timesteps,
-            images_every=validation.every_n_train_steps,
-            samples=samples.n,
-            sample_steps=samples.steps,
-            samples_every=samples.every_n_train_steps,
-        )
+        images = min(validation.n_images, len(self.data.validation_rows))
+        validated = (images, validation.timesteps, validation.every_n_train_steps)
+        return Measuring(*validated, samples.n, samples.steps, samples.every_n_train_steps)
 
     def keep_to_budget(self, seconds_per_pass: float, conditions: int) -> None:
         """Measure less where it would take too long beside the training, see measuring.py.
