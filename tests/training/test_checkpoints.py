@@ -1,5 +1,5 @@
-"""Checkpoints are complete or absent, two are kept, and once a run has ended what continuing it needs; a damaged one is
-set aside, and nothing unpickles."""
+"""Checkpoints are complete or absent, two are kept, and a finished run keeps what continuing it needs; a damaged one is
+set aside, and nothing is unpickled."""
 
 import errno
 import os
@@ -135,8 +135,8 @@ def test_a_damaged_one_is_set_aside(begun, run, capfd, how):
     assert results(begun)["steps"] == 4
 
 
-def test_only_looking_changes_nothing(begun, run):
-    """preflight=only may look at a run that goes on in another process."""
+def test_preflight_only_changes_nothing(begun, run):
+    """preflight=only may look at a run that continues in another process."""
     last = begun / "checkpoints" / "last.ckpt"
     shutil.copy(last, last.with_name("previous.ckpt"))
     damaged(last, "cut")
@@ -159,13 +159,13 @@ def test_a_damaged_best_one_is_not_exported(begun, run):
 
 
 @pytest.mark.parametrize("text", ["a: [1", "seed: 1", "", "[1, 2]"])
-def test_a_damaged_configuration_is_said(begun, run, capfd, text):
+def test_a_damaged_configuration_is_refused(begun, run, capfd, text):
     (begun / "config.yaml").write_text(text)
     assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
     assert "runs/a/config.yaml is damaged" in capfd.readouterr().err
 
 
-def test_both_damaged_is_said(begun, run, capfd):
+def test_two_damaged_checkpoints_are_refused(begun, run, capfd):
     for name in checkpoints.NAMES:
         damaged(begun / "checkpoints" / name, "cut")
     assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
@@ -180,7 +180,7 @@ def test_what_a_killed_process_was_writing_goes(begun, run):
     assert not list(begun.rglob(".*"))
 
 
-def test_nothing_unpickles(begun, run, capfd):
+def test_nothing_is_unpickled(begun, run, capfd):
     class Harm:
         def __reduce__(self):
             return os.mkdir, ("harmed",)
@@ -204,16 +204,16 @@ def test_a_full_disk_ends_the_run_with_a_sentence(run, tmp_path, capfd, monkeypa
         code = run("train", "resume=runs/a", "trainer.max_steps=5")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     assert code == 2
-    assert "ckpt could not be written: " in told
-    assert "The checkpoint before it is intact" in told
-    assert "Traceback" not in told
+    assert "ckpt could not be written: " in err
+    assert "The checkpoint before it is intact" in err
+    assert "Traceback" not in err
     assert last.read_bytes() == before
     assert run("train", "resume=runs/a", "trainer.max_steps=5") == 0
 
 
-def test_a_disk_that_is_full_elsewhere_is_said():
+def test_a_disk_that_is_full_elsewhere_is_named():
     if not os.path.exists("/dev/full"):
         pytest.skip("no device that is always full")
     with pytest.raises(OSError, match="No space") as full, open("/dev/full", "w") as f:

@@ -1,4 +1,4 @@
-"""How much a run measures beside its training: closed-form cases, counted by hand."""
+"""How much a run measures beside its training: cases counted by hand."""
 
 from dataclasses import replace
 

@@ -124,7 +124,7 @@ def test_the_key_switches_checkpointing_on(model_folder):
 
 
 def trained(make, steps=50, lr=2e-3):
-    """A tiny UNet, taught the noise in four fixed images."""
+    """A tiny UNet, trained on four fixed images."""
     unet = tiny_unet(block_out_channels=(16, 32)).train()
     denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"))
     optimizer = make(denoiser.parameters(), lr=lr)
@@ -140,7 +140,7 @@ def trained(make, steps=50, lr=2e-3):
 
 
 @pytest.mark.proof  # trains twice
-def test_8bit_adamw_learns_as_adamw_does():
+def test_8bit_adamw_trains_as_adamw_does():
     (_, _, exact), (_, optimizer, rounded) = trained(adamw), trained(adamw8bit)
     assert rounded[-1] < 0.25 * rounded[0]
     assert rounded[-1] == pytest.approx(exact[-1], rel=0.1)
@@ -173,10 +173,10 @@ def test_8bit_moments_are_the_nearest_levels(shape):
     optimizer = adamw8bit([p])
     optimizer.step()
     m = torch.nn.functional.pad((p.grad * 0.1).contiguous().view(-1), (0, -p.numel() % 256)).view(-1, 256)
-    share = m / m.abs().amax(1, keepdim=True)
+    scaled = m / m.abs().amax(1, keepdim=True)
     table = levels(True, p.device)
-    nearest = (share[..., None] - table).abs().min(-1).values
-    found = (share - table[optimizer.state[p]["m"].int()]).abs()
+    nearest = (scaled[..., None] - table).abs().min(-1).values
+    found = (scaled - table[optimizer.state[p]["m"].int()]).abs()
     torch.testing.assert_close(found, nearest, rtol=0, atol=1e-6)
     assert len(shape) < 4 or p.is_contiguous(memory_format=torch.channels_last)
 
@@ -258,7 +258,7 @@ NEEDS = [
 
 
 @pytest.mark.parametrize(("names", "how"), NEEDS)
-def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names, how):
+def test_the_need_grows_with_the_images_and_leaves_the_model_alone(names, how):
     denoiser = learner(names)
     if "text" in names:
         denoiser.conditioner.text.frozen.append(FrozenEncoder(None, torch.nn.Linear(8, 8)))

@@ -1,4 +1,4 @@
-"""The table before the first step: every number against one counted, weighed or computed otherwise; no trace of it."""
+"""The preflight: every number against one counted, weighed or computed otherwise; the run is unchanged by it."""
 
 import io
 from functools import partial
@@ -66,13 +66,13 @@ def test_an_unknown_value_is_refused(run, capfd, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_says_everything_and_leaves_nothing(run, capfd, tmp_path):
+def test_only_prints_everything_and_leaves_nothing(run, capfd, tmp_path):
     assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "preflight=only") == 0
-    said = capfd.readouterr().err
+    err = capfd.readouterr().err
     for row in ("model", "data", "loss now", "training", "time", "memory", "disk"):
-        assert f"│ {row} " in said
-    assert "4 steps of 4 images" in said
-    assert "hardly better" not in said, "a new model has learned nothing yet"
+        assert f"│ {row} " in err
+    assert "4 steps of 4 images" in err
+    assert "hardly better" not in err, "a new model is untrained"
     assert not list(tmp_path.iterdir())
 
 
@@ -104,7 +104,7 @@ def test_nothing_of_a_run_is_changed(plan, capfd):
     assert not run.folder.exists()
 
 
-def test_other_processes_say_nothing(plan, capfd, monkeypatch):
+def test_other_processes_print_nothing(plan, capfd, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert check(plan(), True)
     assert not check(plan(), "only")
@@ -116,10 +116,10 @@ def test_a_continued_run_is_not_measured_again(run, tmp_path, capfd):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")}
     capfd.readouterr()
     assert run("train", "resume=runs/a", "trainer.max_steps=6", "preflight=only") == 0
-    said = capfd.readouterr().err
-    assert "measured when the run began" in said
-    assert "6 steps" in said
-    assert "all zeros" not in said
+    err = capfd.readouterr().err
+    assert "measured when the run began" in err
+    assert "6 steps" in err
+    assert "all zeros" not in err
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")} == before
 
 
@@ -151,9 +151,9 @@ def measured_as(loss, nothing) -> base_loss.BaseLoss:
     return base_loss.BaseLoss([250, 750], torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
 
 
-def test_a_base_model_is_doubted_where_it_is_no_better_than_nothing():
+def test_a_base_model_is_doubted_where_it_is_no_better_than_zeros():
     assert measured_as([0.1, 0.05], [1.0, 1.0]).doubt("epsilon") is None
-    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it knows"
+    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it was trained on"
     assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).doubt("epsilon")
     assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).doubt("epsilon")
     assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).doubt("epsilon")
@@ -178,7 +178,7 @@ def test_forward_passes_are_those_of_a_run(plan, run):
     assert sum(seen) == training / 3 + beside
 
 
-def test_steps_and_passes(plan):
+def test_steps_and_epochs(plan):
     run = plan(accumulate=3, max_steps=-1, max_epochs=2)
     assert run.steps_per_epoch == len(range(0, len(run.data.train_rows), 4 * 3))
     assert run.steps == 2 * run.steps_per_epoch
@@ -204,7 +204,7 @@ def test_the_disk_that_a_run_takes(plan, run, tmp_path):
     assert halved == 2 * sum(p.numel() for p in unet.parameters())
 
 
-def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     run = plan()
     run.module.denoiser.unet.huge = torch.nn.Parameter(torch.empty(10**13, device="meta"))
@@ -214,31 +214,31 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_values_of_the_pictures(plan):
+def test_values_of_the_images(plan):
     run = plan()
     rows = run.data.train_rows  # fewer than are looked at: all of them
     seen = run.data.image_set.images[rows].astype(np.float64)
     red, green, _ = seen.mean(axis=(0, 2, 3))
-    said = table.data_row(run)
-    assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in said
+    text = table.data_row(run)
+    assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in text
     signed = pixels.to_signed(torch.from_numpy(run.data.image_set.images[rows])).mean(dim=(0, 2, 3)).tolist()
-    assert said.endswith(", ".join(f"{v:z.2f}" for v in signed))
+    assert text.endswith(", ".join(f"{v:z.2f}" for v in signed))
 
 
-def test_what_does_not_fit_is_taken_in_pieces(plan):
+def test_a_step_that_does_not_fit_in_memory(plan):
     """A step of 1 GB an image with 20 % margin: 5 GB hold four images, 0.5 GB none."""
     run = plan(batch_size=8, accumulate=2)
     cost = step_memory.Cost(fixed=0, per_image=10**9)
     assert advice.advice(run, None, cost, free=10 * 10**9) == []
-    (said,) = advice.advice(run, None, cost, free=5 * 10**9)
-    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in said
-    assert "data.batch_size=auto data.effective_batch=16" in said
+    (text,) = advice.advice(run, None, cost, free=5 * 10**9)
+    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in text
+    assert "data.batch_size=auto data.effective_batch=16" in text
     assert "data.image_size" in advice.advice(run, None, cost, free=5 * 10**8)[0]
     run.resumed = True
     assert advice.advice(run, None, cost, free=5 * 10**9) == [], "a continued run keeps its batch size"
 
 
-def test_compiling_is_advised_once_and_where_it_pays(plan):
+def test_compiling_is_advised_where_it_pays(plan):
     """90 s of compiling against a tenth of the time on a CPU, a quarter on a GPU: worth it from a third on."""
     assert advice.minutes_saved(2699, "cpu") is None
     assert advice.minutes_saved(3000, "cpu") == pytest.approx((300 - 90) / 60)
@@ -268,21 +268,21 @@ def test_it_fits_a_terminal(plan, columns):
     assert not any("…" in line for line in lines)
 
 
-def test_the_loss_now_says_how_many_images_it_is_on(plan):
+def test_the_loss_row_names_its_number_of_images(plan):
     """The run measures two, at two timesteps; then four, at eight."""
     run = plan(origin=None)
     console = Console(width=200, file=io.StringIO())
     console.print(table.loss_row(run, base_loss.measure(run)))
-    said = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
-    assert said in console.file.getvalue()
+    text = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
+    assert text in console.file.getvalue()
     run.validation.n_images, run.validation.timesteps = 4, 8
     console.print(table.loss_row(run, base_loss.measure(run)))
     assert console.file.getvalue().splitlines()[-1].strip() == "on 4 validation images, 8 timesteps"
 
 
 def test_a_run_without_an_end_keeps_to_the_budget(plan):
-    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of samples are half as many, and more
-    than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
+    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of sampling are half as many, which is
+    more than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
     run = plan(max_steps=-1, max_epochs=-1)
     run.keep_to_budget(1.0, conditions=1)
     assert run.coarser == {"callbacks.validation.every_n_train_steps": 16, "callbacks.samples.every_n_train_steps": 4}
@@ -304,7 +304,7 @@ def test_a_time_limit_is_planned_for(plan):
     assert bounded.expected_steps(1.0) == 40
 
 
-def test_all_processes_measure_what_the_first_has_planned(plan):
+def test_all_processes_follow_the_plan_of_the_first(plan):
     first, second = plan(), plan()
     first.apply({"callbacks.validation.n_images": 1})
 

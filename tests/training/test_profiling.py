@@ -1,4 +1,4 @@
-"""profile=true: a trace that tools read, a table, and a run that is the same to the bit."""
+"""profile=true: a trace that tools read, a table, and the same run to the bit."""
 
 import gzip
 import json
@@ -87,12 +87,12 @@ def test_a_profiled_run_is_the_same_run(train, tmp_path, capfd):
     assert re.fullmatch(r"^(.*?)(\.\d+)?\.pt\.trace\.json(?:\.gz)?$", file.name)  # tensorboard's profiler plugin
     names = [event.get("name") for event in traced(file)]
     assert sum(str(name).startswith("Optimizer.step#") for name in names) == 3
-    told = capfd.readouterr().err
-    assert "steps 4 to 6" in told
-    assert "aten::convolution_backward" in told
-    assert "Self CPU time total" in told
-    assert "ui.perfetto.dev" in told
-    assert "USDT" not in told
+    err = capfd.readouterr().err
+    assert "steps 4 to 6" in err
+    assert "aten::convolution_backward" in err
+    assert "Self CPU time total" in err
+    assert "ui.perfetto.dev" in err
+    assert "USDT" not in err
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_what_is_recorded_does_not_count_as_speed(train, tmp_path, wait, steps, 
 
 @pytest.mark.parametrize(("wait", "steps"), [(2, 10), (6, 10), (20, 3)])
 def test_a_run_that_is_too_short(train, tmp_path, capfd, wait, steps):
-    """What was recorded is told; if that is nothing, so is that."""
+    """What was recorded is printed; if there is nothing, a sentence."""
     train(profile := Profile(str(tmp_path), wait=wait, warmup=1, steps=steps), steps=5)
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     if wait == 2:
-        assert "steps 4 to 5" in told
+        assert "steps 4 to 5" in err
         assert sum(str(event.get("name")).startswith("Optimizer.step#") for event in traced(profile.trace)) == 2
     else:
-        assert "ended before a step was recorded" in told
+        assert "ended before a step was recorded" in err
         assert not (tmp_path / "profile").exists()
 
 
@@ -138,21 +138,21 @@ def test_an_error_while_recording_leaves_nothing_behind(train, tmp_path):
 
 
 @pytest.mark.proof
-def test_it_waits_for_steps_without_drawing_or_measuring(train, tmp_path):
-    class Draws(Callback):
+def test_it_waits_for_steps_without_sampling_or_measuring(train, tmp_path):
+    class Samples(Callback):
         every_n_train_steps, at = 4, ()
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
             step = trainer.global_step
             if step and step % 4 == 0 and step not in self.at:
                 self.at = (*self.at, step)
-                with torch.profiler.record_function("a drawing"):
+                with torch.profiler.record_function("sampling"):
                     torch.ones(2).sum()
 
-    train(profile := Profile(str(tmp_path), wait=3, warmup=1, steps=2), draws := Draws(), steps=9)
-    assert draws.at == (4, 8)
+    train(profile := Profile(str(tmp_path), wait=3, warmup=1, steps=2), samples := Samples(), steps=9)
+    assert samples.at == (4, 8)
     assert profile.trace.name.startswith("steps_000006_to_000007")
-    assert "a drawing" not in [event.get("name") for event in traced(profile.trace)]
+    assert "sampling" not in [event.get("name") for event in traced(profile.trace)]
 
 
 @pytest.mark.parametrize(("key", "value"), [("steps", 0), ("wait", -1), ("warmup", 0)])

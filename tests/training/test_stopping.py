@@ -126,8 +126,8 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
     assert not (folder / "results.json").exists()
 
 
-def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monkeypatch):
-    """SIGTERM while images are drawn: they are left, and drawn when the run continues."""
+def test_a_preempted_run_does_not_wait_for_samples(run, trained, tmp_path, monkeypatch):
+    """SIGTERM while samples are generated: they are dropped, and generated when the run is resumed."""
     from chrysalis.training.callbacks import generation
 
     plain = generation.sample
@@ -135,9 +135,9 @@ def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monk
     def slow(*given, **named):
         if weights_exist := (tmp_path / "runs" / "part" / "samples" / "step_000000.png").exists():
             os.kill(os.getpid(), signal.SIGTERM)
-        drawn = plain(*given, **named)
-        assert not weights_exist, "the drawing went on"
-        return drawn
+        images = plain(*given, **named)
+        assert not weights_exist, "sampling continued"
+        return images
 
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as patched:
@@ -183,7 +183,7 @@ def test_durations():
 
 
 def test_another_handler_decides_after_saving(run, at, tmp_path):
-    """submitit puts its own handlers there before the run: SIGUSR1 queues again and exits, SIGTERM is passed over."""
+    """submitit installs its own handlers before the run: SIGUSR1 queues again and exits, SIGTERM is ignored."""
     heard = []
 
     def queue_again(signum, frame):

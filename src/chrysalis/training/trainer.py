@@ -2,19 +2,21 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 
+from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Callback, Trainer
+from chrysalis.training.callbacks.base import Trainer
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
 
 
 def make_trainer(
-    callbacks: list[Callback],
+    callbacks: Sequence[Callback],
     logger: Logger | bool,
     precision: str = "auto",
     accelerator: str = "auto",
