@@ -281,8 +281,8 @@ def test_the_loss_row_names_its_number_of_images(plan):
 
 
 def test_a_run_without_an_end_keeps_to_the_budget(plan):
-    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of sampling are half as many, which is
-    more than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
+    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of sampling are half as many: more
+    than a sixth. 8 every 16 steps and 4 every 4 are an eighth."""
     run = plan(max_steps=-1, max_epochs=-1)
     run.keep_to_budget(1.0, conditions=1)
     assert run.coarser == {"callbacks.validation.every_n_train_steps": 16, "callbacks.samples.every_n_train_steps": 4}

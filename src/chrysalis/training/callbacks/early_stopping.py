@@ -21,9 +21,7 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int = 5, min_delta: float = 1.0):
         require_whole("callbacks.early_stopping.patience", patience)
         if not 0 <= min_delta <= 10:
-            raise UserError(
-                f"callbacks.early_stopping.min_delta={min_delta} is out of range: give a number in [0, 10]."
-            )
+            raise UserError(f"callbacks.early_stopping.min_delta={min_delta} is out of range: give 0 to 10.")
         self.patience, self.min_delta = patience, min_delta
         self.best_step, self.waited, self.last_step = 0, 0, 0
         self.lowest: torch.Tensor | None = None  # [N, timesteps]

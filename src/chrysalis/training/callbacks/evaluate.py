@@ -1,5 +1,6 @@
 """Compare samples with the data during training: distances, and near-duplicates of training images."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import LOWER_IS_BETTER, Best
 from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule, budget_schedule, fixed_schedule
+from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule, budget_schedule
 from chrysalis.training.callbacks.generation import generate
 from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.logger import log_image, log_metrics
@@ -101,7 +102,8 @@ class Evaluate(Callback):
         if self.n == 0 or total == 0:
             return EvaluationSchedule(0)
         if isinstance(self.every_n_train_steps, int):
-            return fixed_schedule(self.n, self.every_n_train_steps, total)
+            end = math.inf if total is None else total
+            return EvaluationSchedule(self.n, self.every_n_train_steps, end, base=True, forward=True)
         return budget_schedule(self.n, self.budget, self.steps, images_per_step, total)
 
     def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:

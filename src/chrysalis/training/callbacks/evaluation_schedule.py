@@ -36,11 +36,6 @@ class EvaluationSchedule:
         return self.is_due(0) + (-(-steps // self.every) if self.forward else steps // self.every)
 
 
-def fixed_schedule(n: int, every: int, total: int | None) -> EvaluationSchedule:
-    """Evaluate n samples every so many steps; total: None for a run without an end."""
-    return EvaluationSchedule(n, every, math.inf if total is None else total, base=True, forward=True)
-
-
 def budget_schedule(
     n: int, budget: float, sampling_steps: int, images_per_step: int, total: int | None
 ) -> EvaluationSchedule:
