@@ -75,7 +75,7 @@ def test_only_the_last_is_kept_where_it_is_the_best(run, tmp_path, capfd):
     folder = tmp_path / "runs" / "a" / "checkpoints"
     assert [p.name for p in folder.iterdir()] == ["last.ckpt"]
     assert run("train", *RUN, "callbacks.checkpoint.keep=some", "name=b") == 2
-    assert "callbacks.checkpoint.keep=some is unknown: choose last or all." in capfd.readouterr().err
+    assert "callbacks.checkpoint.keep=some must be last or all; the default is last." in capfd.readouterr().err
 
 
 def test_a_run_that_was_stopped_keeps_all(run, tmp_path, monkeypatch):

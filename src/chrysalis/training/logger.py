@@ -54,19 +54,14 @@ def log_image(trainer: Trainer, tag: str, image: torch.Tensor, step: int) -> Non
         trainer.logger.experiment.add_image(tag, image, step)
 
 
-def log_table(trainer: Trainer, tag: str, rows: dict[str, object], step: int) -> None:
-    """Log a table of names and values, if the run logs to TensorBoard."""
-    if isinstance(trainer.logger, TensorBoardLogger):
-        lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-        trainer.logger.experiment.add_text(tag, f"| | |\n|---|---|\n{lines}", step)
-
-
-def log_settings(trainer: Trainer, settings: dict, curves: tuple[str, ...]) -> None:
-    """Log the settings for the hparams tab, beside curves that exist already.
+def log_results(trainer: Trainer, rows: dict[str, object], settings: dict, curves: tuple[str, ...]) -> None:
+    """Log a table of results, and the settings for the hparams tab beside curves that exist already.
 
     `log_hyperparams` would also write each figure as a curve of a single point.
     """
     if isinstance(trainer.logger, TensorBoardLogger):
+        lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        trainer.logger.experiment.add_text("results", f"| | |\n|---|---|\n{lines}", trainer.global_step)
         for summary in hparams(settings, dict.fromkeys(curves)):
             trainer.logger.experiment.file_writer.add_summary(summary)
         trainer.logger.save()

@@ -68,7 +68,6 @@ def need(
     Args:
         denoiser: is left as it is. Frozen weights have no gradients, moments or EMA.
         size: (height, width) of the images.
-        batch_size: images of the micro-batch.
         precision: autocast's dtype; None for none.
         optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form.
         ema: whether there are EMA weights.

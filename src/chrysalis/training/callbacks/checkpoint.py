@@ -5,13 +5,13 @@ A finished run keeps last.ckpt and, if the best step is an earlier one, its EMA 
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from chrysalis.system import checkpoints
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
@@ -78,10 +78,7 @@ def _advice(folder: Path) -> str:
 class Checkpoint(Callback):
     """Saves last.ckpt regularly and at the end, and best.ckpt at the best step so far."""
 
-    def __init__(self, run_dir: str, every_n_train_steps: int = 100, keep: str = "last"):
-        require_whole("callbacks.checkpoint.every_n_train_steps", every_n_train_steps)
-        if keep not in ("last", "all"):
-            raise UserError(f"callbacks.checkpoint.keep={keep} is unknown: choose last or all.")
+    def __init__(self, run_dir: str, every_n_train_steps: int = 100, keep: Literal["last", "all"] = "last"):
         self.folder, self.every_n_train_steps, self.keep = Path(run_dir) / "checkpoints", every_n_train_steps, keep
         self.is_saving = False
         self._saved_steps = {"last": 0, "best": 0}

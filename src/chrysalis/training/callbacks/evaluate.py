@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -41,7 +42,7 @@ class Evaluate(Callback):
         run_dir: str,
         features: Callable[[], Network],
         n: int = 256,
-        every_n_train_steps: int | str = "auto",
+        every_n_train_steps: int | Literal["auto"] = "auto",
         budget: float = 0.04,
         scheduler: str = "dpmpp_2m",
         steps: int = 10,
@@ -49,11 +50,8 @@ class Evaluate(Callback):
         batch_size: int = 64,
         nearest: int = 8,
     ):
-        require_whole("callbacks.evaluate.n", n, least=0)
-        for name, value in (("steps", steps), ("batch_size", batch_size), ("nearest", nearest)):
-            require_whole(f"callbacks.evaluate.{name}", value)
-        if every_n_train_steps != "auto":
-            require_whole("callbacks.evaluate.every_n_train_steps", every_n_train_steps)
+        require_whole("callbacks.evaluate.steps", steps)
+        require_whole("callbacks.evaluate.batch_size", batch_size)
         if not 0 < budget <= 1:
             raise UserError(f"callbacks.evaluate.budget={budget} is out of range: give a number above 0, at most 1.")
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")

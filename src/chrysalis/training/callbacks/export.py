@@ -27,7 +27,7 @@ from chrysalis.training.callbacks.loss_curves import Curves
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping, exit_if_requested
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.logger import log_image, log_settings, log_table
+from chrysalis.training.logger import log_image, log_results
 
 LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
 PROMPTS = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
@@ -110,8 +110,8 @@ class Export(Callback):
         # 3. The log: what is known once is no curve, but settings, a table and an image
         self._has_logger = trainer.logger is not None
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
-        log_table(trainer, "results", {name: self.results[name] for name in LOGGED}, trainer.global_step)
-        log_settings(trainer, all_public(self.settings), ("val/loss", "train/loss_smoothed"))
+        rows, curves = {name: self.results[name] for name in LOGGED}, ("val/loss", "train/loss_smoothed")
+        log_results(trainer, rows, all_public(self.settings), curves)
         # 4. The disk; a run that was stopped from outside may be resumed soon
         if not find(trainer, Stopping).request:
             find(trainer, Checkpoint).delete_unneeded(trainer)

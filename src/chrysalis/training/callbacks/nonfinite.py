@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer
@@ -39,10 +40,7 @@ class NonFinite(Callback):
 
     saved = ("skipped_steps",)
 
-    def __init__(self, run_dir: str, action: str = "stop", at_most: int = 10):
-        require_whole("callbacks.nonfinite.at_most", at_most)
-        if action not in ("stop", "skip"):
-            raise UserError(f"on_nonfinite={action} is unknown: choose stop or skip.")
+    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", at_most: int = 10):
         self.folder, self.action, self.at_most = Path(run_dir) / "nonfinite", action, at_most
         self.skipped_steps: list[int] = []
         self._check: Check | None = None

@@ -12,7 +12,6 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.grids import legible
-from chrysalis.system.errors import require_whole
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.ema import EMA
@@ -81,8 +80,6 @@ class Samples(Callback):
         preview: int = 16,
         rows: int = 10,
     ):
-        for name, value in (("n", n), ("rows", rows), ("every_n_train_steps", every_n_train_steps), ("steps", steps)):
-            require_whole(f"callbacks.samples.{name}", value)
         schedulers.require_known(scheduler, "callbacks.samples.scheduler")
         self.run_dir, self.every_n_train_steps, self.n, self.seed = Path(run_dir), every_n_train_steps, n, seed
         self.scheduler, self.steps, self.preview, self.rows = scheduler, steps, preview, rows

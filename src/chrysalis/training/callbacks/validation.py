@@ -54,10 +54,13 @@ class Validation(Callback):
     saved = ("history", "measured", "other_conditions", "image_hashes")
 
     def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, timesteps: int = 8, seed: int = 0):
-        whole = {"every_n_train_steps": every_n_train_steps, "n_images": n_images, "timesteps": timesteps}
-        for name, value in whole.items():
-            require_whole(f"callbacks.validation.{name}", value)
-        self.every_n_train_steps, self.n_images, self.timesteps, self.seed = (*whole.values(), seed)
+        require_whole("callbacks.validation.n_images", n_images)
+        self.every_n_train_steps, self.n_images, self.timesteps, self.seed = (
+            every_n_train_steps,
+            n_images,
+            timesteps,
+            seed,
+        )
         self.history: list[list[float]] = []  # [step, raw, ema]
         self.measured: dict[int, dict[str, torch.Tensor]] = {}  # {step: {"raw", "ema": float32 [N, timesteps]}}
         self.other_conditions: dict[str, list[list[float]]] = {}  # {"null", "shuffled", ...: [step, ema]}
