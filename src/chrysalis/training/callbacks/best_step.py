@@ -1,7 +1,8 @@
 """The step whose EMA weights are the best by a chosen figure."""
 
-from typing import Any, Literal
+from typing import Any
 
+from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.base import Callback
 
 LOWER_IS_BETTER = {"val_loss": True, "kd": True, "fd": True, "coverage": False}
@@ -10,7 +11,9 @@ LOWER_IS_BETTER = {"val_loss": True, "kd": True, "fd": True, "coverage": False}
 class Best(Callback):
     """Keeps the best step so far, whose weights go into best.ckpt and the export."""
 
-    def __init__(self, monitor: Literal["val_loss", "kd", "fd", "coverage"] = "val_loss"):
+    def __init__(self, monitor: str = "val_loss"):
+        if monitor not in LOWER_IS_BETTER:
+            raise UserError(f"callbacks.best.monitor={monitor} is unknown: choose one of {', '.join(LOWER_IS_BETTER)}.")
         self.monitor, self.step, self.value = monitor, 0, float("inf")
 
     def update(self, monitor: str, step: int, value: float) -> None:
