@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from chrysalis.conditions.kinds import KINDS, kinds_of
 from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
