@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -16,7 +17,8 @@ from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
-from chrysalis.sampling import generation
+from chrysalis.sampling import grids
+from chrysalis.sampling.finite import FiniteCheck
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -116,7 +118,7 @@ def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, ca
     assert run("sample", model, "n=1", "out=first", *SMALL) == 0
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", "from=first/seed_00000.png", "out=again") == 0
-    assert "has changed since the image was drawn" in capfd.readouterr().err
+    assert "has changed since the image was generated" in capfd.readouterr().err
     assert run("sample", "from=first/grid.png") == 2
     assert "does not say how" in capfd.readouterr().err
 
@@ -183,7 +185,7 @@ def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
     """Here while the second image is drawn; what a killed process left goes when the same command continues."""
-    seen, plain = [], generation.Finite.see
+    seen, plain = [], FiniteCheck.see
 
     def see(self, step):
         seen.append(step)
@@ -193,7 +195,7 @@ def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, sign
 
     words = [model, "n=2", "out=drawn", "steps=3", "batch_size=1"]
     with monkeypatch.context() as patched:
-        patched.setattr(generation.Finite, "see", see)
+        patched.setattr(FiniteCheck, "see", see)
         assert run("sample", *words) == 128 + signum
     assert signal.getsignal(signum) == signal.SIG_DFL
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["seed_00000.png", "settings.json"]
@@ -271,10 +273,38 @@ def test_guidance_is_told_with_the_pictures(run, model, tmp_path):
     rows = list(csv.DictReader((tmp_path / "drawn" / "guidance.csv").read_text().splitlines()))
     assert len(rows) == 3 * 3 * 2
     assert {row["term"] for row in rows} == {"brightness", "symmetry"}
-    assert all(0 < float(row["share"]) < 1 for row in rows)
+    assert all(0 < float(row["fraction"]) < 1 for row in rows)
     assert Image.open(tmp_path / "drawn" / "guidance.png").size[0] > 500
-    own = json.loads(Image.open(tmp_path / "drawn" / "seed_00001.png").text["guidance"])
-    assert [step["step"] for step in own] == [0, 1, 2]
+    assert [int(row["step"]) for row in rows if row["image"] == "seed_00001"] == [0, 0, 1, 1, 2, 2]
+    assert "guidance" not in Image.open(tmp_path / "drawn" / "seed_00001.png").text
+
+
+def test_guidance_figures_of_an_earlier_command_are_kept_or_missed_with_a_word(run, model, tmp_path, capfd):
+    words, table = [model, "n=4", "out=drawn", "guidance=symmetry", *SMALL], tmp_path / "drawn" / "guidance.csv"
+    assert run("sample", *words) == 0
+    before = table.read_bytes()
+    assert "guidance.csv has no rows" not in capfd.readouterr().err
+    (tmp_path / "drawn" / "seed_00003.png").unlink()
+    assert run("sample", *words) == 0
+    assert table.read_bytes() == before
+    (tmp_path / "drawn" / "seed_00003.png").unlink()
+    table.unlink()
+    capfd.readouterr()
+    assert run("sample", *words) == 0
+    assert "guidance.csv has no rows of 2 images, which an earlier command generated" in capfd.readouterr().err
+    assert {row["image"] for row in csv.DictReader(table.read_text().splitlines())} == {"seed_00002", "seed_00003"}
+
+
+def test_a_grid_reads_no_file_of_an_image_that_was_just_generated(run, model, monkeypatch):
+    from chrysalis.sampling import output
+
+    read = []
+    monkeypatch.setattr(output, "read", lambda file: read.append(file.name) or grids.read(file))
+    assert run("sample", model, "n=66", "out=drawn", "steps=1", "batch_size=33") == 0
+    assert not read
+    (Path("drawn") / "seed_00001.png").unlink()
+    assert run("sample", model, "n=66", "out=drawn", "steps=1", "batch_size=33") == 0
+    assert len(read) == 63
 
 
 def test_domain_guidance_takes_the_runs_own_base(run, model, tmp_path):

@@ -12,10 +12,9 @@ from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
-from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.sampling.loop import trajectory
-from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling import schedulers, timesteps
+from chrysalis.sampling.loop import sample, trajectory
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 
@@ -65,9 +64,9 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_first_x0_is_the_tweedie_estimate(denoiser, name):
     """x0 of the first step equals (x_t - sigma eps) / alpha, written out."""
-    timetable = Timetable(built(denoiser.scheduler, name), 10)
+    schedule = TimestepSchedule(built(denoiser.scheduler, name), 10)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    step = next(iter(trajectory(denoiser, timetable, x, seeds.generators(0, 1))))
+    step = next(iter(trajectory(denoiser, schedule, x, seeds.generators(0, 1))))
     abar = denoiser.scheduler.alphas_cumprod[round(float(step.t))].double()
     with torch.no_grad():
         eps = denoiser.unet(x, step.t).sample
@@ -134,13 +133,13 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
     """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 40)
-    kind, calls = type(timetable.fresh), []
+    schedule = TimestepSchedule(built(training, name), 40)
+    kind, calls = type(schedule.scheduler), []
     real = kind.step
     monkeypatch.setattr(kind, "step", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 4)))
-    assert len(calls) == len(steps) == timetable.evaluations([(0, len(timetable))])
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 4)))
+    assert len(calls) == len(steps) == schedule.evaluations([(0, len(schedule))])
     assert [step.i for step in steps] == list(range(len(steps)))
     middle = steps[len(steps) // 3]
     after = next(step for step in steps[middle.i :] if float(step.t) < float(middle.t))
@@ -152,14 +151,14 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
 BY_CLASS = ["PNDMScheduler", "SASolverScheduler", "KDPM2AncestralDiscreteScheduler", "DDIMParallelScheduler"]
 
 
-def spread(name, legs_of, prediction="epsilon"):
-    """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these legs."""
+def spread(name, segments_of, prediction="epsilon"):
+    """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these segments."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 100)
+    schedule = TimestepSchedule(built(training, name), 100)
     generators = seeds.generators(0, 16)
     x = seeds.noise(generators, (3, 16, 16), "cpu")
-    for step in trajectory(denoiser, timetable, x, generators, legs_of(len(timetable))):
+    for step in trajectory(denoiser, schedule, x, generators, segments_of(len(schedule))):
         last = step.x
     return last.mean().item(), last.std().item()
 
@@ -181,7 +180,7 @@ def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
     """Gone through twice in stretches without history, nothing is worse than DDIM is on its one way."""
     _, of_ddim = straightforward("ddim")
     _, straight = straightforward(name)
-    mean, std = spread(name, lambda n: schedulers.repeated([(0, n)], 2, length))
+    mean, std = spread(name, lambda n: timesteps.repeat_segments([(0, n)], 2, length))
     assert mean == pytest.approx(0.3, abs=0.02)
     assert abs(std - 0.2) < max(abs(of_ddim - 0.2), abs(straight - 0.2)) + 0.02
 
@@ -212,12 +211,12 @@ def test_a_gaussian_started_halfway_arrives_too(name):
     """From images of the right law, noised to the middle of the way: placed schedulers know where they are."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 200)
+    schedule = TimestepSchedule(built(training, name), 200)
     generators = seeds.generators(0, 16)
     x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
-    first = len(timetable) // 2
-    x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), timetable.level(first).view(1))
-    for step in trajectory(denoiser, timetable, x, generators, [(first, len(timetable))]):
+    first = len(schedule) // 2
+    x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), schedule.timestep(first).view(1))
+    for step in trajectory(denoiser, schedule, x, generators, [(first, len(schedule))]):
         last = step.x
     assert last.mean().item() == pytest.approx(0.3, abs=0.01)
     assert last.std().item() == pytest.approx(0.2, abs=0.03)
@@ -240,14 +239,14 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
     torch.testing.assert_close(*pair, rtol=0, atol=5e-3)
 
 
-def test_legs_are_stretches_gone_through_again(denoiser):
-    assert schedulers.repeated([(0, 25)], 2, 10) == [(0, 10), (0, 10), (10, 20), (10, 20), (20, 25), (20, 25)]
-    assert schedulers.repeated([(3, 5)], 3) == [(3, 4)] * 3 + [(4, 5)] * 3
-    timetable = Timetable(schedulers.build(denoiser.scheduler, "heun"), 6)
+def test_segments_are_stretches_gone_through_again(denoiser):
+    assert timesteps.repeat_segments([(0, 25)], 2, 10) == [(0, 10), (0, 10), (10, 20), (10, 20), (20, 25), (20, 25)]
+    assert timesteps.repeat_segments([(3, 5)], 3) == [(3, 4)] * 3 + [(4, 5)] * 3
+    schedule = TimestepSchedule(schedulers.build(denoiser.scheduler, "heun"), 6)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    legs = [(0, 3), (1, 6)]
-    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 1), legs))
-    assert len(steps) == timetable.evaluations(legs) == 6 + 9
+    segments = [(0, 3), (1, 6)]
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 1), segments))
+    assert len(steps) == schedule.evaluations(segments) == 6 + 9
 
 
 def test_ddims_eta_1_is_as_noisy_as_ddpm():
@@ -270,9 +269,9 @@ def test_what_is_the_models_own_cannot_be_set_and_late_starts_are_told():
     with pytest.raises(UserError, match="zero terminal SNR"):
         schedulers.build(DDPMScheduler(rescale_betas_zero_snr=True), "heun")
     ddim = schedulers.build(DDPMScheduler(), "ddim")
-    assert "t=500 of 1000" in Timetable(ddim, 501).warning()
-    assert Timetable(ddim, 500).warning() is None
-    assert Timetable(ddim, 40).warning() is None
+    assert "t=500 of 1000" in TimestepSchedule(ddim, 501).warning()
+    assert TimestepSchedule(ddim, 500).warning() is None
+    assert TimestepSchedule(ddim, 40).warning() is None
 
 
 CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "Scheduler")
@@ -334,13 +333,13 @@ def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
 
 def test_one_step_that_a_scheduler_cannot_make_is_refused():
     with pytest.raises(UserError, match="steps=1"):
-        Timetable(built(DDPMScheduler(), "deis"), 1)
+        TimestepSchedule(built(DDPMScheduler(), "deis"), 1)
 
 
 def test_timesteps_that_are_no_numbers_are_said_before_anything_is_drawn():
     cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     with pytest.raises(UserError, match=r"steps=10: KDPM2AncestralDiscreteScheduler computes timesteps that are not"):
-        Timetable(schedulers.build(cosine, "KDPM2AncestralDiscreteScheduler"), 10)
+        TimestepSchedule(schedulers.build(cosine, "KDPM2AncestralDiscreteScheduler"), 10)
 
 
 LEFT = {

@@ -10,8 +10,9 @@ from diffusers import DDPMScheduler
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.sampling.schedulers import Timetable, step_arguments
+from chrysalis.sampling.loop import sample
+from chrysalis.sampling.schedulers import step_arguments
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 SHAPE = (1, 3, 4, 4)
@@ -47,10 +48,10 @@ def ours(training, scheduler, steps):
 def test_as_many_steps_as_the_model_has_timesteps(name, timesteps):
     training = DDPMScheduler(timesteps)
     scheduler = schedulers.build(training, name)
-    timetable = Timetable(scheduler, timesteps)
-    assert len(timetable) == timesteps
-    sigmas = getattr(timetable.fresh, "sigmas", None)
-    levels = [float(timetable.level(k)) for k in range(timesteps)]
+    schedule = TimestepSchedule(scheduler, timesteps)
+    assert len(schedule) == timesteps
+    sigmas = getattr(schedule.scheduler, "sigmas", None)
+    levels = [float(schedule.timestep(k)) for k in range(timesteps)]
     if scheduler.config.get("use_karras_sigmas"):  # whose levels lie closer than timesteps, which some round
         assert levels == sorted(levels, reverse=True)
         assert len(set(sigmas.tolist())) >= timesteps

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,14 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.conditions.request import NAMES
+from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.request import NAMES, Request
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
 from chrysalis.models import folder
+from chrysalis.sampling.record import SamplingRecord
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import ELIDED, all_public, public
-from chrysalis.system.terminal import warn
+from chrysalis.system.terminal import say, warn
 
 # Where, on what and how shown they are drawn; none of these changes an image
 ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
@@ -77,46 +80,50 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     return group in ("scheduler", "task") and group in values
 
 
-def record(cfg: DictConfig, pretrained: str) -> dict:
-    """settings: all that the images depend on. overrides: what composes them again. command: the same, to be typed.
+def record(cfg: DictConfig, pretrained: str, precision: str) -> SamplingRecord:
+    """The record of a sampling with this configuration, model and precision (as sampling/precision.py resolves it).
 
-    inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
-    It goes with every image to whoever has that, and names no folder of this machine, see files.public.
+    It goes with every image to whoever has that, and names no folder of this machine, see files.public. After
+    from=IMAGE, warns of what differs from when that image was generated.
     """
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, *OF_A_TASK)}
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
             leaf["base"] = leaf["base"] or folder.base_of(str(folder.locate(pretrained)))
-    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
+    typed = list(HydraConfig.get().overrides.task)
+    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in typed):
         raise UserError("Under torchrun give out=FOLDER, which all processes share: the default is a time stamp.")
-    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    overrides = [str(o.input_line) for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
+    if precision != "32-true":
+        overrides.append(f"trainer.precision={precision}")  # never `auto`: machines differ
     found = {
         "settings": settings,
         "command": shlex.join(["python", "sample.py", *overrides]),
         "overrides": overrides,
         "inputs": _inputs(settings),
-        "versions": hardware.versions(),
-        **({"only": cfg.only} if cfg.only is not None else {}),
     }
-    return all_public(found)
+    new = SamplingRecord(**all_public(found), versions=hardware.versions(), precision=precision, only=cfg.only)
+    _warn_of_changes(new)
+    return new
 
 
-def tell_changes(now: dict) -> None:
-    """After from=...: warn of what is not as it was when the image was drawn."""
-    for name, digest in now["inputs"].items():
+def _warn_of_changes(now: SamplingRecord) -> None:
+    """After from=IMAGE: warn of what differs from when the image was generated."""
+    for name, digest in now.inputs.items():
         if _recalled.get("inputs", {}).get(name, digest) != digest:
-            warn(f"{name} has changed since the image was drawn: the new one will differ from it.")
-    was, versions = _recalled.get("versions", {}), hardware.versions()
-    if not _recalled.get("changed", True) and _recalled["settings"] != now["settings"]:
-        warn("The defaults of this version are others than when the image was drawn: the new one will differ from it.")
-    others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
+            warn(f"{name} has changed since the image was generated: the new image will differ from it.")
+    if not _recalled.get("changed", True) and _recalled["settings"] != now.settings:
+        warn("The defaults of this version differ from those of the image: the new image will differ from it.")
+    versions = _recalled.get("versions", {}).items()
+    pairs = [(name, was, now.versions.get(name)) for name, was in versions]
+    others = [f"{name} {was} then, {current} now" for name, was, current in pairs if was != current]
     if others:
-        warn(f"Drawn with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
+        warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
 
 
@@ -126,9 +133,20 @@ def built(leaf: DictConfig, model: folder.Model):
     return made(model) if isinstance(made, functools.partial) else made
 
 
-def plain(values: dict) -> dict:
-    """Lists and mappings as Python's own."""
-    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values.items()}
+def chosen_model(cfg: DictConfig) -> str:
+    """model.pretrained, else the newest run's pipeline, else the bundled model, which is then said."""
+    if cfg.model.pretrained:
+        return cfg.model.pretrained
+    newest = folder.newest_pipeline()
+    origin = "the bundled model" if newest == folder.BUNDLED else "of the newest run"
+    say(f"model: {newest}, {origin}; model.pretrained=FOLDER chooses another")
+    return newest
+
+
+def request(cfg: DictConfig, conditioner: Conditioner | None, pretrained: str) -> Request:
+    """The conditions that the configuration asks for."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return Request(conditioner, {name: values[name] for name in NAMES}, pretrained)
 
 
 def terms(guidance: DictConfig) -> dict[str, DictConfig]:

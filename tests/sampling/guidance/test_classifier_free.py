@@ -15,9 +15,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import ClassifierFree, cfg
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 
@@ -201,9 +201,7 @@ def test_wrong_settings_are_said(how, says):
 
 
 def test_an_unconditional_model_cannot_be_guided_so(denoiser):
-    with pytest.raises(
-        UserError, match="guidance=cfg needs a model that is told something, and a model is unconditional"
-    ):
+    with pytest.raises(UserError, match="guidance=cfg needs a conditional model, and a model is unconditional"):
         cfg(model_of(denoiser))
 
 

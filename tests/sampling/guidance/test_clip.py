@@ -15,9 +15,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.clip import Clip
 from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 pytest.importorskip("transformers")

@@ -19,12 +19,13 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance import energies
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.sampling.guidance.guided import Guided, View
+from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import Pair
+from chrysalis.sampling.guidance.term import View
 from chrysalis.sampling.guidance.user_function import Classifier, Custom, Function
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 SCALES = (0.0, 0.15, 0.4, 0.8)
@@ -198,7 +199,7 @@ def test_records_tell_each_terms_loss_gradient_and_share():
     assert len(guided.records) == 9
     row = guided.records[3]
     assert row["step"] == 3
-    shares = np.array([row[name]["share"] for name in terms])
+    shares = np.array([row[name]["fraction"] for name in terms])
     assert shares.shape == (2, 4)
     assert ((shares > 0) & (shares < 1)).all()
     assert (shares.sum(0) < 1).all()

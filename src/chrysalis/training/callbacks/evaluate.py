@@ -17,7 +17,7 @@ from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.nearest_panel import panel
 from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
+from chrysalis.sampling.loop import sample
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage

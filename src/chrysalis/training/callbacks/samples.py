@@ -12,8 +12,8 @@ from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
 from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.grids import legible
+from chrysalis.sampling.loop import sample
 from chrysalis.system import memory
 from chrysalis.system.errors import require_whole
 from chrysalis.system.terminal import stage
