@@ -16,7 +16,7 @@ def sample(cfg) -> None:
     from chrysalis.command import recipes, values
     from chrysalis.data.transforms import checked_size
     from chrysalis.models import folder
-    from chrysalis.sampling import devices, generation, output, precision, specs, tasks, timesteps, trajectory_recorder
+    from chrysalis.sampling import devices, generation, output, precision, tasks, timesteps, trajectory_recorder
     from chrysalis.sampling.guidance import guided, model_pairs
     from chrysalis.system.terminal import say, stage, warn
 
@@ -40,7 +40,7 @@ def sample(cfg) -> None:
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
     # 4. What is generated: a task's images, for each requested condition
     task, request = recipes.built(cfg.task, model), recipes.request(cfg, model.conditioner, pretrained)
-    batches = specs.in_batches(task.all_specs(cfg.seed, cfg.n, request), cfg.batch_size)
+    batches = tasks.in_batches(task.all_specs(cfg.seed, cfg.n, request), cfg.batch_size)
     # 5. What it is generated with: denoiser, guidance and scheduler, on this process's device
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)

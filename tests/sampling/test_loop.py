@@ -18,7 +18,7 @@ from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 
-def draw(denoiser, name, steps, generators, **settings):
+def final(denoiser, name, steps, generators, **settings):
     scheduler = schedulers.build(denoiser.scheduler, name, **settings) if settings else built(denoiser.scheduler, name)
     return sample(denoiser, scheduler, steps, generators, (16, 16))
 
@@ -30,24 +30,24 @@ def stock_pixels(pipeline, n, **settings):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_ddim_draws_what_the_stock_pipeline_draws(prediction):
+def test_ddim_generates_what_the_stock_pipeline_generates(prediction):
     training = DDPMScheduler(prediction_type=prediction)
     denoiser = Denoiser(tiny_unet().eval(), training, objective(prediction))
-    ours = pixels.to_uint8(draw(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(training.config))
     assert (ours == stock_pixels(stock, 3, num_inference_steps=12)).all()
 
 
-def test_ddpm_draws_what_the_stock_pipeline_draws(denoiser):
-    ours = pixels.to_uint8(draw(denoiser, "ddpm", 15, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+def test_ddpm_generates_what_the_stock_pipeline_generates(denoiser):
+    ours = pixels.to_uint8(final(denoiser, "ddpm", 15, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
     stock = DDPMPipeline(denoiser.unet, DDPMScheduler())
     assert (ours == stock_pixels(stock, 3, num_inference_steps=15)).all()
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_a_picture_is_the_same_in_any_batch(denoiser, name):
-    together = draw(denoiser, name, 6, seeds.generators(5, 4))
-    alone = draw(denoiser, name, 6, seeds.generators(7, 1))
+def test_an_image_is_the_same_in_any_batch(denoiser, name):
+    together = final(denoiser, name, 6, seeds.generators(5, 4))
+    alone = final(denoiser, name, 6, seeds.generators(7, 1))
     torch.testing.assert_close(alone[0], together[2], rtol=1e-4, atol=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     steps = 1000 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 100  # first order in their noise
-    x = draw(denoiser, name, steps, seeds.generators(0, 16))
+    x = final(denoiser, name, steps, seeds.generators(0, 16))
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)
     assert x.std().item() == pytest.approx(0.2, abs=0.02)
 
@@ -100,9 +100,9 @@ def test_a_sampler_is_the_same_before_and_after_export(tmp_path, name):
     assert not different & {"clip_sample", "timestep_spacing", "steps_offset", "thresholding", "beta_start", "beta_end"}
 
 
-def test_drawing_leaves_the_training_scheduler_alone(denoiser):
+def test_sampling_leaves_the_training_scheduler_alone(denoiser):
     before = denoiser.scheduler.timesteps.clone()
-    draw(denoiser, "ddpm", 5, seeds.generators(0, 1))
+    final(denoiser, "ddpm", 5, seeds.generators(0, 1))
     assert torch.equal(denoiser.scheduler.timesteps, before)
 
 
@@ -111,17 +111,18 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A tiny real UNet without clipping, and the image that 1000 steps of DDIM draw with it."""
+    """A tiny real UNet without clipping, and the image that 1000 steps of DDIM generate with it."""
     denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
-    return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
+    return denoiser, final(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
 
 @pytest.mark.proof  # 1,300 forward passes each
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
+def test_ever_more_steps_lead_to_ddims_image(smooth, name):
     denoiser, limit = smooth
     distances = [
-        (draw(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item() / limit.std().item()
+        (final(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item()
+        / limit.std().item()
         for steps in (8, 40, 250)
     ]
     assert distances[0] > distances[1] > distances[2]
@@ -130,7 +131,7 @@ def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeypatch):
-    """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
+    """x during sampling has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     schedule = TimestepSchedule(built(training, name), 40)
@@ -177,7 +178,7 @@ LENGTHS = [
 
 @pytest.mark.parametrize(("name", "length"), LENGTHS)
 def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
-    """Gone through twice in stretches without history, nothing is worse than DDIM is on its one way."""
+    """Taken twice in segments without history, no scheduler is worse than DDIM is in one go."""
     _, of_ddim = straightforward("ddim")
     _, straight = straightforward(name)
     mean, std = spread(name, lambda n: timesteps.repeat_segments([(0, n)], 2, length))
@@ -186,8 +187,8 @@ def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
-    """The same function of x_t told as x_0 and as eps gives the same image (some schedulers read no x_0)."""
+def test_a_model_that_predicts_x0_samples_with_every_scheduler(name):
+    """The same function of x_t given as x_0 and as eps gives the same image (some schedulers read no x_0)."""
     by_eps = DDPMScheduler(clip_sample=False)
     by_x0 = DDPMScheduler(clip_sample=False, prediction_type="sample")
     gaussian = Gaussian(by_eps.alphas_cumprod, 0.3, 0.2)
@@ -202,13 +203,16 @@ def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
     noise = ours.noise
     other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, objective("sample"))
     torch.testing.assert_close(
-        draw(other, name, 30, seeds.generators(0, 2)), draw(ours, name, 30, seeds.generators(0, 2)), rtol=0, atol=5e-3
+        final(other, name, 30, seeds.generators(0, 2)),
+        final(ours, name, 30, seeds.generators(0, 2)),
+        rtol=0,
+        atol=5e-3,
     )
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_gaussian_started_halfway_arrives_too(name):
-    """From images of the right law, noised to the middle of the way: placed schedulers know where they are."""
+    """From images of the right law, noised to half of T: a scheduler can start at any step."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     schedule = TimestepSchedule(built(training, name), 200)
@@ -235,7 +239,7 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
             return (alpha * eps - sigma * (x - sigma * eps) / alpha,)
 
     other = Denoiser(AsV(by_v.alphas_cumprod, 0.3, 0.2), by_v, objective("v_prediction"))
-    pair = [draw(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
+    pair = [final(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
     torch.testing.assert_close(*pair, rtol=0, atol=5e-3)
 
 
@@ -253,7 +257,7 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
     """eta=1: the variance of DDPM's posterior (Song et al. 2021); eta=0 repeats to the bit."""
     denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(DDPMScheduler(clip_sample=False).config))
-    ours = pixels.to_uint8(draw(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
     assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
     with pytest.raises(UserError, match="only ddim"):
         schedulers.build(DDPMScheduler(), "heun", eta=0.5)
@@ -261,7 +265,7 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
         schedulers.build(DDPMScheduler(), "ddim", eta=3)
 
 
-def test_what_is_the_models_own_cannot_be_set_and_late_starts_are_told():
+def test_what_is_the_models_own_cannot_be_set_and_late_starts_give_a_warning():
     with pytest.raises(UserError, match="the model's own"):
         schedulers.build(DDPMScheduler(), "ddim", prediction_type="sample")
     with pytest.raises(UserError, match="skip_prk_steps"):
@@ -278,8 +282,8 @@ CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") a
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_any_scheduler_class_of_diffusers_draws_or_is_refused_in_a_sentence(name):
-    """Those that draw from a DDPM noise schedule arrive at the Gaussian; every other one is told apart by name."""
+def test_any_scheduler_class_of_diffusers_samples_or_is_refused_in_a_sentence(name):
+    """Those that sample from a DDPM noise schedule arrive at the Gaussian; every other one is refused by name."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     scheduler, refusal = None, ""
@@ -328,7 +332,7 @@ def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
     noise = seeds.noise(seeds.generators(0, 2), (3, 16, 16), "cpu")
     expected = 0.3 + a * 0.04 * (noise - a * 0.3) / (a * a * 0.04 + 1 - a * a)
     tolerance = 0.05 if name == "pndm" else 1e-3  # PNDM ends at the noise level of t = 0
-    torch.testing.assert_close(draw(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(final(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
 
 
 def test_one_step_that_a_scheduler_cannot_make_is_refused():

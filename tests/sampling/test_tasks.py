@@ -22,8 +22,7 @@ from chrysalis.sampling.edit import ImageToImage, Inpaint, Invert
 from chrysalis.sampling.guidance import model_pairs
 from chrysalis.sampling.loop import sample, trajectory
 from chrysalis.sampling.morph import Blend, Morph
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Generate, Sampler
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
@@ -34,7 +33,7 @@ def sampler_of(name="ddim", steps=10, **settings) -> Sampler:
     return Sampler(denoiser, TimestepSchedule(schedulers.build(training, name, **settings), steps), (16, 16))
 
 
-def drawn(task: Generate, sampler: Sampler, n=2, seed=0) -> torch.Tensor:
+def final(task: Generate, sampler: Sampler, n=2, seed=0) -> torch.Tensor:
     start = task.initial_state(sampler, task.specs(seed, n))
     for step in trajectory(sampler.denoiser, sampler.schedule, start.x, start.generators, start.segments, start.hook):
         last = step.x
@@ -49,7 +48,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def mask(tmp_path):
-    """The right half is to be drawn anew."""
+    """White, to be generated anew, in the right half."""
     Image.fromarray(np.tile(np.repeat(np.uint8([0, 255]), 8), (16, 1))).save(tmp_path / "mask.png")
     return str(tmp_path / "mask.png")
 
@@ -59,10 +58,10 @@ def signed(path: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_img2img_keeps_more_of_the_picture_the_less_strength(image, name):
+def test_img2img_keeps_more_of_the_image_the_less_strength(image, name):
     sampler = sampler_of(name, 20)
     distances = [
-        (drawn(ImageToImage(image, strength), sampler, n=4) - signed(image)).square().mean().item()
+        (final(ImageToImage(image, strength), sampler, n=4) - signed(image)).square().mean().item()
         for strength in (0.1, 0.4, 0.9)
     ]
     assert distances[0] < distances[1] < distances[2]
@@ -79,13 +78,13 @@ def test_img2img_starts_at_the_level_of_its_first_step(image, name):
     eps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     level = step.t.view(1)
     torch.testing.assert_close(start.x, t.alpha(level) * signed(image) + t.sigma(level) * eps)
-    assert 400 < float(step.t) < 600  # half the way, however the scheduler spaces its steps
+    assert 400 < float(step.t) < 600  # half of T, whatever the scheduler's spacing
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_inpaint_keeps_every_known_pixel_and_draws_the_others(image, mask, name):
+def test_inpaint_keeps_every_known_pixel_and_generates_the_others(image, mask, name):
     sampler = sampler_of(name, 10)
-    out = drawn(Inpaint(image, mask, jump=3, resamplings=2), sampler)
+    out = final(Inpaint(image, mask, jump=3, resamplings=2), sampler)
     assert torch.equal(pixels.to_uint8(out)[..., :8], pixels.to_uint8(signed(image)).expand(2, -1, -1, -1)[..., :8])
     assert (out[..., 8:] - signed(image)[..., 8:]).abs().mean() > 0.05
     assert (out[0] - out[1])[..., 8:].abs().mean() > 0.01
@@ -105,7 +104,7 @@ def test_inpaint_goes_through_every_stretch_again(image, mask):
 
 
 def test_resampling_lets_the_new_part_join_the_old_one(image, mask):
-    """Data that is one grey per image: the drawn half takes the known half's grey, more so with more resamplings.
+    """Data that is one grey per image: the generated half takes the known half's grey, more so with more resamplings.
 
     The exact denoiser of N(0, 1) greys: E[x_0 | x_t] = alpha N mean(x_t) / (alpha^2 N + sigma^2), for all N pixels.
     """
@@ -122,25 +121,25 @@ def test_resampling_lets_the_new_part_join_the_old_one(image, mask):
     sampler = Sampler(denoiser, TimestepSchedule(schedulers.build(training, "ddim"), 50), (16, 16))
     grey = signed(image).mean().item()
     errors = [
-        (drawn(Inpaint(image, mask, 5, times), sampler, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
+        (final(Inpaint(image, mask, 5, times), sampler, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
         for times in (1, 4)
     ]
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.1
 
 
-def test_invert_reconstructs_the_picture(image):
-    """DDIM draws from the inverted noise the very image: 40 dB and more, and corrections pay."""
+def test_invert_reconstructs_the_image(image):
+    """From the inverted noise DDIM generates the very image: 40 dB and more, and corrections pay."""
     sampler = sampler_of("ddim", 50)
     psnr = {}
     for corrections in (0, 3):
-        out = drawn(Invert(image, corrections), sampler, n=1)
+        out = final(Invert(image, corrections), sampler, n=1)
         psnr[corrections] = 10 * math.log10(4 / (out - signed(image)).square().mean().item())
     assert psnr[3] > max(40, psnr[0])
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(image), sampler_of("heun"), n=1)
+        final(Invert(image), sampler_of("heun"), n=1)
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(image), sampler_of("ddim", eta=1.0), n=1)
+        final(Invert(image), sampler_of("ddim", eta=1.0), n=1)
 
 
 def test_morph_goes_over_the_seeds_along_the_arc():
@@ -153,7 +152,7 @@ def test_morph_goes_over_the_seeds_along_the_arc():
         torch.testing.assert_close(starts[k], own)
     lengths = starts.flatten(1).norm(dim=1)
     assert lengths.min() > 0.97 * lengths[[0, 4, 8]].min()
-    whole = drawn(task, sampler, n=3, seed=5)
+    whole = final(task, sampler, n=3, seed=5)
     alone = sample(sampler.denoiser, sampler.schedule.scheduler, 10, seeds.generators(6, 1), (16, 16))
     torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-4)
     assert len(Morph(frames=4, loop=True).specs(0, 3)) == 12

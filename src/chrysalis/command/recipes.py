@@ -30,7 +30,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.files import ELIDED, all_public, public
 from chrysalis.system.terminal import say, warn
 
-# Where, on what and how shown they are drawn; none of these changes an image
+# Where, on what and how they are generated; none of these changes an image
 ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
 
 OF_A_TASK = ("data", "features")  # that has them among its own settings, if it is task=evaluate
@@ -39,10 +39,10 @@ _recalled: dict = {}
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """With from=image.png among them: the overrides that it was drawn with, under those that were typed now."""
+    """With from=IMAGE.png among them: the overrides that it was generated with, below those that were typed now."""
     _recalled.clear()
-    asked = [a for a in arguments if a.startswith("from=")]
-    path = value_of(asked[-1]) if asked else None
+    given = [a for a in arguments if a.startswith("from=")]
+    path = value_of(given[-1]) if given else None
     if not path:
         return arguments
     try:

@@ -18,8 +18,7 @@ from chrysalis.evaluation.reference import Reference, distinct
 from chrysalis.evaluation.validation_loss import validation_loss
 from chrysalis.models.folder import Model
 from chrysalis.sampling.grids import read
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Generate, Sampler
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import public, read_mapping, shown, write_text
 from chrysalis.system.terminal import say, warn

@@ -34,18 +34,19 @@ class Animation:
         if not 0.1 <= self.seconds <= 600:
             raise UserError(f"animation.seconds={self.seconds} must be a number from 0.1 to 600.")
 
-    def files(self, path: Path) -> list[Path]:
-        """path.gif, path.mp4, ...: one for each format."""
-        return [path.with_suffix(f".{name}") for name in self.formats]
+    def save(self, frames: Sequence[torch.Tensor], path: Path, seconds: float | None = None) -> list[str]:
+        """Write frames, each uint8 [3, h, w], as path.gif, path.mp4 ... and return the file names.
 
-    def save(self, frames: Sequence[torch.Tensor], path: Path, seconds: float | None = None) -> None:
-        """Write frames, each uint8 [3, h, w], in every format; the last frame stays for one second more."""
+        The last frame stays for one second more. seconds: another duration than the animation's own.
+        """
         images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
         duration = (self.seconds if seconds is None else seconds) / len(images)
-        for file in self.files(path):
+        files = [path.with_suffix(f".{name}") for name in self.formats]
+        for file in files:
             data = _mp4(images, duration) if file.suffix == ".mp4" else _looped(images, duration, file.suffix)
             with written(file) as partial:
                 partial.write_bytes(data)
+        return [file.name for file in files]
 
 
 def _mp4(images: list[np.ndarray], duration: float) -> bytes:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from chrysalis.data import pixels
 from chrysalis.sampling.grids import legible
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Sampler
+from chrysalis.sampling.tasks import Sampler, SampleSpec
 
 MOST_ROWS, MOST_COLUMNS = 24, 16  # of several conditions
 COLUMNS = 8  # of one condition that is an image

@@ -10,8 +10,7 @@ from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.output import OutputFolder
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Generate, InitialState, Sampler
+from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import Segments, repeat_segments
 from chrysalis.system.errors import UserError, require_whole
 

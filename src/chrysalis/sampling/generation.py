@@ -1,6 +1,7 @@
 """Generating the images of a task into a folder, whatever stops the work or divides it among processes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -15,8 +16,7 @@ from chrysalis.sampling.image_writer import ImageWriter
 from chrysalis.sampling.loop import trajectory
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
 from chrysalis.sampling.record import FILE
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Generate, Sampler
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.trajectory_recorder import TrajectoryRecorder
 from chrysalis.system.compiling import compiled_only_if, why_not_compiled
 from chrysalis.system.errors import UserError
@@ -25,23 +25,21 @@ from chrysalis.system.terminal import stage
 Batch = Sequence[SampleSpec]
 
 
+@dataclass
 class Generation:
     """One run of a task: its batches of images into a folder. Images that are complete there are not generated again.
 
-    recorder: of the first batch's trajectory; None for no figure of it. processes: among which batches are divided.
+    recorder: of the first batch, which is then sampled in any case. processes: among which the batches are divided.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        task: Generate,
-        output: OutputFolder,
-        recorder: TrajectoryRecorder | None = None,
-        processes: ProcessGroup | None = None,
-    ):
-        self.sampler, self.task, self.output, self.recorder = sampler, task, output, recorder
-        self.processes = processes or ProcessGroup()
-        self.guided = sampler.denoiser if isinstance(sampler.denoiser, Guided) else None
+    sampler: Sampler
+    task: Generate
+    output: OutputFolder
+    recorder: TrajectoryRecorder | None = None
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+
+    def __post_init__(self):
+        self.guided = self.sampler.denoiser if isinstance(self.sampler.denoiser, Guided) else None
         self.figures = GuidanceFigures()
 
     def run(self, batches: Sequence[Batch]) -> list[str]:
@@ -50,11 +48,13 @@ class Generation:
         self.task.prepare(self.sampler)
         specs = list(chain.from_iterable(batches))
         self.output.keep_in_memory = self.figures.names = [spec.name for spec in specs[:MOST_IN_FIGURES]]
-        # 1. Find what is left, before any process writes, and record what follows
+        # 1. Find what is left and remove what a killed process has left half written, before any process writes
         own = self._left(batches)[self.processes.rank :: self.processes.world_size]
+        is_first = self.processes.rank == 0
+        for partial in self.output.path.glob(".*.partial") if is_first else ():
+            partial.unlink(missing_ok=True)
         self.processes.gather(None)
-        if self.processes.rank == 0:
-            self.output.remove_partial_files()
+        if is_first:
             self.output.record.write(self.output.path)
         # 2. Generate this process's batches; one process's failure is everyone's
         failure = self._generate(own, full=max(map(len, batches)))
@@ -63,25 +63,21 @@ class Generation:
         self.figures.gather(self.processes)
         only = self.output.record.only
         names = [f"{only}.png"] if only else [f"{len(specs)} image{'s' * (len(specs) > 1)}"]
-        return [*names, *self._finish(specs)] if self.processes.rank == 0 else names
+        return [*names, *self._finish(specs)] if is_first else names
 
     def _left(self, batches: Sequence[Batch]) -> list[Batch]:
-        only, recorder = self.output.record.only, self.recorder
+        only = self.output.record.only
         if only is not None:
             first, last = batches[0][0].name, batches[-1][-1].name
             batches = [batch for batch in batches if only in (spec.name for spec in batch)]
             if not batches:
                 raise UserError(f"only={only} is not one of these images: {first} to {last}.")
-        self.first = batches[0]  # the one that is recorded
-        if recorder is not None:
-            recorder.remove_outdated(self.output)
+        self.recorded = batches[0] if self.recorder is not None else None
+        return [batch for batch in batches if batch is self.recorded or not self._is_complete(batch)]
 
-        def is_done(batch: Batch) -> bool:
-            names = [spec.name for spec in batch if only in (None, spec.name)]
-            recorded = recorder is None or batch is not self.first or recorder.is_in(self.output)
-            return all(map(self.output.has, names)) and recorded
-
-        return [batch for batch in batches if not is_done(batch)]
+    def _is_complete(self, batch: Batch) -> bool:
+        only = self.output.record.only
+        return all(self.output.has(spec.name) for spec in batch if only in (None, spec.name))
 
     def _generate(self, batches: Sequence[Batch], full: int) -> Exception | None:
         evaluations = self.sampler.schedule.evaluations(self.task.segments(self.sampler))
@@ -104,7 +100,7 @@ class Generation:
         start = self.task.initial_state(sampler, batch)
         if self.guided is not None:
             self.guided.begin()
-        recorder = self.recorder if batch is self.first else None
+        recorder = self.recorder if batch is self.recorded else None
         if recorder is not None:
             recorder.begin(start.x, sampler.schedule.evaluations(start.segments))
         immediate = start.x.device.type == "cpu" or self.guided is not None

@@ -11,8 +11,7 @@ from chrysalis.diffusion import seeds as keyed
 from chrysalis.models import folder, lora
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
-from chrysalis.sampling.specs import SampleSpec
-from chrysalis.sampling.tasks import Generate, InitialState, Sampler
+from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
 from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_whole
 

@@ -65,10 +65,4 @@ class OutputFolder:
 
     def save_animation(self, frames: Sequence[torch.Tensor], name: str, seconds: float | None = None) -> list[str]:
         """Write frames, each uint8 [3, h, w], in every format of `animation`, and return the file names."""
-        self.animation.save(frames, self.path / name, seconds)
-        return [file.name for file in self.animation.files(self.path / name)]
-
-    def remove_partial_files(self) -> None:
-        """Remove what a killed process has left half written."""
-        for partial in self.path.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        return self.animation.save(frames, self.path / name, seconds)

@@ -68,15 +68,6 @@ class SamplingRecord:
             raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")
         raise UserError(f"out={shown(out)} holds images with {key}={old.get(key)}: choose another folder.")
 
-    def has_same(self, out: Path, *keys: str) -> bool:
-        """Whether the sampling that the folder holds, if any, has the same values of these settings."""
-        try:
-            before = json.loads((out / FILE).read_text(encoding="utf-8"))["settings"]
-        except OSError:
-            return True
-        now = json.loads(self._json)["settings"]
-        return all(before[key] == now[key] for key in keys)
-
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)

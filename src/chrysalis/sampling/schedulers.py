@@ -1,7 +1,7 @@
 """Diffusers schedulers by the names people use, each built from the training scheduler's config."""
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 import diffusers
 import torch
@@ -10,21 +10,7 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from chrysalis.models.training_scheduler import KEPT, NOISE
 from chrysalis.system.errors import UserError
 
-
-class Scheduler(Protocol):
-    """What sampling uses of a diffusers scheduler."""
-
-    config: Any
-    timesteps: torch.Tensor
-
-    def register_to_config(self, **settings) -> None: ...
-
-    def set_timesteps(self, num_inference_steps: int) -> None: ...
-
-    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor: ...
-
-    def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, **more) -> Any: ...
-
+Scheduler = Any  # diffusers declares neither the config nor the step that its schedulers have in common
 
 # "linspace" begins at the highest noise level ("leading" begins where part of an image is left). Karras spacing (Karras
 # et al. 2022) shortens the steps towards the end: even ones end with one that is too long and leaves grain or blur.
@@ -72,7 +58,7 @@ def _is_scheduler(name: object) -> bool:
     return isinstance(name, str) and name.endswith("Scheduler") and inspect.isclass(getattr(diffusers, name, None))
 
 
-def build(training_scheduler, name: str, **settings):  # no return type: its constructor would close the settings
+def build(training_scheduler, name: str, **settings):
     """Build a fresh scheduler for sampling.
 
     A learned variance of the training scheduler is replaced by a fixed one: the denoiser drops that half of the output.
@@ -111,18 +97,16 @@ def build(training_scheduler, name: str, **settings):  # no return type: its con
     return scheduler
 
 
-def _from_config(name: str, kind: str, config: dict, overrides: dict):
+def _from_config(name: str, kind: str, config: dict, overrides: dict) -> Scheduler:
     cls = LMS if kind == "LMSDiscreteScheduler" else getattr(diffusers, kind)
     try:
         return cls.from_config(config, **overrides)
-    except NotImplementedError as error:
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        message = f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}"
         schedule = str(config.get("beta_schedule"))
-        if schedule in str(error):
+        if isinstance(error, NotImplementedError) and schedule in str(error):
             message = f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm."
-            raise UserError(message) from error
-        raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(message) from error
 
 
 def _parameters(kind: str) -> dict[str, inspect.Parameter]:

@@ -1,7 +1,8 @@
 """Tasks: which images to generate, where each trajectory starts, and which figures are made at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,9 +15,25 @@ from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
-from chrysalis.sampling.specs import SampleSpec, for_each_row
 from chrysalis.sampling.timesteps import Segments, TimestepSchedule, repeat_segments
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, require_whole
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One image to generate.
+
+    name: of its file, without .png. seed: for its start and its stochastic steps. second_seed, fraction: a seed towards
+    whose noise the start is turned, and how far (0 to 1). blend_ratio: of the weights between the base model's (0) and
+    the model's own (1); None without blending. row: of the conditions in the request.
+    """
+
+    name: str
+    seed: int
+    second_seed: int | None = None
+    fraction: float = 0.0
+    blend_ratio: float | None = None
+    row: int = 0
 
 
 @dataclass
@@ -54,7 +71,7 @@ class Sampler:
 
 @dataclass
 class InitialState:
-    """Where a trajectory starts and how it goes on, see sampling/loop.py.
+    """Where a trajectory starts and what follows, see sampling/loop.py.
 
     x: float32 [B, C, H, W] at the noise level of the first segment.
     """
@@ -82,7 +99,7 @@ class Generate:
         if self.one_condition and request.rows > 1:
             name = type(self).__name__.lower()
             raise UserError(f"task={name} takes one condition at a time, not a list of {request.rows}.")
-        return for_each_row(self.specs(seed, n), request)
+        return _for_each_row(self.specs(seed, n), request)
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [SampleSpec(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
@@ -106,3 +123,27 @@ class Generate:
     def conclude(self, out: Path, specs: Sequence[SampleSpec]) -> list[str]:
         """Make what needs all images of the folder, however they are shown, and return its names."""
         return []
+
+
+def _for_each_row(specs: Sequence[SampleSpec], request: Request) -> list[SampleSpec]:
+    """All specs once for every row of conditions, with the row in their names."""
+    if request.rows == 1:
+        return list(specs)
+    names = [request.file_name(row) for row in range(request.rows)]
+    if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
+        names = [f"row{row:03d}" for row in range(request.rows)]
+    return [replace(spec, name=f"{name}_{spec.name}", row=row) for row, name in enumerate(names) for spec in specs]
+
+
+def in_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:
+    """The specs in their order, in batches of one blend ratio each.
+
+    They depend on nothing else: in another batch an image may be rounded differently.
+    """
+    require_whole("batch_size", batch_size)
+    return [
+        same[k : k + batch_size]
+        for _, group in groupby(specs, key=lambda spec: spec.blend_ratio)
+        for same in [list(group)]
+        for k in range(0, len(same), batch_size)
+    ]

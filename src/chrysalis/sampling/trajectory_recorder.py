@@ -1,9 +1,8 @@
-"""trajectory.png and its animation: x_t on the way from noise to image above, the estimated x_0 below."""
+"""trajectory.png and its animation: x_t between noise and image above, the estimated x_0 below."""
 
 import torch
 
 from chrysalis.data import pixels
-from chrysalis.sampling.animation import FORMATS
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.loop import Step
 from chrysalis.sampling.output import OutputFolder
@@ -21,16 +20,6 @@ class TrajectoryRecorder:
         self.columns, self.frames, self.rows = columns, frames, rows
         self.moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def remove_outdated(self, output: OutputFolder) -> None:
-        """Remove the figures of a sampling with other settings of them."""
-        if not output.record.has_same(output.path, "trajectory_columns", "animation"):
-            for suffix in ("png", *FORMATS):
-                (output.path / f"trajectory.{suffix}").unlink(missing_ok=True)
-
-    def is_in(self, output: OutputFolder) -> bool:
-        path = output.path / "trajectory"
-        return all(file.is_file() for file in [path.with_suffix(".png"), *output.animation.files(path)])
-
     def begin(self, x: torch.Tensor, evaluations: int) -> None:
         """Start at x, before so many evaluations of the UNet."""
         self.moments, self.x, self.last = {}, self._first_rows(x), evaluations - 1
@@ -44,9 +33,7 @@ class TrajectoryRecorder:
             self.moments[step.i + 1] = (self.x, self.x)
 
     def finish(self, output: OutputFolder) -> list[str]:
-        """Write the figures and return their names; [] if this process did not generate the first batch."""
-        if not self.moments:
-            return []
+        """Write the figures and return their names."""
         columns = [self.moments[i] for i in _spread(self.last + 1, self.columns)]
         rows = [
             torch.stack([moment[which][image] for moment in columns])
