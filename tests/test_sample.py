@@ -359,7 +359,7 @@ def test_a_loss_that_was_moved_is_named(run, model, tmp_path, capfd):
     (tmp_path / "generated" / "seed_00001.png").unlink()
     capfd.readouterr()
     assert run("sample", *words) == 2
-    assert "my_loss.py is not there, and out=generated was made with it" in capfd.readouterr().err
+    assert "my_loss.py is missing, which out=generated depends on" in capfd.readouterr().err
     assert run("sample", "from=generated/seed_00000.png", "out=again") == 2
     assert "guidance.function: there is no file my_loss.py" in capfd.readouterr().err
     again = ["from=generated/seed_00000.png", "guidance.function=moved.py:loss", "out=again"]

@@ -49,7 +49,7 @@ def expanded(arguments: list[str]) -> list[str]:
         with Image.open(io.BytesIO(contents(Path(path)))) as image:
             image, record = image.text["image"], json.loads(image.text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(f"from={path} is not an image that sample.py drew: it does not say how.") from error
+        raise UserError(f"from={path} is not an image of sample.py: it does not say how it was generated.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
     kept = [o for o in record["overrides"] if not _replaced(o, values)]

@@ -20,7 +20,7 @@ from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.trajectory_recorder import TrajectoryRecorder
 from chrysalis.system.compiling import compiled_only_if, why_not_compiled
 from chrysalis.system.errors import UserError
-from chrysalis.system.terminal import stage
+from chrysalis.system.terminal import stage, warn
 
 Batch = Sequence[SampleSpec]
 
@@ -45,6 +45,8 @@ class Generation:
     def run(self, batches: Sequence[Batch]) -> list[str]:
         """Generate the images and what the task makes of them; returns what was written, in words."""
         torch.backends.cudnn.deterministic = True  # so that an image can be generated again to the bit
+        for sentence in self.sampler.warnings():
+            warn(sentence)
         self.task.prepare(self.sampler)
         specs = list(chain.from_iterable(batches))
         self.output.keep_in_memory = self.figures.names = [spec.name for spec in specs[:MOST_IN_FIGURES]]

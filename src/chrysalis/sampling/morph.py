@@ -86,7 +86,7 @@ class Blend(Generate):
             raise UserError(f"task.ratios={list(ratios)} must differ in their first three digits.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
-            raise UserError(f"task=blend works with unconditional models, and {model.origin} is conditional.")
+            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")
         name = base or folder.base_of(model.origin)
         if name is None:
             raise UserError(f"{model.origin} does not say what it was fine-tuned from: give task.base=FOLDER.")

@@ -62,7 +62,7 @@ class SamplingRecord:
         key = changed[0]
         if key in before["inputs"] and key not in self.inputs:
             raise UserError(
-                f"{key} is not there, and out={shown(out)} was made with it: bring it back, or choose another folder."
+                f"{key} is missing, which out={shown(out)} depends on: restore it, or choose another folder."
             )
         if key in before["inputs"] or key in self.inputs:
             raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")

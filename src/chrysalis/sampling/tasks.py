@@ -68,6 +68,11 @@ class Sampler:
             return None
         return self.request.cond([spec.row for spec in specs], [spec.seed for spec in specs], self.size, self.device)
 
+    def warnings(self) -> list[str]:
+        """Sentences on what the user may have overlooked."""
+        missing = self.request.missing() if self.request is not None else None
+        return [sentence for sentence in (self.schedule.warning(), missing) if sentence]
+
 
 @dataclass
 class InitialState:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chrysalis.sampling.devices import ProcessGroup
@@ -54,10 +55,9 @@ class GuidanceFigures:
 
 def _read(file: Path) -> dict[str, list[tuple]]:
     rows: dict[str, list[tuple]] = {}
-    if file.is_file():
-        with open(file, newline="", encoding="utf-8") as lines:
-            for name, step, t, term, *figures in list(csv.reader(lines))[1:]:
-                rows.setdefault(name, []).append((name, int(step), float(t), term, *map(float, figures)))
+    with suppress(OSError, ValueError), open(file, newline="", encoding="utf-8") as lines:  # absent or edited
+        for name, step, t, term, *figures in list(csv.reader(lines))[1:]:
+            rows.setdefault(name, []).append((name, int(step), float(t), term, *map(float, figures)))
     return rows
 
 

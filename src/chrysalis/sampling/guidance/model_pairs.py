@@ -84,7 +84,9 @@ class ClassifierFree(Pair):
 
 
 def denoiser_of(model: folder.Model) -> Denoiser:
-    return Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner)
+    """The model as a frozen denoiser; without guidance too, since gradients make torch round some layers otherwise."""
+    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner)
+    return denoiser.requires_grad_(False).eval()
 
 
 def cfg(model: folder.Model, negative: Mapping | None = None, **how) -> ClassifierFree:
