@@ -29,8 +29,7 @@ def sample(cfg) -> None:
         return compare(cfg.task.compare, out)
     # 2. The record of what follows; a folder of other images is refused before the model is loaded
     pretrained = recipes.chosen_model(cfg)
-    unet_precision = precision.resolve(cfg.trainer.precision, cfg.trainer.accelerator)
-    images = output.OutputFolder(out, recipes.record(cfg, pretrained, unet_precision), instantiate(cfg.animation))
+    images = output.OutputFolder(out, recipes.record(cfg, pretrained), instantiate(cfg.animation))
     # 3. The model, at the size of the images
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)
@@ -45,7 +44,7 @@ def sample(cfg) -> None:
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
     processes, device = devices.launch(**cfg.trainer)
     denoiser = model_pairs.denoiser_of(model).to(device)
-    precision.apply(denoiser, terms, unet_precision, cfg.compile)
+    precision.apply(denoiser, terms, images.record.precision, cfg.compile)
     denoiser = guided.Guided(denoiser, terms).to(device) if terms else denoiser
     schedule = timesteps.TimestepSchedule(scheduler, cfg.steps, device)
     sampler = tasks.Sampler(denoiser, schedule, size, cfg.guidance.recurrence, request)

@@ -24,6 +24,7 @@ from chrysalis.conditions.request import NAMES, Request
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
 from chrysalis.models import folder
+from chrysalis.sampling.precision import resolve
 from chrysalis.sampling.record import SamplingRecord
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
@@ -80,8 +81,8 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     return group in ("scheduler", "task") and group in values
 
 
-def record(cfg: DictConfig, pretrained: str, precision: str) -> SamplingRecord:
-    """The record of a sampling with this configuration, model and precision (as sampling/precision.py resolves it).
+def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
+    """The record of a sampling with this configuration and model.
 
     It goes with every image to whoever has that, and names no folder of this machine, see files.public. After
     from=IMAGE, warns of what differs from when that image was generated.
@@ -99,6 +100,7 @@ def record(cfg: DictConfig, pretrained: str, precision: str) -> SamplingRecord:
     overrides = [str(o.input_line) for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
+    precision = resolve(cfg.trainer.precision, cfg.trainer.accelerator)
     if precision != "32-true":
         overrides.append(f"trainer.precision={precision}")  # never `auto`: machines differ
     found = {

@@ -65,7 +65,7 @@ class Morph(Generate):
         figure = output.save_figure(pixels.strip(rows), "morph", enlarge=False)
         frames = [enlarged(image) for image in output.images(names[:: -(-len(names) // MOST_FRAMES)])]
         seconds = max(output.animation.seconds, len(frames) / 15)
-        return [figure, *output.save_animation(frames, "morph", seconds)]
+        return [figure, *output.animation.save(frames, output.path / "morph", seconds)]
 
 
 class Blend(Generate):

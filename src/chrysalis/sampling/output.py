@@ -62,7 +62,3 @@ class OutputFolder:
         save = pixels.save_sheet if enlarge else pixels.save_png
         save(sheet, self.file(name), {"command": self.record.command})
         return f"{name}.png"
-
-    def save_animation(self, frames: Sequence[torch.Tensor], name: str, seconds: float | None = None) -> list[str]:
-        """Write frames, each uint8 [3, h, w], in every format of `animation`, and return the file names."""
-        return self.animation.save(frames, self.path / name, seconds)

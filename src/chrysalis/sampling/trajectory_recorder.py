@@ -41,8 +41,8 @@ class TrajectoryRecorder:
             for which in (0, 1)
         ]
         figure = output.save_figure(pixels.strip(rows), "trajectory", enlarge=False)
-        moments = [self.moments[i] for i in _spread(self.last + 1, self.frames)]
-        return [figure, *output.save_animation([enlarged(pixels.strip(m), 256) for m in moments], "trajectory")]
+        frames = [enlarged(pixels.strip(self.moments[i]), 256) for i in _spread(self.last + 1, self.frames)]
+        return [figure, *output.animation.save(frames, output.path / "trajectory")]
 
     def _first_rows(self, x: torch.Tensor) -> torch.Tensor:
         return pixels.to_uint8(x[: self.rows]).cpu()
