@@ -93,7 +93,8 @@ class Blend(Generate):
         other = folder.load_beside(model, name, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
-                one.unet = align(lora.plain(one.unet))
+                one.unet = lora.plain(one.unet)
+                align(one.unet)
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
