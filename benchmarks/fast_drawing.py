@@ -15,9 +15,9 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
+from chrysalis.sampling.loop import sample
 from chrysalis.sampling.precision import apply
-from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system import hardware
 
 NAMES = ("dpmpp_2m", "deis", "unipc", "lms")
@@ -47,8 +47,8 @@ class Bench:
         return x, (time.perf_counter() - began) / self.n
 
     def evaluations(self, name: str, steps: int) -> int:
-        timetable = Timetable(schedulers.build(self.denoiser("32-true").scheduler, name), steps)
-        return timetable.evaluations([(0, len(timetable))])
+        schedule = TimestepSchedule(schedulers.build(self.denoiser("32-true").scheduler, name), steps)
+        return schedule.evaluations([(0, len(schedule))])
 
     def reference(self, steps: int, file: Path | None) -> torch.Tensor:
         """What DDIM draws in so many steps in float32; kept in `file`, and read from there if it is of the same."""

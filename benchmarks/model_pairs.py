@@ -19,9 +19,9 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import Pair
+from chrysalis.sampling.loop import sample
 
 
 def denoiser_of(where: str) -> Denoiser:

@@ -15,8 +15,8 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling.loop import sample
+from chrysalis.sampling.timesteps import TimestepSchedule
 
 RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another image at every number of steps
 
@@ -46,8 +46,8 @@ def main() -> None:
             cells = []
             for steps in arguments.steps:
                 x, seconds = draw(name, steps)
-                timetable = Timetable(schedulers.build(model.scheduler, name), steps)
-                asked = timetable.evaluations([(0, len(timetable))])
+                schedule = TimestepSchedule(schedulers.build(model.scheduler, name), steps)
+                asked = schedule.evaluations([(0, len(schedule))])
                 paces.append(seconds / asked)
                 far = distance(x, noisy_limit) if name in RANDOM else 127.5 * (x - limit).square().mean().sqrt().item()
                 cells.append(f"{far:.0f}" if name in RANDOM else f"{far:.1f}")

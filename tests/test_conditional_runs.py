@@ -271,7 +271,7 @@ def test_what_the_model_does_not_know_is_said(run, trained, tmp_path, capfd):
         assert says in said, said
         assert not Path("drawn").exists()
     assert run("sample", f"model.pretrained={REPOSITORY / 'assets' / 'moths-64'}", "guidance=cfg", "out=drawn") == 2
-    assert "guidance=cfg needs a model that is told something" in " ".join(capfd.readouterr().err.split())
+    assert "guidance=cfg needs a conditional model" in " ".join(capfd.readouterr().err.split())
     more = ["model.pretrained=runs/told", "condition=mask", "name=more", "data.image_size=16"]
     assert run("train", *TINY_RUN, "data.n=60", *more) == 2
     assert "is conditioned on label: start from its base model" in " ".join(capfd.readouterr().err.split())

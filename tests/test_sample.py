@@ -1,4 +1,4 @@
-"""sample.py from the command line: files, what they remember, stopping and sharing, mistakes."""
+"""sample.py from the command line: files, their records, stopping and continuing, several processes, mistakes."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -16,7 +17,8 @@ from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
-from chrysalis.sampling import generation
+from chrysalis.sampling import grids
+from chrysalis.sampling.finite import FiniteCheck
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -47,14 +49,14 @@ def model(two_models, tmp_path):
     return f"model.pretrained={tmp_path / 'model'}"
 
 
-def test_what_a_drawing_leaves(run, model, tmp_path):
-    assert run("sample", model, "n=5", "seed=3", "out=drawn", *SMALL) == 0
-    names = sorted(p.name for p in (tmp_path / "drawn").iterdir())
+def test_the_files_of_a_sampling(run, model, tmp_path):
+    assert run("sample", model, "n=5", "seed=3", "out=generated", *SMALL) == 0
+    names = sorted(p.name for p in (tmp_path / "generated").iterdir())
     assert names == ["grid.png", *(f"seed_{k:05d}.png" for k in range(3, 8)), "settings.json"]
-    record = json.loads((tmp_path / "drawn" / "settings.json").read_text())
+    record = json.loads((tmp_path / "generated" / "settings.json").read_text())
     assert record["settings"]["seed"] == 3
     assert record["command"].startswith("python sample.py model.pretrained=")
-    text = Image.open(tmp_path / "drawn" / "seed_00004.png").text
+    text = Image.open(tmp_path / "generated" / "seed_00004.png").text
     assert text["image"] == "seed_00004"
     assert json.loads(text["record"])["overrides"] == record["overrides"]
 
@@ -70,17 +72,17 @@ def test_what_a_drawing_leaves(run, model, tmp_path):
         ["scheduler=KDPM2AncestralDiscreteScheduler"],
     ],
 )
-def test_a_picture_is_drawn_again_bit_for_bit_from_its_own_file(run, model, tmp_path, how):
+def test_an_image_is_generated_again_bit_for_bit_from_its_own_file(run, model, tmp_path, how):
     assert run("sample", model, "n=3", "out=first", *SMALL, *how) == 0
-    drawn = sorted(p for p in (tmp_path / "first").glob("*_0*.png"))
-    assert len(drawn) >= 3
-    chosen = drawn[-1]
+    generated = sorted(p for p in (tmp_path / "first").glob("*_0*.png"))
+    assert len(generated) >= 3
+    chosen = generated[-1]
     assert run("sample", f"from={chosen}", "out=again") == 0
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [chosen.name, "settings.json"]
     assert (tmp_path / "again" / chosen.name).read_bytes() == chosen.read_bytes()
 
 
-def test_from_a_picture_with_a_change(run, model, tmp_path):
+def test_from_an_image_with_a_change(run, model, tmp_path):
     assert run("sample", model, "n=3", "out=first", *SMALL) == 0
     assert run("sample", "from=first/seed_00001.png", "steps=6", "scheduler=heun", "out=changed") == 0
     assert run("sample", model, "n=3", "out=direct", "steps=6", "batch_size=2", "scheduler=heun") == 0
@@ -103,7 +105,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_keys_change_what_a_picture_recalls(run, model, tmp_path, change):
+def test_other_keys_change_the_recorded_settings(run, model, tmp_path, change):
     first, then = CHANGES[change]
     assert run("sample", model, "n=2", "out=first", *SMALL, *first) == 0
     image = sorted((tmp_path / "first").glob("*_0*.png"))[0]
@@ -112,7 +114,7 @@ def test_other_keys_change_what_a_picture_recalls(run, model, tmp_path, change):
     assert list((tmp_path / "changed").rglob("*_0*.png"))
 
 
-def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, capfd):
+def test_from_an_image_whose_model_has_changed_warns(run, model, tmp_path, capfd):
     assert run("sample", model, "n=1", "out=first", *SMALL) == 0
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", "from=first/seed_00000.png", "out=again") == 0
@@ -121,33 +123,33 @@ def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, ca
     assert "does not say how" in capfd.readouterr().err
 
 
-def test_a_stopped_drawing_continues(run, model, tmp_path, capfd):
-    words = [model, "n=7", "out=drawn", "scheduler=ddpm", *SMALL]
+def test_a_stopped_sampling_continues(run, model, tmp_path, capfd):
+    words = [model, "n=7", "out=generated", "scheduler=ddpm", *SMALL]
     assert run("sample", *words) == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "generated").iterdir()}
     for name in ("grid.png", "seed_00003.png", "seed_00006.png"):
-        (tmp_path / "drawn" / name).unlink()
-    base_model = (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns
+        (tmp_path / "generated" / name).unlink()
+    base_model = (tmp_path / "generated" / "seed_00000.png").stat().st_mtime_ns
     assert run("sample", *words) == 0
-    assert {p.name: p.read_bytes() for p in (tmp_path / "drawn").iterdir()} == before
-    assert (tmp_path / "drawn" / "seed_00000.png").stat().st_mtime_ns == base_model
+    assert {p.name: p.read_bytes() for p in (tmp_path / "generated").iterdir()} == before
+    assert (tmp_path / "generated" / "seed_00000.png").stat().st_mtime_ns == base_model
     assert run("sample", *words, "seed=1") == 2  # other images are not mixed in
     assert "holds images with seed=0" in capfd.readouterr().err
-    (tmp_path / "drawn" / "seed_00003.png").unlink()
+    (tmp_path / "generated" / "seed_00003.png").unlink()
     assert run("sample", *words, "batch_size=1", "trajectory=true", "trajectory_columns=3") == 0
-    assert {"trajectory.png", "seed_00003.png"} <= {p.name for p in (tmp_path / "drawn").iterdir()}
-    strip = (tmp_path / "drawn" / "trajectory.png").read_bytes()
+    assert {"trajectory.png", "seed_00003.png"} <= {p.name for p in (tmp_path / "generated").iterdir()}
+    strip = (tmp_path / "generated" / "trajectory.png").read_bytes()
     assert run("sample", *words, "batch_size=1", "trajectory=true", "trajectory_columns=2") == 0
-    assert (tmp_path / "drawn" / "trajectory.png").read_bytes() != strip
-    (tmp_path / "drawn" / "seed_00003.png").unlink()
+    assert (tmp_path / "generated" / "trajectory.png").read_bytes() != strip
+    (tmp_path / "generated" / "seed_00003.png").unlink()
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", *words) == 2
     assert "from before" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [lambda png: png[: len(png) // 2], lambda png: b"", lambda png: b"no image"])
-def test_a_damaged_image_is_drawn_again_and_the_others_stay(run, model, tmp_path, damage):
-    words, folder = [model, "n=3", "out=drawn", *SMALL], tmp_path / "drawn"
+def test_a_damaged_image_is_generated_again_and_the_others_stay(run, model, tmp_path, damage):
+    words, folder = [model, "n=3", "out=generated", *SMALL], tmp_path / "generated"
     assert run("sample", *words) == 0
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     times = {p.name: p.stat().st_mtime_ns for p in folder.glob("seed_*.png")}
@@ -159,31 +161,31 @@ def test_a_damaged_image_is_drawn_again_and_the_others_stay(run, model, tmp_path
 
 
 @pytest.mark.proof  # starts a process
-def test_a_drawing_that_is_killed_leaves_complete_files_and_continues(run, model, tmp_path):
-    words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=drawn", "steps=10", "batch_size=2"]
-    drawing = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while drawing.poll() is None and len(list((tmp_path / "drawn").glob("seed_*.png"))) < 6:
+def test_a_killed_sampling_leaves_complete_files_and_continues(run, model, tmp_path):
+    words = [sys.executable, REPOSITORY / "sample.py", model, "n=400", "out=generated", "steps=10", "batch_size=2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list((tmp_path / "generated").glob("seed_*.png"))) < 6:
         pass
-    drawing.kill()
-    drawing.wait()
-    drawn = {path.name: path.read_bytes() for path in (tmp_path / "drawn").glob("seed_*.png")}
-    assert 6 <= len(drawn) < 400
-    for name in drawn:
-        Image.open(tmp_path / "drawn" / name).verify()
-    # the rest of the same drawing, here a shorter one that the folder takes for the same
-    record = json.loads((tmp_path / "drawn" / "settings.json").read_text())
+    process.kill()
+    process.wait()
+    generated = {path.name: path.read_bytes() for path in (tmp_path / "generated").glob("seed_*.png")}
+    assert 6 <= len(generated) < 400
+    for name in generated:
+        Image.open(tmp_path / "generated" / name).verify()
+    # the rest of the same sampling, here a shorter one for which the folder's record is edited
+    record = json.loads((tmp_path / "generated" / "settings.json").read_text())
     record["settings"]["n"] = 12
-    (tmp_path / "drawn" / "settings.json").write_text(json.dumps(record))
+    (tmp_path / "generated" / "settings.json").write_text(json.dumps(record))
     words[words.index("n=400")] = "n=12"
     assert run("sample", *words[2:]) == 0
-    assert len(list((tmp_path / "drawn").glob("seed_*.png"))) >= 12
-    assert all((tmp_path / "drawn" / name).read_bytes() == data for name, data in drawn.items())
+    assert len(list((tmp_path / "generated").glob("seed_*.png"))) >= 12
+    assert all((tmp_path / "generated" / name).read_bytes() == data for name, data in generated.items())
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
-    """Here while the second image is drawn; what a killed process left goes when the same command continues."""
-    seen, plain = [], generation.Finite.see
+    """Here during the second image; the partial files of a killed process go when the same command continues."""
+    seen, plain = [], FiniteCheck.see
 
     def see(self, step):
         seen.append(step)
@@ -191,21 +193,21 @@ def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, sign
             os.kill(os.getpid(), signum)
         plain(self, step)
 
-    words = [model, "n=2", "out=drawn", "steps=3", "batch_size=1"]
+    words = [model, "n=2", "out=generated", "steps=3", "batch_size=1"]
     with monkeypatch.context() as patched:
-        patched.setattr(generation.Finite, "see", see)
+        patched.setattr(FiniteCheck, "see", see)
         assert run("sample", *words) == 128 + signum
     assert signal.getsignal(signum) == signal.SIG_DFL
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["seed_00000.png", "settings.json"]
-    (tmp_path / "drawn" / ".seed_00001.png.x.partial").write_bytes(b"half")
+    assert sorted(p.name for p in (tmp_path / "generated").iterdir()) == ["seed_00000.png", "settings.json"]
+    (tmp_path / "generated" / ".seed_00001.png.x.partial").write_bytes(b"half")
     assert run("sample", *words) == 0
     names = ["grid.png", "seed_00000.png", "seed_00001.png", "settings.json"]
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == names
+    assert sorted(p.name for p in (tmp_path / "generated").iterdir()) == names
 
 
 @pytest.fixture
 def shared_out(run, model, tmp_path):
-    """The same images drawn by one process and by two."""
+    """The same images generated by one process and by two."""
     words = [model, "n=7", "scheduler=ddpm", *SMALL, "trainer.accelerator=cpu", "trajectory=true"]
     assert run("sample", *words, "out=one") == 0
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
@@ -219,7 +221,7 @@ def shared_out(run, model, tmp_path):
 
 
 @pytest.mark.proof  # starts processes for half a minute
-def test_two_processes_draw_the_same_pictures_as_one(shared_out):
+def test_two_processes_generate_the_same_images_as_one(shared_out):
     one, two = ({p.name: p.read_bytes() for p in (shared_out / out).glob("*.png")} for out in ("one", "two"))
     assert len(one) == 9
     assert one.keys() == two.keys()
@@ -228,7 +230,7 @@ def test_two_processes_draw_the_same_pictures_as_one(shared_out):
 
 
 @pytest.mark.proof  # starts processes for half a minute
-def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
+def test_an_error_in_one_process_is_shown_once(model, tmp_path):
     """The second process's loss fails; both end with exit code 2, and what was complete stays."""
     (tmp_path / "mine.py").write_text(
         "import os\n"
@@ -236,7 +238,7 @@ def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
         "    assert os.environ.get('LOCAL_RANK', '0') == '0', 'not here'\n"
         "    return x0.mean((1, 2, 3))\n"
     )
-    words = [sys.executable, str(REPOSITORY / "sample.py"), model, "n=4", "out=drawn", *SMALL, "trainer.devices=2"]
+    words = [sys.executable, str(REPOSITORY / "sample.py"), model, "n=4", "out=generated", *SMALL, "trainer.devices=2"]
     own = ["trainer.accelerator=cpu", "guidance=custom", "guidance.function=mine.py:loss"]
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     environment["OMP_NUM_THREADS"] = "1"
@@ -244,37 +246,65 @@ def test_a_mistake_in_one_process_is_told_once(model, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("mine.py:3: AssertionError: not here") == 1
     assert "Traceback" not in done.stderr
-    assert sorted(p.name for p in (tmp_path / "drawn").glob("*.png")) == ["seed_00000.png", "seed_00001.png"]
+    assert sorted(p.name for p in (tmp_path / "generated").glob("*.png")) == ["seed_00000.png", "seed_00001.png"]
 
 
 @pytest.mark.parametrize("formats", [["gif"], ["webp", "mp4"]])
 def test_trajectory_is_a_strip_and_an_animation_of_any_number_of_frames(run, model, tmp_path, formats):
     kinds = f"animation.formats=[{','.join(formats)}]"
     more = ["trajectory=true", "trajectory_columns=4", "animation.frames=5", kinds, "scheduler=heun", "steps=9"]
-    assert run("sample", model, "n=3", "out=drawn", "batch_size=2", *more) == 0
-    strip = Image.open(tmp_path / "drawn" / "trajectory.png")
+    assert run("sample", model, "n=3", "out=generated", "batch_size=2", *more) == 0
+    strip = Image.open(tmp_path / "generated" / "trajectory.png")
     assert strip.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)  # two images of the first batch, x_t and x_0 of each
     final = np.asarray(strip)[:16, -16:]
-    assert (final == image(tmp_path / "drawn" / "seed_00000.png")).all()
+    assert (final == image(tmp_path / "generated" / "seed_00000.png")).all()
     for name in formats:
-        animation = iio.imread(tmp_path / "drawn" / f"trajectory.{name}", index=None if name == "mp4" else ...)
+        animation = iio.imread(tmp_path / "generated" / f"trajectory.{name}", index=None if name == "mp4" else ...)
         assert len(animation) >= 5
         last = np.asarray(animation[4], float)  # its first square is the finished image, eight times as large
-        expected = image(tmp_path / "drawn" / "seed_00000.png").astype(float).repeat(8, 0).repeat(8, 1)
+        expected = image(tmp_path / "generated" / "seed_00000.png").astype(float).repeat(8, 0).repeat(8, 1)
         assert name == "mp4" or len(animation) == 5
         assert np.abs(last[:128, :128, :3] - expected).mean() < 12  # none of the formats is exact
 
 
-def test_guidance_is_told_with_the_pictures(run, model, tmp_path):
+def test_guidance_figures_lie_beside_the_images(run, model, tmp_path):
     more = ["guidance=[brightness,symmetry]", "guidance.brightness.scale=0.3", "guidance.symmetry.at=x_t"]
-    assert run("sample", model, "n=3", "out=drawn", *more, *SMALL) == 0
-    rows = list(csv.DictReader((tmp_path / "drawn" / "guidance.csv").read_text().splitlines()))
+    assert run("sample", model, "n=3", "out=generated", *more, *SMALL) == 0
+    rows = list(csv.DictReader((tmp_path / "generated" / "guidance.csv").read_text().splitlines()))
     assert len(rows) == 3 * 3 * 2
     assert {row["term"] for row in rows} == {"brightness", "symmetry"}
-    assert all(0 < float(row["share"]) < 1 for row in rows)
-    assert Image.open(tmp_path / "drawn" / "guidance.png").size[0] > 500
-    own = json.loads(Image.open(tmp_path / "drawn" / "seed_00001.png").text["guidance"])
-    assert [step["step"] for step in own] == [0, 1, 2]
+    assert all(0 < float(row["fraction"]) < 1 for row in rows)
+    assert Image.open(tmp_path / "generated" / "guidance.png").size[0] > 500
+    assert [int(row["step"]) for row in rows if row["image"] == "seed_00001"] == [0, 0, 1, 1, 2, 2]
+    assert "guidance" not in Image.open(tmp_path / "generated" / "seed_00001.png").text
+
+
+def test_guidance_figures_of_an_earlier_command_are_kept_or_missed_with_a_word(run, model, tmp_path, capfd):
+    words, table = [model, "n=4", "out=generated", "guidance=symmetry", *SMALL], tmp_path / "generated" / "guidance.csv"
+    assert run("sample", *words) == 0
+    before = table.read_bytes()
+    assert "guidance.csv has no rows" not in capfd.readouterr().err
+    (tmp_path / "generated" / "seed_00003.png").unlink()
+    assert run("sample", *words) == 0
+    assert table.read_bytes() == before
+    (tmp_path / "generated" / "seed_00003.png").unlink()
+    table.unlink()
+    capfd.readouterr()
+    assert run("sample", *words) == 0
+    assert "guidance.csv has no rows of 2 images, which an earlier command generated" in capfd.readouterr().err
+    assert {row["image"] for row in csv.DictReader(table.read_text().splitlines())} == {"seed_00002", "seed_00003"}
+
+
+def test_a_grid_reads_no_file_of_an_image_that_was_just_generated(run, model, monkeypatch):
+    from chrysalis.sampling import output
+
+    read = []
+    monkeypatch.setattr(output, "read", lambda file: read.append(file.name) or grids.read(file))
+    assert run("sample", model, "n=66", "out=generated", "steps=1", "batch_size=33") == 0
+    assert not read
+    (Path("generated") / "seed_00001.png").unlink()
+    assert run("sample", model, "n=66", "out=generated", "steps=1", "batch_size=33") == 0
+    assert len(read) == 63
 
 
 def test_domain_guidance_takes_the_runs_own_base(run, model, tmp_path):
@@ -300,8 +330,8 @@ def test_autoguidance_takes_a_checkpoint_of_a_run(run, tmp_path):
     torch.save(saved, file)
     more = ["guidance=autoguidance", f"guidance.autoguidance.checkpoint={file}"]
     assert run("sample", "model.pretrained=runs/first", "n=1", "out=plain", *SMALL) == 0
-    assert run("sample", "model.pretrained=runs/first", "n=1", "out=drawn", *more, *SMALL) == 0
-    assert not (image("drawn/seed_00000.png") == image("plain/seed_00000.png")).all()
+    assert run("sample", "model.pretrained=runs/first", "n=1", "out=generated", *more, *SMALL) == 0
+    assert not (image("generated/seed_00000.png") == image("plain/seed_00000.png")).all()
     assert run("sample", "model.pretrained=runs/first", "n=1", "out=b", more[0], f"{more[1]}x", *SMALL) == 2
 
 
@@ -315,29 +345,29 @@ def test_a_users_loss_outside_the_project(run, model, tmp_path, capfd):
     assert image("blue/grid.png")[..., 2].mean() > image("plain/grid.png")[..., 2].mean() + 10
     loss.write_text("def blue(x0, t, cond):\n    return x0.mean()\n")
     assert run("sample", model, "n=2", "out=wrong", *own, *SMALL) == 2
-    told = capfd.readouterr().err.strip().splitlines()[-1]
-    assert f"{loss}:1" in told
-    assert "[2]" in told
+    printed = capfd.readouterr().err.strip().splitlines()[-1]
+    assert f"{loss}:1" in printed
+    assert "[2]" in printed
     assert not (tmp_path / "wrong").exists()
 
 
 def test_a_loss_that_was_moved_is_named(run, model, tmp_path, capfd):
     (tmp_path / "my_loss.py").write_text("def loss(x0, t, cond):\n    return x0.mean(dim=(1, 2, 3))\n")
-    words = [model, "n=2", *SMALL, "guidance=custom", "guidance.function=my_loss.py:loss", "out=drawn"]
+    words = [model, "n=2", *SMALL, "guidance=custom", "guidance.function=my_loss.py:loss", "out=generated"]
     assert run("sample", *words) == 0
     (tmp_path / "my_loss.py").rename(tmp_path / "moved.py")
-    (tmp_path / "drawn" / "seed_00001.png").unlink()
+    (tmp_path / "generated" / "seed_00001.png").unlink()
     capfd.readouterr()
     assert run("sample", *words) == 2
-    assert "my_loss.py is not there, and out=drawn was made with it" in capfd.readouterr().err
-    assert run("sample", "from=drawn/seed_00000.png", "out=again") == 2
+    assert "my_loss.py is missing, which out=generated depends on" in capfd.readouterr().err
+    assert run("sample", "from=generated/seed_00000.png", "out=again") == 2
     assert "guidance.function: there is no file my_loss.py" in capfd.readouterr().err
-    again = ["from=drawn/seed_00000.png", "guidance.function=moved.py:loss", "out=again"]
+    again = ["from=generated/seed_00000.png", "guidance.function=moved.py:loss", "out=again"]
     assert run("sample", *again) == 0
-    assert (image("again/seed_00000.png") == image("drawn/seed_00000.png")).all()
+    assert (image("again/seed_00000.png") == image("generated/seed_00000.png")).all()
 
 
-def test_a_recurrence_changes_the_way_and_stays_a_pure_function(run, model):
+def test_a_recurrence_changes_the_images_and_stays_a_pure_function(run, model):
     for out in ("a", "b"):
         assert run("sample", model, "n=1", f"out={out}", "guidance.recurrence=2", "scheduler=unipc", *SMALL) == 0
     assert (image("a/grid.png") == image("b/grid.png")).all()
@@ -376,14 +406,14 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(run, model, tmp_path, capfd, mistake):
     overrides, message = MISTAKES[mistake]
-    assert run("sample", model, "out=drawn", *overrides) == 2
-    told = capfd.readouterr().err.strip()
-    assert message in told
-    assert "Traceback" not in told
-    assert not (tmp_path / "drawn").exists()
+    assert run("sample", model, "out=generated", *overrides) == 2
+    printed = capfd.readouterr().err.strip()
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "generated").exists()
 
 
-def test_a_size_beyond_the_models_own_is_warned_of(run, model_folder, capsys):
+def test_a_size_beyond_the_models_own_gives_a_warning(run, model_folder, capsys):
     common = [f"model.pretrained={model_folder}", "n=1", "steps=1"]
     assert run("sample", *common, "image_size=32", "out=large") == 0
     assert "was trained at 16 x 16 px and is now sampled at 32 x 32 px, where it may repeat" in capsys.readouterr().err

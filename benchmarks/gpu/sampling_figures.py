@@ -15,7 +15,7 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.sampling import precision, schedulers
-from chrysalis.sampling.generation import sample
+from chrysalis.sampling.loop import sample
 
 SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
 

@@ -21,7 +21,7 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
+from chrysalis.sampling.loop import sample
 from chrysalis.sampling.precision import apply
 from chrysalis.system import hardware
 from chrysalis.system.files import REPOSITORY, written

@@ -1,4 +1,4 @@
-"""Faster drawing: half precision for the UNet alone, compiling, and files that are written meanwhile."""
+"""Faster sampling: half precision for the UNet alone, compiling, and files written while sampling continues."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import Finite, sample
+from chrysalis.sampling.finite import FiniteCheck
 from chrysalis.sampling.guidance.energies import Brightness
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import cfg
 from chrysalis.sampling.image_writer import ImageWriter
-from chrysalis.sampling.loop import Step
+from chrysalis.sampling.loop import Step, sample
 from chrysalis.sampling.precision import apply, resolve
 from chrysalis.system import compiling, files
 from chrysalis.system.errors import UserError
@@ -67,7 +67,7 @@ def test_only_the_unet_computes_in_half_precision(denoiser):
 
 @pytest.mark.parametrize("names", [("text",), ALL], ids="+".join)
 def test_conditions_and_the_models_that_guidance_asks_are_in_half_precision_too(names):
-    def drawn(precision):
+    def sampled(precision):
         denoiser = conditional(names)
         terms = {"cfg": cfg(model_of(denoiser), scale=2), "lighter": Brightness(0.9, at="x_t", scale=0.3)}
         apply(denoiser, terms, precision)
@@ -78,14 +78,14 @@ def test_conditions_and_the_models_that_guidance_asks_are_in_half_precision_too(
         x = sample(Guided(denoiser, terms), scheduler, 4, seeds.generators(0, 4), (16, 16), cond)
         return x, seen
 
-    (full, plain), (half, lowered) = drawn("32-true"), drawn("bf16-mixed")
+    (full, plain), (half, lowered) = sampled("32-true"), sampled("bf16-mixed")
     assert set(plain) == {torch.float32}
     assert lowered == [torch.bfloat16] * len(plain)
     assert half.dtype == torch.float32
     assert 0 < (half - full).abs().max() < 0.3
 
 
-def test_the_gradient_through_a_unet_in_half_precision_points_the_same_way(denoiser):
+def test_the_gradient_through_a_unet_in_half_precision_points_in_the_same_direction(denoiser):
     (x, t), grads = inputs(), []
     for precision in ("32-true", "bf16-mixed"):
         apply(denoiser, {}, precision)
@@ -95,7 +95,7 @@ def test_the_gradient_through_a_unet_in_half_precision_points_the_same_way(denoi
     assert torch.nn.functional.cosine_similarity(*grads).min() > 0.99
 
 
-def test_what_cannot_be_had_is_said(denoiser):
+def test_a_precision_that_cannot_be_used_is_refused(denoiser):
     with pytest.raises(UserError, match=r"trainer\.precision=half is unknown"):
         resolve("half", "cpu")
     with pytest.raises(UserError, match="16-mixed is for GPUs"):
@@ -105,7 +105,7 @@ def test_what_cannot_be_had_is_said(denoiser):
     assert resolve("auto", "cpu") in ("32-true", "bf16-mixed")
 
 
-def test_a_picture_remembers_its_precision(run, model, tmp_path, capfd):
+def test_an_image_records_its_precision(run, model, tmp_path, capfd):
     assert run("sample", model, "n=3", "out=full", *SMALL) == 0
     assert run("sample", model, "n=3", "out=half", HALF, *SMALL) == 0
     assert not (image("half/grid.png") == image("full/grid.png")).all()
@@ -122,21 +122,17 @@ def test_a_picture_remembers_its_precision(run, model, tmp_path, capfd):
     assert (image("other/seed_00001.png") == image("full/seed_00001.png")).all()
 
 
-def test_pictures_of_two_precisions_do_not_mix(run, model, tmp_path, capfd):
-    assert run("sample", model, "n=2", "out=drawn", *SMALL) == 0
-    assert run("sample", model, "n=2", "out=drawn", HALF, *SMALL) == 2
-    assert "out=drawn holds images with trainer.precision=32-true" in capfd.readouterr().err
-    file = tmp_path / "drawn" / "settings.json"
-    record = json.loads(file.read_text())
-    del record["precision"], record["settings"]["compile"]  # as they were written before there was a choice
-    file.write_text(json.dumps(record))
-    (tmp_path / "drawn" / "seed_00001.png").unlink()
-    assert run("sample", model, "n=2", "out=drawn", *SMALL) == 0
+def test_images_of_two_precisions_do_not_mix(run, model, tmp_path, capfd):
+    assert run("sample", model, "n=2", "out=generated", *SMALL) == 0
+    assert run("sample", model, "n=2", "out=generated", HALF, *SMALL) == 2
+    assert "out=generated holds images with trainer.precision=32-true" in capfd.readouterr().err
+    (tmp_path / "generated" / "seed_00001.png").unlink()
+    assert run("sample", model, "n=2", "out=generated", *SMALL) == 0
 
 
 def test_auto_is_recorded_as_what_it_was(run, model, tmp_path):
-    assert run("sample", model, "n=1", "out=drawn", "trainer.precision=auto", *SMALL) == 0
-    record = json.loads((tmp_path / "drawn" / "settings.json").read_text())
+    assert run("sample", model, "n=1", "out=generated", "trainer.precision=auto", *SMALL) == 0
+    record = json.loads((tmp_path / "generated" / "settings.json").read_text())
     chosen = resolve("auto", "cpu")
     assert record["precision"] == chosen
     assert "trainer.precision=auto" not in record["overrides"]
@@ -144,7 +140,7 @@ def test_auto_is_recorded_as_what_it_was(run, model, tmp_path):
 
 
 @pytest.mark.proof  # a minute of compiling
-def test_a_compiled_unet_draws_full_batches_alone(model, tmp_path):
+def test_a_compiled_unet_serves_full_batches_alone(model, tmp_path):
     """Three images in batches of two: one compilation, and images as without. In a process of its own, which
     counts its compilations."""
     (tmp_path / "count.py").write_text(
@@ -170,7 +166,7 @@ def test_every_condition_is_compiled_with_its_hooks(monkeypatch):
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, **how | {"backend": counter}))
 
-    def drawn(compiled, captions):
+    def sampled(compiled, captions):
         denoiser = conditional(("label", "text"))
         terms = {"cfg": cfg(model_of(denoiser), scale=2)}
         apply(denoiser, terms, "32-true", compiled)
@@ -188,12 +184,12 @@ def test_every_condition_is_compiled_with_its_hooks(monkeypatch):
         ]
 
     captions = [("red",) * 4, (" ".join(["red"] * 3),) * 4, ("red moth",) * 4, (" ".join(["blue"] * 5), None, "", "a")]
-    for plain, compiled in zip(drawn(False, captions), drawn(True, captions), strict=True):
+    for plain, compiled in zip(sampled(False, captions), sampled(True, captions), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
     assert 1 <= counter.frame_count <= 3
 
 
-def test_what_compiling_raises_is_told_and_nothing_else():
+def test_an_error_of_the_compiler_is_explained_and_no_other():
     from torch._dynamo.exc import Unsupported
 
     assert "compile=true cannot be used here: no compiler" in str(
@@ -216,27 +212,27 @@ def test_written_meanwhile_is_written_the_same(tmp_path):
         assert written.stat().st_mode & 0o777 == 0o666 & ~files.UMASK
 
 
-def test_a_file_that_cannot_be_written_ends_the_drawing(run, model, tmp_path, capfd):
+def test_a_file_that_cannot_be_written_ends_the_sampling(run, model, tmp_path, capfd):
     """A folder lies where an image is to be: that error, the images before it, and nothing half written."""
-    words = [model, "n=9", "out=drawn", *SMALL]
+    words = [model, "n=9", "out=generated", *SMALL]
     assert run("sample", *words) == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "drawn").glob("seed_*.png")}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "generated").glob("seed_*.png")}
     for name in ("seed_00000.png", "seed_00004.png", "seed_00008.png", "grid.png"):
-        (tmp_path / "drawn" / name).unlink()
-    (tmp_path / "drawn" / "seed_00004.png" / "in the way").mkdir(parents=True)
+        (tmp_path / "generated" / name).unlink()
+    (tmp_path / "generated" / "seed_00004.png" / "in the way").mkdir(parents=True)
     assert run("sample", *words) != 0
     assert "seed_00004.png" in capfd.readouterr().err
-    assert not list((tmp_path / "drawn").glob(".*"))
-    assert (tmp_path / "drawn" / "seed_00000.png").read_bytes() == before["seed_00000.png"]
-    assert not (tmp_path / "drawn" / "grid.png").exists()
-    (tmp_path / "drawn" / "seed_00004.png" / "in the way").rmdir()
-    (tmp_path / "drawn" / "seed_00004.png").rmdir()
+    assert not list((tmp_path / "generated").glob(".*"))
+    assert (tmp_path / "generated" / "seed_00000.png").read_bytes() == before["seed_00000.png"]
+    assert not (tmp_path / "generated" / "grid.png").exists()
+    (tmp_path / "generated" / "seed_00004.png" / "in the way").rmdir()
+    (tmp_path / "generated" / "seed_00004.png").rmdir()
     assert run("sample", *words) == 0
-    assert {p.name: p.read_bytes() for p in (tmp_path / "drawn").glob("seed_*.png")} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "generated").glob("seed_*.png")} == before
 
 
 @pytest.mark.parametrize(("names", "most"), [("a", 32), ("abc", 1)])
-def test_an_error_in_a_thread_is_raised_at_the_next_picture_or_at_the_end(tmp_path, names, most):
+def test_an_error_in_a_thread_is_raised_at_the_next_image_or_at_the_end(tmp_path, names, most):
     (tmp_path / "a.png" / "in the way").mkdir(parents=True)
 
     def write():
@@ -248,13 +244,13 @@ def test_an_error_in_a_thread_is_raised_at_the_next_picture_or_at_the_end(tmp_pa
         write()
 
 
-def test_what_was_drawn_before_an_error_is_kept(tmp_path):
+def test_images_from_before_an_error_are_kept(tmp_path):
     def write():
         with ImageWriter() as writing:
             writing.save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
-            raise KeyError("drawing failed")
+            raise KeyError("sampling failed")
 
-    with pytest.raises(KeyError, match="drawing failed"):
+    with pytest.raises(KeyError, match="sampling failed"):
         write()
     assert (tmp_path / "a.png").is_file()
 
@@ -271,9 +267,9 @@ def test_threads_do_not_disturb_each_others_permissions(tmp_path):
         assert set(pool.map(both, range(200))) == {0o666 & ~files.UMASK}
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_the_first_step_that_is_not_finite_is_named(at_once):
-    finite, x = Finite("DDIMScheduler", at_once), torch.zeros(1, 3, 2, 2)
+@pytest.mark.parametrize("immediate", [True, False])
+def test_the_first_step_that_is_not_finite_is_named(immediate):
+    finite, x = FiniteCheck("DDIMScheduler", immediate), torch.zeros(1, 3, 2, 2)
 
     def go():
         for i, value in enumerate([0.0, 1.0, float("nan"), float("inf")]):
@@ -284,10 +280,10 @@ def test_the_first_step_that_is_not_finite_is_named(at_once):
         go()
 
 
-def test_drawing_reads_nothing_back_between_steps(monkeypatch):
+def test_sampling_reads_nothing_back_between_steps(monkeypatch):
     """On a GPU each reading is a wait; here they are counted, without the check that a CPU does at once."""
     denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
-    finite, read = Finite("", at_once=False), []
+    finite, read = FiniteCheck("", immediate=False), []
     for name in ("tolist", "item", "numpy"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(

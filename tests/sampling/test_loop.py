@@ -12,14 +12,13 @@ from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
-from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.sampling.loop import trajectory
-from chrysalis.sampling.schedulers import Timetable
+from chrysalis.sampling import schedulers, timesteps
+from chrysalis.sampling.loop import sample, trajectory
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 
-def draw(denoiser, name, steps, generators, **settings):
+def final(denoiser, name, steps, generators, **settings):
     scheduler = schedulers.build(denoiser.scheduler, name, **settings) if settings else built(denoiser.scheduler, name)
     return sample(denoiser, scheduler, steps, generators, (16, 16))
 
@@ -31,24 +30,24 @@ def stock_pixels(pipeline, n, **settings):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_ddim_draws_what_the_stock_pipeline_draws(prediction):
+def test_ddim_generates_what_the_stock_pipeline_generates(prediction):
     training = DDPMScheduler(prediction_type=prediction)
     denoiser = Denoiser(tiny_unet().eval(), training, objective(prediction))
-    ours = pixels.to_uint8(draw(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(training.config))
     assert (ours == stock_pixels(stock, 3, num_inference_steps=12)).all()
 
 
-def test_ddpm_draws_what_the_stock_pipeline_draws(denoiser):
-    ours = pixels.to_uint8(draw(denoiser, "ddpm", 15, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+def test_ddpm_generates_what_the_stock_pipeline_generates(denoiser):
+    ours = pixels.to_uint8(final(denoiser, "ddpm", 15, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
     stock = DDPMPipeline(denoiser.unet, DDPMScheduler())
     assert (ours == stock_pixels(stock, 3, num_inference_steps=15)).all()
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_a_picture_is_the_same_in_any_batch(denoiser, name):
-    together = draw(denoiser, name, 6, seeds.generators(5, 4))
-    alone = draw(denoiser, name, 6, seeds.generators(7, 1))
+def test_an_image_is_the_same_in_any_batch(denoiser, name):
+    together = final(denoiser, name, 6, seeds.generators(5, 4))
+    alone = final(denoiser, name, 6, seeds.generators(7, 1))
     torch.testing.assert_close(alone[0], together[2], rtol=1e-4, atol=1e-4)
 
 
@@ -57,7 +56,7 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     steps = 1000 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 100  # first order in their noise
-    x = draw(denoiser, name, steps, seeds.generators(0, 16))
+    x = final(denoiser, name, steps, seeds.generators(0, 16))
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)
     assert x.std().item() == pytest.approx(0.2, abs=0.02)
 
@@ -65,9 +64,9 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_first_x0_is_the_tweedie_estimate(denoiser, name):
     """x0 of the first step equals (x_t - sigma eps) / alpha, written out."""
-    timetable = Timetable(built(denoiser.scheduler, name), 10)
+    schedule = TimestepSchedule(built(denoiser.scheduler, name), 10)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    step = next(iter(trajectory(denoiser, timetable, x, seeds.generators(0, 1))))
+    step = next(iter(trajectory(denoiser, schedule, x, seeds.generators(0, 1))))
     abar = denoiser.scheduler.alphas_cumprod[round(float(step.t))].double()
     with torch.no_grad():
         eps = denoiser.unet(x, step.t).sample
@@ -101,9 +100,9 @@ def test_a_sampler_is_the_same_before_and_after_export(tmp_path, name):
     assert not different & {"clip_sample", "timestep_spacing", "steps_offset", "thresholding", "beta_start", "beta_end"}
 
 
-def test_drawing_leaves_the_training_scheduler_alone(denoiser):
+def test_sampling_leaves_the_training_scheduler_alone(denoiser):
     before = denoiser.scheduler.timesteps.clone()
-    draw(denoiser, "ddpm", 5, seeds.generators(0, 1))
+    final(denoiser, "ddpm", 5, seeds.generators(0, 1))
     assert torch.equal(denoiser.scheduler.timesteps, before)
 
 
@@ -112,17 +111,18 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A tiny real UNet without clipping, and the image that 1000 steps of DDIM draw with it."""
+    """A tiny real UNet without clipping, and the image that 1000 steps of DDIM generate with it."""
     denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
-    return denoiser, draw(denoiser, "ddim", 1000, seeds.generators(3, 2))
+    return denoiser, final(denoiser, "ddim", 1000, seeds.generators(3, 2))
 
 
 @pytest.mark.proof  # 1,300 forward passes each
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
+def test_ever_more_steps_lead_to_ddims_image(smooth, name):
     denoiser, limit = smooth
     distances = [
-        (draw(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item() / limit.std().item()
+        (final(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item()
+        / limit.std().item()
         for steps in (8, 40, 250)
     ]
     assert distances[0] > distances[1] > distances[2]
@@ -131,16 +131,16 @@ def test_ever_more_steps_lead_to_ddims_picture(smooth, name):
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeypatch):
-    """x on the way has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
+    """x during sampling has the spread of alpha x_0 + sigma eps, not that of a scheduler's own scaling."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 40)
-    kind, calls = type(timetable.fresh), []
+    schedule = TimestepSchedule(built(training, name), 40)
+    kind, calls = type(schedule.scheduler), []
     real = kind.step
     monkeypatch.setattr(kind, "step", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 4)))
-    assert len(calls) == len(steps) == timetable.evaluations([(0, len(timetable))])
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 4)))
+    assert len(calls) == len(steps) == schedule.evaluations([(0, len(schedule))])
     assert [step.i for step in steps] == list(range(len(steps)))
     middle = steps[len(steps) // 3]
     after = next(step for step in steps[middle.i :] if float(step.t) < float(middle.t))
@@ -152,14 +152,14 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
 BY_CLASS = ["PNDMScheduler", "SASolverScheduler", "KDPM2AncestralDiscreteScheduler", "DDIMParallelScheduler"]
 
 
-def spread(name, legs_of, prediction="epsilon"):
-    """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these legs."""
+def spread(name, segments_of, prediction="epsilon"):
+    """(mean, std) that the Gaussian of mean 0.3 and std 0.2 arrives at by these segments."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 100)
+    schedule = TimestepSchedule(built(training, name), 100)
     generators = seeds.generators(0, 16)
     x = seeds.noise(generators, (3, 16, 16), "cpu")
-    for step in trajectory(denoiser, timetable, x, generators, legs_of(len(timetable))):
+    for step in trajectory(denoiser, schedule, x, generators, segments_of(len(schedule))):
         last = step.x
     return last.mean().item(), last.std().item()
 
@@ -178,17 +178,17 @@ LENGTHS = [
 
 @pytest.mark.parametrize(("name", "length"), LENGTHS)
 def test_starting_again_is_as_exact_as_a_first_order_solver(name, length):
-    """Gone through twice in stretches without history, nothing is worse than DDIM is on its one way."""
+    """Taken twice in segments without history, no scheduler is worse than DDIM is in one go."""
     _, of_ddim = straightforward("ddim")
     _, straight = straightforward(name)
-    mean, std = spread(name, lambda n: schedulers.repeated([(0, n)], 2, length))
+    mean, std = spread(name, lambda n: timesteps.repeat_segments([(0, n)], 2, length))
     assert mean == pytest.approx(0.3, abs=0.02)
     assert abs(std - 0.2) < max(abs(of_ddim - 0.2), abs(straight - 0.2)) + 0.02
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
-    """The same function of x_t told as x_0 and as eps gives the same image (some schedulers read no x_0)."""
+def test_a_model_that_predicts_x0_samples_with_every_scheduler(name):
+    """The same function of x_t given as x_0 and as eps gives the same image (some schedulers read no x_0)."""
     by_eps = DDPMScheduler(clip_sample=False)
     by_x0 = DDPMScheduler(clip_sample=False, prediction_type="sample")
     gaussian = Gaussian(by_eps.alphas_cumprod, 0.3, 0.2)
@@ -203,21 +203,24 @@ def test_a_model_that_predicts_x0_draws_with_every_scheduler(name):
     noise = ours.noise
     other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, objective("sample"))
     torch.testing.assert_close(
-        draw(other, name, 30, seeds.generators(0, 2)), draw(ours, name, 30, seeds.generators(0, 2)), rtol=0, atol=5e-3
+        final(other, name, 30, seeds.generators(0, 2)),
+        final(ours, name, 30, seeds.generators(0, 2)),
+        rtol=0,
+        atol=5e-3,
     )
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_gaussian_started_halfway_arrives_too(name):
-    """From images of the right law, noised to the middle of the way: placed schedulers know where they are."""
+    """From images of the right law, noised to half of T: a scheduler can start at any step."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
-    timetable = Timetable(built(training, name), 200)
+    schedule = TimestepSchedule(built(training, name), 200)
     generators = seeds.generators(0, 16)
     x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
-    first = len(timetable) // 2
-    x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), timetable.level(first).view(1))
-    for step in trajectory(denoiser, timetable, x, generators, [(first, len(timetable))]):
+    first = len(schedule) // 2
+    x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), schedule.timestep(first).view(1))
+    for step in trajectory(denoiser, schedule, x, generators, [(first, len(schedule))]):
         last = step.x
     assert last.mean().item() == pytest.approx(0.3, abs=0.01)
     assert last.std().item() == pytest.approx(0.2, abs=0.03)
@@ -236,25 +239,25 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
             return (alpha * eps - sigma * (x - sigma * eps) / alpha,)
 
     other = Denoiser(AsV(by_v.alphas_cumprod, 0.3, 0.2), by_v, objective("v_prediction"))
-    pair = [draw(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
+    pair = [final(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
     torch.testing.assert_close(*pair, rtol=0, atol=5e-3)
 
 
-def test_legs_are_stretches_gone_through_again(denoiser):
-    assert schedulers.repeated([(0, 25)], 2, 10) == [(0, 10), (0, 10), (10, 20), (10, 20), (20, 25), (20, 25)]
-    assert schedulers.repeated([(3, 5)], 3) == [(3, 4)] * 3 + [(4, 5)] * 3
-    timetable = Timetable(schedulers.build(denoiser.scheduler, "heun"), 6)
+def test_segments_are_stretches_gone_through_again(denoiser):
+    assert timesteps.repeat_segments([(0, 25)], 2, 10) == [(0, 10), (0, 10), (10, 20), (10, 20), (20, 25), (20, 25)]
+    assert timesteps.repeat_segments([(3, 5)], 3) == [(3, 4)] * 3 + [(4, 5)] * 3
+    schedule = TimestepSchedule(schedulers.build(denoiser.scheduler, "heun"), 6)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    legs = [(0, 3), (1, 6)]
-    steps = list(trajectory(denoiser, timetable, x, seeds.generators(0, 1), legs))
-    assert len(steps) == timetable.evaluations(legs) == 6 + 9
+    segments = [(0, 3), (1, 6)]
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 1), segments))
+    assert len(steps) == schedule.evaluations(segments) == 6 + 9
 
 
 def test_ddims_eta_1_is_as_noisy_as_ddpm():
     """eta=1: the variance of DDPM's posterior (Song et al. 2021); eta=0 repeats to the bit."""
     denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(DDPMScheduler(clip_sample=False).config))
-    ours = pixels.to_uint8(draw(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
     assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
     with pytest.raises(UserError, match="only ddim"):
         schedulers.build(DDPMScheduler(), "heun", eta=0.5)
@@ -262,7 +265,7 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
         schedulers.build(DDPMScheduler(), "ddim", eta=3)
 
 
-def test_what_is_the_models_own_cannot_be_set_and_late_starts_are_told():
+def test_what_is_the_models_own_cannot_be_set_and_late_starts_give_a_warning():
     with pytest.raises(UserError, match="the model's own"):
         schedulers.build(DDPMScheduler(), "ddim", prediction_type="sample")
     with pytest.raises(UserError, match="skip_prk_steps"):
@@ -270,17 +273,17 @@ def test_what_is_the_models_own_cannot_be_set_and_late_starts_are_told():
     with pytest.raises(UserError, match="zero terminal SNR"):
         schedulers.build(DDPMScheduler(rescale_betas_zero_snr=True), "heun")
     ddim = schedulers.build(DDPMScheduler(), "ddim")
-    assert "t=500 of 1000" in Timetable(ddim, 501).warning()
-    assert Timetable(ddim, 500).warning() is None
-    assert Timetable(ddim, 40).warning() is None
+    assert "t=500 of 1000" in TimestepSchedule(ddim, 501).warning()
+    assert TimestepSchedule(ddim, 500).warning() is None
+    assert TimestepSchedule(ddim, 40).warning() is None
 
 
 CLASSES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "Scheduler")
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_any_scheduler_class_of_diffusers_draws_or_is_refused_in_a_sentence(name):
-    """Those that draw from a DDPM noise schedule arrive at the Gaussian; every other one is told apart by name."""
+def test_any_scheduler_class_of_diffusers_samples_or_is_refused_in_a_sentence(name):
+    """Those that sample from a DDPM noise schedule arrive at the Gaussian; every other one is refused by name."""
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     scheduler, refusal = None, ""
@@ -329,18 +332,18 @@ def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
     noise = seeds.noise(seeds.generators(0, 2), (3, 16, 16), "cpu")
     expected = 0.3 + a * 0.04 * (noise - a * 0.3) / (a * a * 0.04 + 1 - a * a)
     tolerance = 0.05 if name == "pndm" else 1e-3  # PNDM ends at the noise level of t = 0
-    torch.testing.assert_close(draw(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(final(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
 
 
 def test_one_step_that_a_scheduler_cannot_make_is_refused():
     with pytest.raises(UserError, match="steps=1"):
-        Timetable(built(DDPMScheduler(), "deis"), 1)
+        TimestepSchedule(built(DDPMScheduler(), "deis"), 1)
 
 
 def test_timesteps_that_are_no_numbers_are_said_before_anything_is_drawn():
     cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     with pytest.raises(UserError, match=r"steps=10: KDPM2AncestralDiscreteScheduler computes timesteps that are not"):
-        Timetable(schedulers.build(cosine, "KDPM2AncestralDiscreteScheduler"), 10)
+        TimestepSchedule(schedulers.build(cosine, "KDPM2AncestralDiscreteScheduler"), 10)
 
 
 LEFT = {

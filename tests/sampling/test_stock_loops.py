@@ -10,8 +10,9 @@ from diffusers import DDPMScheduler
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.sampling.schedulers import Timetable, step_arguments
+from chrysalis.sampling.loop import sample
+from chrysalis.sampling.schedulers import step_arguments
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 SHAPE = (1, 3, 4, 4)
@@ -47,25 +48,25 @@ def ours(training, scheduler, steps):
 def test_as_many_steps_as_the_model_has_timesteps(name, timesteps):
     training = DDPMScheduler(timesteps)
     scheduler = schedulers.build(training, name)
-    timetable = Timetable(scheduler, timesteps)
-    assert len(timetable) == timesteps
-    sigmas = getattr(timetable.fresh, "sigmas", None)
-    levels = [float(timetable.level(k)) for k in range(timesteps)]
+    schedule = TimestepSchedule(scheduler, timesteps)
+    assert len(schedule) == timesteps
+    sigmas = getattr(schedule.scheduler, "sigmas", None)
+    levels = [float(schedule.timestep(k)) for k in range(timesteps)]
     if scheduler.config.get("use_karras_sigmas"):  # whose levels lie closer than timesteps, which some round
         assert levels == sorted(levels, reverse=True)
         assert len(set(sigmas.tolist())) >= timesteps
     else:
         assert levels == list(range(timesteps - 1, -1, -1))
-    drawn = ours(training, scheduler, timesteps)
-    assert drawn.isfinite().all()
+    x = ours(training, scheduler, timesteps)
+    assert x.isfinite().all()
     tolerance = 1e-5 if timesteps < 100 else 1e-3  # of float32, over a thousand steps
     unet = Bounded(training.alphas_cumprod)
-    torch.testing.assert_close(drawn, stock(unet, scheduler, timesteps), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(x, stock(unet, scheduler, timesteps), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_zero_terminal_snr_draws_or_is_refused_by_name(name, listed):
+def test_zero_terminal_snr_samples_or_is_refused_by_name(name, listed):
     """Also where a folder lists the rescaled betas and says no more of it."""
     flagged = DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
     training = DDPMScheduler(trained_betas=flagged.betas.tolist(), prediction_type="v_prediction")
@@ -75,7 +76,7 @@ def test_zero_terminal_snr_draws_or_is_refused_by_name(name, listed):
         with pytest.raises(UserError, match=f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim"):
             schedulers.build(training, name)
         return
-    drawn = ours(training, schedulers.build(training, name), 10)
-    assert drawn.isfinite().all()
+    x = ours(training, schedulers.build(training, name), 10)
+    assert x.isfinite().all()
     reference = stock(Bounded(training.alphas_cumprod), schedulers.build(flagged, name), 10)
-    torch.testing.assert_close(drawn, reference, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x, reference, rtol=1e-5, atol=1e-5)

@@ -19,24 +19,23 @@ from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, lora
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.edit import ImageToImage, Inpaint, Invert
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance import model_pairs
-from chrysalis.sampling.loop import trajectory
+from chrysalis.sampling.loop import sample, trajectory
 from chrysalis.sampling.morph import Blend, Morph
-from chrysalis.sampling.schedulers import Timetable
-from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
+from chrysalis.sampling.timesteps import TimestepSchedule
 from chrysalis.system.errors import UserError
 
 
-def canvas_of(name="ddim", steps=10, **settings) -> Canvas:
+def sampler_of(name="ddim", steps=10, **settings) -> Sampler:
     training = DDPMScheduler(clip_sample=False, prediction_type="v_prediction")
     denoiser = Denoiser(tiny_unet().eval(), training, objective("v_prediction"))
-    return Canvas(denoiser, denoiser, Timetable(schedulers.build(training, name, **settings), steps), (16, 16))
+    return Sampler(denoiser, TimestepSchedule(schedulers.build(training, name, **settings), steps), (16, 16))
 
 
-def drawn(task: Generate, canvas: Canvas, n=2, seed=0) -> torch.Tensor:
-    start = task.start(canvas, task.specs(seed, n))
-    for step in trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs, start.paste):
+def final(task: Generate, sampler: Sampler, n=2, seed=0) -> torch.Tensor:
+    start = task.initial_state(sampler, task.specs(seed, n))
+    for step in trajectory(sampler.denoiser, sampler.schedule, start.x, start.generators, start.segments, start.hook):
         last = step.x
     return last
 
@@ -49,7 +48,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def mask(tmp_path):
-    """The right half is to be drawn anew."""
+    """White, to be generated anew, in the right half."""
     Image.fromarray(np.tile(np.repeat(np.uint8([0, 255]), 8), (16, 1))).save(tmp_path / "mask.png")
     return str(tmp_path / "mask.png")
 
@@ -59,10 +58,10 @@ def signed(path: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_img2img_keeps_more_of_the_picture_the_less_strength(image, name):
-    canvas = canvas_of(name, 20)
+def test_img2img_keeps_more_of_the_image_the_less_strength(image, name):
+    sampler = sampler_of(name, 20)
     distances = [
-        (drawn(ImageToImage(image, strength), canvas, n=4) - signed(image)).square().mean().item()
+        (final(ImageToImage(image, strength), sampler, n=4) - signed(image)).square().mean().item()
         for strength in (0.1, 0.4, 0.9)
     ]
     assert distances[0] < distances[1] < distances[2]
@@ -72,20 +71,20 @@ def test_img2img_keeps_more_of_the_picture_the_less_strength(image, name):
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_img2img_starts_at_the_level_of_its_first_step(image, name):
     """x = alpha x_0 + sigma eps at the timestep that the scheduler then asks for, eps the seed's own noise."""
-    canvas, task = canvas_of(name, 20), ImageToImage(image, 0.5)
-    start = task.start(canvas, task.specs(7, 1))
-    step = next(trajectory(canvas.denoiser, canvas.timetable, start.x, start.generators, start.legs))
-    t = canvas.unguided.noise
+    sampler, task = sampler_of(name, 20), ImageToImage(image, 0.5)
+    start = task.initial_state(sampler, task.specs(7, 1))
+    step = next(trajectory(sampler.denoiser, sampler.schedule, start.x, start.generators, start.segments))
+    t = sampler.unguided.noise
     eps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     level = step.t.view(1)
     torch.testing.assert_close(start.x, t.alpha(level) * signed(image) + t.sigma(level) * eps)
-    assert 400 < float(step.t) < 600  # half the way, however the scheduler spaces its steps
+    assert 400 < float(step.t) < 600  # half of T, whatever the scheduler's spacing
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_inpaint_keeps_every_known_pixel_and_draws_the_others(image, mask, name):
-    canvas = canvas_of(name, 10)
-    out = drawn(Inpaint(image, mask, jump=3, resamplings=2), canvas)
+def test_inpaint_keeps_every_known_pixel_and_generates_the_others(image, mask, name):
+    sampler = sampler_of(name, 10)
+    out = final(Inpaint(image, mask, jump=3, resamplings=2), sampler)
     assert torch.equal(pixels.to_uint8(out)[..., :8], pixels.to_uint8(signed(image)).expand(2, -1, -1, -1)[..., :8])
     assert (out[..., 8:] - signed(image)[..., 8:]).abs().mean() > 0.05
     assert (out[0] - out[1])[..., 8:].abs().mean() > 0.01
@@ -98,14 +97,14 @@ def test_a_mask_of_another_shape_is_refused(image, tmp_path):
 
 
 def test_inpaint_goes_through_every_stretch_again(image, mask):
-    canvas = canvas_of("dpmpp_2m", 10)
+    sampler = sampler_of("dpmpp_2m", 10)
     task = Inpaint(image, mask, jump=4, resamplings=3)
-    assert task.legs(canvas) == [(0, 4)] * 3 + [(4, 8)] * 3 + [(8, 10)] * 3
-    assert Inpaint(image, mask, resamplings=1).legs(canvas) == [(0, 10)]
+    assert task.segments(sampler) == [(0, 4)] * 3 + [(4, 8)] * 3 + [(8, 10)] * 3
+    assert Inpaint(image, mask, resamplings=1).segments(sampler) == [(0, 10)]
 
 
 def test_resampling_lets_the_new_part_join_the_old_one(image, mask):
-    """Data that is one grey per image: the drawn half takes the known half's grey, more so with more resamplings.
+    """Data that is one grey per image: the generated half takes the known half's grey, more so with more resamplings.
 
     The exact denoiser of N(0, 1) greys: E[x_0 | x_t] = alpha N mean(x_t) / (alpha^2 N + sigma^2), for all N pixels.
     """
@@ -119,42 +118,42 @@ def test_resampling_lets_the_new_part_join_the_old_one(image, mask):
     Image.new("RGB", (16, 16), (230, 230, 230)).save(image)
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(OneGrey(training.alphas_cumprod), training, objective("epsilon"))
-    canvas = Canvas(denoiser, denoiser, Timetable(schedulers.build(training, "ddim"), 50), (16, 16))
+    sampler = Sampler(denoiser, TimestepSchedule(schedulers.build(training, "ddim"), 50), (16, 16))
     grey = signed(image).mean().item()
     errors = [
-        (drawn(Inpaint(image, mask, 5, times), canvas, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
+        (final(Inpaint(image, mask, 5, times), sampler, n=8)[..., 8:].mean(dim=(1, 2, 3)) - grey).abs().median().item()
         for times in (1, 4)
     ]
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.1
 
 
-def test_invert_reconstructs_the_picture(image):
-    """DDIM draws from the inverted noise the very image: 40 dB and more, and corrections pay."""
-    canvas = canvas_of("ddim", 50)
+def test_invert_reconstructs_the_image(image):
+    """From the inverted noise DDIM generates the very image: 40 dB and more, and corrections pay."""
+    sampler = sampler_of("ddim", 50)
     psnr = {}
     for corrections in (0, 3):
-        out = drawn(Invert(image, corrections), canvas, n=1)
+        out = final(Invert(image, corrections), sampler, n=1)
         psnr[corrections] = 10 * math.log10(4 / (out - signed(image)).square().mean().item())
     assert psnr[3] > max(40, psnr[0])
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(image), canvas_of("heun"), n=1)
+        final(Invert(image), sampler_of("heun"), n=1)
     with pytest.raises(UserError, match="use scheduler=ddim"):
-        drawn(Invert(image), canvas_of("ddim", eta=1.0), n=1)
+        final(Invert(image), sampler_of("ddim", eta=1.0), n=1)
 
 
 def test_morph_goes_over_the_seeds_along_the_arc():
-    canvas, task = canvas_of(), Morph(frames=4)
+    sampler, task = sampler_of(), Morph(frames=4)
     images = task.specs(5, 3)
     assert [p.name for p in images] == [f"frame_{k:05d}" for k in range(9)]
-    starts = task.start(canvas, images).x
+    starts = task.initial_state(sampler, images).x
     for k, seed in ((0, 5), (4, 6), (8, 7)):
         own = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(starts[k], own)
     lengths = starts.flatten(1).norm(dim=1)
     assert lengths.min() > 0.97 * lengths[[0, 4, 8]].min()
-    whole = drawn(task, canvas, n=3, seed=5)
-    alone = sample(canvas.denoiser, canvas.timetable.fresh, 10, seeds.generators(6, 1), (16, 16))
+    whole = final(task, sampler, n=3, seed=5)
+    alone = sample(sampler.denoiser, sampler.schedule.scheduler, 10, seeds.generators(6, 1), (16, 16))
     torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-4)
     assert len(Morph(frames=4, loop=True).specs(0, 3)) == 12
     with pytest.raises(UserError, match="at least 2"):
@@ -194,15 +193,15 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
             p.copy_((p + q) / 2)
     task = Blend(tuned, base.origin, ratios=[0, 0.5, 1])
     denoiser = Denoiser(tuned.unet.eval(), tuned.scheduler, objective("v_prediction"))
-    timetable = Timetable(schedulers.build(tuned.scheduler, "ddim"), 5)
-    canvas = Canvas(denoiser, denoiser, timetable, (16, 16))
+    schedule = TimestepSchedule(schedulers.build(tuned.scheduler, "ddim"), 5)
+    sampler = Sampler(denoiser, schedule, (16, 16))
     images = task.specs(3, 1)
-    assert [p.mix for p in images] == [0, 0.5, 1]
+    assert [p.blend_ratio for p in images] == [0, 0.5, 1]
     for image, unet in zip(images, (by_hand[k] for k in ("0", "0.5", "1")), strict=True):
-        start = task.start(canvas, [image])
-        *_, last = trajectory(denoiser, timetable, start.x, start.generators, start.legs)
+        start = task.initial_state(sampler, [image])
+        *_, last = trajectory(denoiser, schedule, start.x, start.generators, start.segments)
         other = Denoiser(unet.eval(), tuned.scheduler, objective("v_prediction"))
-        expected = sample(other, timetable.fresh, 5, seeds.generators(3, 1), (16, 16))
+        expected = sample(other, schedule.scheduler, 5, seeds.generators(3, 1), (16, 16))
         torch.testing.assert_close(last.x, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -231,7 +230,7 @@ def test_a_lora_that_was_not_merged_blends_as_its_merged_weights(two_models):
 
 def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
     base, tuned = two_models
-    with pytest.raises(UserError, match=r"task\.base is not given"):
+    with pytest.raises(UserError, match=r"give task\.base=FOLDER"):
         Blend(tuned)
     tiny_unet(block_out_channels=(8, 8)).save_pretrained(tmp_path / "other" / "unet")
     tuned.scheduler.save_pretrained(tmp_path / "other" / "scheduler")
@@ -263,7 +262,7 @@ def test_wrong_tasks(image, make, message):
 
 
 def test_recurrence_goes_through_each_step_again():
-    canvas = canvas_of(steps=4)
-    canvas.recurrence = 3
-    assert Generate().legs(canvas) == [(k, k + 1) for k in range(4) for _ in range(3)]
+    sampler = sampler_of(steps=4)
+    sampler.recurrence = 3
+    assert Generate().segments(sampler) == [(k, k + 1) for k in range(4) for _ in range(3)]
     assert SampleSpec("seed_00007", 7) == Generate().specs(7, 1)[0]

@@ -19,16 +19,20 @@ from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
 from chrysalis.command.config_tree import as_dict, instantiate
+from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import KINDS
+from chrysalis.conditions.request import Request
 from chrysalis.data.example import contents
 from chrysalis.data.formats import suffixes
 from chrysalis.models import location
 from chrysalis.models.model import Model
+from chrysalis.sampling.precision import resolve
+from chrysalis.sampling.record import SamplingRecord
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import REPOSITORY
 from chrysalis.system.public import ELIDED, all_public, public
-from chrysalis.system.terminal import warn
+from chrysalis.system.terminal import say, warn
 
 NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image
 TASK_GROUPS = ("data", "features")  # groups that task=evaluate has among its own settings
@@ -37,7 +41,7 @@ _recalled: dict[str, Any] = {}  # the record of the image that from=... names
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """The arguments; with from=image.png among them, after the overrides that the image was generated with."""
+    """With from=IMAGE.png among them: the overrides that it was generated with, below those that were typed now."""
     _recalled.clear()
     given = [a for a in arguments if a.startswith("from=")]
     path = value_of(given[-1]) if given else None
@@ -48,7 +52,7 @@ def expanded(arguments: list[str]) -> list[str]:
             text = getattr(file, "text", {})  # of PNG files only
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(f"from={path} is not an image of sample.py: it has no record of how it was made.") from error
+        raise UserError(f"from={path} is not an image of sample.py: it does not say how it was generated.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
     values = {key: value for key, _, value in pairs}
@@ -80,45 +84,48 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     return group in ("scheduler", "task") and group in values
 
 
-def record(cfg: DictConfig, pretrained: str) -> dict:
-    """What is stored with every image: all that determines it, and no folder of this machine, see system/public.py.
+def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
+    """The record of a sampling with this configuration and model.
 
-    Returns:
-        settings: the configuration. overrides: what composes it. command: the same as one would type it.
-        inputs: digests of the weights and of every file that the settings name, to detect changes.
-        versions, only: of the libraries; the one image's name that was generated, if not all.
+    It goes with every image to whoever has that, and names no folder of this machine, see system/public.py. After
+    from=IMAGE, warns of what differs from when that image was generated.
     """
-    settings = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
+    settings: Any = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
             leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
-    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
+    typed = list(HydraConfig.get().overrides.task)
+    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in typed):
         raise UserError("torchrun needs out=FOLDER, which all processes share: the default is a time stamp.")
-    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    parsed = OverridesParser.create().parse_overrides(typed)
     overrides = [str(o.input_line) for o in parsed if str(o.key_or_group).split(".")[0] not in NO_EFFECT]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
+    precision = resolve(cfg.trainer.precision, cfg.trainer.accelerator)
+    if precision != "32-true":
+        overrides.append(f"trainer.precision={precision}")  # never `auto`: machines differ
     found = {
         "settings": settings,
         "command": shlex.join(["python", "sample.py", *overrides]),
         "overrides": overrides,
         "inputs": _inputs(settings),
-        "versions": hardware.versions(),
-        **({"only": cfg.only} if cfg.only is not None else {}),
     }
-    return all_public(found)
+    new = SamplingRecord(**all_public(found), versions=hardware.versions(), precision=precision, only=cfg.only)
+    _warn_of_changes(new)
+    return new
 
 
-def tell_changes(now: dict) -> None:
-    """After from=...: warn of everything that has changed since the image was generated."""
-    for name, digest in now["inputs"].items():
+def _warn_of_changes(now: SamplingRecord) -> None:
+    """After from=IMAGE: warn of what differs from when the image was generated."""
+    for name, digest in now.inputs.items():
         if _recalled.get("inputs", {}).get(name, digest) != digest:
-            warn(f"{name} has changed since the image was generated: the new one will differ from it.")
-    was, versions = _recalled.get("versions", {}), hardware.versions()
-    if not _recalled.get("changed", True) and _recalled["settings"] != now["settings"]:
-        warn("The defaults have changed since the image was generated: the new one will differ from it.")
-    others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
+            warn(f"{name} has changed since the image was generated: the new image will differ from it.")
+    if not _recalled.get("changed", True) and _recalled["settings"] != now.settings:
+        warn("The defaults of this version differ from those of the image: the new image will differ from it.")
+    versions = _recalled.get("versions", {}).items()
+    pairs = [(name, was, now.versions.get(name)) for name, was in versions]
+    others = [f"{name} {was} then, {current} now" for name, was, current in pairs if was != current]
     if others:
         warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
@@ -130,9 +137,20 @@ def built(leaf: DictConfig, model: Model) -> Any:
     return made(model) if isinstance(made, functools.partial) else made
 
 
-def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with OmegaConf's lists and mappings turned into Python's own."""
-    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values.items()}
+def chosen_model(cfg: DictConfig) -> str:
+    """model.pretrained, else the newest run's pipeline, else the bundled model, which is then said."""
+    if cfg.model.pretrained:
+        return cfg.model.pretrained
+    newest = location.newest_pipeline()
+    origin = "the bundled model" if newest == location.BUNDLED else "of the newest run"
+    say(f"model: {newest}, {origin}; model.pretrained=FOLDER chooses another")
+    return newest
+
+
+def request(cfg: DictConfig, conditioner: Conditioner | None, pretrained: str) -> Request:
+    """The conditions that the configuration asks for."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return Request(conditioner, {name: values[name] for name in values if name in KINDS}, pretrained)
 
 
 def terms(guidance: DictConfig) -> dict[str, DictConfig]:

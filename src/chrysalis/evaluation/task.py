@@ -18,7 +18,7 @@ from chrysalis.evaluation.reference import Reference, distinct
 from chrysalis.evaluation.validation_loss import validation_loss
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
-from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import read_mapping, shown, write_text
 from chrysalis.system.public import public
@@ -50,8 +50,8 @@ class Evaluate(Generate):
             raise UserError("task.features=null: choose a network with features=.")
         self.model, self.data, self.panel, self.network = model, data, panel, features()
 
-    def prepare(self, canvas: Canvas) -> None:
-        self.data.size = canvas.size
+    def prepare(self, sampler: Sampler) -> None:
+        self.data.size = sampler.size
         self.data.look()
         if len(distinct(self.data)) < 2:
             raise UserError(
@@ -76,7 +76,7 @@ class Evaluate(Generate):
             "are the same ones, or some that it learned from count as held out, or the other way round."
         )
 
-    def conclude(self, out: Path, specs: list[SampleSpec]) -> list[str]:
+    def conclude(self, out: Path, specs: Sequence[SampleSpec]) -> list[str]:
         images = torch.stack([read(out / f"{p.name}.png") for p in specs])
         reference = Reference(self.network, self.data, next(self.model.unet.parameters()).device)
         evaluation = reference.hold(images)

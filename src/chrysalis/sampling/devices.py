@@ -1,22 +1,37 @@
-"""Drawing shared out among devices and processes, launched by Lightning Fabric."""
+"""Sampling on several devices: the processes, launched by Lightning Fabric, and which part of the work each has."""
 
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 
-from chrysalis.sampling.generation import Share
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, require_whole
 
 
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among those that sample together: it generates every world_size-th batch, beginning at `rank`.
+
+    gather: waits for all processes and returns what each of them has handed in, by rank.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[Any], list] = lambda own: [own]
+
+
 def launch(
     accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1, precision: str = "32-true", **other
-) -> tuple[Share, torch.device]:
-    """This process's share and device. With several devices, also starts the other processes (as many on a CPU).
+) -> tuple[ProcessGroup, torch.device]:
+    """Start the other processes, if there is more than one device, and return this one's place and device.
 
-    Under torchrun the processes are there already, and each takes its part. precision: see sampling/precision.py.
+    Under torchrun the processes are there already. On a CPU, `devices` is the number of processes. precision: see
+    sampling/precision.py.
     """
     for key in other:
         raise UserError(
@@ -28,28 +43,34 @@ def launch(
     if devices != "auto":
         require_whole("trainer.devices", devices)
     require_whole("trainer.num_nodes", num_nodes)
-    on = hardware.accelerator(accelerator)
-    hardware.require_processes(devices, on)
+    kind = hardware.accelerator(accelerator)
+    hardware.require_processes(devices, kind)
+    hardware.keep_memory(kind)
     if devices == 1 and num_nodes == 1:
-        return Share(), torch.device(on)
+        return ProcessGroup(), torch.device(kind)
+    return _launch_fabric(kind, devices, num_nodes)
+
+
+def _launch_fabric(kind: str, devices: int | str, num_nodes: int) -> tuple[ProcessGroup, torch.device]:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
-    for name in ("lightning.fabric", "lightning.pytorch"):  # its banners would bury the one line that matters here
+    for name in ("lightning.fabric", "lightning.pytorch"):  # their banners would hide the one line that matters
         logging.getLogger(name).setLevel(logging.WARNING)
     threads = torch.get_num_threads()
     try:
-        # the processes only meet at the end, which one that had more left to draw reaches hours later
+        # the processes only meet at the end, which the slowest may reach hours after the first
         strategy = DDPStrategy(timeout=timedelta(days=30))
-        fabric = Fabric(accelerator=on, devices=devices, num_nodes=num_nodes, strategy=strategy)
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"trainer.devices={devices} cannot be had: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"trainer.devices={devices} cannot be used here: {reason}") from error
     torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other images
-    return Share(fabric.global_rank, fabric.world_size, _gathered), fabric.device
+    return ProcessGroup(fabric.global_rank, fabric.world_size, _gather), fabric.device
 
 
-def _gathered(mine: str | None) -> list[str | None]:
-    everyones = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyones, mine)
-    return everyones
+def _gather(own: Any) -> list:
+    gathered: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered

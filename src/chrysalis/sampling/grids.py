@@ -1,44 +1,26 @@
-"""Sheets and films of images that lie in a folder or were kept on the way."""
+"""Images from files, and figures made of several images."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio.v3 as iio
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from chrysalis.data import pixels
 from chrysalis.data.pixels import as_image, strip
-from chrysalis.system.errors import UserError
-from chrysalis.system.files import written
-
-FORMATS = ("gif", "webp", "mp4")
-
-
-def require_formats(formats: Sequence[str]) -> None:
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f"animation.formats={list(formats)}: {name} is unknown, choose of {', '.join(FORMATS)}.")
 
 
 def read(path: Path) -> torch.Tensor:
-    """uint8 [3, H, W]."""
+    """The image of a file, uint8 [3, H, W]."""
     with Image.open(path) as image:
         return pixels.from_image(image.convert("RGB"))
 
 
-def save_grid(out: Path, names: Sequence[str], text: dict[str, str], columns: int | None = None) -> None:
-    """grid.png of the named images in `out`."""
-    sheet = pixels.grid(torch.stack([read(out / f"{name}.png") for name in names]), columns)
-    pixels.save_sheet(sheet, out / "grid.png", text)
-
-
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
-    """A row of images, uint8 [B, 3, H, W], beside each name; long names are broken into lines.
+    """Rows of images, uint8 [B, 3, H, W], each beside its name; long names are broken into lines.
 
-    enlarge: each pixel is a square of so many.
+    enlarge: each pixel becomes a square of so many pixels.
     """
     font = ImageFont.load_default(12)
     names = ["\n".join(textwrap.wrap(name, 28, max_lines=4, placeholder=" ...")) for name, _ in rows]
@@ -56,30 +38,11 @@ def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int =
 
 
 def legible(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> torch.Tensor:
-    """The table of rows, uint8 [3, h, w], enlarged as a sheet is that is saved."""
+    """The table of rows as uint8 [3, h, w], enlarged as `pixels.save_sheet` enlarges small sheets."""
     width = max(pixels.strip([images], gap).shape[-1] for _, images in rows)
     return pixels.from_image(table(rows, pixels.enlargement(width), gap))
 
 
 def enlarged(image: torch.Tensor, least: int = 128) -> torch.Tensor:
-    """uint8 [3, H, W], each pixel a square, so that the shorter side is at least `least`."""
+    """uint8 [3, H, W] enlarged by a whole factor, so that the shorter side has at least `least` pixels."""
     return pixels.enlarged(image, pixels.enlargement(min(image.shape[-2:]), least))
-
-
-def save_film(frames: Sequence[torch.Tensor], path: Path, formats: Sequence[str], seconds: float) -> None:
-    """path.gif, path.webp, path.mp4 from frames uint8 [3, h, w]; the last one stays a second longer."""
-    images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
-    each = seconds / len(images)
-    rest = min(100, max(1, round(1 / each)))
-    for name in formats:
-        if name == "mp4":
-            # H.264 in 4:2:0, which every player knows, wants even sides
-            even = [image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images]
-            animation = np.stack(even + [even[-1]] * rest)
-            rate = min(100.0, max(0.1, round(1 / each, 1)))
-            data = iio.imwrite("<bytes>", animation, extension=".mp4", plugin="pyav", codec="libx264", fps=rate)
-        else:
-            times = [round(1000 * each)] * (len(images) - 1) + [round(1000 * (each + 1))]
-            data = iio.imwrite("<bytes>", np.stack(images), extension=f".{name}", duration=times, loop=0)
-        with written(path.with_suffix(f".{name}")) as partial:
-            partial.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Images on their way to the disk while the next ones are drawn."""
+"""Writing images in threads while the next ones are generated."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +10,9 @@ from chrysalis.data import pixels
 
 
 class ImageWriter:
-    """Threads that encode, sync and rename images. With `with`: at the end all are written, or their error raised.
+    """Threads that encode, sync and rename images; leaving the `with` block waits for all or raises their error.
 
-    threads: most of their time is waiting for the disk. most: how many images may wait; then `save` waits too.
+    threads: most of their time they wait for the disk. most: number of waiting images from which on `save` waits too.
     """
 
     def __init__(self, threads: int = 4, most: int = 32):
@@ -24,13 +24,13 @@ class ImageWriter:
         return self
 
     def save(self, image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
-        """pixels.save_png, later. Raises what an earlier image met with."""
+        """Have pixels.save_png write the image later; raises the error of an earlier one."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= self.most):
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(pixels.save_png, image, path, text))
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._pool.shutdown(wait=True)  # also after an error: what has been drawn is kept
+        self._pool.shutdown(wait=True)  # after an error too: what has been generated is kept
         if error is None:
             for future in self._waiting:
                 future.result()

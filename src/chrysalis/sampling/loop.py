@@ -1,18 +1,26 @@
-"""The one loop: from noise to image, step by step, with any scheduler."""
+"""The sampling loop: from noise to images, one scheduler step at a time, with any scheduler and any guidance."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.sampling.schedulers import Timetable, step_arguments
+from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.schedulers import Scheduler, step_arguments
+from chrysalis.sampling.timesteps import Segments, TimestepSchedule
+
+Hook = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # (x, its timestep or None when clean) -> x
 
 
 @dataclass(frozen=True)
 class Step:
-    """i: how often the UNet was asked before. t: its timestep. x: the images after the step, as alpha x_0 + sigma eps
-    also where the scheduler scales them otherwise. x0: what the (guided) model expects of them; both [B, C, H, W]."""
+    """The state after one evaluation of the UNet.
+
+    i: number of evaluations before this one. t: its timestep, a scalar. x: the images after the step, scaled as
+    alpha x_0 + sigma eps whatever the scheduler's own scaling. x0: the (guided) model's estimate; both [B, C, H, W].
+    """
 
     i: int
     t: torch.Tensor
@@ -22,38 +30,67 @@ class Step:
 
 @torch.no_grad()
 def trajectory(
-    denoiser,
-    timetable: Timetable,
+    denoiser: Denoiser | Guided,
+    schedule: TimestepSchedule,
     x: torch.Tensor,
     generators: list[torch.Generator],
-    legs: Sequence[tuple[int, int]] = (),
-    paste: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+    segments: Segments = (),
+    hook: Hook | None = None,
     cond: Mapping | None = None,
 ) -> Iterator[Step]:
-    """Yield every step from x, float32 [B, C, H, W] at the level of the first leg; a guided denoiser is a denoiser.
+    """Yield every step from x to clean images; a guided denoiser is a denoiser.
 
-    generators: one an image, for the noise of stochastic schedulers and of jumps. legs: stretches of full steps, all
-    once by default; one that starts before the last ended is reached by adding noise, and starts without history.
-    paste: called with x and its timestep (None at the end) after every step, to put known pixels back.
-    cond: what a conditional model is told, see conditions/conditioner.py.
+    Args:
+        x: float32 [B, C, H, W] at the noise level of the first segment.
+        generators: one for each image, for the noise of stochastic schedulers and of jumps back.
+        segments: ranges of full steps; by default all of them once. A segment that starts before the last one ended
+            is reached by adding noise, and starts with a scheduler without history.
+        hook: called with x and its timestep (None for clean images) after every step; returns the x to continue with.
+        cond: the condition of a conditional model, see conditions/conditioner.py.
     """
     i, level = 0, None
-    for first, last in legs or [(0, len(timetable))]:
-        scheduler, timesteps = timetable.leg(first, last)
+    for first, last in segments or [(0, len(schedule))]:
+        # 1. A scheduler at the start of the segment, and x at its noise level, in the scheduler's own scaling
+        scheduler, timesteps = schedule.segment(first, last)
         extra = step_arguments(scheduler, generators)
         if i:
             eps = seeds.noise(generators, x.shape[1:], x.device)
             x = denoiser.noise.add_more(x, eps, level, timesteps[0].view(1))
-        x = x / scheduler.scale_model_input(x.new_ones(1), timesteps[0])
-        # schedulers compare and index with theirs, and would wait for a GPU at every step if it lay there
-        theirs = torch.stack(timesteps).cpu()
-        for t, at, level in zip(timesteps, theirs, [*timesteps[1:], timetable.level(last)], strict=True):
-            x_in = scheduler.scale_model_input(x, t)
-            predicted = denoiser(x_in, t, cond)
-            x = scheduler.step(predicted.for_(scheduler), at, x, **extra).prev_sample
+        scale = scheduler.scale_model_input(x.new_ones(1), timesteps[0])
+        x = x / scale
+        # schedulers compare and index with these; on a GPU they would make it wait at every step
+        on_cpu = torch.stack(timesteps).cpu()
+        end = schedule.timestep(last) if last < len(schedule) else None
+        for t, t_on_cpu, level in zip(timesteps, on_cpu, [*timesteps[1:], end], strict=True):
+            # 2. Ask the denoiser, and take exactly one scheduler step
+            predicted = denoiser(scheduler.scale_model_input(x, t), t, cond)
+            x = scheduler.step(predicted.for_(scheduler), t_on_cpu, x, **extra).prev_sample
+            # 3. Hand out x in the scaling of the forward process
             scale = x.new_ones(1) if level is None else scheduler.scale_model_input(x.new_ones(1), level)
-            if paste is not None:
-                x = paste(x * scale, level) / scale
+            if hook is not None:
+                x = hook(x * scale, level) / scale
             yield Step(i, t, x * scale, predicted.x0)
             i += 1
         x = x * scale
+
+
+def sample(
+    denoiser: Denoiser | Guided,
+    scheduler: Scheduler,
+    steps: int,
+    generators: list[torch.Generator],
+    size: tuple[int, int],
+    cond: Mapping | None = None,
+    advance: Callable[[float], None] = lambda evaluations: None,
+) -> torch.Tensor:
+    """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1].
+
+    advance: called after each evaluation of the UNet with its part of the B * steps that all of them are.
+    """
+    schedule = TimestepSchedule(scheduler, steps, denoiser.noise.alphas.device)
+    x = seeds.noise(generators, (denoiser.channels, *size), schedule.device)
+    part = len(generators) * steps / schedule.evaluations([(0, len(schedule))])
+    for step in trajectory(denoiser, schedule, x, generators, cond=cond):
+        x = step.x
+        advance(part)
+    return x

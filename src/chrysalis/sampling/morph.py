@@ -1,28 +1,28 @@
-"""Between seeds, and between models: images that lie on a line."""
+"""Tasks between two ends: morph interpolates the noise of two seeds, blend the weights of two models."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
 from chrysalis.data import pixels
 from chrysalis.diffusion import mixing
 from chrysalis.diffusion import seeds as keyed
-from chrysalis.models import location, lora, second_model
-from chrysalis.models.model import Model
-from chrysalis.sampling.grids import enlarged, read, save_film, save_grid
-from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec, Start
+from chrysalis.models import lora
+from chrysalis.sampling.grids import enlarged
+from chrysalis.sampling.output import OutputFolder
+from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
 from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_whole
 
-MOST = 600  # frames of one animation; of more, every second, third ... is shown
+MOST_FRAMES = 600  # of one animation; of more, only every second, third ... is shown
+MOST_BLEND_SEEDS = 16  # rows of blend's grid
 
 
 class Morph(Generate):
-    """From seed to seed + 1 and on to the n-th: the start is turned from one noise to the next (slerp).
+    """Images along the seeds seed, seed + 1, ..., seed + n - 1; the noise is interpolated between them (slerp).
 
-    frames: images from one seed to the next. loop: return to the first seed. columns: images of the strip.
+    frames: images from one seed to the next. loop: return to the first seed. columns: images in a row of morph.png.
     """
 
     one_condition = True
@@ -31,49 +31,48 @@ class Morph(Generate):
         super().__init__()
         for name, value in (("frames", frames), ("columns", columns)):
             require_whole(f"task.{name}", value, least=2)
-        if not isinstance(loop, bool):
-            raise UserError(f"task.loop={loop} must be true or false.")
         self.frames, self.loop, self.columns = frames, loop, columns
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         if n < 2:
-            raise UserError(f"n={n}: task=morph goes from seed to seed and needs at least 2.")
+            raise UserError(f"n={n}: task=morph interpolates between seeds and needs at least 2.")
         seeds = [seed + i for i in range(n)] + ([seed] if self.loop else [])
         self.steps_seed = keyed.key("morph", seed)
-        way = [(a, b, j / self.frames) for a, b in pairwise(seeds) for j in range(self.frames)]
-        way += [] if self.loop else [(seeds[-2], seeds[-1], 1.0)]
-        return [SampleSpec(f"frame_{k:05d}", a, b, part) for k, (a, b, part) in enumerate(way)]
+        between = [(a, b, j / self.frames) for a, b in pairwise(seeds) for j in range(self.frames)]
+        between += [] if self.loop else [(seeds[-2], seeds[-1], 1.0)]
+        return [SampleSpec(f"frame_{k:05d}", a, b, fraction) for k, (a, b, fraction) in enumerate(between)]
 
-    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
-        def of(seed: int) -> torch.Tensor:
-            return canvas.noise(keyed.cpu_generators([seed]))[0]
+    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
+        def noise(seed: int | None) -> torch.Tensor:
+            assert seed is not None  # each spec of this task has two
+            return sampler.noise(keyed.of_each([seed]))[0]
 
-        x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in specs])
-        # one seed for the steps of all frames: noise that differed from frame to frame would flicker
-        generators = keyed.cpu_generators(self.steps_seed for _ in specs)
-        return Start(x, generators, self.legs(canvas))
+        x = torch.stack([mixing.slerp(noise(s.seed), noise(s.second_seed), s.fraction) for s in specs])
+        # one seed for the steps of all frames: noise that differs from frame to frame would flicker
+        generators = keyed.of_each(self.steps_seed for _ in specs)
+        return InitialState(x, generators, self.segments(sampler))
 
-    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
-        """morph.png, a strip with every seed and what lies between, and the animation of all frames."""
-        names = [p.name for p in specs]
-        rows = [names[k : k + self.frames + 1] for k in range(0, len(names) - 1, self.frames)]
-        picked = []
-        for row in rows:
-            row = row if len(row) > self.frames or not self.loop else [*row, names[0]]
+    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """morph.png, one row from each seed to the next, and the animation of all frames."""
+        names = [spec.name for spec in specs]
+        rows = []
+        for k in range(0, len(names) - 1, self.frames):
+            row = names[k : k + self.frames + 1]
+            if self.loop and len(row) <= self.frames:
+                row = [*row, names[0]]
             places = torch.linspace(0, len(row) - 1, min(self.columns, len(row))).round().long().tolist()
-            picked.append(torch.stack([read(out / f"{row[k]}.png") for k in places]))
-        pixels.save_png(pixels.strip(picked), out / "morph.png", text)
-        shown = names[:: -(-len(names) // MOST)]
-        frames = [enlarged(read(out / f"{name}.png")) for name in shown]
-        save_film(frames, out / "morph", animation.formats, max(animation.seconds, len(frames) / 15))
-        return ["morph.png", *(f"morph.{name}" for name in animation.formats)]
+            rows.append(output.images([row[place] for place in places]))
+        figure = output.save_figure(pixels.strip(rows), "morph", enlarge=False)
+        frames = [enlarged(image) for image in output.images(names[:: -(-len(names) // MOST_FRAMES)])]
+        seconds = max(output.animation.seconds, len(frames) / 15)
+        return [figure, *output.animation.save(frames, output.path / "morph", seconds)]
 
 
 class Blend(Generate):
     """Weights between the base model's and the fine-tuned one's: one row per seed, one column per ratio.
 
-    base: a diffusers folder or hub id; None for what the run was fine-tuned from. ratios: 0 is the base model, 1 the
-    fine-tuned one; beyond 1 goes further the same way.
+    base: a diffusers folder or hub id; None for what the model was fine-tuned from. ratios: 0 is the base model, 1 the
+    fine-tuned one; from -1 to 2, beyond the ends by extrapolation.
     """
 
     one_condition = True
@@ -87,14 +86,15 @@ class Blend(Generate):
             raise UserError(f"task.ratios={list(ratios)} must differ in their first three digits.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
-            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is told something.")
+            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")
         name = base or location.base_of(model.origin)
         if name is None:
-            raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
+            raise UserError(f"{model.origin} does not say what it was fine-tuned from: give task.base=FOLDER.")
         other = second_model.load(model, name, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
-                one.unet = align(lora.merged(one.unet))
+                one.unet = lora.merged(one.unet)
+                align(one.unet)
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
@@ -102,16 +102,19 @@ class Blend(Generate):
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [
-            SampleSpec(f"ratio_{ratio:.3f}_seed_{seed + i:05d}", seed + i, mix=ratio)
+            SampleSpec(f"ratio_{ratio:.3f}_seed_{seed + i:05d}", seed + i, blend_ratio=ratio)
             for ratio in self.ratios
             for i in range(n)
         ]
 
-    def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
-        canvas.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, specs[0].mix))
-        return super().start(canvas, specs)
+    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
+        ratio = specs[0].blend_ratio  # the same in all of a batch
+        assert ratio is not None
+        sampler.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, ratio))
+        return super().initial_state(sampler, specs)
 
-    def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
-        by_seed = sorted(specs, key=lambda p: (p.seed, self.ratios.index(p.mix)))
-        save_grid(out, [p.name for p in by_seed[: 16 * len(self.ratios)]], text, columns=len(self.ratios))
-        return ["grid.png"]
+    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """grid.png with a row for each of the first seeds and a column for each ratio."""
+        n = len(specs) // len(self.ratios)
+        by_seed = [specs[k * n + i].name for i in range(min(n, MOST_BLEND_SEEDS)) for k in range(len(self.ratios))]
+        return [output.save_figure(pixels.grid(output.images(by_seed), columns=len(self.ratios)), "grid")]

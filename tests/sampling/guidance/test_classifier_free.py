@@ -15,9 +15,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import ClassifierFree, cfg
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 
@@ -77,7 +77,7 @@ class TwoGaussians(Gaussian):
 
 
 class Told(torch.nn.Module):
-    """Stands for a conditioner: told a mean, or the null, which is -0.1."""
+    """Stands for a conditioner: it has a mean, or the null, which is -0.1."""
 
     own_channels = 3
 
@@ -115,17 +115,17 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     assert guided + 0.01 < both < 0.52
 
 
-def test_what_is_asked_for_becomes_rows():
-    asked = Request(conditional(("label", "text", "vector")).conditioner, {}, "a model")
-    assert asked.rows == 1
-    assert asked.cond([0, 0], [1, 2], (16, 16), "cpu") == {}
-    assert "label=NAME, or label=all for ant, bee, fly" in asked.missing()
+def test_a_request_becomes_rows():
+    request = Request(conditional(("label", "text", "vector")).conditioner, {}, "a model")
+    assert request.rows == 1
+    assert request.cond([0, 0], [1, 2], (16, 16), "cpu") == {}
+    assert "label=NAME, or label=all for ant, bee, fly" in request.missing()
     conditioner = conditional(("label", "text", "vector")).conditioner
     given = {"label": "all", "text": "a red moth", "vector": [1, 2.5], "mask": None, "image": None}
-    asked = Request(conditioner, given, "a model")
-    assert (asked.rows, asked.missing()) == (3, None)
-    assert [asked.row_name(k) for k in range(3)] == ["ant", "bee", "fly"]
-    cond = asked.cond([2, 0], [7, 8], (16, 16), "cpu")
+    request = Request(conditioner, given, "a model")
+    assert (request.rows, request.missing()) == (3, None)
+    assert [request.row_name(k) for k in range(3)] == ["ant", "bee", "fly"]
+    cond = request.cond([2, 0], [7, 8], (16, 16), "cpu")
     assert cond["label"].tolist() == [2, 0]
     assert cond["text"] == ("a red moth", "a red moth")
     assert cond["vector"].tolist() == [[1, 2.5], [1, 2.5]]
@@ -143,9 +143,9 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
     assert torch.equal(one[0, 0], torch.tensor([1.0] * 8 + [-1.0] * 8).expand(16, 16))
     several = Request(conditioner, {"mask": str(tmp_path)}, "").cond([0] * 4, [0, 1, 2, 3], (16, 16), "cpu")["mask"]
     assert [(m > 0).float().mean().item() for m in several] == [0.25, 0.5, 0.75, 0.25]
-    drawn = Request(conditioner, {"mask": "butterflies"}, "").cond([0] * 2, [0, 1], (32, 32), "cpu")["mask"]
-    assert set(drawn.unique().tolist()) == {-1.0, 1.0}
-    assert not torch.equal(drawn[0], drawn[1])
+    masks = Request(conditioner, {"mask": "butterflies"}, "").cond([0] * 2, [0, 1], (32, 32), "cpu")["mask"]
+    assert set(masks.unique().tolist()) == {-1.0, 1.0}
+    assert not torch.equal(masks[0], masks[1])
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_asked_for_is_said(names, given, says):
+def test_a_wrong_request_is_refused(names, given, says):
     conditioner = conditional(names).conditioner if names else None
     with pytest.raises(UserError, match=says if "\\" in says else re.escape(says)):
         Request(conditioner, given, "a model")
 
 
-def test_an_unknown_word_is_left_out_and_told(capfd):
+def test_an_unknown_word_is_left_out_with_a_warning(capfd):
     Request(conditional(("text",)).conditioner, {"text": "a red dragon"}, "a model")
     assert "a, dragon occurred in no training caption and is left out" in capfd.readouterr().err
 
@@ -205,9 +205,7 @@ def test_wrong_settings_are_said(how, says):
 
 
 def test_an_unconditional_model_cannot_be_guided_so(denoiser):
-    with pytest.raises(
-        UserError, match="guidance=cfg needs a model that is told something, and a model is unconditional"
-    ):
+    with pytest.raises(UserError, match="guidance=cfg needs a conditional model, and a model is unconditional"):
         cfg(model_of(denoiser))
 
 

@@ -15,9 +15,9 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance.clip import Clip
 from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 pytest.importorskip("transformers")
@@ -72,7 +72,7 @@ def test_the_loss_is_the_great_circle_distance_that_transformers_gives(clip_fold
     ):
         loss = Clip(str(folder), **targets, cutouts=0).loss(x0, at(10, 3), None)
         torch.testing.assert_close(loss.double(), expected, rtol=0, atol=1e-5)
-    assert by_hand(said).std() > 1e-3  # the images are told apart
+    assert by_hand(said).std() > 1e-3  # the images differ
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (9, 9), (40, 24), (7, 33)])
@@ -105,7 +105,7 @@ def test_cutouts_depend_on_the_timestep_alone(clip_folder):
     assert not torch.allclose(once, clip.loss(x0, at(480, 2), None), atol=1e-4)
 
 
-def test_cutouts_lie_in_the_picture_and_show_half_to_all_of_it(clip_folder):
+def test_cutouts_lie_in_the_image_and_show_half_to_all_of_it(clip_folder):
     clip = Clip(str(clip_folder), "moth", cutouts=300)
     sides = []
     for top, left, height, width in clip.boxes(20, 31, 7.0):
@@ -120,14 +120,14 @@ def test_cutouts_lie_in_the_picture_and_show_half_to_all_of_it(clip_folder):
 
 
 @pytest.mark.parametrize("at_what", ["x_t", "x0"])
-def test_guiding_brings_the_picture_nearer(clip_folder, at_what):
+def test_guidance_brings_the_image_nearer(clip_folder, at_what):
     distance, judge = {}, Clip(str(clip_folder), "moth", cutouts=0)
     for scale in (0.0, 0.02):
         denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
         clip = Clip(str(clip_folder), "moth", cutouts=2, scale=scale, at=at_what)
         guided = Guided(denoiser, {"clip": clip})
-        drawn = sample(guided, schedulers.build(denoiser.scheduler, "ddim"), 20, seeds.generators(0, 4), (SIZE, SIZE))
-        distance[scale] = judge.loss(drawn.clamp(-1, 1), at(0, 4), None).median()
+        x = sample(guided, schedulers.build(denoiser.scheduler, "ddim"), 20, seeds.generators(0, 4), (SIZE, SIZE))
+        distance[scale] = judge.loss(x.clamp(-1, 1), at(0, 4), None).median()
         assert len(guided.records) == (20 if scale else 0)
     assert distance[0.02] < 0.95 * distance[0.0]
 

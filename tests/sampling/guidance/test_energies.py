@@ -1,4 +1,4 @@
-"""Guidance by any function, on every scheduler: strength, invariances, closed forms, and what is told of mistakes."""
+"""Guidance by any function, on every scheduler: strength, invariances, closed forms, and the messages for mistakes."""
 
 import copy
 import itertools
@@ -19,12 +19,13 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
 from chrysalis.sampling.guidance import energies
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.sampling.guidance.guided import Guided, View
+from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import Pair
+from chrysalis.sampling.guidance.term import View
 from chrysalis.sampling.guidance.user_function import Classifier, Custom, Function
+from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
 
 SCALES = (0.0, 0.15, 0.4, 0.8)
@@ -35,7 +36,7 @@ def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
     return Denoiser(shallow_unet(seed).eval(), training, objective(prediction))
 
 
-def draw(denoiser, name="ddim", seed=0, n=4, steps=6):
+def final(denoiser, name="ddim", seed=0, n=4, steps=6):
     scheduler = built(getattr(denoiser, "denoiser", denoiser).scheduler, name)
     return sample(denoiser, scheduler, steps, seeds.generators(seed, n), (16, 16))
 
@@ -48,35 +49,35 @@ def brighter(denoiser: Denoiser) -> Denoiser:
     return other
 
 
-def term(way: str, scale: float, denoiser: Denoiser):
+def term(kind: str, scale: float, denoiser: Denoiser):
     """(the denoiser that is guided, its one term, the energy of a result)."""
-    if way == "domain":
+    if kind == "domain":
         return brighter(denoiser), Pair(denoiser, scale=scale), lambda x: -x.double().mean(dim=(1, 2, 3))
-    energy = ToHalf(scale=scale, at=way)
+    energy = ToHalf(scale=scale, at=kind)
     return denoiser, energy, lambda x: (x.double() - 0.5).square().mean(dim=(1, 2, 3))
 
 
 QUICK = ("ddim", "dpmpp_2m", "heun")
-EVERY_WAY = [
-    pytest.param(name, way, marks=[pytest.mark.proof] * (way != "x0" and name not in QUICK))
+EVERY_KIND = [
+    pytest.param(name, kind, marks=[pytest.mark.proof] * (kind != "x0" and name not in QUICK))
     for name in schedulers.SCHEDULERS
-    for way in ("x_t", "x0", "domain")
+    for kind in ("x_t", "x0", "domain")
 ]
 
 
-@pytest.mark.parametrize(("name", "way"), EVERY_WAY)
-def test_every_scheduler_with_every_way(name, way):
+@pytest.mark.parametrize(("name", "kind"), EVERY_KIND)
+def test_every_scheduler_with_every_kind_of_term(name, kind):
     """The energy of the result falls with the scale; scale 0 is unguided to the bit; a batch is its images."""
     base = unclipped()
     results = {}
     for scale in SCALES:
-        denoiser, guide, energy = term(way, scale, base)
-        results[scale] = draw(Guided(denoiser, {"e": guide}), name)
-    plain = draw(denoiser, name)
+        denoiser, guide, energy = term(kind, scale, base)
+        results[scale] = final(Guided(denoiser, {"e": guide}), name)
+    plain = final(denoiser, name)
     assert torch.equal(results[0.0], plain)
     medians = [energy(results[scale]).median().item() for scale in SCALES]
     assert all(a > b for a, b in itertools.pairwise(medians)), medians
-    alone = torch.cat([draw(Guided(denoiser, {"e": guide}), name, seed=k, n=1) for k in (0, 3)])
+    alone = torch.cat([final(Guided(denoiser, {"e": guide}), name, seed=k, n=1) for k in (0, 3)])
     torch.testing.assert_close(alone, results[SCALES[-1]][[0, 3]], rtol=1e-3, atol=1e-3)
 
 
@@ -118,7 +119,7 @@ def test_raw_at_x_t_is_classifier_guidance(prediction):
 
 
 def test_at_x0_one_unit_of_scale_reaches_the_target():
-    """At sigma = 1 the change of a quadratic energy is scale times the way to its minimum, at any size of image."""
+    """At sigma = 1 a quadratic energy changes x0 by scale times the distance to its minimum, at any size of image."""
     denoiser = unclipped()
     view = view_of(denoiser, through=False, t=999)
     change = ToHalf(scale=1.0, clip=None).push(view, 1.0).change
@@ -154,7 +155,7 @@ def test_interval_and_schedule():
 def test_outside_its_interval_guidance_changes_no_bit():
     denoiser = unclipped()
     guided = Guided(denoiser, {"e": ToHalf(scale=1.0, interval=(1e6, None))})
-    assert torch.equal(draw(guided), draw(denoiser))
+    assert torch.equal(final(guided), final(denoiser))
     assert guided.records == []
 
 
@@ -168,7 +169,7 @@ def test_the_loss_sees_x0_unclipped_and_the_unet_is_frozen():
             return super().loss(x0, t, cond)
 
     denoiser = unclipped()
-    draw(Guided(denoiser, {"e": Watching(scale=0.1, at="x_t")}))
+    final(Guided(denoiser, {"e": Watching(scale=0.1, at="x_t")}))
     assert max(seen) > 1
     assert not any(p.requires_grad or p.grad is not None for p in denoiser.parameters())
 
@@ -190,18 +191,18 @@ def test_smoothing_averages_over_noisy_copies():
     assert torch.equal(push.change, again.change)
 
 
-def test_records_tell_each_terms_loss_gradient_and_share():
+def test_records_tell_each_terms_loss_gradient_and_fraction():
     denoiser = unclipped()
     terms = {"half": ToHalf(scale=0.3), "mirror": energies.Symmetry(scale=0.3, at="x_t")}
     guided = Guided(denoiser, terms)
-    draw(guided, "heun", steps=5)
+    final(guided, "heun", steps=5)
     assert len(guided.records) == 9
     row = guided.records[3]
     assert row["step"] == 3
-    shares = np.array([row[name]["share"] for name in terms])
-    assert shares.shape == (2, 4)
-    assert ((shares > 0) & (shares < 1)).all()
-    assert (shares.sum(0) < 1).all()
+    fractions = np.array([row[name]["fraction"] for name in terms])
+    assert fractions.shape == (2, 4)
+    assert ((fractions > 0) & (fractions < 1)).all()
+    assert (fractions.sum(0) < 1).all()
     assert all(row["half"]["loss"])
     guided.begin()
     assert guided.records == []
@@ -211,8 +212,8 @@ def test_records_tell_each_terms_loss_gradient_and_share():
 def test_guidance_does_not_depend_on_the_number_of_steps():
     """The guided ODE has one solution: 60 steps of a second-order solver and 250 of DDIM meet."""
     guided = Guided(unclipped(), {"e": ToHalf(scale=0.5)})
-    a, b = draw(guided, "dpmpp_2m", steps=60), draw(guided, "ddim", steps=250)
-    unguided = draw(unclipped(), "ddim", steps=250)
+    a, b = final(guided, "dpmpp_2m", steps=60), final(guided, "ddim", steps=250)
+    unguided = final(unclipped(), "ddim", steps=250)
     assert (a - b).square().mean().sqrt() < 0.1 * (b - unguided).square().mean().sqrt()
 
 
@@ -221,7 +222,7 @@ def test_guidance_does_not_depend_on_the_number_of_steps():
 
 def guided_by(energy, denoiser=None, n=4):
     denoiser = denoiser or unclipped(prediction="v_prediction")
-    return draw(Guided(denoiser, {"e": energy}), n=n), draw(denoiser, n=n)
+    return final(Guided(denoiser, {"e": energy}), n=n), final(denoiser, n=n)
 
 
 def median_change(before, after, measure):
@@ -264,7 +265,7 @@ def test_a_palette_is_the_set_of_its_colours(tmp_path):
     assert energy.loss(x, None, None).item() < 1e-10
     wide = np.repeat(np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), 100, axis=1).repeat(60, axis=0)
     Image.fromarray(wide).save(tmp_path / "swatches.png")
-    colours = energies.Colour(str(tmp_path / "swatches.png")).palette.spread_over((16, 16))
+    colours = energies.Colour(str(tmp_path / "swatches.png")).target.spread_over((16, 16))
     assert {tuple(c) for c in colours[0].flatten(1).T.tolist()} == {(1, -1, -1), (-1, 1, -1), (-1, -1, 1)}
     after, before = guided_by(energy)
     assert energy.loss(after, None, None).median() < 0.7 * energy.loss(before, None, None).median()
@@ -365,10 +366,10 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_it_names_file_and_line(tmp_path, mistake):
     body, message = MISTAKES[mistake]
-    with pytest.raises(UserError, match=message) as told:
-        draw(Guided(unclipped(), {"custom": own(tmp_path, body)}))
-    assert "own.py" in str(told.value)
-    assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match=message) as raised:
+        final(Guided(unclipped(), {"custom": own(tmp_path, body)}))
+    assert "own.py" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_loss_may_change_its_argument_and_import_what_lies_beside_it(tmp_path):
@@ -376,11 +377,11 @@ def test_a_loss_may_change_its_argument_and_import_what_lies_beside_it(tmp_path)
     head = "from __future__ import annotations\nimport dataclasses, helper_beside\n"
     head += "@dataclasses.dataclass\nclass Weight:\n    value: float = 1.0\n"
     line = "    return (x0{} - helper_beside.TARGET).square().mean((1, 2, 3))\n"
-    drawn = []
+    results = []
     for clamp in (".clamp(-1, 1)", ".clamp_(-1, 1)"):
         custom = own(tmp_path, f"{head}def loss(x0, t, cond):\n{line.format(clamp)}", at="x_t", scale=0.3)
-        drawn.append(draw(Guided(unclipped(), {"custom": custom, "mirror": energies.Symmetry(at="x_t")})))
-    assert torch.equal(*drawn)
+        results.append(final(Guided(unclipped(), {"custom": custom, "mirror": energies.Symmetry(at="x_t")})))
+    assert torch.equal(*results)
 
 
 def test_a_function_of_a_package_and_wrong_references(tmp_path, monkeypatch):
@@ -410,10 +411,10 @@ def test_a_classifier_raises_its_class(tmp_path, at):
     after, before = guided_by(guide)
     assert median_change(before, after, lambda x: float(x[:, 8:].mean() - x[:, :8].mean())) > 0.02
     with pytest.raises(UserError, match="from 0 to 1"):
-        draw(Guided(unclipped(), {"c": Classifier(reference, label=7)}))
+        final(Guided(unclipped(), {"c": Classifier(reference, label=7)}))
     (tmp_path / "classes.py").write_text("def flat(x, t):\n    return x.mean((1, 2, 3))\n")
     with pytest.raises(UserError, match=r"classes.py:1: must return logits, a tensor of shape \[4, K\]"):
-        draw(Guided(unclipped(), {"c": Classifier(f"{tmp_path / 'classes.py'}:flat", label=0)}))
+        final(Guided(unclipped(), {"c": Classifier(f"{tmp_path / 'classes.py'}:flat", label=0)}))
 
 
 def test_raw_classifier_guidance_is_bayes_rule():

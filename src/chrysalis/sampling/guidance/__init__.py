@@ -1,1 +1,1 @@
-"""Guidance wraps the denoiser: energies (any function), classifiers, CLIP, pairs of models. Samplers never know."""
+"""Guidance wraps a denoiser: energies (any function), classifiers, CLIP, model pairs; the loop sees a denoiser."""

@@ -1,6 +1,7 @@
-"""CLIP as an energy: how far an image is from what a text says, or from what another image shows."""
+"""CLIP as an energy: the distance of an image to a text or to another image."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -20,10 +21,12 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class Clip(Energy):
     """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or image.
 
-    model: a folder or hub id of a transformers CLIPModel. text, image: either, or both, which count alike.
-    cutouts: how many random square crops, half to all of the shorter side, are embedded and averaged, so that what
-        helps at one place only counts for little (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
-        image, stretched to CLIP's square.
+    Args:
+        model: a folder or hub id of a transformers CLIPModel.
+        text, image: the target; with both, they have equal weight.
+        cutouts: number of random square crops, half to all of the shorter side, whose distances are averaged, which
+            favours changes that help everywhere (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
+            image, stretched to CLIP's square.
     """
 
     def __init__(self, model: str, text: str | None = None, image: str | None = None, cutouts: int = 8, **how):
@@ -31,32 +34,33 @@ class Clip(Energy):
         require_whole("guidance.clip.cutouts", cutouts, least=0)
         if text is None and image is None:
             raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.image, or both.")
-        given = None if image is None else ImageFile(image, "guidance.clip.image")
+        target_image = None if image is None else ImageFile(image, "guidance.clip.image")
         self.cutouts = cutouts
         clip, tokenizer, mean, std = _load(str(model), text is not None)
         self.vision, self.projection = clip.vision_model, clip.visual_projection
         self.size = clip.config.vision_config.image_size
         self.mean, self.std = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
         with torch.no_grad():
-            said = [] if text is None else [_embed_text(clip, tokenizer, str(text))]
-            shown = [] if given is None else [self.embed(given.at((self.size, self.size)) / 2 + 0.5)]
-        self.targets = torch.cat(said + shown)
+            targets = [] if text is None else [_embed_text(clip, tokenizer, str(text))]
+            if target_image is not None:
+                targets.append(self.embed(target_image.at((self.size, self.size)) / 2 + 0.5))
+        self.targets = torch.cat(targets)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         """x0 float [B, 3, H, W], about [-1, 1], of any size; t [B], all the same -> [B], from 0 to pi^2 / 2."""
         image = x0.float() / 2 + 0.5  # not clamped: a pixel beyond the range still has its gradient
         boxes = self.boxes(x0.shape[2], x0.shape[3], float(t[0]))
-        seen = [image[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
+        crops = [image[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
         square = (self.size, self.size)
-        seen = [F.interpolate(view, square, mode="bilinear", antialias=True, align_corners=False) for view in seen]
-        u = self.embed(torch.cat(seen)).view(len(boxes), len(x0), 1, -1)
+        crops = [F.interpolate(crop, square, mode="bilinear", antialias=True, align_corners=False) for crop in crops]
+        u = self.embed(torch.cat(crops)).view(len(boxes), len(x0), 1, -1)
         v = self.targets.to(u)
         # 2 arcsin(|u - v| / 2)^2 of unit vectors; arctan's gradient stays finite where they are equal or opposite
         half = torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
         return 2 * half.square().mean(dim=(0, 2))
 
     def boxes(self, height: int, width: int, t: float) -> list[tuple[int, int, int, int]]:
-        """(top, left, height, width) of the cut-outs at timestep t, for every image of this shape the same."""
+        """(top, left, height, width) of the crops at timestep t, the same for every image of this shape."""
         if not self.cutouts:
             return [(0, 0, height, width)]
         shorter, boxes = min(height, width), []
@@ -78,14 +82,15 @@ class Clip(Energy):
 
 def _load(model: str, with_text: bool) -> tuple:
     """(frozen CLIPModel, its tokenizer or None, mean and std of each channel), from a folder or a hub id."""
-    asked, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
-    with transformers_folder.source(asked, model, "a CLIPModel", like, extra="clip") as where:
+    setting, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(setting, model, "a CLIPModel", like, extra="clip") as where:
         from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
         kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
         if kind != "clip":
-            raise ValueError(f"its config.json is missing or of another model (model_type {kind})")
-        clip, report = CLIPModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
+            raise ValueError(f"its config.json is missing or is of another model (model_type {kind})")
+        loaded: Any = CLIPModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
+        clip, report = loaded
         transformers_folder.require_complete(report)
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
         try:
@@ -99,7 +104,7 @@ def _load(model: str, with_text: bool) -> tuple:
 
 
 def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
-    """-> unit vector [1, D]. Where its files are missing, transformers makes up a tokenizer that knows no word."""
+    """-> unit vector [1, D]. Where its files are missing, transformers makes a tokenizer that knows no word."""
     longest = clip.config.text_config.max_position_embeddings
     ids = tokenizer(text, truncation=True, max_length=longest + 1)["input_ids"]
     if len(ids) > longest:

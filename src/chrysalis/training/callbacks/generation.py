@@ -8,7 +8,7 @@ from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
+from chrysalis.sampling.loop import sample
 from chrysalis.system import memory
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.base import FineTuning, Trainer

@@ -1,0 +1,86 @@
+"""guidance.csv and guidance.png: what each term of the guidance did to the images, step by step."""
+
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from chrysalis.sampling.devices import ProcessGroup
+from chrysalis.system.files import written
+from chrysalis.system.plotting import COLOURS, save, style
+from chrysalis.system.terminal import say
+
+COLUMNS = ("image", "step", "t", "term", "loss", "gradient_norm", "fraction")
+
+
+class GuidanceFigures:
+    """The records of a guided denoiser (see Guided.records) for the images in `names`, as rows of COLUMNS."""
+
+    def __init__(self, names: Sequence[str] = ()):
+        self.names = list(names)
+        self.rows: dict[str, list[tuple]] = {}  # by image
+
+    def add(self, names: Sequence[str], records: Sequence[dict]) -> None:
+        """Keep the records of a batch, to four digits. names: of the batch's images, in their order."""
+        for k, name in enumerate(names):
+            if name in self.names:
+                self.rows[name] = [
+                    (name, row["step"], row["t"], term, *(float(f"{values[k]:.4g}") for values in figures.values()))
+                    for row in records
+                    for term, figures in row.items()
+                    if isinstance(figures, dict)
+                ]
+
+    def gather(self, processes: ProcessGroup) -> None:
+        """Add the other processes' rows."""
+        for rows in processes.gather(self.rows):
+            self.rows |= rows
+
+    def save(self, out: Path) -> list[str]:
+        """Write both files and return their names; [] where guidance has not acted.
+
+        Rows of images that an earlier command generated come from its guidance.csv; a stopped one has left none.
+        """
+        found = _read(out / "guidance.csv") | self.rows
+        rows = [row for name in self.names for row in found.get(name, [])]
+        if missing := sum(name not in found for name in self.names):
+            say(f"guidance.csv has no rows of {missing} images, which an earlier command generated.")
+        if not rows:
+            return []
+        with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        _plot(out / "guidance.png", rows)
+        return ["guidance.csv", "guidance.png"]
+
+
+def _read(file: Path) -> dict[str, list[tuple]]:
+    rows: dict[str, list[tuple]] = {}
+    with suppress(OSError, ValueError), open(file, newline="", encoding="utf-8") as lines:  # absent or edited
+        for name, step, t, term, *figures in list(csv.reader(lines))[1:]:
+            rows.setdefault(name, []).append((name, int(step), float(t), term, *map(float, figures)))
+    return rows
+
+
+def _plot(path: Path, rows: list[tuple]) -> None:
+    """Loss and fraction of each term over the steps: the median over the images, and their quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot as plt
+
+    terms = list(dict.fromkeys(row[3] for row in rows))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for colour, term in zip(COLOURS * len(terms), terms, strict=False):
+        steps = sorted({row[1] for row in rows if row[3] == term})
+        for side, column in zip(axes, (COLUMNS.index("loss"), COLUMNS.index("fraction")), strict=True):
+            values = [[row[column] for row in rows if row[3] == term and row[1] == step] for step in steps]
+            low, middle, high = np.array([np.percentile(v, (25, 50, 75)) for v in values]).T
+            side.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            side.plot(steps, middle, color=colour, linewidth=1.8, label=term)
+    axes[0].set(title="loss of each term", xlabel="step")
+    axes[1].set(title="fraction of the step", xlabel="step", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    for side in axes:
+        style(side)
+    save(figure, path)

@@ -1,0 +1,86 @@
+"""The record of a sampling: what goes into settings.json and into every image, and whether a folder holds the same."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown, write_text
+from chrysalis.system.public import all_public
+from chrysalis.system.terminal import is_main_process
+
+FILE = "settings.json"
+# settings that change no image: a stopped sampling may continue with others
+FREE = ("batch_size", "compile", "trajectory_columns", "trajectory", "animation")
+FREE += ("task.features", "task.data", "task.panel")
+
+
+@dataclass(frozen=True)
+class SamplingRecord:
+    """How images were generated, and how to generate them again.
+
+    settings: all that the images depend on. command, overrides: what composes the settings again. inputs: a digest of
+    each file that the settings name. versions: of the libraries. precision: what the UNet computes in, never `auto`.
+    only: the name of the one image to generate; None for all.
+    """
+
+    settings: dict
+    command: str
+    overrides: list[str]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    precision: str
+    only: str | None = None
+
+    @cached_property
+    def _json(self) -> str:
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "only"})
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """The PNG text of the image of this name, from which `from=IMAGE.png` generates it again."""
+        return {"image": name, "command": self.command, "record": self._json}
+
+    def write(self, out: Path, result: dict | None = None) -> None:
+        """Write settings.json. result: what the task found, such as distances."""
+        content = json.loads(self._json)
+        content |= {"only": self.only} if self.only is not None else {}
+        content |= {"result": result} if result else {}
+        write_text(out / FILE, json.dumps(content, indent=2) + "\n")
+
+    def require_same_images(self, out: Path) -> None:
+        """Raise UserError unless the folder is new, empty, or of a sampling of these very images."""
+        if not is_main_process() or not out.is_dir() or not any(out.iterdir()):
+            return
+        try:
+            before = all_public(json.loads((out / FILE).read_text(encoding="utf-8")))
+            old, new = _compared(before), _compared(json.loads(self._json))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
+        if not changed:
+            return
+        key = changed[0]
+        if key in before["inputs"] and key not in self.inputs:
+            raise UserError(
+                f"{key} is missing, which out={shown(out)} depends on: restore it, or choose another folder."
+            )
+        if key in before["inputs"] or key in self.inputs:
+            raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")
+        raise UserError(f"out={shown(out)} holds images with {key}={old.get(key)}: choose another folder.")
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _compared(record: dict) -> dict:
+    """What decides about the images, by key."""
+    return {**_flat(record["settings"]), "trainer.precision": record["precision"], **record["inputs"]}
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
