@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from chrysalis.data.sources import Drawn
+from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.domains import DOMAINS, draw, species_names
 
@@ -64,7 +64,7 @@ def test_masks_cover_the_subject(domain):
 
 
 def test_the_source_gives_what_is_drawn():
-    images = open_set(Drawn("moths", 8), (32, 32), "crop")
+    images = open_set(DrawnSource("moths", 8), (32, 32), "crop")
     for i in range(8):
         drawn = draw("moths", i, 0, 32)
         assert torch.equal(torch.from_numpy(images.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))

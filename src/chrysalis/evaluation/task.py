@@ -51,7 +51,7 @@ class Evaluate(Generate):
 
     def prepare(self, canvas: Canvas) -> None:
         self.data.size = canvas.size
-        self.data.look()
+        self.data.open_images()
         if len(distinct(self.data)) < 2:
             raise UserError(
                 f"{self.data.source.name} has too few usable images to evaluate against: give three or more."
