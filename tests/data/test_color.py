@@ -171,11 +171,11 @@ def test_floats_are_scaled_by_their_range_whatever_single_values_are():
 
 
 def test_values_that_do_not_fit_their_range_are_named():
-    with pytest.raises(ValueError, match="float values reach from 0 to 255, and white is 1"):
+    with pytest.raises(ValueError, match="float values range from 0 to 255, and white is 1"):
         to_rgb(floats(0, 100, 255))
     with pytest.raises(ValueError, match="none of its float values is finite"):
         to_rgb(floats(float("nan")))
-    with pytest.raises(ValueError, match="values reach from 0 to 4095, and white is 4294967295: save it with"):
+    with pytest.raises(ValueError, match="values range from 0 to 4095, and white is 4294967295: save it with"):
         to_rgb(tiff(32, struct.pack("<II", 0, 4095)))
 
 

@@ -20,7 +20,7 @@ def test_a_turned_photograph_and_its_upright_mask_have_one_shape(tmp_path):
         upright.require_shape_of(image)
         image.require_shape_of(upright)
     Image.new("RGB", (32, 16)).save(tmp_path / "wide.png")
-    with pytest.raises(UserError, match="32 x 16 pixels and x 16 x 32"):
+    with pytest.raises(UserError, match="32 x 16 pixels and x is 16 x 32"):
         ImageFile(str(tmp_path / "wide.png"), "x").require_shape_of(turned[0])
 
 

@@ -88,5 +88,5 @@ def test_what_lies_on_a_picture_takes_its_shape():
     assert in_shape_of((60, 40), mask, "crop", nearest=True).size == (60, 40)
     assert in_shape_of((32, 20), mask, "crop", nearest=True) is mask
     assert in_shape_of((20, 20), mask, "stretch", nearest=True) is mask
-    with pytest.raises(ValueError, match="64 x 40 pixels are another shape than the image's 40 x 64"):
+    with pytest.raises(ValueError, match="64 x 40 pixels is another shape than the image's 40 x 64"):
         in_shape_of((40, 64), mask, "pad", nearest=True)

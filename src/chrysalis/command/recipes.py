@@ -19,7 +19,7 @@ from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
 from chrysalis.conditions.request import NAMES
-from chrysalis.data.example import contents
+from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import suffixes
 from chrysalis.models import folder
 from chrysalis.system import hardware
@@ -43,7 +43,7 @@ def expanded(arguments: list[str]) -> list[str]:
     if not path:
         return arguments
     try:
-        with Image.open(io.BytesIO(contents(Path(path)))) as image:
+        with Image.open(io.BytesIO(read_bytes(Path(path)))) as image:
             image, record = image.text["image"], json.loads(image.text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
         raise UserError(f"from={path} is not an image that sample.py drew: it does not say how.") from error

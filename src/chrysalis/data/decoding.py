@@ -36,7 +36,7 @@ class _Column:
     def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
         self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
         self.shape = (rows, channels, *size)
-        self.values: np.ndarray | None = None
+        self.values: np.memmap | None = None
         self.without: list[str] = []
         self.n = 0
 

@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from chrysalis.data.example import LARGEST_FILE, contents
+from chrysalis.data.example import LARGEST_FILE, read_bytes
 from chrysalis.system import hub
 from chrysalis.system.files import cache_folder, written
 
@@ -43,14 +43,14 @@ class ExternalFiles:
             raise ValueError(f"{path} lies in an archive: unpack it and name the files in it")
         if re.match("hf://|https?://", path):
             if self.hub_id is None:
-                raise ValueError(f"{path} is an address, and a local dataset is read without network: download it first")
+                raise ValueError(f"{path} is an address, and a local dataset is read without network: download it")
             return self._read_address(path)
         if not Path(path).is_absolute():
             return self._read_relative(path)
         pruned = None if Path(path).exists() else CACHED.fullmatch(Path(path).as_posix())
         if pruned is not None:
             return self._read_hub(f"{pruned['owner']}/{pruned['name']}", pruned["file"], pruned["revision"])
-        return contents(Path(path))
+        return read_bytes(Path(path))
 
     def _read_relative(self, path: str) -> bytes:
         """Read a file of the repository or below the folder."""
@@ -60,7 +60,7 @@ class ExternalFiles:
         file = (self.root / path).resolve()
         if not file.is_relative_to(self.root.resolve()):
             raise ValueError(f"{path} lies outside {self.root}")
-        return contents(file)
+        return read_bytes(file)
 
     def _read_address(self, address: str) -> bytes:
         from huggingface_hub import constants
@@ -89,13 +89,13 @@ class ExternalFiles:
                 found = found if isinstance(found, str) else huggingface_hub.hf_hub_download(**where)
         except Exception as error:  # the hub's client raises dozens of kinds
             raise ValueError(f"{file} of {hub_id}: {hub.why(error, hub_id, 'dataset', revision)}") from error
-        return contents(Path(found))
+        return read_bytes(Path(found))
 
     def _read_web(self, address: str) -> bytes:
         """Fetch an address of any other host, without a token, and keep it in the cache folder."""
         cached = cache_folder() / "fetched" / hashlib.sha256(address.encode()).hexdigest()[:32]
         if cached.is_file():
-            return contents(cached)
+            return read_bytes(cached)
         if hub.offline():
             raise ValueError(f"{address}: no network because HF_HUB_OFFLINE is set")
         host = urlsplit(address).netloc

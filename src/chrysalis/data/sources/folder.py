@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, cleaned, composed, content_hash, contents, decoded, each_once
+from chrysalis.data.example import Example, clean_text, composed, content_hash, decode_example, read_bytes, unique
 from chrysalis.data.formats import suffixes
 from chrysalis.data.source import Source
 from chrysalis.data.sources.listing import nearest_folder, rows_below
@@ -55,7 +55,7 @@ class FolderSource(Source):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), tuple(map(composed, each_once(vector_columns)))
+        self.name, self.vector_names = str(self.path), tuple(map(composed, unique(vector_columns)))
         self.captions_in_text_files = caption_column is None
         columns = Columns(
             label_column and composed(label_column), caption_column and composed(caption_column), self.vector_names
@@ -88,9 +88,9 @@ class FolderSource(Source):
         row, caption = self.rows[i], self.rows[i].caption
         if caption is None and (text_file := self._text_file(row)) is not None and text_file.is_file():
             caption = _caption_in(text_file)
-        image = contents(row.file)
+        image = read_bytes(row.file)
         mask, conditioning = _companion("mask", row.mask), _companion("conditioning image", row.conditioning)
-        return decoded(image, size, resize, row.label, caption, mask, conditioning, row.vector)
+        return decode_example(image, size, resize, row.label, caption, mask, conditioning, row.vector)
 
     def _text_file(self, row: Row) -> Path | None:
         return spelled(row.file.parent, f"{row.file.stem}.txt") if self.captions_in_text_files else None
@@ -98,7 +98,7 @@ class FolderSource(Source):
 
 def _caption_in(file: Path) -> str:
     try:
-        return cleaned(contents(file).decode("utf-8-sig").strip())
+        return clean_text(read_bytes(file).decode("utf-8-sig").strip())
     except UnicodeDecodeError:
         raise ValueError(f"its caption {file.name} is not UTF-8 text") from None
 
@@ -106,6 +106,6 @@ def _caption_in(file: Path) -> str:
 def _companion(role: str, file: Path | None) -> bytes | None:
     """Return the bytes of an image's mask or conditioning image."""
     try:
-        return None if file is None else contents(file)
+        return None if file is None else read_bytes(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"its {role}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,13 +1,17 @@
 """Datasets of the Hugging Face hub, and local folders of parquet or arrow files."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, alternatives, cleaned, decoded, each_once, measurement
+from chrysalis.data.example import Example, as_measurement, clean_text, decode_example, parse_caption, unique
 from chrysalis.data.source import Source
 from chrysalis.data.sources import hub_datasets
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def hub_data(
@@ -50,8 +54,9 @@ class HubSource(Source):
         configuration: str | None = None,
         revision: str | None = None,
     ):
+        self.rows: Dataset
         self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
-        self.vector_names = each_once(vector_columns)
+        self.vector_names = unique(vector_columns)
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
         images = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
         self.columns = {**images, "label": label_column, "caption": caption_column}
@@ -63,7 +68,8 @@ class HubSource(Source):
                 raise UserError(f"{key}={column} is not a column of {path}: it has {known}.")
         self._require_numbers()
         self._require_texts()
-        self.rows = self.rows.select_columns(list(dict.fromkeys(column for _, column in required)))
+        columns = list(dict.fromkeys(column for _, column in required))
+        self.rows = self.rows.select_columns(columns)  # pyrefly: ignore[bad-assignment]  # of a Dataset, a Dataset
         for role, column in images.items():
             if column is not None:
                 self._cast_to_files(f"data.{role}_column", column)
@@ -117,8 +123,8 @@ class HubSource(Source):
         image, mask, conditioning = (self._file(row, role) for role in ("image", "mask", "conditioning_image"))
         if image is None:
             raise ValueError("no image")
-        vector = tuple(measurement(row[column]) for column in self.vector_names) or None
-        return decoded(image, size, resize, self._label(row), self._caption(row), mask, conditioning, vector)
+        vector = tuple(as_measurement(row[column]) for column in self.vector_names) or None
+        return decode_example(image, size, resize, self._label(row), self._caption(row), mask, conditioning, vector)
 
     def _file(self, row: dict, role: str) -> bytes | None:
         entry = row[self.columns[role]] if self.columns[role] is not None else None
@@ -133,9 +139,9 @@ class HubSource(Source):
         if column is None or row[column] is None:
             return None
         feature = self.rows.features[column]
-        return cleaned(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
+        return clean_text(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
 
     def _caption(self, row: dict) -> str | tuple[str, ...] | None:
         """Return the row's caption, or the alternatives that a list holds."""
         column = self.columns["caption"]
-        return None if column is None else alternatives(row[column])
+        return None if column is None else parse_caption(row[column])

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from chrysalis.data import garbage_collection
-from chrysalis.data.example import cleaned, composed
+from chrysalis.data.example import clean_text, composed
 from chrysalis.data.formats import suffixes, unused_note
 from chrysalis.data.sources.metadata import NAMES, Columns, Row, listed
 from chrysalis.system.errors import UserError, require_path
@@ -95,7 +95,7 @@ def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tup
     parents = [place.parent for place in (_without_common_folder(places) if mirrored_inside else places)]
     labelled = any(parent.parts for parent in parents)
     rows = [
-        Row(file, place, cleaned(parent.as_posix()) if labelled else None)
+        Row(file, place, clean_text(parent.as_posix()) if labelled else None)
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
     return rows, unused

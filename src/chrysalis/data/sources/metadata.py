@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from chrysalis.data.example import alternatives, cleaned, composed, measurement
+from chrysalis.data.example import as_measurement, clean_text, composed, parse_caption
 from chrysalis.system.errors import UserError
 
 NAMES = ("metadata.jsonl", "metadata.csv")
@@ -137,7 +137,7 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
     def text(value: object) -> str | None:
         if isinstance(value, dict | list):
             raise ValueError(value)
-        return None if value is None else cleaned(str(value))
+        return None if value is None else clean_text(str(value))
 
     if not entry["file_name"]:
         raise ValueError("file_name")
@@ -150,7 +150,7 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
             f"{columns.label or 'label'} is a list, and an image has one label: write one column of true or false "
             "per possible label and list these in data.vector_columns."
         )
-    return Row(file, file.relative_to(root), text(label), alternatives(caption), mask, conditioning)
+    return Row(file, file.relative_to(root), text(label), parse_caption(caption), mask, conditioning)
 
 
 def _number(cell: str | None) -> float | str | None:
@@ -165,7 +165,7 @@ def _vector(entry: dict, columns: Columns, where: str) -> tuple[float, ...] | No
     values = []
     for column in columns.vector:
         try:
-            values.append(measurement(entry.get(column)))
+            values.append(as_measurement(entry.get(column)))
         except ValueError as error:
             raise UserError(
                 f"{where}: {column}, listed in data.vector_columns, must be a number, and {error}."
