@@ -1,4 +1,4 @@
-"""Flowers: rings of petals about a disc, a far domain for experiments in transfer."""
+"""Flowers: rings of petals about a disc. A distant domain for transfer experiments."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ BACKGROUNDS: tuple[Background, ...] = (meadow, leaf, sky, stone, paper, dusk)
 
 @dataclass(frozen=True)
 class Flower:
+    """One species of flower."""
+
     name: str
     petals: tuple[int, ...]  # how many in each ring, outside in
     pointed: float  # 0 round, 1 pointed
@@ -59,7 +61,7 @@ FLOWERS = (
 
 
 def draw_flower(flower: Flower, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """Return (image [S, S, 3], silhouette [S, S], colour word, background), super-sampled."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     rgb = background(plane, rng)
     word, petal, throat, centre = flower.forms[rng.integers(len(flower.forms))]

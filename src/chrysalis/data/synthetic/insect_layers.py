@@ -1,4 +1,4 @@
-"""Layers of imaginary wings, beside those of wings.py: everything that repeats between the veins, scales, sheen.
+"""Layers of imaginary wings, in addition to those of wings.py: repeats between the veins, scales, sheen.
 
 A layer maps (wing, rgb) to rgb. The veins of a wing lie at whole numbers of `count * v`, bent a little, so that
 spots, streaks and eyespots that use the same count fall between them.
@@ -13,14 +13,14 @@ BEND = 0.1  # how far veins curve towards the trailing edge
 
 
 def _between(w: Wing, count: float) -> tuple[Array, Array]:
-    """Position between two veins in [-0.5, 0.5], and the width of that space in lengths of the forewing."""
+    """Return the position between two veins in [-0.5, 0.5], and their distance in lengths of the forewing."""
     v = w.v + BEND * w.u * (1 - w.u) * np.sin(np.pi * np.clip(w.v, 0, 1))
     width = np.deg2rad(w.outline.leading - w.outline.trailing) / count * w.r
     return (v * count) % 1.0 - 0.5, width
 
 
 def _line(half_width: Array | float, distance: Array, pixel: float) -> Array:
-    """Coverage of a line, in proportion to its width also where it is thinner than a pixel."""
+    """Return the coverage of a line, proportional to its width even below one pixel."""
     return inside(half_width - distance, pixel) - inside(-half_width - distance, pixel)
 
 

@@ -1,4 +1,4 @@
-"""The wings of an imaginary insect as flat plates in space, painted only where they are in the image."""
+"""The wings of an imaginary insect: flat plates in space, painted only where they are visible."""
 
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ class LitWing(Wing):
     """A wing with finer noise for single scales, and how far it faces the light (0 to 1)."""
 
     grain: Array
-    facing: float
+    facing: Array
 
 
 def _box(outline: Outline, matrix: Array, centre: tuple[float, float], plane: Plane) -> tuple[slice, slice]:

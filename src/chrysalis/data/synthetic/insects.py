@@ -1,4 +1,4 @@
-"""A whole insect: pose, shadow, two pairs of wings, body and antennae, laid on its background."""
+"""Species of butterflies and moths, drawn with shadow, two pairs of wings, body and antennae on a background."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from chrysalis.data.synthetic.wings import Layer, Outline, Wing
 
 @dataclass(frozen=True)
 class Form:
-    """One colouring of a species: the colour word that captions use, and the palette its layers read."""
+    """One colouring of a species: its colour word for captions, and the palette of its layers."""
 
     word: str
     palette: dict[str, str]
@@ -19,8 +19,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Species:
+    """One species: shapes, wing layers, colourings, and the backgrounds it is found on."""
+
     name: str
-    traits: str  # what a caption says after the colour word
+    traits: str  # caption words after the name
     fore: Outline
     hind: Outline
     fore_layers: tuple[Layer, ...]
@@ -34,7 +36,7 @@ class Species:
 
 
 def _swung(outline: Outline, degrees: float, stretch: float, rng: np.random.Generator) -> Outline:
-    """The individual: wings a little raised or lowered, a little longer, radii a few percent off."""
+    """Vary an outline for one individual: raise or lower the wing, lengthen it, change radii by a few percent."""
     radii = tuple(stretch * r * (1 + 0.02 * rng.standard_normal()) for r in outline.radii)
     return Outline(
         outline.leading + degrees,
@@ -48,7 +50,7 @@ def _swung(outline: Outline, degrees: float, stretch: float, rng: np.random.Gene
 
 
 def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Array]:
-    """The palette of one individual: slightly lighter or darker, warmer or cooler."""
+    """Vary a palette for one individual: slightly lighter or darker, warmer or cooler."""
     light, warm = rng.uniform(0.9, 1.08), rng.uniform(-0.03, 0.03)
     tint = np.array([1 + warm, 1.0, 1 - warm], dtype=np.float32) * np.float32(light)
     return {name: np.clip(colour(code) * tint, 0, 1) for name, code in palette.items()}
@@ -57,7 +59,7 @@ def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Arr
 def _painted(
     species: Species, form: Form, rng: np.random.Generator, x: Array, y: Array, pixel: float
 ) -> list[tuple[Array, Array, Array]]:
-    """(image, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
+    """Return (image, coverage, silhouette) of the hind, then of the fore wings; glass covers less than its outline."""
     palette = _shifted(form.palette, rng)
     texture = cloud(x, y, rng, 0.09, 2)
     stretch, open_fore = 1 + 0.04 * rng.standard_normal(), rng.uniform(-9, 7)
@@ -77,7 +79,7 @@ def _painted(
 
 
 def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Array, Array]:
-    """Abdomen, thorax and head as ellipses, banded and furred; (image, coverage)."""
+    """Paint abdomen, thorax and head as banded ellipses. Return (image, coverage)."""
     girth, base = species.girth, colour(species.body)
     depth = np.full_like(x, -9.0)
     for cy, half_width, half_length in ((0.2, girth * 0.85, 0.25), (-0.06, girth * 1.25, 0.13), (-0.2, girth, 0.055)):
@@ -90,7 +92,7 @@ def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Arra
 
 
 def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
-    """Coverage: a clubbed pair for butterflies, a feathered pair for moths."""
+    """Return the coverage of the antennae: clubbed for butterflies, feathered for moths."""
     length = rng.uniform(0.30, 0.4) if not species.feathered else rng.uniform(0.2, 0.26)
     spread = rng.uniform(0.5, 0.9)
     rise = np.clip((-0.22 - y) / length, 0, 1)
@@ -107,7 +109,7 @@ def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
 
 
 def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """Return (image [S, S, 3], silhouette [S, S], colour word, background), super-sampled."""
     background = species.backgrounds[rng.integers(len(species.backgrounds))]
     rgb = background(plane, rng)
     form = species.forms[rng.integers(len(species.forms))]
@@ -136,7 +138,7 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
 
 
 def _soft_shadow(silhouette: Array) -> Array:
-    """The silhouette moved down-right and blurred by box averages (three of them are nearly a Gaussian)."""
+    """Move the silhouette down and right and blur it by two box averages per axis."""
     size = silhouette.shape[0]
     shift, reach = round(0.035 * size / 2), max(1, round(0.03 * size / 2))
     shadow = np.roll(silhouette, (shift, shift), axis=(0, 1))

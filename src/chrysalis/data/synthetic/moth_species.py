@@ -1,4 +1,4 @@
-"""Six moths, after living ones: duller, thicker-bodied, feathered, and at home on bark and in the dusk."""
+"""The six species of the drawn moths, modelled on living ones; wings.py paints them."""
 
 from chrysalis.data.synthetic.backgrounds import bark, dusk, leaf, lichen, paper, stone
 from chrysalis.data.synthetic.insects import Form, Species

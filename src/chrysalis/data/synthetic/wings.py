@@ -1,8 +1,7 @@
-"""One wing: its outline in polar coordinates about its root, and the layers a pattern is made of.
+"""Wings: outlines in polar coordinates about the root, and the layers of a pattern.
 
-Inside a wing every point has `u` = r / R(theta), 0 at the root and 1 at the margin, and `v`, 0 at the
-leading edge and 1 at the trailing edge. A layer maps (wing, image) to an image; lengths are in units
-of the forewing.
+A point of a wing has `u` = r / R(theta), 0 at the root and 1 at the margin, and `v`, 0 at the leading edge and 1 at
+the trailing edge. A layer maps (wing, image) to an image. Lengths are in units of the forewing.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from chrysalis.data.synthetic.plane import Array, colour, inside, over, smoothst
 
 @dataclass(frozen=True)
 class Outline:
-    """Angles in degrees, up from straight outwards; `radii` from the leading to the trailing edge."""
+    """Shape of a wing: angles in degrees above the horizontal, `radii` from the leading to the trailing edge."""
 
     leading: float
     trailing: float
@@ -25,8 +24,8 @@ class Outline:
     scallops: tuple[int, float] = (0, 0.0)  # how many, how deep
     tail: tuple[float, float, float] = (0.0, 0.0, 1.0)  # where in v, how long, how wide
 
-    def radius(self, v: Array) -> Array:
-        """Distance of the margin from the root at v."""
+    def radius(self, v: Array | np.floating) -> Array:
+        """Return the distance of the margin from the root at v."""
         radius = through(self.radii, v)
         if self.scallops[0]:
             radius = radius * (1 - self.scallops[1] * np.abs(np.sin(np.pi * self.scallops[0] * np.clip(v, 0, 1))))
@@ -37,7 +36,7 @@ class Outline:
 
 @dataclass
 class Wing:
-    """Fields of [S, S]: polar position, and `depth`, the signed distance inside the outline."""
+    """A wing evaluated at sample points: polar positions, and `depth`, the signed distance inside the outline."""
 
     outline: Outline
     x: Array
@@ -46,7 +45,7 @@ class Wing:
     palette: dict[str, Array]
     rng: np.random.Generator
     texture: Array
-    opacity: float = 1.0  # below 1 the background shows through
+    opacity: Array | float = 1.0  # below 1 the background shows through
     r: Array = field(init=False)
     u: Array = field(init=False)
     v: Array = field(init=False)
@@ -66,17 +65,18 @@ class Wing:
         sides = np.minimum(high - theta, theta - low)
         self.depth = np.minimum(self.reach - self.r, self.r * np.sin(np.clip(sides, -1.5, 1.5)))
 
-    def radius(self, v: Array) -> Array:
+    def radius(self, v: Array | np.floating) -> Array:
         return self.outline.radius(v)
 
     def point(self, u: float, v: float) -> tuple[float, float]:
-        """Where (u, v) lies, as (dx, dy) from the root."""
+        """Return (dx, dy) from the root to (u, v)."""
         o = self.outline
         r = u * float(self.radius(np.float32(v)))
         theta = np.deg2rad(o.leading + v * (o.trailing - o.leading)) - o.arch * r * r
         return r * np.cos(theta), r * np.sin(theta)
 
     def away(self, u: float, v: float) -> Array:
+        """Return the distance of each sample point from (u, v)."""
         px, py = self.point(u, v)
         return np.hypot(self.dx - px, self.dy - py)
 
@@ -85,6 +85,7 @@ Layer = Callable[[Wing, Array], Array]
 
 
 def fill(name: str) -> Layer:
+    """The whole wing in one colour."""
     return lambda w, rgb: np.broadcast_to(w.palette[name], rgb.shape).copy()
 
 
@@ -99,6 +100,8 @@ def half(name: str, start: float, stop: float, strength: float = 1.0) -> Layer:
 
 
 def margin(name: str, width: float, waves: tuple[int, float] = (0, 0.0)) -> Layer:
+    """A rim along the margin, its width modulated by `waves` = (how many, how strongly)."""
+
     def paint(w, rgb):
         wide = width * (1 + waves[1] * np.cos(2 * np.pi * waves[0] * w.v)) if waves[0] else width
         return over(rgb, w.palette[name], inside(wide - (w.reach - w.r), w.pixel))
