@@ -1,7 +1,7 @@
 """Brush-footed butterflies (Nymphalidae), modelled on living species; wings.py paints them."""
 
-from chrysalis.data.synthetic.backgrounds import OPEN_AIR, garden, leaf, meadow, sky
-from chrysalis.data.synthetic.insects import Form, Species
+from chrysalis.data.synthetic.backgrounds import garden, leaf, meadow, sky
+from chrysalis.data.synthetic.insects import Species, form
 from chrysalis.data.synthetic.wings import (
     Outline,
     band,
@@ -42,10 +42,9 @@ MONARCH = Species(
         margin_dots("white", 9, 0.945, 0.014),
     ),
     (
-        Form("orange", {"ground": "#e0822a", "deep": "#c45a14", "ink": "#1a1210", "white": "#fbf6ea"}),
-        Form("amber", {"ground": "#e8a94a", "deep": "#d98a2a", "ink": "#20160f", "white": "#fbf6ea"}),
+        form("orange", ground="#e0822a", deep="#c45a14", ink="#1a1210", white="#fbf6ea"),
+        form("amber", ground="#e8a94a", deep="#d98a2a", ink="#20160f", white="#fbf6ea"),
     ),
-    backgrounds=OPEN_AIR,
 )
 
 MORPHO = Species(
@@ -70,15 +69,10 @@ MORPHO = Species(
         margin_dots("white", 8, 0.95, 0.01),
     ),
     (
-        Form(
-            "blue", {"ground": "#1f5fd0", "light": "#58b2ff", "deep": "#123a92", "ink": "#0e0d14", "white": "#e8eefc"}
-        ),
-        Form(
-            "violet", {"ground": "#5a3fc0", "light": "#a48cff", "deep": "#34207e", "ink": "#100c16", "white": "#efe8fc"}
-        ),
+        form("blue", ground="#1f5fd0", light="#58b2ff", deep="#123a92", ink="#0e0d14", white="#e8eefc"),
+        form("violet", ground="#5a3fc0", light="#a48cff", deep="#34207e", ink="#100c16", white="#efe8fc"),
     ),
     body="#1b1a20",
-    backgrounds=OPEN_AIR,
 )
 
 PEACOCK = Species(
@@ -103,21 +97,18 @@ PEACOCK = Species(
         eye(0.66, 0.56, 0.17, ("cream", "ink", "ink", "blue", "blue")),
     ),
     (
-        Form(
+        form(
             "red",
-            {
-                "ground": "#b5432a",
-                "deep": "#7c2a1c",
-                "brown": "#5a4334",
-                "ink": "#17110f",
-                "cream": "#f1e2b4",
-                "violet": "#7e6fc0",
-                "rust": "#8a2f20",
-                "blue": "#6a8fe0",
-            },
+            ground="#b5432a",
+            deep="#7c2a1c",
+            brown="#5a4334",
+            ink="#17110f",
+            cream="#f1e2b4",
+            violet="#7e6fc0",
+            rust="#8a2f20",
+            blue="#6a8fe0",
         ),
     ),
-    backgrounds=OPEN_AIR,
 )
 
 LONGWING = Species(
@@ -131,19 +122,14 @@ LONGWING = Species(
         ray("stripe", 0.22, 0.08, 0.45, 0.72, 0.12),
         band("stripe", 0.84, 0.05, -0.05),
     ),
+    (fill("ink"), ray("stripe", 0.22, 0.085, 0.08, 0.86), margin_dots("stripe", 9, 0.82, 0.018)),
     (
-        fill("ink"),
-        ray("stripe", 0.22, 0.085, 0.08, 0.86),
-        margin_dots("stripe", 9, 0.82, 0.018),
-    ),
-    (
-        Form("black and yellow", {"ink": "#15130f", "stripe": "#f2e27a"}),
-        Form("black and white", {"ink": "#15130f", "stripe": "#f4f1e4"}),
-        Form("black and red", {"ink": "#15100f", "stripe": "#dd3a2c"}),
+        form("black and yellow", ink="#15130f", stripe="#f2e27a"),
+        form("black and white", ink="#15130f", stripe="#f4f1e4"),
+        form("black and red", ink="#15100f", stripe="#dd3a2c"),
     ),
     girth=0.035,
     size=0.92,
-    backgrounds=OPEN_AIR,
 )
 
 GLASSWING = Species(
@@ -162,8 +148,8 @@ GLASSWING = Species(
     ),
     (fill("glass"), veins("ink", 0.012), margin("frame", 0.09), margin("ink", 0.04), window(0.62)),
     (
-        Form("brown-rimmed", {"glass": "#dfe9ea", "milk": "#ffffff", "ink": "#221712", "frame": "#8c4a22"}),
-        Form("orange-rimmed", {"glass": "#e6ece6", "milk": "#ffffff", "ink": "#2a1a10", "frame": "#d8701f"}),
+        form("brown-rimmed", glass="#dfe9ea", milk="#ffffff", ink="#221712", frame="#8c4a22"),
+        form("orange-rimmed", glass="#e6ece6", milk="#ffffff", ink="#2a1a10", frame="#d8701f"),
     ),
     girth=0.035,
     backgrounds=(meadow, garden, leaf, sky),
@@ -182,8 +168,7 @@ ADMIRAL = Species(
     ),
     (fill("ground"), glow("brown", 0.6, 0.0, 0.7), margin("bright", 0.15), margin_dots("ground", 6, 0.88, 0.022)),
     (
-        Form("orange-banded", {"ground": "#1d1512", "brown": "#4a3322", "bright": "#e2571f", "white": "#fbf8f0"}),
-        Form("white-banded", {"ground": "#1a1718", "brown": "#3a3436", "bright": "#eee9dc", "white": "#fbf8f0"}),
+        form("orange-banded", ground="#1d1512", brown="#4a3322", bright="#e2571f", white="#fbf8f0"),
+        form("white-banded", ground="#1a1718", brown="#3a3436", bright="#eee9dc", white="#fbf8f0"),
     ),
-    backgrounds=OPEN_AIR,
 )

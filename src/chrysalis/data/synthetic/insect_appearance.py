@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
-from chrysalis.data.synthetic.insect_wings import LitWing
+from chrysalis.data.synthetic.insect_layers import LitWing
 from chrysalis.data.synthetic.plane import Array, colour
 from chrysalis.data.synthetic.wings import Layer, Outline
 

@@ -186,9 +186,9 @@ MOTIFS: dict[str, Motif] = {
 # Weights of the motifs per style of wing, in painting order.
 SCALED = {
     "marbled": 0.4, "blotches": 0.4, "streaks": 1.0, "bands": 1.3, "tips": 0.9, "veins": 2.0, "margin": 2.2,
-    "costa": 0.4, "spots": 1.2, "spot rows": 1.2, "eye rows": 0.5, "eyespots": 0.8, "window": 0.25,
+    "costa": 0.4, "spots": 1.2, "spot rows": 1.2, "eye rows": 0.5, "eyespots": 0.8, "window": 0.25
 }  # fmt: skip
 DUSTY = {
     "marbled": 1.2, "blotches": 1.2, "streaks": 0.3, "bands": 2.4, "veins": 0.5, "margin": 0.8, "spots": 0.8,
-    "spot rows": 0.6, "eye rows": 0.3, "eyespots": 0.8, "window": 0.2,
+    "spot rows": 0.6, "eye rows": 0.3, "eyespots": 0.8, "window": 0.2
 }  # fmt: skip

@@ -81,10 +81,7 @@ def _clear_pattern(palette: Palette, count: int, rng: np.random.Generator) -> Pa
     name = ("ink", "deep", "body")[rng.integers(3)]
     width = rng.uniform(0.006, 0.011)
     layers: list[Layer] = [fill("glass"), glow(("ground", "bright")[rng.integers(2)], 0.9, -0.1, rng.uniform(0.0, 0.7))]
-    layers += [
-        sheen("sheen", rng.uniform(0.3, 0.8), 0.35, rng.uniform(0.1, 0.5)),
-        clear(rng.uniform(0.35, 0.7), -1, 3),
-    ]
+    layers += [sheen("sheen", rng.uniform(0.3, 0.8), 0.35, rng.uniform(0.1, 0.5)), clear(rng.uniform(0.35, 0.7), -1, 3)]
     if rng.random() < 0.55:
         veins = net_veins(name, width, count, int(rng.integers(9, 18)))
     else:

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from chrysalis.data.synthetic.insect_layers import LitWing
 from chrysalis.data.synthetic.insect_patterns import Pattern
 from chrysalis.data.synthetic.insect_poses import Pose
 from chrysalis.data.synthetic.plane import Array, Plane, cloud, inside, smoothstep
-from chrysalis.data.synthetic.wings import Outline, Wing
+from chrysalis.data.synthetic.wings import Outline
 
 FIELDS = ("x", "y", "dx", "dy", "r", "u", "v", "reach", "depth")
 
@@ -21,13 +22,6 @@ class Painted:
     cover: Array  # lower where the wing is translucent
     shape: Array
     nearness: float
-
-
-class LitWing(Wing):
-    """A wing with finer noise for single scales, and how far it faces the light (0 to 1)."""
-
-    grain: Array
-    facing: Array
 
 
 def _box(outline: Outline, matrix: Array, centre: tuple[float, float], plane: Plane) -> tuple[slice, slice]:

@@ -1,10 +1,10 @@
 """Species of butterflies and moths, drawn with shadow, two pairs of wings, body and antennae on a background."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chrysalis.data.synthetic.backgrounds import Background
+from chrysalis.data.synthetic.backgrounds import OPEN_AIR, Background
 from chrysalis.data.synthetic.plane import Array, Plane, cloud, colour, inside, over, rotated, smoothstep
 from chrysalis.data.synthetic.wings import Layer, Outline, Wing
 
@@ -15,6 +15,11 @@ class Form:
 
     word: str
     palette: dict[str, str]
+
+
+def form(word: str, **palette: str) -> Form:
+    """Return a colouring from colour codes like '#d9822b'."""
+    return Form(word, palette)
 
 
 @dataclass(frozen=True)
@@ -32,21 +37,13 @@ class Species:
     girth: float = 0.045
     feathered: bool = False
     size: float = 1.0
-    backgrounds: tuple[Background, ...] = field(default=())
+    backgrounds: tuple[Background, ...] = OPEN_AIR
 
 
 def _swung(outline: Outline, degrees: float, stretch: float, rng: np.random.Generator) -> Outline:
     """Vary an outline for one individual: raise or lower the wing, lengthen it, change radii by a few percent."""
     radii = tuple(stretch * r * (1 + 0.02 * rng.standard_normal()) for r in outline.radii)
-    return Outline(
-        outline.leading + degrees,
-        outline.trailing + degrees,
-        radii,
-        outline.root,
-        outline.arch,
-        outline.scallops,
-        outline.tail,
-    )
+    return replace(outline, leading=outline.leading + degrees, trailing=outline.trailing + degrees, radii=radii)
 
 
 def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Swallowtails (Papilionidae) and whites (Pieridae), modelled on living species; wings.py paints them."""
 
-from chrysalis.data.synthetic.backgrounds import OPEN_AIR, garden, leaf, meadow, sky, stone
-from chrysalis.data.synthetic.insects import Form, Species
+from chrysalis.data.synthetic.backgrounds import garden, leaf, meadow, sky, stone
+from chrysalis.data.synthetic.insects import Species, form
 from chrysalis.data.synthetic.wings import (
     Outline,
     band,
@@ -45,10 +45,9 @@ SWALLOWTAIL = Species(
         eye(0.72, 0.93, 0.06, ("ink", "red")),
     ),
     (
-        Form("yellow", {"ground": "#f0d95a", "ink": "#18140f", "blue": "#4a78c8", "red": "#c8392b"}),
-        Form("cream", {"ground": "#f2ead0", "ink": "#1b1713", "blue": "#5f86c4", "red": "#cf4a32"}),
+        form("yellow", ground="#f0d95a", ink="#18140f", blue="#4a78c8", red="#c8392b"),
+        form("cream", ground="#f2ead0", ink="#1b1713", blue="#5f86c4", red="#cf4a32"),
     ),
-    backgrounds=OPEN_AIR,
 )
 
 WHITE = Species(
@@ -65,8 +64,8 @@ WHITE = Species(
     ),
     (fill("ground"), glow("grey", 0.4, 0.0, 0.5), veins("shade", 0.006), dots("ink", [(0.72, 0.05, 0.04)])),
     (
-        Form("white", {"ground": "#f6f4ea", "grey": "#a9a89c", "shade": "#dedccb", "ink": "#3a3732"}),
-        Form("pale green", {"ground": "#dfe8b8", "grey": "#9dab78", "shade": "#c5d192", "ink": "#3f4336"}),
+        form("white", ground="#f6f4ea", grey="#a9a89c", shade="#dedccb", ink="#3a3732"),
+        form("pale green", ground="#dfe8b8", grey="#9dab78", shade="#c5d192", ink="#3f4336"),
     ),
     body="#6a675f",
     backgrounds=(meadow, garden, sky, leaf, stone),
@@ -86,8 +85,8 @@ BRIMSTONE = Species(
     ),
     (fill("ground"), glow("light", 0.3, 0.9, 0.4), veins("shade", 0.007), dots("orange", [(0.5, 0.42, 0.045)])),
     (
-        Form("yellow", {"ground": "#e9e03c", "light": "#f6f08a", "shade": "#c9bd33", "orange": "#e8791c"}),
-        Form("lime green", {"ground": "#bfdd58", "light": "#ddf09a", "shade": "#9dba3f", "orange": "#e8791c"}),
+        form("yellow", ground="#e9e03c", light="#f6f08a", shade="#c9bd33", orange="#e8791c"),
+        form("lime green", ground="#bfdd58", light="#ddf09a", shade="#9dba3f", orange="#e8791c"),
     ),
     body="#8a8560",
     backgrounds=(meadow, garden, sky, leaf, stone),
@@ -101,11 +100,10 @@ BIRDWING = Species(
     (fill("ink"), ray("bright", 0.2, 0.13, 0.2, 0.92, -0.04), ray("bright", 0.84, 0.07, 0.2, 0.95), veins("ink", 0.01)),
     (fill("gold"), veins("ink", 0.012, 5), margin("ink", 0.05), margin_dots("ink", 6, 0.84, 0.04)),
     (
-        Form("green", {"ink": "#12140f", "bright": "#3fbf4a", "gold": "#e8cf3a"}),
-        Form("turquoise", {"ink": "#10151a", "bright": "#35b8c4", "gold": "#e3c740"}),
+        form("green", ink="#12140f", bright="#3fbf4a", gold="#e8cf3a"),
+        form("turquoise", ink="#10151a", bright="#35b8c4", gold="#e3c740"),
     ),
     girth=0.055,
     size=0.9,
     body="#3a2f14",
-    backgrounds=OPEN_AIR,
 )
