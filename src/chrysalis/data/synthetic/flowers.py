@@ -31,7 +31,7 @@ FLOWERS = (
     Flower("gentian", (5,), 0.8, 0.12,
            (("blue", "#3552c8", "#9fb4f2", "#f0eccf"), ("violet", "#6a3cb0", "#c4a4ee", "#f2eccf"))),
     Flower("rose", (5, 5, 4), 0.0, 0.12,
-           (("pink", "#e0688a", "#f2a8b8", "#f0cf6a"), ("cream", "#f0e2c0", "#f8f2dd", "#d8b04a"))),
+           (("pink", "#e0688a", "#f2a8b8", "#f0cf6a"), ("cream", "#f0e2c0", "#f8f2dd", "#d8b04a")))
 )  # fmt: skip
 
 

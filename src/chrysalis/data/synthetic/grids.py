@@ -10,9 +10,7 @@ from chrysalis.data.synthetic.plane import Array, Plane
 @lru_cache(maxsize=16)
 def pixel_plane(size: int) -> Plane:
     """Return a plane with one sample per pixel, for scenery that antialiases its own edges."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-    x, y = np.meshgrid(line, line)
-    return Plane(x, y, 2 / size)
+    return Plane.of_size(size, samples=1)
 
 
 @lru_cache(maxsize=256)

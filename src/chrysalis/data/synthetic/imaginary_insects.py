@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chrysalis.data.synthetic import scenery
 from chrysalis.data.synthetic.camera import photographed, random_camera
 from chrysalis.data.synthetic.grids import blurred
 from chrysalis.data.synthetic.insect_appearance import appearance, butterfly_appearances, distances, gap
@@ -16,6 +15,8 @@ from chrysalis.data.synthetic.insect_poses import Pose, random_pose
 from chrysalis.data.synthetic.insect_wings import paint_pair
 from chrysalis.data.synthetic.plane import Array, Plane
 from chrysalis.data.synthetic.scenery_objects import paint_blur, paint_flower, paint_twig
+from chrysalis.data.synthetic.scenery_surfaces import SURFACES
+from chrysalis.data.synthetic.scenery_views import VIEWS
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def _backdrop(size: int, pose: Pose, rng: np.random.Generator) -> tuple[Array, s
     """Return the scenery, its caption phrase, and whether the insect sits on it."""
     open_air = {"spread": 0.5, "raised": 0.45, "folded": 0.8, "flying": 0.85}[pose.name]
     above = rng.random() >= open_air
-    backdrop, phrase = scenery.choose(scenery.SURFACES if above else scenery.VIEWS, rng)
-    rgb = backdrop(size, rng)
+    backdrops, weights, phrases = zip(*(SURFACES if above else VIEWS), strict=True)
+    chosen = rng.choice(len(backdrops), p=np.array(weights) / np.array(weights).sum())
+    rgb, phrase = backdrops[chosen](size, rng), phrases[chosen]
     if above:
         return (blurred(rgb, rng.uniform(0.005, 0.03)) if rng.random() < 0.3 else rgb), phrase, True
     rgb = blurred(rgb, rng.uniform(0.01, 0.06))

@@ -19,9 +19,8 @@ ROWS = np.linspace(0.06, 0.94, 8, dtype=np.float32)  # v
 def wing_colours(outline: Outline, layers: tuple[Layer, ...], palette: dict[str, Array]) -> Array:
     """Return colours [64, 3] at 8 x 8 places of a wing, blurred to 1/16 of its length; bare membrane is grey."""
     u, v = (grid.ravel() for grid in np.meshgrid(COLUMNS, ROWS))
-    r = u * outline.radius(v)
-    theta = np.deg2rad(outline.leading + v * (outline.trailing - outline.leading)) - outline.arch * r * r
-    x, y = outline.root[0] + r * np.cos(theta), outline.root[1] - r * np.sin(theta)
+    dx, dy = outline.offset(u * outline.radius(v), v)
+    x, y = outline.root[0] + dx, outline.root[1] - dy
     wing = LitWing(outline, x, y, 1 / 16, palette, np.random.default_rng(0), np.zeros_like(x))
     wing.grain, wing.facing = np.zeros_like(x), np.full_like(x, 0.7)
     rgb = np.zeros((len(x), 3), dtype=np.float32)

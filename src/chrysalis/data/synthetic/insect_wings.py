@@ -27,10 +27,8 @@ class Painted:
 def _box(outline: Outline, matrix: Array, centre: tuple[float, float], plane: Plane) -> tuple[slice, slice]:
     """Rows and columns of the plane that a wing may cover."""
     v = np.linspace(0, 1, 41, dtype=np.float32)
-    r = outline.radius(v) * 1.02
-    theta = np.deg2rad(outline.leading + v * (outline.trailing - outline.leading)) - outline.arch * r * r
-    x = np.append(outline.root[0] + r * np.cos(theta), outline.root[0])
-    y = np.append(outline.root[1] - r * np.sin(theta), outline.root[1])
+    dx, dy = outline.offset(outline.radius(v) * 1.02, v)
+    x, y = np.append(outline.root[0] + dx, outline.root[0]), np.append(outline.root[1] - dy, outline.root[1])
     corners = matrix @ np.stack([x, y]) + np.array(centre)[:, None]
     size = plane.x.shape[0]
     low = np.floor((corners.min(axis=1) + 1) / 2 * size - 1).astype(int).clip(0, size)

@@ -19,8 +19,9 @@ class Plane:
     pixel: float
 
     @classmethod
-    def of_size(cls, size: int) -> "Plane":
-        line = (np.arange(size * SAMPLES, dtype=np.float32) + 0.5) / (size * SAMPLES) * 2 - 1
+    def of_size(cls, size: int, samples: int = SAMPLES) -> "Plane":
+        """Return the plane of an image of `size` pixels, with `samples` per pixel and axis."""
+        line = (np.arange(size * samples, dtype=np.float32) + 0.5) / (size * samples) * 2 - 1
         x, y = np.meshgrid(line, line)
         return cls(x, y, 2 / size)
 

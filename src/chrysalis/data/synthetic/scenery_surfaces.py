@@ -9,7 +9,7 @@ from chrysalis.data.synthetic.grids import blurred, noise, pixel_plane
 from chrysalis.data.synthetic.insect_palettes import oklch
 from chrysalis.data.synthetic.plane import inside, over, rotated, smoothstep
 from chrysalis.data.synthetic.scenery_objects import paint_flower, paint_leaf
-from chrysalis.data.synthetic.scenery_views import meadow, mixed, out_of_focus
+from chrysalis.data.synthetic.scenery_views import Backdrop, meadow, mixed, out_of_focus
 
 
 def paper(size, rng):
@@ -122,3 +122,20 @@ def gravel(size, rng):
     nearest = away.argmin(axis=-1)
     rim = inside((far - near) - 0.05, 0.12)
     return paints[nearest] * (0.35 + 0.65 * rim * (1 + 0.1 * noise(rng, size, 0.06, 1)))[..., None]
+
+
+# (surface, weight, caption phrase)
+SURFACES: tuple[Backdrop, ...] = (
+    (leaf, 1.6, "on a large leaf"),
+    (foliage, 1.0, "on green leaves"),
+    (litter, 0.6, "on fallen leaves"),
+    (stone, 1.2, "on stone"),
+    (sand, 0.7, "on sand"),
+    (bark, 0.9, "on bark"),
+    (moss, 0.5, "on moss"),
+    (wood, 0.5, "on a wooden board"),
+    (gravel, 0.3, "on pebbles"),
+    (paper, 1.1, "on a paper plate"),
+    (blossom, 0.6, "on a large flower"),
+    (blossoms, 0.5, "on small flowers"),
+)

@@ -3,12 +3,16 @@
 Each is a function (size, rng) -> rgb float32 [size, size, 3] with one sample per pixel.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from chrysalis.data.synthetic.grids import noise, pixel_plane
 from chrysalis.data.synthetic.insect_palettes import oklch
 from chrysalis.data.synthetic.plane import Array, over, smoothstep
 from chrysalis.data.synthetic.scenery_objects import paint_stem
+
+Backdrop = tuple[Callable[[int, np.random.Generator], Array], float, str]
 
 
 def mixed(low: Array, high: Array, along: Array) -> Array:
@@ -113,3 +117,17 @@ def studio(size, rng):
     cx, cy = rng.uniform(-0.8, 0.8, 2)
     fall = smoothstep(0.2, rng.uniform(1.5, 2.4), np.hypot(plane.x - cx, plane.y - cy)).astype(np.float32)
     return base * (1 - rng.uniform(0.05, 0.3) * fall)[..., None]
+
+
+# (view, weight, caption phrase)
+VIEWS: tuple[Backdrop, ...] = (
+    (meadow, 1.8, "before a blurred meadow"),
+    (garden, 1.4, "before blurred garden flowers"),
+    (forest, 0.8, "before a dark forest"),
+    (sky, 1.5, "against the sky"),
+    (evening, 0.5, "in the evening light"),
+    (water, 0.5, "over water"),
+    (autumn, 0.6, "before autumn colours"),
+    (reeds, 0.5, "among reeds"),
+    (studio, 0.7, "before a plain backdrop"),
+)

@@ -34,6 +34,11 @@ class Outline:
             radius = radius + self.tail[1] * np.exp(-(((v - self.tail[0]) / self.tail[2]) ** 2))
         return np.maximum(radius, 0.02).astype(np.float32)
 
+    def offset(self, r, v) -> tuple:
+        """Return (dx, dy) from the root, with dy upwards, of points at distance r on the ray v."""
+        theta = np.deg2rad(self.leading + v * (self.trailing - self.leading)) - self.arch * r * r
+        return r * np.cos(theta), r * np.sin(theta)
+
 
 @dataclass
 class Wing:
@@ -61,20 +66,14 @@ class Wing:
         theta = np.arctan2(dy, dx) + o.arch * self.r * self.r
         low, high = np.deg2rad(o.trailing), np.deg2rad(o.leading)
         self.v = (high - theta) / (high - low)
-        self.reach = self.radius(self.v)
+        self.reach = o.radius(self.v)
         self.u = self.r / self.reach
         sides = np.minimum(high - theta, theta - low)
         self.depth = np.minimum(self.reach - self.r, self.r * np.sin(np.clip(sides, -1.5, 1.5)))
 
-    def radius(self, v: Array | np.floating) -> Array:
-        return self.outline.radius(v)
-
     def point(self, u: float, v: float) -> tuple[float, float]:
         """Return (dx, dy) from the root to (u, v)."""
-        o = self.outline
-        r = u * float(self.radius(np.float32(v)))
-        theta = np.deg2rad(o.leading + v * (o.trailing - o.leading)) - o.arch * r * r
-        return r * np.cos(theta), r * np.sin(theta)
+        return self.outline.offset(u * float(self.outline.radius(np.float32(v))), v)
 
     def away(self, u: float, v: float) -> Array:
         """Return the distance of each sample point from (u, v)."""
