@@ -100,7 +100,7 @@ def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) 
         images.finish()
         if source.vector_names:
             np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
-        listing = {
+        listing = {  # all but the rows are fields of ImageSet
             "rows": rows,
             "rejected": rejected,
             "vector_names": source.vector_names,

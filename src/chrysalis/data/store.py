@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -171,7 +172,7 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Image
         )
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"The cached images in {folder} are damaged ({error}): remove this folder.") from error
-    names, contents, labels, captions = zip(*listing["rows"], strict=True)
+    names, contents, labels, captions = zip(*listing.pop("rows"), strict=True)
     label_names = tuple(
         sorted({label for label in labels if label is not None}) if label_names is None else label_names
     )
@@ -184,15 +185,12 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Image
         captions=tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
         contents=np.array(contents, dtype=np.int64),
         names=names,
-        rejected=tuple((name, reason) for name, reason in listing["rejected"]),
         folder=folder,
         conditionings=conditionings,
         vectors=vectors,
-        vector_names=tuple(listing["vector_names"]),
-        without_mask=tuple(listing["without_mask"]),
-        without_conditioning=tuple(listing["without_conditioning"]),
-        empty_masks=tuple(listing["empty_masks"]),
-        full_masks=tuple(listing["full_masks"]),
-        enlarged=listing["enlarged"],
-        near_duplicates=tuple(map(tuple, listing["near_duplicates"])),
+        **{field: _as_tuples(value) for field, value in listing.items()},
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -21,7 +21,7 @@ def wing_colours(outline: Outline, layers: tuple[Layer, ...], palette: dict[str,
     u, v = (grid.ravel() for grid in np.meshgrid(COLUMNS, ROWS))
     dx, dy = outline.offset(u * outline.radius(v), v)
     x, y = outline.root[0] + dx, outline.root[1] - dy
-    wing = LitWing(outline, x, y, 1 / 16, palette, np.random.default_rng(0), np.zeros_like(x))
+    wing = LitWing(outline, x, y, 1 / 16, palette, np.zeros_like(x))
     wing.grain, wing.facing = np.zeros_like(x), np.full_like(x, 0.7)
     rgb = np.zeros((len(x), 3), dtype=np.float32)
     for layer in layers:

@@ -67,7 +67,7 @@ def paint_pair(
     x, y = (np.concatenate([place[k] for place in places]) for k in (1, 2))
     side = np.repeat(np.array([0, 1]), [len(place[0]) for place in places])
     index = np.concatenate([place[0] for place in places])
-    wing = LitWing(outline, x, y, plane.pixel / pose.scale, palette, rng, x)
+    wing = LitWing(outline, x, y, plane.pixel / pose.scale, palette, x)
     keep = np.flatnonzero(wing.depth > -wing.pixel)
     for name in FIELDS:
         setattr(wing, name, getattr(wing, name)[keep])

@@ -65,7 +65,7 @@ def _painted(
         (species.hind, species.hind_layers, open_fore * 0.6 + rng.uniform(-3, 3)),
         (species.fore, species.fore_layers, open_fore),
     ):
-        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, rng, texture)
+        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, texture)
         rgb = np.zeros((*x.shape, 3), dtype=np.float32)
         for layer in layers:
             rgb = layer(wing, rgb)
@@ -75,7 +75,7 @@ def _painted(
     return painted
 
 
-def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Array, Array]:
+def _body(species: Species, x: Array, y: Array, pixel: float) -> tuple[Array, Array]:
     """Paint abdomen, thorax and head as banded ellipses. Return (image, coverage)."""
     girth, base = species.girth, colour(species.body)
     depth = np.full_like(x, -9.0)
@@ -88,7 +88,7 @@ def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Arra
     return rgb, inside(depth, pixel)
 
 
-def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
+def _antennae(species: Species, x: Array, y: Array, pixel: float, rng: np.random.Generator) -> Array:
     """Return the coverage of the antennae: clubbed for butterflies, feathered for moths."""
     length = rng.uniform(0.30, 0.4) if not species.feathered else rng.uniform(0.2, 0.26)
     spread = rng.uniform(0.5, 0.9)
@@ -122,7 +122,7 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
     pixel = plane.pixel / scale
     x, y = insect_frame(0, 0)
     wings = _painted(species, form, rng, x, y, pixel)
-    body, body_cover = _body(species, x, y, pixel, rng)
+    body, body_cover = _body(species, x, y, pixel)
     feelers = _antennae(species, x, y, pixel, rng)
 
     silhouette = np.maximum(np.maximum(wings[0][2], wings[1][2]), np.maximum(body_cover, feelers))

@@ -34,7 +34,7 @@ class Outline:
             radius = radius + self.tail[1] * np.exp(-(((v - self.tail[0]) / self.tail[2]) ** 2))
         return np.maximum(radius, 0.02).astype(np.float32)
 
-    def offset(self, r, v) -> tuple:
+    def offset(self, r: Array | float, v: Array | float) -> tuple:
         """Return (dx, dy) from the root, with dy upwards, of points at distance r on the ray v."""
         theta = np.deg2rad(self.leading + v * (self.trailing - self.leading)) - self.arch * r * r
         return r * np.cos(theta), r * np.sin(theta)
@@ -49,7 +49,6 @@ class Wing:
     y: Array
     pixel: float
     palette: dict[str, Array]
-    rng: np.random.Generator
     texture: Array
     opacity: Array | float = 1.0  # below 1 the background shows through
     r: Array = field(init=False)
