@@ -33,7 +33,7 @@ def images(tmp_path):
 
 
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
-    """A PNG file that says it is so large. rows: its compressed pixels."""
+    """A PNG file whose header claims this size. rows: its compressed pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -62,7 +62,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_an_unreadable_picture_is_left_out_by_name(images, what, capfd):
+def test_an_unreadable_image_is_left_out_by_name(images, what, capfd):
     (images / "bad.png").write_bytes(UNREADABLE[what]())
     found = open_set(FolderSource(str(images)), SIZE, "crop")
     assert [name for name, _ in found.rejected] == [str(images / "bad.png")]
@@ -71,7 +71,7 @@ def test_an_unreadable_picture_is_left_out_by_name(images, what, capfd):
 
 
 @pytest.mark.parametrize("what", [*UNREADABLE, "a pipe", "a folder", "a device", "a name that is too long", "a loop"])
-def test_a_given_picture_that_is_none_is_named(tmp_path, what):
+def test_a_configured_file_that_is_no_image_is_named(tmp_path, what):
     file = tmp_path / "bad.png"
     if what == "a pipe":
         os.mkfifo(file)
@@ -89,7 +89,7 @@ def test_a_given_picture_that_is_none_is_named(tmp_path, what):
         ImageFile(str(file), "task.image")
 
 
-def test_what_is_no_file_is_never_waited_for(images):
+def test_pipes_and_devices_do_not_block(images):
     os.mkfifo(images / "pipe.png")
     (images / "endless.png").symlink_to("/dev/zero")
     (images / "gone.png").symlink_to(images / "not there")
@@ -181,22 +181,22 @@ def test_marks_long_lines_and_repeated_names_are_fine(images):
     assert len(found.captions[0]) == 10_000_000
 
 
-def test_a_caption_of_another_encoding_leaves_its_picture_out(images):
+def test_a_caption_in_another_encoding_excludes_its_image(images):
     (images / "0.txt").write_bytes("grün".encode("latin-1"))
     found = open_set(FolderSource(str(images)), SIZE, "crop")
     assert "its caption 0.txt is not UTF-8 text" in found.rejected[0][1]
 
 
 @pytest.mark.parametrize("path", ["~nobody-has-this-name/x", "x" * 5000, "a\0b"])
-def test_what_cannot_be_a_path_is_told(path):
+def test_an_impossible_path_is_reported(path):
     for key, use in (
         ("data.path", FolderSource),
         ("model.pretrained", folder.load),
         ("x", lambda p: ImageFile(p, "x")),
     ):
-        with pytest.raises(UserError, match=f"^{key}=") as told:
+        with pytest.raises(UserError, match=f"^{key}=") as raised:
             use(path)
-        assert len(str(told.value)) < 600
+        assert len(str(raised.value)) < 600
 
 
 def test_many_files_in_many_folders_are_listed(tmp_path):

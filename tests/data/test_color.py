@@ -91,7 +91,7 @@ def test_a_profile_is_brought_to_srgb(kind):
     assert close(pixel(opened), (89, 203, 2), by=6 if kind == "JPEG" else 2)  # near 0 a step of P3 is several
 
 
-def test_a_profile_holds_below_transparency_and_for_palettes():
+def test_a_profile_applies_below_transparency_and_to_palettes():
     half = Image.new("RGBA", (4, 4), (120, 200, 60, 51))
     assert close(pixel(saved(half, "PNG", icc_profile=display_p3())), np.array([89, 203, 2]) * 0.2 + 255 * 0.8, by=2)
     palette = Image.new("P", (4, 4), 1)

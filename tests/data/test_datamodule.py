@@ -12,7 +12,7 @@ from chrysalis.data.sources.folder import folder_data
 from chrysalis.evaluation.reference import compared_with
 
 
-def test_a_held_out_batch_is_the_pictures_as_they_are():
+def test_a_validation_batch_holds_the_images_unchanged():
     data = drawn_data("butterflies", 60, image_size=16, batch_size=4, val_fraction=0.3)
     data.setup()
     batch, rows = data.validation_batch(5), data.validation_rows[:5]
@@ -42,7 +42,7 @@ def test_the_drawn_vector_is_the_mean_colour_under_the_mask():
     assert data.image_set.vector_names == ("red", "green", "blue")
 
 
-def test_the_description_says_what_is_known(tmp_path):
+def test_the_description_lists_the_columns(tmp_path):
     for i in range(3):
         Image.new("RGB", (20, 20), (100 * i, 0, 0)).save(tmp_path / f"{i}.png")
     bare = folder_data(str(tmp_path), image_size=16, batch_size=1)
@@ -129,5 +129,5 @@ def test_a_set_that_has_changed_is_noted_when_a_run_is_resumed(tmp_path, capsys)
     assert "changed" not in capsys.readouterr().err
     (tmp_path / "a" / "1.png").unlink()
     opened().load_state_dict(kept)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "has changed since this run began: 20 images then, 19 now." in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "has changed since this run began: 20 images then, 19 now." in message

@@ -33,7 +33,7 @@ def save(path, value=0, size=(20, 20), **how):
     ("suffix", "feature", "how"),
     [(".avif", "avif", {"quality": 100}), (".jp2", "jpg_2000", {}), (".jfif", "jpg", {}), (".ppm", "pil", {})],
 )
-def test_what_pillow_opens_is_used(tmp_path, suffix, feature, how):
+def test_all_formats_of_pillow_are_used(tmp_path, suffix, feature, how):
     if not features.check(feature):
         pytest.skip(f"this Pillow has no {feature}")
     for i in range(2):
@@ -84,7 +84,7 @@ def test_enlarged_images_are_counted(tmp_path, resize, n):
     assert open_set(FolderSource(str(tmp_path)), SIZE, resize).enlarged == n  # from the cache
 
 
-def test_masks_that_mark_nothing_or_everything_are_told_once(tmp_path, capsys):
+def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsys):
     for i, value in enumerate((0, 255, 2)):
         save(tmp_path / "images" / f"{i}.png", (i, 0, 0))
         save(tmp_path / "masks" / f"{i}.png", value)
@@ -94,9 +94,9 @@ def test_masks_that_mark_nothing_or_everything_are_told_once(tmp_path, capsys):
     source = FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
     images = open_set(source, SIZE, "crop")
     assert (images.masks[2, 0] == 255).mean() == 0.5
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
-    assert "0.png); 1 full (of " in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
+    assert "0.png); 1 full (of " in message
     for i in range(3):
         save(tmp_path / "masks" / f"{i}.png", 0, size=(20, 20))
     open_set(source, SIZE, "crop")

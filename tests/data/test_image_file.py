@@ -40,7 +40,7 @@ def test_a_photograph_with_a_hole_is_its_own_mask(tmp_path):
     assert given.mask_at((8, 8))[0, 0, 0].tolist() == [1] * 5 + [0] * 3
 
 
-def test_a_mask_without_two_parts_is_told(tmp_path, capsys):
+def test_a_mask_without_two_parts_is_reported(tmp_path, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     given = ImageFile(str(tmp_path / "black.png"), "mask")
     with pytest.raises(UserError, match="white and black"):

@@ -15,12 +15,12 @@ def requests(**settings):
     return list(Order(np.arange(10, 31), seed=5, **settings))
 
 
-def test_one_pass_has_every_row_once():
+def test_an_epoch_has_every_row_once():
     rows = np.concatenate([r.rows for r in requests(batch_size=4)])
     assert sorted(rows) == list(range(10, 31))
 
 
-def test_a_picture_has_the_same_noise_whatever_the_batch_size():
+def test_noise_of_an_image_is_independent_of_the_batch_size():
     def by_row(batch_size):
         return {
             int(row): int(key) for r in requests(batch_size=batch_size) for row, key in zip(r.rows, r.keys, strict=True)
@@ -29,14 +29,14 @@ def test_a_picture_has_the_same_noise_whatever_the_batch_size():
     assert by_row(4) == by_row(7) == by_row(21)
 
 
-def test_order_and_noise_change_with_the_pass():
+def test_order_and_noise_change_with_the_epoch():
     first = requests(batch_size=21)[0]
     second = requests(batch_size=21, done=lambda: 1)[0]
     assert first.rows.tolist() != second.rows.tolist()
     assert set(first.keys).isdisjoint(second.keys)
 
 
-def test_continuing_gives_what_would_have_come():
+def test_a_resumed_order_continues_exactly():
     whole = requests(batch_size=4)
     rest = requests(batch_size=4, done=lambda: 3)
     assert len(whole) == 6
@@ -47,14 +47,14 @@ def test_continuing_gives_what_would_have_come():
         assert a.window == b.window
 
 
-def test_windows_count_what_they_hold():
+def test_windows_count_their_images():
     """21 images in micro-batches of 4, accumulated by 2: windows of 8, 8 and, at the end, 4 + 1."""
     assert [r.window for r in requests(batch_size=4, accumulate=2)] == [8, 8, 8, 8, 5, 5]
     assert [len(r.rows) for r in requests(batch_size=4, accumulate=2)] == [4, 4, 4, 4, 4, 1]
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_each_joint_batch(world):
+def test_ranks_divide_each_joint_batch(world):
     ranks = [requests(batch_size=2, accumulate=2, rank=r, world=world) for r in range(world)]
     single = requests(batch_size=2 * world, accumulate=2)
     assert len({len(r) for r in ranks}) == 1
@@ -89,7 +89,7 @@ def test_flips_mirror_about_half_and_the_mask_too():
     assert 10 < flipped < 30
 
 
-def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(tmp_path):
+def test_mask_and_conditioning_image_flip_with_the_image_and_the_vector_stays(tmp_path):
     """One column is white in image, mask and conditioning image alike; the vector tells which."""
     lines = []
     for i in range(30):

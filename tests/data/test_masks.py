@@ -56,7 +56,7 @@ def test_each_kind_marks_its_right_half(what):
     assert found(MEANT[what]) == HALF
 
 
-def test_a_hole_is_what_is_filled_in():
+def test_a_hole_is_the_inside():
     photograph = Image.merge("RGBA", [row(10, 200, 90, 30), row(9, 220, 9, 9), row(1, 1, 1, 1), row(255, 255, 0, 0)])
     assert found(photograph, hole=True) == HALF
     assert found(photograph) == [1, 1, 0, 0]
@@ -79,7 +79,7 @@ def test_noise_of_a_jpeg_is_no_id():
     assert np.asarray(to_mask(Image.open(data))).max() == 0
 
 
-def test_what_may_mean_two_things_is_refused():
+def test_ambiguous_values_are_refused():
     with pytest.raises(ValueError, match="values 1, 255 may be class ids or grey"):
         to_mask(row(0, 1, 255, 255))
     with pytest.raises(ValueError, match="values reach 99 and white is 1"):

@@ -63,7 +63,7 @@ def test_a_split_without_near_duplicates_is_by_the_image_alone(tmp_path):
     assert moved <= {str(tmp_path / "0.png"), str(tmp_path / "again.webp")}
 
 
-def test_drawn_images_are_split_as_ever():
+def test_the_split_of_drawn_images_is_unchanged():
     """By the hash of (domain, number, seed), which these rows are from."""
     found = open_set(DrawnSource("butterflies", 40), (16, 16), "crop")
     assert found.near_duplicates == ()
@@ -88,7 +88,7 @@ def test_a_set_that_is_mostly_one_image_validates_on_the_rest(tmp_path):
     assert (train.tolist(), validation.tolist()) == ([*range(8)], [8])
 
 
-def test_exact_copies_alone_cannot_be_split(tmp_path):
+def test_identical_images_alone_cannot_be_split(tmp_path):
     for i in range(3):
         scene(0).save(tmp_path / f"{i}.png")
     with pytest.raises(UserError, match="All images are identical"):

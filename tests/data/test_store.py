@@ -45,7 +45,7 @@ def cut(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [emptied, zeroed, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "rows.json", "checksums.json"])
-def test_a_damaged_cache_is_made_anew_with_a_line(own_cache, damage, name, capsys):
+def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name, capsys):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, masks = sound.images.copy(), sound.masks.copy()
     capsys.readouterr()
@@ -53,8 +53,8 @@ def test_a_damaged_cache_is_made_anew_with_a_line(own_cache, damage, name, capsy
     assert "damaged" not in capsys.readouterr().err
     damage(sound.folder / name)
     again = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"are damaged ({name}): decoding them again." in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"are damaged ({name}): decoding them again." in message
     assert (again.folder, again.names) == (sound.folder, sound.names)
     assert (again.images == images).all()
     assert (again.masks == masks).all()
@@ -71,14 +71,14 @@ def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, mo
     assert checksums.damaged(folder) == "images.npy"
 
 
-def test_a_worker_that_finds_its_cache_emptied_says_so(own_cache):
+def test_a_worker_reports_an_emptied_cache(own_cache):
     folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
     emptied(folder / "images.npy")
     with pytest.raises(UserError, match="are damaged"):
         store.open_folder(folder)
 
 
-def test_of_several_that_mend_a_cache_one_decodes_it(own_cache, monkeypatch):
+def test_one_of_several_processes_repairs_a_cache(own_cache, monkeypatch):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, decode, calls = sound.images.copy(), store.decode, []
     emptied(sound.folder / "images.npy")

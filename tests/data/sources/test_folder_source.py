@@ -54,7 +54,7 @@ def test_a_bad_metadata_line_is_named(tmp_path, line):
         FolderSource(str(tmp_path / "set"))
 
 
-def test_a_text_file_beside_a_picture_is_its_caption(tmp_path):
+def test_a_text_file_beside_an_image_is_its_caption(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a red square\n")
     assert open_set(FolderSource(str(tmp_path)), SIZE, "crop").captions == ("a red square",)
@@ -80,7 +80,7 @@ def test_too_many_unreadable_files_stop_the_run(tmp_path):
         open_set(FolderSource(str(tmp_path)), SIZE, "crop")
 
 
-def test_a_truncated_picture_is_unreadable(tmp_path):
+def test_a_truncated_image_is_unreadable(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(noise).save(data, "JPEG")

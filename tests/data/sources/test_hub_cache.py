@@ -15,7 +15,7 @@ from PIL import Image
 NO_NETWORK = """
 import socket
 def refuse(*arguments, **settings):
-    raise AssertionError("the network was asked")
+    raise AssertionError("a request was sent")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 """
 

@@ -74,7 +74,7 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("settings", "sentence"),
     [
         ({"mask_column": "masks"}, r"data\.mask_column=masks is not a column.*image, mask, edges"),
         ({"conditioning_image_column": "x"}, r"data\.conditioning_image_column=x is not a column"),
@@ -84,9 +84,9 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
         ({"mask_column": "span"}, r"data\.mask_column=span is not a column of images"),
     ],
 )
-def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, asked, sentence):
+def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        HubSource(str(conditional_hub(tmp_path) / "full"), **asked)
+        HubSource(str(conditional_hub(tmp_path) / "full"), **settings)
 
 
 def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_path):
@@ -142,7 +142,7 @@ def test_images_that_a_local_dataset_names_lie_below_its_folder(tmp_path, monkey
         HubSource(str(tmp_path / "set"), configuration="dark")
 
 
-def test_no_network_is_said_at_once():
+def test_a_missing_network_is_reported_at_once():
     with pytest.raises(UserError, match=r"no network.*data=butterflies"):
         HubSource("huggan/smithsonian_butterflies_subset")
 

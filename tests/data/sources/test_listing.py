@@ -64,7 +64,7 @@ def test_mirrored_files_land_on_the_same_pixels(mirrored):
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
-def test_a_detectors_rounded_sides_still_show_the_whole_picture(tmp_path, resize):
+def test_a_conditioning_image_with_rounded_sides_still_aligns(tmp_path, resize):
     """64 x 40 for an image of 60 x 40: everything a bit wider, not cut off at the sides."""
     scene(tmp_path / "images" / "1.png", "white", "black")
     wide = Image.open(tmp_path / "images" / "1.png").resize((64, 40))
@@ -88,13 +88,13 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
     assert ((images.masks[0, 0] == 255) == expected()).all()
 
 
-def test_another_shape_cannot_lie_on_the_picture(mirrored):
+def test_a_mask_of_another_shape_is_rejected(mirrored):
     scene(mirrored / "masks" / "a" / "1.png", 255, 0, (40, 60))
     with pytest.raises(UserError, match=r"1\.jpg.*its mask: 40 x 60 pixels.*60 x 40"):
         open_set(beside(mirrored), SIZE, "crop")
 
 
-def test_a_broken_mask_is_told_from_a_broken_picture(mirrored):
+def test_a_broken_mask_is_distinguished_from_a_broken_image(mirrored):
     (mirrored / "masks" / "a" / "1.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="its mask is not an image"):
         open_set(beside(mirrored), SIZE, "crop")
@@ -110,7 +110,7 @@ def test_gaps_are_reported_by_name(mirrored):
     assert (plain.masks, plain.without_mask, plain.conditionings, plain.without_conditioning) == (None, (), None, ())
 
 
-def test_masks_below_the_set_are_no_pictures(mirrored):
+def test_masks_below_the_set_are_not_training_images(mirrored):
     """images/ and masks/ side by side: mirrored without or with the folder of images in the name."""
     source = FolderSource(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
     images = open_set(source, SIZE, "crop")
@@ -168,19 +168,19 @@ def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ("asked", "key"),
+    ("settings", "key"),
     [
         ({"label_column": "species"}, r"data\.label_column=species"),
         ({"caption_column": "species"}, r"data\.caption_column=species"),
         ({"vector_columns": ["species", "month"]}, r"data\.vector_columns=species"),
     ],
 )
-def test_an_unknown_column_is_refused(tmp_path, asked, key):
+def test_an_unknown_column_is_refused(tmp_path, settings, key):
     with pytest.raises(UserError, match=f"{key}.*metadata.jsonl.*file_name, span, month, kind, title, text"):
-        FolderSource(measured(tmp_path, 1, 2), **asked)
+        FolderSource(measured(tmp_path, 1, 2), **settings)
     (tmp_path / "metadata.jsonl").unlink()
     with pytest.raises(UserError, match=f"{key} needs .*metadata.jsonl, which does not exist"):
-        FolderSource(str(tmp_path), **asked)
+        FolderSource(str(tmp_path), **settings)
 
 
 @pytest.mark.parametrize(("argument", "key"), [("masks", "masks"), ("conditioning_images", "conditioning_images")])

@@ -33,7 +33,7 @@ def placed(source: FolderSource) -> list[str]:
     return [str(row.place) for row in source.rows]
 
 
-def test_a_csv_file_says_what_a_jsonl_file_says(three):
+def test_a_csv_file_equals_a_jsonl_file(three):
     rows = [
         {"file_name": "0.png", "label": "a", "text": 'a "red", square', "span": 1.5, "wild": True},
         {"file_name": "2.png", "label": "b", "text": None, "span": None, "wild": False},
@@ -55,7 +55,7 @@ def test_a_csv_file_says_what_a_jsonl_file_says(three):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("image,label\n0.png,a\n", r"no column file_name: its first line is image, label"),
         ("file_name;label\n0.png;a\n", r"no column file_name.*separate columns by commas"),
@@ -67,9 +67,9 @@ def test_a_csv_file_says_what_a_jsonl_file_says(three):
         ("", r"metadata\.csv lists no images"),
     ],
 )
-def test_what_is_wrong_with_a_csv_file_is_said(three, text, says):
+def test_errors_in_a_csv_file_are_reported(three, text, message):
     (three / "metadata.csv").write_text(text)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         FolderSource(str(three), vector_columns=["span"] if "span" in text else [])
 
 
@@ -169,11 +169,11 @@ def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path
 
 
 @pytest.mark.parametrize("known", [NFC, NFD])
-@pytest.mark.parametrize("asked", [NFC, NFD])
-def test_a_label_is_known_in_both_unicode_forms(known, asked):
+@pytest.mark.parametrize("name", [NFC, NFD])
+def test_a_label_is_known_in_both_unicode_forms(known, name):
     conditioner = Conditioner({"label": {"names": ["plain", known], "dim": 4}}, 8, 3)
-    assert Request(conditioner, {"label": asked}, "a model").values == {"label": [1]}
-    assert LabelEmbedding(8, ["plain", known]).place(asked) == 1
+    assert Request(conditioner, {"label": name}, "a model").values == {"label": [1]}
+    assert LabelEmbedding(8, ["plain", known]).place(name) == 1
     with pytest.raises(ValueError, match="cafe"):
         LabelEmbedding(8, ["plain", known]).place("cafe")
 
