@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from chrysalis.data import pixels
 from chrysalis.data.example import content_hash
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import ImageSet, open_set
 from chrysalis.data.synthetic.domains import DOMAINS
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.system import hardware
 from chrysalis.system.files import written

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.terminal import say
 
 IMAGES = 583  # as many as the photographs that figures are otherwise measured on

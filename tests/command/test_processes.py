@@ -85,7 +85,7 @@ def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
     script = (
         "import time\n"
         "from chrysalis.data import store\n"
-        "from chrysalis.data.sources.drawn import DrawnSource\n"
+        "from chrysalis.data.synthetic.source import DrawnSource\n"
         "plain = store.decode\n"
         "def slow(*given):\n"
         "    print('decodes', flush=True)\n"

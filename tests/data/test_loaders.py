@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from chrysalis.data.loaders import BatchDataset, Order, loader
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 
 
 def requests(**settings):

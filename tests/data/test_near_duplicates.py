@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from chrysalis.data.near_duplicates import groups
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
 
 

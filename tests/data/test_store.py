@@ -13,8 +13,8 @@ import pytest
 from conftest import REPOSITORY
 
 from chrysalis.data import checksums, store
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
 
 SIZE = (16, 16)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.domains import DOMAINS, draw, species_names
+from chrysalis.data.synthetic.source import DrawnSource
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -18,8 +18,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks import early_stopping
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import distances, features, plots, report, validation_record
 from chrysalis.evaluation.task import distinctly_named
 from chrysalis.evaluation.validation_loss import paired

@@ -19,8 +19,8 @@ from transformers import (
     ViTMAEModel,
 )
 
-from chrysalis.data.sources.drawn import DrawnSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import features as f
 from chrysalis.system.errors import UserError
 
