@@ -24,7 +24,7 @@ from chrysalis.system.terminal import stage
 MAX_UNREADABLE = 0.05  # fraction of the images
 
 
-def listed(rejected: Sequence[tuple[str, str]], limit: int) -> str:
+def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
     """Return up to `limit` names of unreadable images, each with the reason."""
     more = f"; and {len(rejected) - limit} more" if len(rejected) > limit else ""
     return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
@@ -131,8 +131,8 @@ def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
     if len(rejected) <= MAX_UNREADABLE * n and len(rejected) < n:
         return
     raise UserError(
-        f"{len(rejected)} of {n} images cannot be read, more than {MAX_UNREADABLE:.0%}: {listed(rejected, 5)}. "
-        "Fix or remove them, or set data.path to another folder."
+        f"{len(rejected)} of {n} images cannot be read, more than {MAX_UNREADABLE:.0%}: "
+        f"{describe_rejected(rejected, 5)}. Fix or remove them, or set data.path to another folder."
     )
 
 

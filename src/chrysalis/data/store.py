@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from chrysalis.data import checksums, garbage_collection
-from chrysalis.data.decoding import decode, listed
+from chrysalis.data.decoding import decode, describe_rejected
 from chrysalis.data.example import composed, content_hash
 from chrysalis.data.source import Source
 from chrysalis.data.transforms import Resize
@@ -123,7 +123,7 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
         _decode_once(source, size, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
-        reasons = listed(image_set.rejected, 10)
+        reasons = describe_rejected(image_set.rejected, 10)
         warn(f"{len(image_set.rejected)} of {len(source)} images cannot be read and are left out: {reasons}.")
     if image_set.masks is not None and (image_set.empty_masks or image_set.full_masks):
         warn(_mask_note(image_set))

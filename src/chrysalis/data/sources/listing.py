@@ -10,7 +10,7 @@ from pathlib import Path
 from chrysalis.data import garbage_collection
 from chrysalis.data.example import clean_text, composed
 from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.sources.metadata import NAMES, Columns, Row, listed
+from chrysalis.data.sources.metadata import NAMES, Columns, Row, read_rows
 from chrysalis.system.errors import UserError, require_path
 
 MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # field of a Row: configuration key
@@ -28,7 +28,7 @@ def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) 
     files = walk(path, folders.values())
     listings = _listings(path, files)
     if listings:
-        rows = [row for listing in listings for row in listed(listing, path, columns)]
+        rows = [row for listing in listings for row in read_rows(listing, path, columns)]
         note = _unlisted_note(path, files, rows, listings)
     else:
         for key, column in columns.by_key():

@@ -44,7 +44,7 @@ class Columns:
         return named + [("data.vector_columns", column) for column in self.vector]
 
 
-def listed(listing: Path, root: Path, columns: Columns) -> list[Row]:
+def read_rows(listing: Path, root: Path, columns: Columns) -> list[Row]:
     """Return the images that the file `listing` names, which lies in `root` or below it."""
     rows, keys = [], {}
     is_csv = listing.suffix == ".csv"
