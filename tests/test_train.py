@@ -15,8 +15,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chrysalis.data.loaders import BatchDataset, Order, loader
+from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.store import open_set
-from chrysalis.data.synthetic.source import DrawnSource, drawn_data
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.training.logger import tensorboard
 from chrysalis.training.module import FineTuning
