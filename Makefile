@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+HEART := tests/diffusion tests/test_denoiser.py tests/sampling/test_stock_loops.py \
+	tests/test_train.py::test_two_of_four_are_one_of_eight tests/test_train.py::test_what_a_run_leaves_behind
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test torture bench gpu prove lint format
+.PHONY: help setup train test quick torture bench gpu prove lint format
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -26,6 +28,9 @@ train: setup  ## fine-tune the bundled moth model on the drawn butterflies (minu
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+quick: setup  ## run the tests of the heart: noise, denoiser, sampling beside stock diffusers, a tiny training
+	$(BIN)/python -m pytest -n 0 $(HEART)
 
 prove: setup  ## train experiments whole and look at what they draw; compile (an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -m proof

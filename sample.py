@@ -14,11 +14,12 @@ def sample(cfg) -> None:
     from hydra.utils import instantiate
 
     from chrysalis.command import recipes, values
-    from chrysalis.conditions.request import NAMES, Request
+    from chrysalis.conditions.kinds import KINDS
+    from chrysalis.conditions.request import Request
     from chrysalis.data.transforms import checked_size
     from chrysalis.denoiser import Denoiser
     from chrysalis.diffusion.objective import choose
-    from chrysalis.models import folder
+    from chrysalis.models import location
     from chrysalis.sampling import devices, generation
     from chrysalis.sampling import precision as precisions
     from chrysalis.sampling.guidance.guided import Guided
@@ -36,8 +37,8 @@ def sample(cfg) -> None:
 
         return compare(folders, out)
     if not (pretrained := cfg.model.pretrained):
-        pretrained = folder.newest_pipeline()
-        what = "the bundled model" if pretrained == folder.BUNDLED else "of the newest run"
+        pretrained = location.newest_pipeline()
+        what = "the bundled model" if pretrained == location.BUNDLED else "of the newest run"
         say(f"model: {pretrained}, {what}; model.pretrained=FOLDER takes another")
     record = recipes.record(cfg, pretrained)
     recipes.tell_changes(record)
@@ -49,9 +50,9 @@ def sample(cfg) -> None:
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)
     size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
-    if new_size := folder.fit_to_size(model, size, "image_size", "samples"):
+    if new_size := model.fit_to_size(size, "image_size", "sampled"):
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
-    asked = Request(model.conditioner, recipes.plain({name: cfg[name] for name in NAMES}), pretrained)
+    asked = Request(model.conditioner, recipes.plain({name: cfg[name] for name in cfg if name in KINDS}), pretrained)
     task = recipes.built(cfg.task, model)
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)

@@ -16,9 +16,8 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis.command import recipes, values
-    from chrysalis.conditions.kinds import condition
+    from chrysalis.conditions.build import build_conditioner
     from chrysalis.denoiser import Denoiser
-    from chrysalis.models import folder
     from chrysalis.models.freezing import freeze
     from chrysalis.system import hardware
     from chrysalis.system.compiling import compile_unet
@@ -40,19 +39,17 @@ def train(cfg) -> None:
 
     data = instantiate(cfg.data)
     model = instantiate(cfg.model)
-    new_size = folder.fit_to_size(model, data.size)
-    parts = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
+    new_size = model.fit_to_size(data.size)
+    kinds = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective = instantiate(cfg.objective)(model.prediction)
     data.setup()
-    model.conditioner = condition(model.unet, model.conditioner, parts, data.image_set, data.source.name)
-    if model.conditioner is not None and "label" in model.conditioner.names:
-        data.use_labels(model.conditioner.embeddings["label"].names)
+    model.conditioner = build_conditioner(model.unet, model.conditioner, kinds, data)
     if adapter := instantiate(cfg.adapter):
         adapter.inject(model.unet)
     freeze(model.unet, model.conditioner, model.train)
-    scheduler, noise = model.trained_for(objective), {"noise_offset": cfg.noise_offset}
-    weighting = instantiate(cfg.weighting)
-    denoiser = Denoiser(model.unet, scheduler, objective, model.conditioner, cfg.condition.dropout, weighting, **noise)
+    model.register_objective(objective)
+    loss = {"weighting": instantiate(cfg.weighting), "noise_offset": cfg.noise_offset}
+    denoiser = Denoiser(model.unet, model.scheduler, objective, model.conditioner, cfg.condition.dropout, **loss)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]

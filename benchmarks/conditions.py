@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from judges import VALIDATION, Judges, agreement, drawings, iou
 
-from chrysalis.conditions.request import UNSEEN, drawn_mask
+from chrysalis.conditions.kinds.mask import UNSEEN, drawn_mask
 from chrysalis.data.store import cache_folder
 from chrysalis.data.synthetic.domains import draw, species_names
 from chrysalis.sampling.grids import read

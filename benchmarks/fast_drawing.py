@@ -13,7 +13,7 @@ import torch
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import folder
+from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.precision import apply
@@ -66,7 +66,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pretrained", default=folder.BUNDLED)
+    parser.add_argument("--pretrained", default=location.BUNDLED)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 10, 12, 15, 20])
     parser.add_argument("--reference", type=Path)

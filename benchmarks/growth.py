@@ -26,9 +26,9 @@ from benchmarks.speed.report import slug
 from benchmarks.speed.sides import Bench
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.data.store import cache_folder
-from chrysalis.models.folder import BUNDLED, REPOSITORY
+from chrysalis.models.location import BUNDLED
 from chrysalis.system import hardware
-from chrysalis.system.files import write_text
+from chrysalis.system.files import REPOSITORY, write_text
 from chrysalis.system.terminal import console, say
 
 TOO_MUCH = 1.5

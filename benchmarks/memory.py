@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder
+from chrysalis.models import folder, location
 from chrysalis.system.group_norm import normalise_as_given
 from chrysalis.training import step_memory
 
@@ -36,7 +36,7 @@ WAYS = {  # {name: (autocast, gradient checkpointing, bytes of the optimizer a w
 
 def denoisers():
     """(name, denoiser, pixels) of the models in the table."""
-    bundled = folder.load(folder.BUNDLED)
+    bundled = folder.load(location.BUNDLED)
     known = Denoiser(bundled.unet, bundled.scheduler, objective("epsilon"))
     yield "bundled, 3.5 M", known, 64
     yield "bundled, 3.5 M", known, 256

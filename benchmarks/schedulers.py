@@ -13,7 +13,7 @@ from picture_sets import distance
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import folder
+from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.schedulers import Timetable
@@ -23,7 +23,7 @@ RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another ima
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pretrained", default=folder.BUNDLED)
+    parser.add_argument("--pretrained", default=location.BUNDLED)
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40, 80])
     arguments = parser.parse_args()

@@ -38,7 +38,7 @@ def images(folder: Path) -> torch.Tensor:
 
 def table(rows: dict[str, torch.Tensor], name: str) -> None:
     """docs/figures/name.png: a row of images, uint8 [B, 3, H, W], beside each label."""
-    grids.table(list(rows.items())).save(HERE / "images" / f"{name}.png", optimize=True)
+    grids.table(list(rows.items())).save(HERE / "figures" / f"{name}.png", optimize=True)
 
 
 def schedulers() -> None:
@@ -88,7 +88,7 @@ def trajectory() -> None:
     how = ["trajectory=true", "seed=100", "animation.formats=[webp]", "animation.frames=24"]
     folder = sample("trajectory", MOTHS, *how, n=3)
     for name in ("trajectory.png", "trajectory.webp"):
-        (HERE / "images" / name).write_bytes((folder / name).read_bytes())
+        (HERE / "figures" / name).write_bytes((folder / name).read_bytes())
 
 
 def img2img() -> None:
@@ -123,12 +123,12 @@ def inpaint() -> None:
 def morph() -> None:
     folder = sample("morph", MOTHS, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
     for name in ("morph.png", "morph.gif"):
-        (HERE / "images" / name).write_bytes((folder / name).read_bytes())
+        (HERE / "figures" / name).write_bytes((folder / name).read_bytes())
 
 
 def blend() -> None:
     folder = sample("blend", "model.pretrained=runs/first", "task=blend", "seed=100", n=4)
-    (HERE / "images" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
+    (HERE / "figures" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
 
 
 def pairs() -> None:
@@ -146,7 +146,7 @@ def told(name: str, model: str, *ask: str, n: int = 8, scale: float | None = Non
     folder = sample(
         f"told/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
     )
-    (HERE / "images" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
+    (HERE / "figures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
 
 
 CAPTIONS = (

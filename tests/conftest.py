@@ -291,5 +291,14 @@ def trained(run, tmp_path, tmp_path_factory):
     return call
 
 
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A local hub without repositories, and an empty cache."""
+    from loopback import serving_as_the_hub
+
+    with serving_as_the_hub(tmp_path, monkeypatch) as server:
+        yield server
+
+
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())

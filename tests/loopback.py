@@ -1,4 +1,4 @@
-"""The part of the Hugging Face hub's HTTP interface that its clients use, on this machine's loopback address."""
+"""A local hub: the part of the Hugging Face hub's HTTP interface that its clients use, on the loopback address."""
 
 import hashlib
 import json
@@ -15,9 +15,13 @@ SHA = "5" * 40
 
 @dataclass
 class Repository:
-    """files: by path. answer: (status, X-Error-Code, X-Error-Message) to everything, None for what is asked.
+    """A repository of the hub.
 
-    revisions: commits by branch. cut: files whose connection ends after half of their bytes.
+    Args:
+        files: bytes by path.
+        answer: (status, X-Error-Code, X-Error-Message) for every request; None to serve the files.
+        revisions: commits by branch.
+        cut: files whose connection ends after half of their bytes.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,15 +30,19 @@ class Repository:
     cut: set[str] = field(default_factory=set)
 
     def take(self, folder: Path) -> "Repository":
-        """Fill it with the files of a folder."""
+        """Add the files of a folder."""
         self.files |= {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         return self
 
 
 class Loopback(ThreadingHTTPServer):
-    """repositories: by path, such as `me/model` and `datasets/me/images`. pages: other addresses' bytes.
+    """The server.
 
-    seen: every request, as `METHOD PATH`.
+    Attributes:
+        repositories: by path, such as `me/model` and `datasets/me/images`.
+        pages: bytes of other addresses.
+        seen: every request, as `METHOD PATH`.
+        tokens: path and Authorization header of every request.
     """
 
     daemon_threads = True
@@ -48,7 +56,7 @@ class Loopback(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address) -> None:
-        """Nothing: clients go away."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
@@ -70,7 +78,7 @@ class _Answers(BaseHTTPRequestHandler):
     server: Loopback
 
     def log_message(self, *arguments) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -167,7 +175,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._send(b"", {key: value for key, value in named.items() if value} | (more or {}), status)
 
     def _send(self, data: bytes, headers: dict | None = None, status: int = 200, cut: bool = False) -> None:
-        """cut: send half of it, and of a request that goes on from there nothing, so that the client gives up."""
+        """Send bytes; cut: only half of them, and none to a request for the rest, so that the client gives up."""
         again = cut and self.headers.get("Range") is not None
         self.send_response(206 if again else status)
         for key, value in (headers or {}).items():
@@ -177,3 +185,33 @@ class _Answers(BaseHTTPRequestHandler):
         if self.command != "HEAD" and not again:
             self.wfile.write(data[: len(data) // 2] if cut else data)
         self.close_connection |= cut
+
+
+@contextmanager
+def serving_as_the_hub(tmp_path: Path, monkeypatch) -> Iterator[Loopback]:
+    """Serve a hub without repositories to all its clients, with an empty cache and without tokens or proxies."""
+    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub.utils import close_session
+
+    from chrysalis.system import hub
+
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        config = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_DATASETS_CACHE": tmp_path / "datasets"}
+        config |= {"HUB_DATASETS_URL": server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"}
+        for name, value in config.items():
+            monkeypatch.setattr(f"datasets.config.{name}", value)
+        HfFileSystem.clear_instance_cache()
+        close_session()
+        hub.unreachable.cache_clear()
+        yield server
+    close_session()
+    hub.unreachable.cache_clear()

@@ -1,6 +1,6 @@
-"""A process that has imported diffusers and cannot import Chrysalis; every script runs in a fork of it.
+"""Run scripts with diffusers but without Chrysalis, each in a fork of this process.
 
-What a test loads there, diffusers alone can load, and nobody waits again for the import.
+What a script loads, diffusers alone can load; forking saves the time of importing diffusers again.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ def run(script: str, folder: str, arguments: list[str]) -> None:
     os.chdir(folder)
     sys.argv = ["stock", *arguments]
     torch.set_num_threads(1)
-    with open("stock.txt", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with open("stock.txt", "w") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             exec(compile(script, "stock", "exec"), {"__name__": "__main__"})
         except BaseException:
-            traceback.print_exc(file=said)
-            said.flush()
+            traceback.print_exc(file=output)
+            output.flush()
             os._exit(1)
     os._exit(0)
 

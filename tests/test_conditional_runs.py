@@ -189,7 +189,7 @@ def test_without_its_condition_a_model_says_so(run, trained, tmp_path, capfd):
     trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
     assert run("sample", "model.pretrained=runs/told", "n=1", *SMALL) == 0
     said = capfd.readouterr().err.replace("\n", " ")
-    assert "drawn without label and mask, through the model's null" in said
+    assert "sampling without label and mask, through the model's null" in said
     assert "label=all for admiral, birdwing" in said
     assert "mask=FILE.png" in said
 
@@ -257,7 +257,7 @@ ASKED = {
         ["label=monrch"],
         "label=monrch is unknown to this model. Did you mean monarch? It knows admiral",
     ),
-    "what it is not told": (["text=blue"], "text=blue, but runs/told is told label only"),
+    "what it is not told": (["text=blue"], "text=blue, but runs/told is conditioned on label only"),
     "a list for a morph": (["label=[monarch,morpho]", "task=morph"], "task=morph takes one condition at a time"),
 }
 
@@ -274,7 +274,7 @@ def test_what_the_model_does_not_know_is_said(run, trained, tmp_path, capfd):
     assert "guidance=cfg needs a model that is told something" in " ".join(capfd.readouterr().err.split())
     more = ["model.pretrained=runs/told", "condition=mask", "name=more", "data.image_size=16"]
     assert run("train", *TINY_RUN, "data.n=60", *more) == 2
-    assert "is conditioned on label already" in " ".join(capfd.readouterr().err.split())
+    assert "is conditioned on label: start from its base model" in " ".join(capfd.readouterr().err.split())
 
 
 def test_new_weights_learn_at_a_rate_of_their_own(run, tmp_path):
@@ -296,6 +296,6 @@ def test_the_numbers_of_a_model_are_those_of_the_data(run, tmp_path, capfd):
     path = metadata(tmp_path / "data", span=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     more = ["data=folder", path, "data.vector_columns=[span]", "data.image_size=16", "data.batch_size=2", "name=on"]
     assert run("train", *TINY_RUN[1:], "model.pretrained=runs/told", *more) == 2
-    assert "the model is told red, green, blue, and" in " ".join(capfd.readouterr().err.split())
+    assert "the model is conditioned on red, green, blue, and" in " ".join(capfd.readouterr().err.split())
     assert run("sample", "model.pretrained=runs/told", "task=blend", "out=drawn") == 2
     assert "task=blend mixes unconditional models" in " ".join(capfd.readouterr().err.split())

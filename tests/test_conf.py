@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from chrysalis.command import recipes, values
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.denoiser import Denoiser
-from chrysalis.models import folder
+from chrysalis.models import folder, location, scratch
 
 LEAVES = sorted(
     (p.parent.name, p.stem) for p in CONF.rglob("*.yaml") if p.parent.parent == CONF and p.parent.name != "hydra"
@@ -82,7 +82,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
     else:
         cfg = composed(program, *([f"{group}={leaf}"]), *extra)
     if group == "model" and leaf in ("moths", "flowers"):
-        assert folder.locate(cfg.model.pretrained, "").is_dir()
+        assert location.locate(cfg.model.pretrained, "").is_dir()
     node = cfg if group == "experiment" else cfg[group]
     if group == "model" and leaf == "pretrained":
         node.pretrained = str(model_folder)
@@ -104,7 +104,7 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         assert not built.through_unet or term["at"] == "x_t"
     elif group == "condition":
         assert list(recipes.terms(node)) == ([] if leaf == "none" else [leaf])
-        assert all(instantiate(part).made_for for part in recipes.terms(node).values())
+        assert all(instantiate(part).settings for part in recipes.terms(node).values())
     elif (group, leaf) == ("adapter", "none"):
         assert instantiate(node) is None
     elif group == "task":
@@ -208,7 +208,7 @@ def test_the_smithsonian_recipe_runs_on_a_dataset_of_its_form(run, tmp_path):
 
     folder_ = tmp_path / "flat"
     tiny_unet(**CELEBAHQ).save_pretrained(folder_)
-    folder.scratch(32, (8, 8)).scheduler.save_pretrained(folder_)
+    scratch.build(32, (8, 8)).scheduler.save_pretrained(folder_)
     small = [o for o in TINY_RUN if "max_steps" not in o]
     places = [f"data.path={real_data() / 'hub_like'}", f"model.pretrained={folder_}", "data.image_size=32"]
     limits = ["data.batch_size=16", "trainer.max_epochs=2", "name=small"]
@@ -222,5 +222,6 @@ def test_scratch_learns_the_objective_that_is_asked_for(composed):
     cfg = composed("train", *TINY_MODEL, "objective=v")
     model = instantiate(cfg.model)
     objective = instantiate(cfg.objective)(model.prediction)
-    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    model.register_objective(objective)
+    denoiser = Denoiser(model.unet, model.scheduler, objective)
     assert denoiser.scheduler.config.prediction_type == "v_prediction"

@@ -19,7 +19,7 @@ def batch_of(n: int, size: int = 16) -> Batch:
 
 
 def test_loss_equals_a_float64_hand_computation(denoiser):
-    """Every formula written out in numpy float64; only the UNet (in double) is torch's."""
+    """Every formula in numpy float64; only the UNet, in double, is torch's."""
     denoiser.weighting = MinSNR(5.0)
     batch = batch_of(5)
     loss = denoiser.loss(batch)
@@ -44,7 +44,7 @@ def test_loss_equals_a_float64_hand_computation(denoiser):
     np.testing.assert_allclose(loss.value.item(), expected, rtol=1e-4)
 
 
-def test_a_picture_has_the_same_loss_in_any_batch(denoiser):
+def test_an_image_has_the_same_loss_in_any_batch(denoiser):
     whole = batch_of(4)
     one = Batch(whole.image[2:3], whole.row[2:3], whole.key[2:3], whole.u[2:3], 1)
     torch.testing.assert_close(
@@ -52,15 +52,15 @@ def test_a_picture_has_the_same_loss_in_any_batch(denoiser):
     )
 
 
-def test_learned_variance_channels_are_left_out():
+def test_learned_variance_channels_are_dropped():
     unet = tiny_unet(out_channels=6)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 4])
     out = Denoiser(unet, DDPMScheduler(), objective("epsilon"))(x, t).out
     assert torch.equal(out, unet(x, t).sample[:, :3])
 
 
-def test_noise_offset_adds_one_number_a_channel(denoiser):
-    """With x0 = 0 and a UNet that answers 0, eps is all that is left in the loss."""
+def test_noise_offset_adds_one_number_per_channel(denoiser):
+    """With a UNet whose output is 0, the loss is the mean square of eps."""
 
     class Zero(torch.nn.Module):
         dtype = torch.float32

@@ -386,6 +386,6 @@ def test_mistakes(run, model, tmp_path, capfd, mistake):
 def test_a_size_beyond_the_models_own_is_warned_of(run, model_folder, capsys):
     common = [f"model.pretrained={model_folder}", "n=1", "steps=1"]
     assert run("sample", *common, "image_size=32", "out=large") == 0
-    assert "was trained at 16 x 16 px and now samples 32 x 32 px, where it may repeat" in capsys.readouterr().err
+    assert "was trained at 16 x 16 px and is now sampled at 32 x 32 px, where it may repeat" in capsys.readouterr().err
     assert run("sample", *common, "out=own") == 0
     assert "trained at" not in capsys.readouterr().err

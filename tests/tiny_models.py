@@ -1,4 +1,4 @@
-"""Models and exact predictions that several test files share."""
+"""Models, conditions and exact predictions that several test files share."""
 
 import math
 
@@ -7,10 +7,13 @@ from conftest import ClosedForm, tiny_unet
 from diffusers import DDPMScheduler
 
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.conditions.kinds import attention_places
+from chrysalis.conditions.kinds.text import attention_places
+from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
+from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder
+from chrysalis.models.model import Model
+from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.sampling.guidance.energies import Energy
 
 CELEBAHQ = {
@@ -40,7 +43,7 @@ LAYOUTS = {
 }
 
 
-def specification(names, unet, levels=()) -> dict:
+def part_settings(names, unet, levels=()) -> dict:
     how = {
         "label": {"names": ["ant", "bee", "fly"], "dim": 8},
         "vector": {"names": ["span", "mass"], "mean": [3.0, -1.0], "std": [2.0, 0.5], "dim": 8},
@@ -51,10 +54,10 @@ def specification(names, unet, levels=()) -> dict:
     return {name: how[name] for name in names}
 
 
-def listening(unet, names, seed=None, levels=()) -> Conditioner:
-    """A conditioner attached to the UNet; with a seed, all that surgery put in is drawn anew, as if learned."""
+def attached_conditioner(unet, names, seed=None, levels=()) -> Conditioner:
+    """A conditioner attached to the UNet; with a seed, all its weights are random, as if trained."""
     torch.manual_seed(0)
-    conditioner = Conditioner(specification(names, unet, levels), unet.time_embedding.linear_2.out_features)
+    conditioner = Conditioner(part_settings(names, unet, levels), unet.time_embedding.linear_2.out_features)
     conditioner.attach(unet)
     if seed is not None:
         torch.manual_seed(seed)
@@ -64,7 +67,7 @@ def listening(unet, names, seed=None, levels=()) -> Conditioner:
     return conditioner.eval()
 
 
-def told(n=4, size=16, seed=3) -> dict:
+def example_conditions(n=4, size=16, seed=3) -> dict:
     g = torch.Generator().manual_seed(seed)
     return {
         "label": torch.tensor([0, 2, -1, 1])[:n],
@@ -75,13 +78,30 @@ def told(n=4, size=16, seed=3) -> dict:
     }
 
 
+def conditional_batch(n=64, size=16) -> Batch:
+    g = torch.Generator().manual_seed(2)
+    keys = torch.tensor([seeds.key(7, i) for i in range(n)])
+    return Batch(
+        torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8),
+        torch.arange(n),
+        keys,
+        torch.rand(n, generator=g),
+        n,
+        torch.randint(-1, 3, (n,), generator=g),
+        tuple(["a red moth", "", "blue"][i % 3] for i in range(n)),
+        torch.randint(0, 2, (n, 1, size, size), generator=g, dtype=torch.uint8) * 255,
+        torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8),
+        torch.randn(n, 2, generator=g),
+    )
+
+
 def noisy(n=4, size=16):
     x = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
     return x, torch.tensor([3, 700, 411, 999])[:n]
 
 
 class Gaussian(ClosedForm):
-    """The exact eps of data ~ N(mean, std^2): no network, a closed form."""
+    """The exact eps of data ~ N(mean, std^2) in closed form."""
 
     def __init__(self, abar, mean, std):
         super().__init__(abar.double())
@@ -105,10 +125,10 @@ class ToHalf(Energy):
 
 def conditional(names=("label", "mask"), prediction="v_prediction") -> Denoiser:
     unet = tiny_unet().eval()
-    conditioner = listening(unet, names, seed=5)
+    conditioner = attached_conditioner(unet, names, seed=5)
     training = DDPMScheduler(clip_sample=False, prediction_type=prediction)
     return Denoiser(unet, training, objective(prediction), conditioner)
 
 
-def model_of(denoiser: Denoiser) -> folder.Model:
-    return folder.Model(denoiser.unet, denoiser.scheduler, "a model", denoiser.conditioner)
+def model_of(denoiser: Denoiser) -> Model:
+    return Model(denoiser.unet, denoiser.scheduler, "a model", denoiser.conditioner, family=PixelUNet())

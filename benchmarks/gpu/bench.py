@@ -15,9 +15,11 @@ from PIL import Image
 
 from benchmarks.gpu.parts import Part
 from benchmarks.memory import CELEBAHQ
-from chrysalis.models import folder
-from chrysalis.models.folder import BUNDLED, REPOSITORY, Model
+from chrysalis.models import scratch
+from chrysalis.models.location import BUNDLED
+from chrysalis.models.model import Model
 from chrysalis.system import memory
+from chrysalis.system.files import REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Bench:
     def tiny(self) -> Model:
         """A new UNet of the checks' size, whose weights are always the same random ones."""
         torch.manual_seed(0)
-        return folder.scratch(self.sizes.pixels, self.sizes.channels)
+        return scratch.build(self.sizes.pixels, self.sizes.channels)
 
     @functools.cached_property
     def tiny_folder(self) -> str:

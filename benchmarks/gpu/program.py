@@ -20,8 +20,8 @@ from benchmarks.gpu import exactness_checks, precision_checks, recovery_checks, 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Budget, Part, Record, perform
 from benchmarks.speed.report import commit, slug, without_folders
-from chrysalis.models.folder import REPOSITORY
 from chrysalis.system import hardware
+from chrysalis.system.files import REPOSITORY
 
 BUDGET = 540
 PARTS = (

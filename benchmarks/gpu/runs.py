@@ -18,8 +18,7 @@ from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import folder
-from chrysalis.models.folder import Model
+from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.compiling import compile_unet
 from chrysalis.training.callbacks.clock import Clock
@@ -129,9 +128,10 @@ def prepared(
     scale: the loss scale that 16-mixed begins with. watch: more callbacks. trainer: more of Lightning's arguments.
     """
     seed_everything(0, workers=True, verbose=False)
-    folder.fit_to_size(model, data.size)
+    model.fit_to_size(data.size)
     objective = choose(model.prediction)
-    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    model.register_objective(objective)
+    denoiser = Denoiser(model.unet, model.scheduler, objective)
     module = FineTuning(denoiser, optimizer or functools.partial(adamw, lr=5e-4), lr_schedule)
     clock, curves, nonfinite = Clock(WARMUP), Curves(), NonFinite(str(bench.scratch / "run"), action)
     settings = {"max_steps": steps, "max_epochs": -1, "devices": 1, "gradient_clip_val": 1.0, "log_every_n_steps": 1}

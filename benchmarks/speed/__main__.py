@@ -21,8 +21,9 @@ from benchmarks.speed import givens, in_process, report, sampling, training, val
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
 from chrysalis.data.store import cache_folder
-from chrysalis.models.folder import BUNDLED, REPOSITORY, locate
+from chrysalis.models.location import BUNDLED, locate
 from chrysalis.system import hardware
+from chrysalis.system.files import REPOSITORY
 from chrysalis.system.terminal import console, say
 
 ROWS: dict[str, Callable[[Bench], Row]] = {

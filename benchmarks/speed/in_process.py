@@ -106,7 +106,8 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> N
     seed_everything(cfg.seed, workers=True, verbose=False)
     model, images = instantiate(cfg.model), instantiate(cfg.data)
     objective = instantiate(cfg.objective)(model.prediction)
-    denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+    model.register_objective(objective)
+    denoiser = Denoiser(model.unet, model.scheduler, objective)
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from chrysalis.models.folder import REPOSITORY
-from chrysalis.system.files import write_text
+from chrysalis.system.files import REPOSITORY, write_text
 
 SIDES = ("plain", "script", "ours")
 

@@ -19,12 +19,12 @@ from chrysalis.data.example import content_hash
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import folder
+from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.sampling.precision import apply
 from chrysalis.system import hardware
-from chrysalis.system.files import written
+from chrysalis.system.files import REPOSITORY, written
 
 SCHEDULER, STEPS = "deis", 15
 PLAIN_STEPS, LIMIT_STEPS = 40, 1000
@@ -69,7 +69,7 @@ def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Ro
 
 def plain_samples(bench: Bench, n: int) -> torch.Tensor:
     """uint8 [n, 3, H, W] by the plain loop's sampler, from the noise that ours starts from."""
-    unet, ddim = plain_loop.parts(str(folder.locate(bench.model)), DDIMScheduler)
+    unet, ddim = plain_loop.parts(str(location.locate(bench.model)), DDIMScheduler)
     side = unet.config.sample_size
     noise = seeds.noise(seeds.generators(0, n), (3, side, side), bench.device)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def limit_file(bench: Bench, sampler: Sampler, n: int, steps: int) -> Path:
     """A name that depends on the weights, the size and the steps."""
     weights = b"".join(w.detach().cpu().contiguous().numpy().tobytes() for w in sampler.model.unet.parameters())
     name = f"limit-{n}-{content_hash(f'{steps} {sampler.model.size()}'.encode() + weights):016x}.png"
-    shipped = folder.REPOSITORY / "benchmarks" / "speed" / name
+    shipped = REPOSITORY / "benchmarks" / "speed" / name
     return shipped if shipped.is_file() else bench.kept / "bench" / name
 
 

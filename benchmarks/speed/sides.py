@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chrysalis.data.sources.folder import FolderSource
-from chrysalis.models.folder import REPOSITORY
+from chrysalis.system.files import REPOSITORY
 from chrysalis.system.terminal import say
 
 NEVER = 1_000_000  # steps

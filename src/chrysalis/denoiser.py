@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from chrysalis.system.errors import UserError
 
 @dataclass(frozen=True)
 class Loss:
-    """value: scalar, the mean of weighted. weighted, per_sample: float32 [B]. t: int64 [B]."""
+    """The loss of B images: value, the mean of `weighted`; weighted and per_sample, float32 [B]; t, int64 [B]."""
 
     value: torch.Tensor
     weighted: torch.Tensor
@@ -30,18 +31,20 @@ class Loss:
 
 
 class Denoiser(nn.Module):
-    """UNet + training scheduler + objective + conditioner.
+    """A UNet with its noise schedule, objective and conditioner.
 
     Args:
         unet: a diffusers UNet2DModel.
         scheduler: its training scheduler, read for alphas_cumprod, never stepped.
         objective: what the UNet predicts.
-        conditioner: of a conditional model, attached to the UNet; else None.
-        dropout: probability, in [0, 1], that training replaces a condition by its null.
-        weighting: of the loss, by timestep.
-        noise_offset: standard deviation of one extra normal number per image and channel that is added to eps in
-            training, so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
+        conditioner: attached to the UNet; None for an unconditional model.
+        dropout: probability, in [0, 1], with which training replaces a condition by its null.
+        weighting: of the loss, by timestep; None for uniform.
+        noise_offset: standard deviation of one normal number per image and channel that is added to eps in training,
+            so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
     """
+
+    unet: Any  # a UNet2DModel; typed here without diffusers, which the mathematics does not import
 
     def __init__(
         self,
@@ -60,25 +63,26 @@ class Denoiser(nn.Module):
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
         self.noise = Noise(scheduler.alphas_cumprod)
-        self.autocast: torch.dtype | None = None  # what forward computes in; None: as the caller has it
+        self.autocast: torch.dtype | None = None  # dtype that forward computes in; None leaves it to the caller
 
     @property
     def channels(self) -> int:
         """Number of channels of x_t."""
-        return self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
+        return self.unet.config.in_channels if self.conditioner is None else self.conditioner.own_channels
 
     @property
     def reads_captions(self) -> bool:
+        """Whether captions are among the conditions."""
         return self.conditioner is not None and self.conditioner.text is not None
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
-        """Predict from x_t float [B, C, H, W] at timesteps t, [B] or scalar; the output is float32.
+        """Predict, in float32, from x_t float [B, C, H, W] at timesteps t, [B] or a scalar.
 
-        cond: values of the conditions, see conditions/conditioner.py; those that are missing are null. A model with a
-        learned variance has 2C output channels, of which the second half is dropped.
+        cond: values of the conditions, see conditions/conditioner.py; a missing one is null. Of the 2C output channels
+        of a model with a learned variance the second half is dropped.
         """
-        x, lower = x_t.to(self.unet.dtype), self.autocast
-        with nullcontext() if lower is None else torch.autocast(x_t.device.type, lower):
+        x = x_t.to(self.unet.dtype)
+        with nullcontext() if self.autocast is None else torch.autocast(x_t.device.type, self.autocast):
             out = (
                 self.unet(x, t, return_dict=False)[0]
                 if self.conditioner is None
@@ -87,7 +91,10 @@ class Denoiser(nn.Module):
         return Prediction(out[:, : x_t.shape[1]].float(), x_t, t.view(-1), self.noise, self.objective)
 
     def loss(self, batch: Batch) -> Loss:
-        """The training loss of a batch: timesteps and noise from its keys, all but the UNet in float32."""
+        """The training loss of a batch, with timesteps from its `u` and noise from its keys.
+
+        All but the UNet is computed in float32.
+        """
         x0 = pixels.to_signed(batch.image)
         t = (batch.u * len(self.noise)).long()
         eps = seeds.normal(batch.key.tolist(), x0.shape[1:], x0.device)
@@ -97,7 +104,10 @@ class Denoiser(nn.Module):
         return self.loss_at(x0, t, eps, self._condition(batch, x0))
 
     def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
-        """The loss of given triples: x0 in [-1, 1] and eps [B, C, H, W], t int64 [B]."""
+        """The loss of given triples: weight(t) mean((out - target)^2), with x_t = alpha(t) x0 + sigma(t) eps.
+
+        x0: [B, C, H, W] in [-1, 1]. t: int64 [B]. eps: [B, C, H, W]. cond: see `forward`.
+        """
         x_t = self.noise.add(x0, eps, t)
         target = self.objective.target(x0, eps, t, self.noise)
         per_sample = (self(x_t, t, cond).out - target).square().mean(dim=(1, 2, 3))
@@ -105,8 +115,8 @@ class Denoiser(nn.Module):
         return Loss(weighted.mean(), weighted, per_sample, t)
 
     def _condition(self, batch: Batch, x0: torch.Tensor) -> dict | None:
-        """The batch's condition with nulls where dropout says so, which makes the model an unconditional one too."""
+        """The batch's condition with dropout, by which the model also becomes an unconditional one."""
         if self.conditioner is None:
             return None
-        gone = batches.dropped(self.conditioner.names, batch.key.tolist(), self.dropout)
-        return batches.without(batches.of_batch(batch, self.conditioner), self.conditioner, gone, x0)
+        dropped = batches.dropout(self.conditioner.names, batch.key.tolist(), self.dropout)
+        return batches.with_nulls(batches.from_batch(batch, self.conditioner), self.conditioner, dropped, x0)

@@ -13,6 +13,7 @@ from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench, Ours, SideFailed
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.models.folder import load
+from chrysalis.models.location import BUNDLED
 
 TRAIN = Row("train", "training at 64 px", "images/s", 1.5, True, [20.0, 18.0, 22.0], [40.0, 50.0, 45.0])
 TRAIN.script, TRAIN.script_target, TRAIN.notes = [40.0, 36.0, 38.0], 1.0, {"ours": "bf16"}
@@ -149,7 +150,7 @@ def test_repetitions_end_where_their_time_does(tmp_path, monkeypatch):
 
 def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
     """Otherwise every machine would sample for minutes."""
-    bench = Bench("cpu", sampling.folder.BUNDLED, "images", tmp_path, tmp_path / "kept")
+    bench = Bench("cpu", BUNDLED, "images", tmp_path, tmp_path / "kept")
     sampler = sampling.Sampler(bench.model, bench.device, "32-true")
     assert sampling.limit_file(bench, sampler, sampling.N, sampling.LIMIT_STEPS).is_file()
     limit = sampling.limit(bench)

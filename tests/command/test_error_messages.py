@@ -56,7 +56,7 @@ TRAIN = {
     "callback taken away": ([*SMALL, "callbacks.samples=null"], ["callbacks.", "every_n_train_steps"]),
     "part of a pass": ([*SMALL, "+trainer.limit_train_batches=2"], ["trainer.limit_train_batches"]),
     "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["identical"]),
-    "grey model": (["model.pretrained=grey-model"], ["grey-model", "only RGB"]),
+    "grey model": (["model.pretrained=grey-model"], ["grey-model", "1 channels in and 1 out: choose", "on RGB pixels"]),
     "no number": (["optimizer.lr=x"], ["optimizer.lr=x must be a number"]),
     "neither true nor false": ([*SMALL, "profile=perhaps"], ["profile=perhaps must be true or false"]),
     "another program": (["optimizer._target_=os.system"], ["optimizer._target_=os.system cannot be used"]),

@@ -153,10 +153,10 @@ def test_a_script_without_a_guard_opens_a_set_and_loads_it_with_workers(tmp_path
     script = (
         "import numpy as np\n"
         "from chrysalis.data.loaders import Order, BatchDataset, loader\n"
-        "from chrysalis.data.sources import Drawn\n"
+        "from chrysalis.data.synthetic.source import DrawnSource\n"
         "from chrysalis.data.store import open_set\n"
         "images = open_set(DrawnSource('moths', 200), (16, 16), 'crop')\n"
-        "batches = loader(Images(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
+        "batches = loader(BatchDataset(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
         "print(sum(len(batch.image) for batch in batches))\n"
     )
     assert unguarded(tmp_path, script) == ["begins", "200"]

@@ -45,7 +45,7 @@ def test_a_shift_moves_x0_by_the_change_at_the_same_x_t(prediction, triple):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_scheduler_gets_what_it_reads(prediction, triple):
+def test_a_scheduler_gets_its_prediction_type(prediction, triple):
     """Every pair of a model's and a scheduler's prediction type steps to the same x, as stock DDIM computes it."""
     x0, eps, noise, x_t = triple
     predicts = objective(prediction)
@@ -69,7 +69,7 @@ def test_v_is_the_velocity_of_diffusers(triple):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_x0_is_what_diffusers_takes_it_for(prediction, triple):
+def test_x0_is_that_of_diffusers(prediction, triple):
     _, _, noise, x_t = triple
     out = torch.randn(4, 3, 8, 8)
     scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=False)
@@ -100,7 +100,7 @@ def test_zero_terminal_snr_gives_finite_weights(prediction):
     assert weights.isfinite().all()
 
 
-def test_a_pretrained_objective_is_honoured():
+def test_a_pretrained_model_keeps_its_objective():
     assert choose("v_prediction").name == "v_prediction"
     assert choose("v_prediction", "v").name == "v_prediction"
     assert choose(None).name == "epsilon"

@@ -33,7 +33,7 @@ def test_the_start_of_the_timesteps_is_itself_uniform():
     assert chi_square < 27.9  # 99.9 % point with 9 degrees of freedom
 
 
-def test_permutation_is_one_and_changes_with_the_pass():
+def test_permutations_are_reproducible_and_change_with_the_epoch():
     first, second = seeds.permutation(100, 0, "order", 0), seeds.permutation(100, 0, "order", 1)
     assert sorted(first.tolist()) == list(range(100))
     assert not torch.equal(first, second)

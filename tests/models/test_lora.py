@@ -1,58 +1,16 @@
-import json
-import sys
+"""LoRA beside the layers of a UNet, merged into them, and refused."""
 
-import peft
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_unet
 from diffusers import UNet2DModel
 from hydra.utils import instantiate
+from lora_models import NO_ATTENTION, assert_same, output, state, train, trained, unet_of
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 from chrysalis.models import lora
 from chrysalis.models.lora import LoRA
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError
-
-ATTENTION = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-NO_ATTENTION = {"add_attention": False}
-X, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 700])
-
-
-def unet_of(**config) -> UNet2DModel:
-    return tiny_unet(attention_head_dim=4, **{**ATTENTION, **config}).eval()
-
-
-def output(unet, bf16: bool = False) -> torch.Tensor:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return unet(X, T, return_dict=False)[0]
-
-
-def state(unet) -> dict[str, torch.Tensor]:
-    return {name: weight.clone() for name, weight in unet.state_dict().items()}
-
-
-def assert_same(state, other):
-    assert list(state) == list(other)
-    assert all(torch.equal(weight, other[name]) and weight.dtype == other[name].dtype for name, weight in state.items())
-
-
-def train(unet, steps: int = 3, bf16: bool = False) -> UNet2DModel:
-    learnt = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=1e-2)
-    unet.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = unet(X, T, return_dict=False)[0].float().square().mean()
-        loss.backward()
-        optimizer.step()
-    return unet.eval()
-
-
-def trained(**lora) -> UNet2DModel:
-    return train(LoRA(**{"rank": 2, "alpha": 6.0, **lora}).inject(unet_of()))
 
 
 @pytest.mark.parametrize("middle", [{}, NO_ATTENTION])
@@ -73,7 +31,7 @@ def test_a_unet_without_any_attention_has_lora_on_its_convolutions():
     assert layers == {"conv1", "conv2", "time_emb_proj"}
 
 
-def test_only_the_lora_learns_and_the_base_stays_to_the_bit():
+def test_only_the_lora_is_trained_and_the_base_stays_to_the_bit():
     unet = unet_of()
     before = state(unet)
     LoRA(rank=2).inject(unet)
@@ -88,7 +46,7 @@ def test_only_the_lora_learns_and_the_base_stays_to_the_bit():
 
 def test_merged_weights_are_w_plus_scaled_b_a():
     unet = trained()
-    merged, weights = lora.plain(unet).state_dict(), unet.state_dict()
+    merged, weights = lora.merged(unet).state_dict(), unet.state_dict()
     for layer in ("mid_block.attentions.0.to_q", "mid_block.attentions.0.to_out.0", "down_blocks.0.resnets.0.conv1"):
         w, a, b = (
             weights[f"{layer}.{part}.weight"].double() for part in ("base_layer", "lora_A.default", "lora_B.default")
@@ -99,9 +57,9 @@ def test_merged_weights_are_w_plus_scaled_b_a():
         assert torch.equal(merged[f"{layer}.bias"], weights[f"{layer}.base_layer.bias"])
 
 
-def test_plain_draws_as_the_injected_one_under_stock_names():
+def test_merged_weights_give_the_same_outputs_under_stock_names():
     unet = trained()
-    plain = lora.plain(unet)
+    plain = lora.merged(unet)
     assert type(plain) is UNet2DModel
     assert list(plain.state_dict()) == list(unet_of().state_dict())
     assert not lora.injected(plain)
@@ -111,12 +69,12 @@ def test_plain_draws_as_the_injected_one_under_stock_names():
     torch.testing.assert_close(output(plain), output(unet), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(copied):
     unet = trained().to(torch.bfloat16).train()
-    before, drawn = state(unet), torch.get_rng_state()
+    before, rng = state(unet), torch.get_rng_state()
     copy = copied(unet)
-    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(torch.get_rng_state(), rng)
     assert_same(unet.state_dict(), before)
     assert all(module.training for module in copy.modules())
     assert copy.dtype == torch.bfloat16
@@ -126,14 +84,14 @@ def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(co
     assert_same(unet.state_dict(), before)
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_without_an_adapter_copies_equal_the_unet_to_the_bit(copied):
     unet = unet_of()
     assert_same(copied(unet).state_dict(), unet.state_dict())
     assert torch.equal(output(copied(unet)), output(unet))
 
 
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
+@pytest.mark.parametrize("copied", [lora.merged, lora.base])
 def test_hooks_are_not_copied(copied):
     class Owner(torch.nn.Module):
         def hook(self, module, arguments, result):
@@ -166,42 +124,7 @@ def test_a_wider_first_layer_of_another_type_is_read_by_its_weights():
     assert_same(copy.state_dict(), before)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_saved_and_loaded_it_is_the_same_to_the_bit_and_goes_on_learning(tmp_path, dropout):
-    unet = trained(dropout=dropout)
-    lora.save(unet, tmp_path / "lora")
-    assert {file.name for file in (tmp_path / "lora").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    fresh = unet_of()
-    assert lora.load(fresh, tmp_path / "lora") is fresh
-    assert torch.equal(output(fresh), output(unet))
-    assert_same(fresh.state_dict(), unet.state_dict())
-    learn = [[name for name, p in u.named_parameters() if p.requires_grad] for u in (fresh, unet)]
-    assert learn[0] == learn[1]
-    assert_same(lora.plain(fresh).state_dict(), lora.plain(unet).state_dict())
-
-
-def test_stock_peft_alone_loads_the_folder(tmp_path):
-    unet = trained()
-    lora.save(unet, tmp_path)
-    fresh = peft.inject_adapter_in_model(peft.LoraConfig.from_pretrained(str(tmp_path)), unet_of())
-    result = peft.set_peft_model_state_dict(fresh, load_file(tmp_path / "adapter_model.safetensors"))
-    assert not result.unexpected_keys
-    assert torch.equal(output(fresh.eval()), output(unet))
-    # torch multiplies a layer without bias otherwise, and rounds otherwise, when its weights take no gradients
-    wrapped = peft.PeftModel.from_pretrained(unet_of(), str(tmp_path), is_trainable=True).eval()
-    assert torch.equal(output(align(wrapped)), output(unet))
-
-
-@pytest.mark.parametrize("copied", [lora.plain, lora.base])
-def test_stock_diffusers_loads_what_a_copy_saves(tmp_path, copied):
-    copy = copied(trained())
-    copy.save_pretrained(tmp_path)
-    loaded, report = UNet2DModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values())
-    assert_same(loaded.state_dict(), copy.state_dict())
-
-
-def test_it_learns_under_bf16_autocast():
+def test_it_is_trained_under_bf16_autocast():
     unet = LoRA(rank=2).inject(unet_of())
     assert torch.equal(output(unet, bf16=True), output(unet_of(), bf16=True))
     start = state(unet)
@@ -213,7 +136,7 @@ def test_it_learns_under_bf16_autocast():
 
 
 @pytest.mark.proof  # compiles
-def test_it_learns_compiled():
+def test_it_is_trained_compiled():
     small = {"block_out_channels": (8,), "down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet, compiled = (LoRA(rank=2).inject(unet_of(**small)) for _ in range(2))
     compiled.load_state_dict(unet.state_dict())
@@ -222,7 +145,7 @@ def test_it_learns_compiled():
     train(unet, steps=2)
     for name, weight in unet.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
-    assert list(lora.plain(compiled).state_dict()) == list(unet_of(**small).state_dict())
+    assert list(lora.merged(compiled).state_dict()) == list(unet_of(**small).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -241,7 +164,7 @@ def test_it_learns_compiled():
         ({"merge": "no"}, "adapter.merge=no must be true or false."),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, sentence):
+def test_invalid_settings_are_refused(settings, sentence):
     with pytest.raises(UserError) as error:
         LoRA(**settings)
     assert str(error.value).startswith(sentence)
@@ -251,7 +174,7 @@ KINDS = "conv, conv1, conv2, conv_in, conv_out, conv_shortcut, linear_1, linear_
 
 
 @pytest.mark.parametrize("targets", [["conv1", "to_qq"], ["norm1"], ["attentions"], ["to_q"]])
-def test_targets_that_name_no_layer_are_refused_with_what_there_is(targets):
+def test_targets_that_name_no_layer_are_refused_with_the_known_names(targets):
     unet = tiny_unet(**NO_ATTENTION)
     before = output(unet)
     with pytest.raises(UserError) as error:
@@ -270,30 +193,8 @@ def test_one_layer_can_be_named_in_full():
 
 
 def test_a_second_lora_is_refused():
-    with pytest.raises(UserError, match="already carries a LoRA"):
+    with pytest.raises(UserError, match="already has a LoRA, and cannot take a second one"):
         LoRA().inject(trained())
-
-
-def test_without_peft_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    for call in (lambda: LoRA().inject(unet_of()), lambda: lora.load(unet_of(), tmp_path)):
-        with pytest.raises(UserError, match=r"^adapter=lora needs peft: pip install 'chrysalis\[lora\]'\.$"):
-            call()
-    unet = unet_of()
-    assert_same(lora.plain(unet).state_dict(), unet.state_dict())
-
-
-def test_folders_that_hold_no_fitting_lora_are_refused(tmp_path):
-    with pytest.raises(UserError, match="is no LoRA folder"):
-        lora.load(unet_of(), tmp_path)
-    lora.save(trained(), tmp_path / "lora")
-    for other in (unet_of(block_out_channels=(8, 24)), tiny_unet(), unet_of(layers_per_block=2)):
-        with pytest.raises(UserError, match="is a LoRA of another UNet than this one"):
-            lora.load(other, tmp_path / "lora")
-    dora = peft.LoraConfig(target_modules=["to_q"], use_dora=True)
-    lora.save(peft.inject_adapter_in_model(dora, unet_of()), tmp_path / "dora")
-    with pytest.raises(UserError, match="holds more than LoRA's A and B matrices"):
-        lora.load(unet_of(), tmp_path / "dora")
 
 
 def test_the_leaves_of_the_group():
@@ -303,10 +204,3 @@ def test_the_leaves_of_the_group():
     assert vars(instantiate(leaf["lora"])) == vars(LoRA())
     unet = instantiate(leaf["lora"], targets=["conv2"], rank=3, alpha=None).inject(unet_of())
     assert unet.peft_config["default"].lora_alpha == 3
-
-
-def test_the_saved_settings_can_be_read(tmp_path):
-    lora.save(trained(), tmp_path)
-    saved = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (saved["peft_type"], saved["r"], saved["lora_alpha"]) == ("LORA", 2, 6.0)
-    assert set(saved["target_modules"]) == set(lora.TARGETS)

@@ -1,4 +1,4 @@
-"""A run whose LoRA was not merged, wherever sample.py takes a model, against W + (alpha / rank) B A by hand."""
+"""Sampling from a run whose LoRA was not merged, against W + (alpha / rank) B A computed here."""
 
 import json
 import shutil
@@ -11,13 +11,14 @@ from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from chrysalis.models import folder
+from chrysalis.models import folder, second_model
 from chrysalis.system.errors import UserError
 
-pytestmark = pytest.mark.proof  # trains, and draws a dozen times
+pytestmark = pytest.mark.proof  # trains, and samples a dozen times
 
 RUN = [*TINY_RUN, "data.image_size=16", "data.n=30", "adapter=lora", "adapter.rank=2", "adapter.alpha=4"]
 RUN += ["optimizer.lr=0.05", "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=2"]
+RUN += ["callbacks.checkpoint.keep=all"]  # previous.ckpt too
 PREFIX = "base_model.model."
 
 
@@ -26,7 +27,7 @@ def image(path):
 
 
 def merged_by_hand(pipeline, to, lora, name_of):
-    """A stock folder of the exported weights with these A and B."""
+    """Write a stock folder of the exported weights with these A and B merged into them."""
     unet = UNet2DModel.from_pretrained(pipeline / "unet")
     config, own = json.loads((pipeline / "lora" / "adapter_config.json").read_text()), dict(unet.named_parameters())
     with torch.no_grad():
@@ -41,10 +42,7 @@ def merged_by_hand(pipeline, to, lora, name_of):
     return to
 
 
-HOW = [[], ["task=blend", "task.ratios=[0,0.5,1]"], ["guidance=domain", "guidance.domain.scale=2"]]
-
-
-def test_it_draws_as_its_merged_weights(run, model_folder, tmp_path):
+def test_it_samples_as_its_merged_weights(run, model_folder, tmp_path):
     assert run("train", *RUN, "adapter.merge=false", f"model.pretrained={model_folder}", "name=apart") == 0
     made, file = tmp_path / "runs" / "apart" / "pipeline", tmp_path / "runs" / "apart" / "checkpoints" / "previous.ckpt"
     lora = load_file(made / "lora" / "adapter_model.safetensors")
@@ -60,7 +58,9 @@ def test_it_draws_as_its_merged_weights(run, model_folder, tmp_path):
         lambda name: name.removeprefix("unet.").removeprefix("denoiser.unet.").replace(".lora_B.default", ""),
     )
     auto = ["guidance=autoguidance", "guidance.autoguidance.scale=2"]
-    pairs = [(how, how) for how in HOW]
+    blend = ["task=blend", "task.ratios=[0,0.5,1]", f"task.base={model_folder}"]
+    domain = ["guidance=domain", "guidance.domain.scale=2", f"guidance.domain.base={model_folder}"]
+    pairs = [(how, how) for how in ([], blend, domain)]
     pairs += [tuple([*auto, f"guidance.autoguidance.checkpoint={other}"] for other in (file, before))]
     for k, (of_run, by_hand) in enumerate(pairs):
         for name, model, how in (("a", made.parent, of_run), ("b", merged, by_hand)):
@@ -70,4 +70,4 @@ def test_it_draws_as_its_merged_weights(run, model_folder, tmp_path):
         for name in names:
             assert np.abs(image(tmp_path / f"a{k}" / name) - image(tmp_path / f"b{k}" / name)).max() <= 1, (k, name)
     with pytest.raises(UserError, match=r"x=.*previous.ckpt holds a LoRA apart from the weights, and .* merged"):
-        folder.from_checkpoint(folder.load(str(merged)), str(file), "x")
+        second_model.from_checkpoint(folder.load(str(merged)), str(file), "x")

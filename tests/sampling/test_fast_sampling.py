@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
-from tiny_models import ALL, conditional, model_of, told
+from tiny_models import ALL, conditional, example_conditions, model_of
 
 from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
@@ -74,7 +74,7 @@ def test_conditions_and_the_models_that_guidance_asks_are_in_half_precision_too(
         seen = []
         denoiser.unet.conv_in.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
         scheduler = schedulers.build(denoiser.scheduler, "dpmpp_2m")
-        cond = {name: told()[name] for name in names}
+        cond = {name: example_conditions()[name] for name in names}
         x = sample(Guided(denoiser, terms), scheduler, 4, seeds.generators(0, 4), (16, 16), cond)
         return x, seen
 
@@ -176,7 +176,14 @@ def test_every_condition_is_compiled_with_its_hooks(monkeypatch):
         apply(denoiser, terms, "32-true", compiled)
         guided, scheduler = Guided(denoiser, terms), schedulers.build(denoiser.scheduler, "ddim")
         return [
-            sample(guided, scheduler, 2, seeds.generators(0, 4), (16, 16), {"label": told()["label"], "text": text})
+            sample(
+                guided,
+                scheduler,
+                2,
+                seeds.generators(0, 4),
+                (16, 16),
+                {"label": example_conditions()["label"], "text": text},
+            )
             for text in captions
         ]
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.evaluation.features import Transformer
-from chrysalis.models import export, folder, lora
+from chrysalis.models import checks, export, folder, lora
 from chrysalis.sampling.guidance.clip import Clip
 from chrysalis.system.alignment import align, is_aligned
 
@@ -76,7 +76,7 @@ def test_a_lora_merged_or_apart(tmp_path, merge):
     export.save(tmp_path / "out", unet, DDPMScheduler(), "", strip, merge=merge)
     push_off(*(tmp_path / "out").rglob("*.safetensors"))
     model = folder.load(str(tmp_path / "out"))
-    expected = (lora.plain(unet) if merge else unet).requires_grad_(False)
+    expected = (lora.merged(unet) if merge else unet).requires_grad_(False)
     model.unet.requires_grad_(False)
     assert not off_boundary(model.unet)
     with torch.no_grad():
@@ -140,4 +140,4 @@ def test_what_a_checkpoint_holds_is_aligned(tmp_path):
 
 def test_the_files_were_really_pushed_off(saved):
     at, _ = saved
-    assert not all(map(is_aligned, load_file(at / "unet" / folder.WEIGHTS).values()))
+    assert not all(map(is_aligned, load_file(at / "unet" / checks.WEIGHTS).values()))

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_RUN
 from PIL import Image
 
-from chrysalis.models import card, folder
+from chrysalis.models import card, location
 from chrysalis.system import files
 from chrysalis.system.files import all_public, public
 
@@ -76,7 +76,7 @@ def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, imag
     assert "fine-tuned from `.../my_model` on my_photos" in text
     assert "base_model" not in text
     assert "data.path=.../my_photos" in text
-    assert folder.base_of(str(a / "pipeline")) == str(model), "its run knows"
+    assert location.base_of(str(a / "pipeline")) == str(model), "its run knows"
 
     image = "from=drawn/seed_00000.png"
     capfd.readouterr()
@@ -110,4 +110,4 @@ def test_the_base_model_of_a_card_is_a_hub_id_or_not_there(tmp_path, origin, sai
     assert [line[12:] for line in text.splitlines() if line.startswith("base_model:")] == ([base] if base else [])
     (tmp_path / "README.md").write_text(text)
     known = base or ("assets/moths-64" if origin and "moths" in origin else None)
-    assert folder.base_of(str(tmp_path)) == known
+    assert location.base_of(str(tmp_path)) == known

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from chrysalis.models import folder
+from chrysalis.models import families
 
 IMPORTING = """
 import os, signal
@@ -23,7 +23,7 @@ with leaving_silently():
 @pytest.mark.parametrize("program", ["train", "sample"])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_while_a_model_is_loaded(run, tmp_path, monkeypatch, capfd, program, signum, code):
-    monkeypatch.setattr(folder, "_load_folder", lambda *given: os.kill(os.getpid(), signum))
+    monkeypatch.setattr(families, "load", lambda *given: os.kill(os.getpid(), signum))
     before = signal.getsignal(signum)
     assert run(program, "model.pretrained=assets/moths-64", "name=a" if program == "train" else "out=o/a") == code
     assert "Traceback" not in capfd.readouterr().err

@@ -10,12 +10,12 @@ import torch
 from conftest import TINY_MODEL, TINY_RUN, shallow_unet, tiny_unet
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
-from tiny_models import LAYOUTS, listening, noisy, told
+from tiny_models import LAYOUTS, attached_conditioner, example_conditions, noisy
 
 from chrysalis.conditions.conditioner import FrozenEncoder
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder
+from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
@@ -32,7 +32,7 @@ MODELS = {
 
 def learner(names=(), levels=(), checkpointing=False) -> Denoiser:
     unet = tiny_unet(**({} if levels else LAYOUTS["attention"]))
-    conditioner = listening(unet, names, seed=5, levels=levels) if names else None
+    conditioner = attached_conditioner(unet, names, seed=5, levels=levels) if names else None
     if checkpointing:
         unet.enable_gradient_checkpointing()
     return Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner).train()
@@ -41,7 +41,7 @@ def learner(names=(), levels=(), checkpointing=False) -> Denoiser:
 def step(denoiser, precision=None, n=4):
     """One forward and backward pass: the loss, the gradients, and the bytes that autograd kept in between."""
     x, t = noisy(n)
-    cond = {k: v for k, v in told(n).items() if denoiser.conditioner and k in denoiser.conditioner.names}
+    cond = {k: v for k, v in example_conditions(n).items() if denoiser.conditioner and k in denoiser.conditioner.names}
     weights = {p.untyped_storage().data_ptr() for p in (*denoiser.parameters(), *denoiser.buffers())}
     kept = []  # the tensors themselves, so that no address is given out twice
 
@@ -93,9 +93,9 @@ def test_checkpointed_text_is_each_forwards_own_and_goes_with_its_graph():
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None)
     text = together.conditioner.text
     read = text.read
-    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.seen[0])))[0]
+    text.read = lambda captions: (read(captions), seen.append(weakref.ref(text.context[0])))[0]
     out = together(x, t, {"text": captions[0]}).out.sum()
-    assert text.seen is None
+    assert text.context is None
     assert seen[0]() is not None
     out.backward()
     del out
@@ -118,7 +118,7 @@ def test_checkpointing_goes_with_a_copy_of_the_model():
 def test_the_key_switches_checkpointing_on(model_folder):
     assert not folder.load(str(model_folder)).unet.is_gradient_checkpointing
     assert folder.load(str(model_folder), gradient_checkpointing=True).unet.is_gradient_checkpointing
-    assert folder.scratch(16, (8, 16), gradient_checkpointing=True).unet.is_gradient_checkpointing
+    assert scratch.build(16, (8, 16), gradient_checkpointing=True).unet.is_gradient_checkpointing
     with pytest.raises(UserError, match=r"model\.gradient_checkpointing=often"):
         folder.load(str(model_folder), gradient_checkpointing="often")
 
@@ -227,7 +227,7 @@ def real_peak(denoiser, n, size, precision) -> int:
 @pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=NEEDS_BF16)], ids=["fp32", "bf16"])
 def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """But for what kernels need besides, which is most of a tenth where little else is kept."""
-    model = folder.load(folder.BUNDLED, gradient_checkpointing=checkpointing)
+    model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
     counted = step_memory.need(denoiser, (64, 64), 2, precision, on="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)
@@ -238,7 +238,7 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     """At the end of the forward pass: storages that saved_tensors_hooks see, on real tensors."""
     denoiser = learner(names)
     x, t = noisy()
-    cond = {k: v for k, v in told().items() if k in names}
+    cond = {k: v for k, v in example_conditions().items() if k in names}
     with step_memory.Live() as live:
         loss = denoiser.loss_at(x, t, torch.ones_like(x), cond or None).value
     assert live.now == pytest.approx(step(denoiser)[2], rel=0.05)
@@ -309,7 +309,7 @@ def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
     """With memory for less than 12 images at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]
     assert run("train", *small, "data.batch_size=12", "name=whole") in (0, None)
-    room = step_memory.cost(Denoiser(folder.scratch(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
+    room = step_memory.cost(Denoiser(scratch.build(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
     monkeypatch.setattr(memory, "free", lambda device: int(step_memory.MARGIN * room.total(5)))
     assert run("train", *small, "data.batch_size=auto", "data.effective_batch=12", "name=parts") in (0, None)
     recorded = OmegaConf.load(tmp_path / "runs" / "parts" / "config.yaml")

@@ -16,7 +16,8 @@ from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
-from chrysalis.models.folder import Model
+from chrysalis.models.model import Model
+from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
 from chrysalis.training import step_memory
@@ -49,7 +50,7 @@ def plan(tmp_path):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
         trainer = Trainer(callbacks=callbacks, accumulate_grad_batches=accumulate, **quiet, **trainer)
-        return Plan(Model(unet, scheduler, origin), data, module, trainer, tmp_path / "runs" / "a")
+        return Plan(Model(unet, scheduler, origin, family=PixelUNet()), data, module, trainer, tmp_path / "runs" / "a")
 
     return make
 

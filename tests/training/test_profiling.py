@@ -36,7 +36,8 @@ def train(tmp_path, monkeypatch):
         data, model = instantiate(cfg.data), instantiate(cfg.model)
         data.setup()
         objective = instantiate(cfg.objective)(model.prediction)
-        denoiser = Denoiser(model.unet, model.trained_for(objective), objective)
+        model.register_objective(objective)
+        denoiser = Denoiser(model.unet, model.scheduler, objective)
         module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
         callbacks = [*first, *(instantiate(callback) for callback in cfg.callbacks.values())]
         if fails_at is not None:

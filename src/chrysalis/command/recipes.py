@@ -18,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.conditions.request import NAMES
+from chrysalis.conditions.kinds import KINDS
 from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import suffixes
-from chrysalis.models import folder
+from chrysalis.models import location
+from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import ELIDED, all_public, public
+from chrysalis.system.files import ELIDED, REPOSITORY, all_public, public
 from chrysalis.system.terminal import warn
 
 # Where, on what and how shown they are drawn; none of these changes an image
@@ -56,7 +57,7 @@ def expanded(arguments: list[str]) -> list[str]:
             f"from={path} was made with {key}={place}, from outside the folder that was worked in: add {key}=PATH."
         )
     _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
-    other_set = {"seed", "n", "task", "only", *NAMES} & set(values)
+    other_set = {"seed", "n", "task", "only", *KINDS} & set(values)
     kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
     return [*typed[:first], *kept, *typed[first:]]  # flags, with their values, first
@@ -88,7 +89,7 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
-            leaf["base"] = leaf["base"] or folder.base_of(str(folder.locate(pretrained)))
+            leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
     if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
         raise UserError("Under torchrun give out=FOLDER, which all processes share: the default is a time stamp.")
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
@@ -120,7 +121,7 @@ def tell_changes(now: dict) -> None:
     _recalled.clear()
 
 
-def built(leaf: DictConfig, model: folder.Model):
+def built(leaf: DictConfig, model: Model):
     """The object of a task or guidance leaf; a leaf that needs the model is a partial call."""
     made = instantiate(leaf)
     return made(model) if isinstance(made, functools.partial) else made
@@ -139,11 +140,12 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of every file that the settings name, of the weights in every model folder and of the images in
     every folder of masks. Files that have the same name for other people, see files.public, are numbered."""
-    groups = {group: settings.get(group) for group in ("model", "task", "guidance", "mask", "image")}
+    read = [name for name, kind in KINDS.items() if kind.reads_files]
+    groups = {group: settings.get(group) for group in ("model", "task", "guidance", *read)}
     groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
     negative = (groups["guidance"] or {}).get("negative") or {}
-    images = {*_strings([groups["mask"], groups["image"], negative.get("mask"), negative.get("image")])}
-    words = {*_strings([negative.get("label"), negative.get("text")])}
+    images = {*_strings([given.get(name) for name in read for given in (groups, negative)])}
+    words = {*_strings([negative.get(name) for name in KINDS if name not in read])}
     digests: dict[str, str] = {}
     for value in sorted(set(_strings(groups)) - words - {""}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
@@ -157,7 +159,7 @@ def _inputs(settings: dict) -> dict[str, str]:
 def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
     """The file of a name, or those in the folder of the name that have the suffixes, by their places in it."""
     try:
-        for place in (Path(name).expanduser(), folder.REPOSITORY / name):
+        for place in (Path(name).expanduser(), REPOSITORY / name):
             if place.is_file():
                 return [("", place)]
             inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []

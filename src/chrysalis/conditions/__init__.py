@@ -1,1 +1,1 @@
-"""What a model is told beside x_t and t: as extra channels, as an added embedding, through cross-attention."""
+"""What a model may be conditioned on beside x_t and t, one kind a file in kinds/; how each kind enters the UNet."""

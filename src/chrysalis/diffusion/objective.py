@@ -1,4 +1,4 @@
-"""What the UNet predicts: eps, v or x0, each one class; how to read x_0 and eps off its output."""
+"""What the UNet predicts: eps, v or x_0, one class each, with the conversion of its output to x_0 and eps."""
 
 from typing import Protocol
 
@@ -17,26 +17,26 @@ class Objective(Protocol):
     name: str
 
     def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """What the output is compared with."""
+        """The regression target of the output."""
 
     def x0(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The x_0 that an output stands for; never clipped."""
+        """The x_0 that an output implies, unclipped."""
 
     def eps(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The eps that an output stands for."""
+        """The eps that an output implies."""
 
     def shift(self, out: torch.Tensor, change: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The output whose x_0 is that of `out` plus `change`, at the same x_t.
+        """The output that implies the x_0 of `out` plus `change` at the same x_t.
 
-        Each objective is linear in x_0 at a given x_t, so nothing is converted there and back.
+        Each objective is linear in x_0 at a given x_t, so no conversion to x_0 and back is needed.
         """
 
     def snr_factor(self, snr: torch.Tensor) -> torch.Tensor:
-        """The squared error of an output over the squared error of the x_0 it stands for, [B]."""
+        """The squared error of an output divided by that of the x_0 it implies, [B]."""
 
 
 class Epsilon:
-    """eps itself (Ho et al. 2020)."""
+    """Predict eps (Ho et al. 2020)."""
 
     name = "epsilon"
 
@@ -57,7 +57,7 @@ class Epsilon:
 
 
 class Velocity:
-    """v = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512)."""
+    """Predict v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv 2202.00512)."""
 
     name = "v_prediction"
 
@@ -78,7 +78,7 @@ class Velocity:
 
 
 class X0:
-    """x_0 itself."""
+    """Predict x_0."""
 
     name = "sample"
 
@@ -99,11 +99,11 @@ class X0:
 
 
 OBJECTIVES = {"eps": Epsilon, "v": Velocity, "x0": X0}
-SHORT = {short: cls.name for short, cls in OBJECTIVES.items()}
+PREDICTION_TYPES = {short: cls.name for short, cls in OBJECTIVES.items()}  # diffusers' names
 
 
 def objective(name: str) -> Objective:
-    """The objective of a name: eps, v, x0, or diffusers' epsilon, v_prediction, sample."""
+    """The objective called eps, v or x0, or in diffusers epsilon, v_prediction or sample."""
     for short, cls in OBJECTIVES.items():
         if name in (short, cls.name):
             return cls()
@@ -111,14 +111,17 @@ def objective(name: str) -> Objective:
 
 
 def choose(pretrained: str | None, prediction: str = "auto") -> Objective:
-    """A pretrained model's own objective (`auto`, or the same by name); of a new model (None) the one asked for."""
+    """The objective called `prediction`, if it is the pretrained model's; `auto` is that one, or eps from scratch.
+
+    pretrained: diffusers' prediction type of the pretrained model; None for a model trained from scratch.
+    """
     if prediction == "auto":
         return objective(pretrained or "epsilon")
-    asked = objective(prediction)
-    if pretrained not in (None, asked.name):
-        own = next(short for short, long in SHORT.items() if long == pretrained)
+    chosen = objective(prediction)
+    if pretrained not in (None, chosen.name):
+        own = next(short for short, name in PREDICTION_TYPES.items() if name == pretrained)
         raise UserError(
             f"objective={prediction}, but the pretrained model predicts {own}: leave objective=auto, or start from "
             "model=scratch."
         )
-    return asked
+    return chosen

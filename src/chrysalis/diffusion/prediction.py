@@ -1,4 +1,4 @@
-"""What a denoiser says of x_t, knowing its noise: the one thing that denoisers, guidance and samplers exchange."""
+"""The prediction of a denoiser, which guidance and samplers read as x_0, eps or v without knowing its objective."""
 
 from dataclasses import dataclass, replace
 
@@ -10,9 +10,9 @@ from chrysalis.diffusion.objective import Objective
 
 @dataclass(frozen=True)
 class Prediction:
-    """A network's output and what it was asked about, readable as x_0, eps or v.
+    """A network's output together with its input, readable as x_0, eps or v.
 
-    out: float32 [B, C, H, W], in the terms of `objective`. x_t: [B, C, H, W]. t: timesteps [B], or [1] for all.
+    out: float32 [B, C, H, W], as `objective` defines it. x_t: [B, C, H, W]. t: timesteps, [B], or [1] for all images.
     """
 
     out: torch.Tensor
@@ -23,7 +23,7 @@ class Prediction:
 
     @property
     def x0(self) -> torch.Tensor:
-        """The expected x_0; never clipped."""
+        """The expected x_0, unclipped."""
         return self.objective.x0(self.out, self.x_t, self.t, self.noise)
 
     @property
@@ -39,11 +39,11 @@ class Prediction:
         return self.noise.alpha(self.t) * self.eps - self.noise.sigma(self.t) * self.x0
 
     def shifted(self, change: torch.Tensor) -> "Prediction":
-        """The prediction whose x_0 is larger by `change` at the same x_t; how guidance acts."""
+        """The prediction whose x_0 is larger by `change` at the same x_t, as guidance needs it."""
         return replace(self, out=self.objective.shift(self.out, change, self.t, self.noise))
 
     def for_(self, scheduler) -> torch.Tensor:
-        """What a diffusers scheduler's step reads, by its prediction_type."""
+        """The prediction as a diffusers scheduler's step expects it, by its prediction_type."""
         wanted = scheduler.config.prediction_type
         if wanted == self.objective.name:
             return self.out

@@ -1,7 +1,7 @@
-"""One seed, one noise, whatever batch it travels in.
+"""Random numbers that depend on a seed alone, not on the batch in which they are used.
 
-Nothing here keeps a state: order, timesteps, flips and noise are pure functions of (seed, pass, row), so a
-resumed run, another number of workers or another number of devices sees the same numbers.
+Nothing here has a state: order, timesteps, flips and noise are pure functions of (seed, epoch, row), so that a resumed
+run, another number of workers or another number of devices gets the same numbers.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ def key(*parts: int | float | str) -> int:
 
 
 def permutation(n: int, *parts: int | str) -> torch.Tensor:
-    """int64 [n]: the order of one pass."""
+    """int64 [n]: a random order of n rows."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(key(*parts)))
 
 
 def low_discrepancy(n: int, *parts: int | str) -> torch.Tensor:
-    """float32 [n] in [0, 1): uniform each, and any run of neighbours is spread evenly.
+    """float32 [n] in [0, 1): each number is uniform, and any run of consecutive ones is spread evenly.
 
-    A Kronecker sequence with a random start; evenly spread timesteps lower the variance of the loss
-    (Kingma et al. 2021, Variational Diffusion Models, appendix I.1, who stratify within a batch).
+    This is a Kronecker sequence with a random start. Evenly spread timesteps lower the variance of the loss (Kingma et
+    al. 2021, Variational Diffusion Models, appendix I.1, who stratify within a batch).
     """
     start = key(*parts) / 2**63
     u = (start + GOLDEN * torch.arange(n, dtype=torch.float64)) % 1.0
@@ -35,9 +35,9 @@ def low_discrepancy(n: int, *parts: int | str) -> torch.Tensor:
 
 
 def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
-    """float32 [len(seeds), *shape]: row i is drawn from a generator seeded with seeds[i] alone.
+    """float32 [len(seeds), *shape] of normal numbers: row i depends on seeds[i] alone.
 
-    The numbers depend on the kind of `device` (torch's CPU and CUDA generators differ).
+    It also depends on the type of `device`: torch's CPU and CUDA generators differ.
     """
     generator = torch.Generator(device)
     out = torch.empty(len(seeds), *shape, device=device)
@@ -47,15 +47,15 @@ def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str 
 
 
 def generators(seed: int, n: int) -> list[torch.Generator]:
-    """One CPU generator an image: image i is drawn from seed + i, as stock diffusers pipelines take them."""
-    return of_each(range(seed, seed + n))
+    """One CPU generator per image, with seed + i for image i, as stock diffusers pipelines take them."""
+    return cpu_generators(range(seed, seed + n))
 
 
-def of_each(seeds: Iterable[int]) -> list[torch.Generator]:
+def cpu_generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """One CPU generator for each seed."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def noise(generators: list[torch.Generator], shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
-    """float32 [B, *shape]: image i's next numbers, drawn where generators[i] lives (as stock pipelines do)."""
+    """float32 [B, *shape]: the next normal numbers of generators[i] for image i, made on its device as in diffusers."""
     return torch.stack([torch.randn(*shape, generator=g, device=g.device) for g in generators]).to(device)

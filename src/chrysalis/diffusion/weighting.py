@@ -1,4 +1,4 @@
-"""How much each timestep weighs in the training loss: a callable (t, noise, objective) -> float32 [B]."""
+"""Weights of timesteps in the training loss: a callable (t [B], noise, objective) -> float32 [B]."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ Weighting = Callable[[torch.Tensor, Noise, Objective], torch.Tensor]
 
 
 class Uniform:
-    """1 everywhere: plain MSE of what the UNet predicts."""
+    """A weight of 1 everywhere: the plain MSE of the UNet's output."""
 
     def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
         return torch.ones_like(noise.snr(t))
 
 
 class MinSNR:
-    """min(SNR, gamma) as the weight of the error in x_0 (Hang et al. 2023, arXiv 2303.09556)."""
+    """min(SNR, gamma) as the weight of the squared error in x_0 (Hang et al. 2023, arXiv 2303.09556)."""
 
     def __init__(self, snr_gamma: float = 5.0):
         if not snr_gamma > 0:
@@ -30,5 +30,5 @@ class MinSNR:
         snr = noise.snr(t)
         factor = objective.snr_factor(snr)
         weight = snr.clamp(max=self.snr_gamma) / factor.clamp(min=torch.finfo(snr.dtype).tiny)
-        # under zero terminal SNR both are 0 for eps, and the limit of their ratio is 1
+        # with zero terminal SNR both are 0 for eps, and their ratio tends to 1
         return torch.where(factor > 0, weight, torch.ones_like(weight))

@@ -16,7 +16,7 @@ from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.nearest_panel import panel
 from chrysalis.evaluation.reference import Reference, distinct
 from chrysalis.evaluation.validation_loss import validation_loss
-from chrysalis.models.folder import Model
+from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
 from chrysalis.system.errors import UserError, require_whole

@@ -44,7 +44,7 @@ def validation_loss(
         keys = [seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk]
         eps = seeds.normal(keys, x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
-        told = None if cond is None else batches.moved(batches.rows(cond, [i for i, _ in chunk]), device)
+        told = None if cond is None else batches.to_device(batches.rows(cond, [i for i, _ in chunk]), device)
         return denoiser.loss_at(x0, t, eps, told).per_sample
 
     return memory.in_batches(measured, len(pairs), batch_size, device, advance).view(len(images), bins).cpu()

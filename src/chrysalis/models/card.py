@@ -1,27 +1,19 @@
-"""The model card that travels with an exported pipeline."""
+"""The model card of an exported pipeline; card.md.j2 is its text."""
 
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from chrysalis.system import hub
 from chrysalis.system.files import public
 
-PLAIN = """from diffusers import DDPMPipeline
-
-pipeline = DDPMPipeline.from_pretrained("path/to/this/folder")
-pipeline(batch_size=4).images[0].save("drawn.png")"""
-TOLD = """from diffusers import DiffusionPipeline
-
-folder = "path/to/this/folder"
-pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-pipeline({example}).images[0].save("drawn.png")"""
-
-
-def _example(told: dict[str, str]) -> str:
-    """The arguments of a call: what can be written in a line."""
-    if not told:
-        return "batch_size=4"
-    first = {"label": told.get("label", "").split(", ")[0], "text": "a caption"}
-    return "".join(f'{name}="{first[name]}", ' for name in told if name in first) + "guidance_scale=2"
+_environment = Environment(
+    loader=PackageLoader("chrysalis", "models"),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def text(
@@ -30,68 +22,40 @@ def text(
     origin: str | None,
     data: str,
     size: tuple[int, int],
-    told: dict[str, str] | None = None,
+    conditions: dict[str, str] | None = None,
     own_pipeline: bool = False,
 ) -> str:
-    """Markdown with the before/after strip, what it was made of and with, and how to draw from it.
+    """Return the card as Markdown: the before/after image, how the model was trained, and how to sample from it.
 
-    change: how the validation loss compares, such as "12 % lower than". told: what a conditional model can be told,
-    with what is known of each. own_pipeline: the folder brings a file that it is to be drawn with.
+    Args:
+        results: content of results.json.
+        change: how the validation loss compares with the base model's, such as "12 % lower than".
+        origin: folder or hub id of the base model; None for training from scratch.
+        data: name of the training set, or its folder.
+        size: (height, width) in pixels.
+        conditions: what a conditional model is conditioned on, with a description of each.
+        own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
     """
-    height, width = size
-    knows = "".join(f"\n- **{name}**: {what}" for name, what in (told or {}).items())
-    knows = f"\nIt is told:\n{knows}\n" if told else ""
-    gap = results.get("val_loss_condition_shuffled")
-    heard = f"\n| validation loss with the condition of another image | {gap:.5f} |" if gap is not None else ""
-    code = TOLD.format(example=_example(told or {})) if own_pipeline else PLAIN
-    title = Path(data).name if Path(data).is_dir() else data
-    was, base = "trained from scratch", ""
-    if origin:
-        was = f"fine-tuned from `{public(origin)}`" + (" (bundled with Chrysalis)" if _is_bundled(origin) else "")
-        base = _base_of_hub(origin) if hub.is_id(origin) else ""
-    before = "the base model" if origin else "the untrained model"
-    return f"""---
-library_name: diffusers
-pipeline_tag: unconditional-image-generation
-{base}---
-# {title}, {width} x {height} px
-
-![before and after](before_after.png)
-
-Samples of {before} and, from the same seeds, of this one; below them training images.
-
-A diffusion UNet {was} on {title} by Chrysalis, with the EMA weights of
-step {results["best_step"]} of {results["steps"]}.
-{knows}
-| | |
-|---|---|
-| validation loss | {results["val_loss"]:.5f}, {change} {before}'s {results["base_val_loss"]:.5f} |{heard}
-| training loss at the end | {results["final_train_loss"]:.5f} (moving average, same scale) |
-| verdict | {results["verdict"]} |
-| training speed | {results["images_per_second"]} images/s, {results["precision"]} |
-| time | {results["seconds"]:.0f} s, {results["steps"]} optimizer steps |
-| hardware | {results["hardware"]} |
-| versions | {", ".join(f"{k} {v}" for k, v in results["versions"].items())} |
-
-Made by
-
-```
-{chr(10).join(public(command) for command in [results["command"], *results["continued_by"]])}
-```
-
-Drawn from with stock diffusers:
-
-```python
-{code}
-```
-"""
+    hub_id, revision = hub.parted(origin) if origin and hub.is_id(origin) else (None, None)
+    return _environment.get_template("card.md.j2").render(
+        results=results,
+        change=change,
+        origin=origin and public(origin),
+        base_model=hub_id,
+        revision=revision,
+        title=Path(data).name if Path(data).is_dir() else data,
+        size=size,
+        conditions=conditions or {},
+        own_pipeline=own_pipeline,
+        example=_example(conditions or {}),
+        commands=[public(command) for command in [results["command"], *results["continued_by"]]],
+        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+    )
 
 
-def _base_of_hub(origin: str) -> str:
-    """The lines of the card's settings that name a repository of the hub, and its revision where one was asked for."""
-    base_model, revision = hub.parted(origin)
-    return f"base_model: {base_model}\n" + (f"base_model_revision: {revision}\n" if revision else "")
-
-
-def _is_bundled(origin: str) -> bool:
-    return public(origin).startswith("assets/")
+def _example(conditions: dict[str, str]) -> str:
+    """Return arguments for a call of the pipeline, with the conditions that fit in a line."""
+    if not conditions:
+        return "batch_size=4"
+    values = {"label": conditions.get("label", "").split(", ")[0], "text": "a caption"}
+    return "".join(f'{name}="{values[name]}", ' for name in conditions if name in values) + "guidance_scale=2"

@@ -1,4 +1,4 @@
-"""Draws with a conditional model folder through diffusers alone; this file lies in every such folder.
+"""Pipeline of a conditional model, for diffusers alone; exported folders contain this file.
 
 pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 pipeline(label="monarch", guidance_scale=2).images[0]
@@ -8,66 +8,63 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from safetensors.torch import load_file
 
 
 class ConditionalPipeline(DiffusionPipeline):
-    """unet, scheduler (drawn with as DDIM) and conditioner; text_encoder and tokenizer if it reads text with them.
+    """Sampling with classifier-free guidance.
 
-    A lora/ folder beside the UNet's is put in through peft.
+    Args:
+        unet: the UNet; a LoRA in the folder lora/ beside its own is added through peft.
+        scheduler: any scheduler, sampled from as DDIM.
+        conditioner: the conditioner; None for an unconditional model.
+        text_encoder: the text encoder, if the conditioner needs a frozen one.
+        tokenizer: its tokenizer.
     """
 
+    # pyrefly: ignore[bad-override]  # the parent's is a class variable too, but not annotated
     _optional_components: ClassVar[list] = ["conditioner", "text_encoder", "tokenizer"]
 
     def __init__(self, unet, scheduler, conditioner=None, text_encoder=None, tokenizer=None):
         super().__init__()
-        lora = Path(unet.config.get("_name_or_path") or "").parent / "lora"
-        if (lora / "adapter_config.json").is_file():
-            self.adapt(unet, lora)
+        folder = Path(unet.config.get("_name_or_path") or "").parent / "lora"
+        if (folder / "adapter_config.json").is_file():
+            self.add_lora(unet, folder)
         if conditioner is not None:
             conditioner.attach(unet)
-        if text_encoder is not None:
-            conditioner.use_encoder(tokenizer, text_encoder)
+            if text_encoder is not None:
+                conditioner.use_encoder(tokenizer, text_encoder)
         scheduler = DDIMScheduler.from_config(scheduler.config)
         self.register_modules(
             unet=unet, scheduler=scheduler, conditioner=conditioner, text_encoder=text_encoder, tokenizer=tokenizer
         )
 
     @staticmethod
-    def adapt(unet, lora: Path) -> None:
+    def add_lora(unet, folder: Path) -> None:
+        """Add the LoRA of a folder to the UNet, in place."""
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(lora)), unet).eval()
-        set_peft_model_state_dict(unet, load_file(lora / "adapter_model.safetensors"))
+        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), unet).eval()
+        set_peft_model_state_dict(unet, load_file(folder / "adapter_model.safetensors"))
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:
+        """Return the UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
         if self.conditioner is None:
             return self.unet(x, t, return_dict=False)[0]
         return self.conditioner(self.unet, x, t, cond)
 
     def condition(self, given: dict, x: torch.Tensor) -> dict:
-        """What __call__ was given, as the conditioner takes it; one value stands for every image."""
-        cond = {}
+        """Convert arguments of a call to what the conditioner takes for x [B, C, H, W]; None values are left out."""
+        cond, known = {}, [] if self.conditioner is None else self.conditioner.names
         for name, value in given.items():
             if value is None:
                 continue
-            known = [] if self.conditioner is None else self.conditioner.names
             if name not in known:
-                raise ValueError(f"{name} is nothing that this model is told: it knows {', '.join(known) or 'nothing'}")
-            if name in ("label", "text"):
-                values = [value] if isinstance(value, str) else list(value)
-                values = values * (len(x) // len(values)) if len(x) % len(values) == 0 else values
-                cond[name] = tuple(values)
-                if name == "label":
-                    table = self.conditioner.embeddings["label"]
-                    cond[name] = torch.tensor([table.place(v) for v in values], device=x.device)
-            else:
-                rows = torch.as_tensor(value, dtype=torch.float32, device=x.device)
-                single = 1 if name == "vector" else 3
-                rows = rows[None] if rows.dim() == single else rows
-                cond[name] = rows.expand(len(x), *rows.shape[1:]) if len(rows) == 1 else rows
+                raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(known) or 'nothing'}")
+            cond[name] = self.conditioner.parts[name].values(value, x)
             if len(cond[name]) != len(x):
                 raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
         return cond
@@ -76,28 +73,31 @@ class ConditionalPipeline(DiffusionPipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        label=None,
-        text=None,
-        mask=None,
-        image=None,
-        vector=None,
         negative: dict | None = None,
         guidance_scale: float = 1.0,
         generator=None,
         num_inference_steps: int = 50,
         output_type: str = "pil",
         return_dict: bool = True,
+        **given,
     ):
-        """Images. label, text: a name or caption, or one an image. mask: float [1 or B, 1, H, W], 1 inside and -1
-        outside. image: float [1 or B, 3, H, W] in [-1, 1]. vector: [D] or [B, D]. guidance_scale: 1 for the condition
-        alone, more for more of it (Ho & Salimans 2022), away from the null or from `negative`, a mapping of such names.
+        """Generate images.
+
+        Args:
+            label, text: a name or caption, or one for each image.
+            mask: float [1 or B, 1, H, W], 1 inside and -1 outside.
+            image: float [1 or B, 3, H, W] in [-1, 1].
+            vector: float [D] or [B, D].
+            negative: a mapping of these names to conditions to guide away from, instead of the null.
+            guidance_scale: 1 for the condition alone, larger for a stronger condition (Ho & Salimans 2022).
+
+        The other arguments, and the result, are those of diffusers' DDPMPipeline.
         """
         size = self.unet.config.sample_size
         size = (size, size) if isinstance(size, int) else tuple(size)
         own = self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
         shape = (batch_size, own, *size)
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
-        given = {"label": label, "text": text, "mask": mask, "image": image, "vector": vector}
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.progress_bar(self.scheduler.timesteps):

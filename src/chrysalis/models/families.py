@@ -1,68 +1,83 @@
-"""Which kinds of model can be used: UNets on pixels with a discrete DDPM schedule; every other one is named."""
+"""Model families: which of them reads a folder. A further family is one file and its entry in FAMILIES."""
 
-import inspect
 from pathlib import Path
+from typing import NoReturn
 
-from diffusers import UNet2DModel
+from chrysalis.models import checks, layout
+from chrysalis.models.layout import AUTOENCODERS, Layout
+from chrysalis.models.model import Family, Model
+from chrysalis.models.pixel_unet import PixelUNet
+from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.terminal import say
 
-from chrysalis.models import checks, training_scheduler
-from chrysalis.system.errors import UserError
+FAMILIES: tuple[type[Family], ...] = (PixelUNet,)
 
-LIKE = "google/ddpm-celebahq-256"
-AUTOENCODERS = ("vae", "vqvae", "movq")
-FAMILIES = {  # of pipelines, by the parts beside the UNet and the pipeline's class; the first that fits
+EXAMPLE = "google/ddpm-celebahq-256"
+# What a pipeline that no family reads looks like, by its other components and its class; the first that fits
+KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
     "Stable Diffusion": lambda parts, name: {"vae", "text_encoder"} <= parts or "StableDiffusion" in name,
     "Kandinsky": lambda parts, name: "movq" in parts,
     "latent diffusion": lambda parts, name: parts & {*AUTOENCODERS, "bert"} or "LDM" in name or "Latent" in name,
     "a text-to-image model": lambda parts, name: bool(parts & {"text_encoder", "tokenizer"}),
 }
-# what diffusers' EMAModel.save_pretrained writes among the settings of the UNet
-OF_EMA = ["decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"]
 
 
-def refuse_other_pipelines(folder: Path, asked: str) -> None:
-    """Only a UNet on pixels and its scheduler, with our own conditioner or without, can be used.
+def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[Family], Layout]:
+    """Return the family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
 
-    A latent diffusion UNet of 3 channels would be taken for one on pixels.
+    Raises UserError if no family reads it, or a configuration file is damaged or missing.
     """
-    index = {}
-    if (folder / "model_index.json").is_file():
-        try:
-            index = checks.settings(folder / "model_index.json")
-        except ValueError as error:
-            raise UserError(f"{asked} cannot be used: {error}.") from None
-    named = {name for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_") and any(kind)}
-    ours = {"unet", "scheduler"}
-    if index.get("conditioner") == ["conditioner", "Conditioner"]:
-        ours |= {"conditioner", "text_encoder", "tokenizer"}
-    others = named - ours | {name for name in AUTOENCODERS if (folder / name).is_dir()}
-    pipeline = index.get("_class_name")
-    pipeline = pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline
-    if others or any(word in str(pipeline) for word in ("LDM", "Latent", "StableDiffusion")):
-        family = next((name for name, is_it in FAMILIES.items() if is_it(others, str(pipeline))), f"a {pipeline}")
-        beside = f" (it has {', '.join(sorted(others))} beside the UNet)" if others else ""
-        raise UserError(f"{asked} looks like {family}{beside}: only UNets that work on pixels, DDPM's, can be used.")
+    found = layout.read(folder, argument, subfolder)
+    family = next((family for family in FAMILIES if family.reads(found)), None)
+    if family is None:
+        _refuse(found)
+    try:
+        checks.require_sane(found.unet, "config.json")
+    except ValueError as error:
+        raise UserError(f"{argument} cannot be used: {error}.") from None
+    return family, found
 
 
-def refuse_other_classes(config: dict, asked: str) -> None:
-    """Only diffusers' UNet2DModel can be used; models of transformers name themselves in `architectures`."""
-    name = config.get("_class_name")
-    if name == "UNet2DModel":
-        return
-    others = config.get("architectures") or config.get("model_type")
-    others = ", ".join(map(str, others)) if isinstance(others, list) else others
-    held = f"a {name}" if name else f"a {others} of transformers" if others else "a model that does not say its class"
-    raise UserError(f"{asked} holds {held}, and only UNet2DModel can be used: choose a DDPM, such as {LIKE}.")
+def load(folder: Path, argument: str, subfolder: str | None = None, variant: str | None = None) -> Model:
+    """Load a model folder with the family that reads it; see Layout and folder.load for the arguments."""
+    family, found = recognize(folder, argument, subfolder)
+    weights = found.weights(variant)
+    found.scheduler_file()  # refuse a folder without one before reading its weights
+    try:
+        model = family.load(found, weights)
+    except UserError:
+        raise
+    except Exception as error:  # for a damaged file the libraries raise dozens of kinds; the user needs its name
+        raise UserError(f"{argument} could not be loaded: {first_line(error)}.") from error
+    if weights.variant != variant:
+        say(f"{argument} has only {weights.variant} weights, which are loaded.")
+    if found.has_ema and found.is_main_model and not subfolder:
+        say(f"{argument} also has EMA weights in unet_ema/: model.subfolder=unet_ema loads these instead.")
+    return model
 
 
-def refuse_other_unets(config: dict, asked: str, listening: bool) -> None:
-    """Only unconditional RGB models can be trained here, and conditional ones of our own (listening)."""
-    if not listening:
-        if config.get("in_channels", 3) != 3 or config.get("out_channels", 3) not in (3, 6):
-            channels = f"{config.get('in_channels')} channels in and {config.get('out_channels')} out"
-            raise UserError(f"{asked} has {channels}: only RGB models (3) can be used.")
-        if config.get("class_embed_type") or config.get("num_class_embeds"):
-            raise UserError(f"{asked} needs class labels of another tool: only unconditional models can be used.")
-    known = {*inspect.signature(UNet2DModel.__init__).parameters, *OF_EMA}
-    training_scheduler.refuse_unknown(config, known, "config.json", asked)
+def _refuse(found: Layout) -> NoReturn:
+    """Raise UserError with what the folder looks like, and what can be used instead."""
+    if not found.is_foreign:
+        found.require_unet()
+    accepted = " or ".join(family.accepts for family in FAMILIES)
+    raise UserError(f"{found.argument} {_appearance(found)}: choose {accepted}, such as {EXAMPLE}.")
+
+
+def _appearance(found: Layout) -> str:
+    """Describe a folder that no family reads, as a predicate."""
+    config = found.unet
+    if found.is_foreign:
+        fits = (name for name, is_it in KNOWN.items() if is_it(found.others, found.pipeline))
+        kind = next(fits, f"a {found.pipeline or 'pipeline without a class'}")
+        beside = f" (it has {', '.join(sorted(found.others))} beside the UNet)" if found.others else ""
+        return f"looks like {kind}{beside}"
+    if (name := config.get("_class_name")) != "UNet2DModel":
+        others = config.get("architectures") or config.get("model_type")  # as configurations of transformers have them
+        others = ", ".join(map(str, others)) if isinstance(others, list) else others
+        unknown = f"a {others} of transformers" if others else "a model that does not state its class"
+        return f"holds {f'a {name}' if name else unknown}"
+    if config.get("class_embed_type") or config.get("num_class_embeds"):
+        return "needs class labels of another tool"
+    return f"has {config.get('in_channels')} channels in and {config.get('out_channels')} out"

@@ -1,11 +1,12 @@
-"""LoRA in, out, merged: small matrices beside frozen layers learn instead of the UNet (Hu et al. 2021, 2106.09685)."""
+"""LoRA: small matrices beside frozen layers are trained instead of the UNet (Hu et al. 2021, arXiv 2106.09685)."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,15 +16,20 @@ from chrysalis.system.files import written_folder
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 NAME = "default"  # peft's own name for the only adapter
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # as PeftModel writes it; set_peft_model_state_dict takes it off again
+PREFIX = "base_model.model."  # as PeftModel writes it; set_peft_model_state_dict removes it
 
 
 class LoRA:
-    """W x becomes W x + (alpha / rank) B A x, with A [rank, in] random, B [out, rank] zero; only A and B learn.
+    """Settings of a LoRA: W x becomes W x + (alpha / rank) B A x, with A [rank, in] random and B [out, rank] zero.
 
-    Of a k x k convolution A is one too, to `rank` channels, and B is 1 x 1. alpha: None for `rank`, a scale of 1.
-    targets: the ends of layers' names. dropout: of what A sees, in training.
-    merge: whether an export holds merged weights, or the base's weights and a lora/ folder.
+    Only A and B are trained. Beside a k x k convolution, A is a k x k convolution to `rank` channels and B a 1 x 1 one.
+
+    Args:
+        rank: number of rows of A.
+        alpha: numerator of the scale alpha / rank, above 0; None for `rank`, a scale of 1.
+        targets: ends of the names of the layers.
+        dropout: probability, in [0, 1), that training drops an input of A.
+        merge: whether an export holds merged weights, or the base's weights and a lora/ folder.
     """
 
     def __init__(
@@ -35,11 +41,11 @@ class LoRA:
         merge: bool = True,
     ):
         require_whole("adapter.rank", rank)
-        if alpha is not None and not (_number(alpha) and 0 < alpha < float("inf")):
+        if alpha is not None and not (_is_number(alpha) and 0 < alpha < float("inf")):
             raise UserError(f"adapter.alpha={alpha} must be a number above 0, or null for adapter.rank.")
         if isinstance(targets, str) or not isinstance(targets, Sequence) or {type(t) for t in targets} != {str}:
             raise UserError(f"adapter.targets={targets} must be a list of layer names, such as {list(TARGETS)}.")
-        if not (_number(dropout) and 0 <= dropout < 1):
+        if not (_is_number(dropout) and 0 <= dropout < 1):
             raise UserError(f"adapter.dropout={dropout} must be a number from 0 to below 1.")
         if not isinstance(merge, bool):
             raise UserError(f"adapter.merge={merge} must be true or false.")
@@ -47,24 +53,30 @@ class LoRA:
         self.targets, self.dropout, self.merge = tuple(targets), dropout, merge
 
     def inject(self, unet: UNet2DModel) -> UNet2DModel:
-        """Put the matrices in, in place, and freeze all else; until a step is made, the outputs stay to the bit."""
+        """Add the matrices in place and freeze all else; before the first step the outputs are the same to the bit."""
         if injected(unet):
-            raise UserError("adapter: this UNet already carries a LoRA, and a second one cannot be put in.")
+            raise UserError("adapter: this UNet already has a LoRA, and cannot take a second one.")
         self._require_layers(unet)
-        settings = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
-        return _inject(unet, _peft().LoraConfig(**settings, target_modules=list(self.targets)))
+        config = _peft().LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]  # annotated as int, divided as any number
+            lora_dropout=self.dropout,
+            target_modules=list(self.targets),
+        )
+        return _inject(unet, config)
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse a target that names no layer, or names more than layers; a default one may be one of another UNet.
+        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet.
 
-        A conv_in that a condition has widened is no such layer: it learns anyway.
+        A conv_in that a condition has widened does not count as a layer: it is trained anyway.
         """
         is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
         wrong = [target for target in self.targets if target not in found and target not in TARGETS]
         if wrong or not found:
-            kinds = {re.search(r"[^.]+(\.\d+)?$", name)[0] for name, layer in is_layer.items() if layer}
+            last = (re.search(r"[^.]+(\.\d+)?$", name) for name, layer in is_layer.items() if layer)
+            kinds = {match[0] for match in last if match}
             raise UserError(
                 f"adapter.targets: no Linear or Conv2d layer is named {' or '.join(wrong or self.targets)}; "
                 f"this UNet has {', '.join(sorted(kinds))}."
@@ -72,25 +84,26 @@ class LoRA:
 
 
 def none() -> None:
-    """No adapter: the UNet's own weights learn."""
+    """Return no adapter: the UNet's own weights are trained."""
 
 
 def injected(unet: nn.Module) -> bool:
+    """Whether the UNet has a LoRA beside its layers."""
     return bool(getattr(unet, "peft_config", None))
 
 
-def plain(unet: UNet2DModel) -> UNet2DModel:
-    """A copy with no adapter and the same outputs, W + (alpha / rank) B A for W; its parameters all learn."""
+def merged(unet: UNet2DModel) -> UNet2DModel:
+    """Return a copy without LoRA and with the same outputs: W + (alpha / rank) B A instead of W, all trainable."""
     return _stock(unet, merge=True)
 
 
 def base(unet: UNet2DModel) -> UNet2DModel:
-    """A copy with no adapter and the weights that the adapter was put beside, to the bit; its parameters all learn."""
+    """Return a copy without LoRA and with the weights W of the base model, to the bit, all trainable."""
     return _stock(unet, merge=False)
 
 
 def save(unet: UNet2DModel, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors as peft writes them; the folder is complete or absent."""
+    """Write adapter_config.json and adapter_model.safetensors as peft does; the folder is complete or absent."""
     own = _peft().get_peft_model_state_dict(unet).items()
     weights = {PREFIX + name: weight.detach().cpu().contiguous() for name, weight in own}
     with written_folder(folder) as partial:
@@ -99,46 +112,49 @@ def save(unet: UNet2DModel, folder: Path) -> None:
 
 
 def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
-    """Put a saved adapter in, in place and not merged, with all else frozen."""
+    """Add a saved LoRA in place, unmerged, and freeze all else; raises UserError for one of another UNet."""
     peft, folder = _peft(), Path(folder)
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} is no LoRA folder: adapter_config.json and {WEIGHTS} are needed in it.")
+        raise UserError(f"{folder} is no LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
     weights = load_file(folder / WEIGHTS)
     if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
-        raise UserError(f"{folder} holds more than LoRA's A and B matrices, and nothing else can be used.")
+        raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")
     try:
         _inject(unet, peft.LoraConfig.from_pretrained(str(folder)))
         peft.set_peft_model_state_dict(unet, weights)
         if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
             raise ValueError("other layers")
-    except (ValueError, RuntimeError) as error:  # peft's own: names that are not there, shapes that differ
+    except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
         raise UserError(f"{folder} is a LoRA of another UNet than this one.") from error
     return unet
 
 
-def _inject(unet: nn.Module, config) -> nn.Module:
-    return _peft().inject_adapter_in_model(config, unet).train(unet.training)  # peft makes its layers in training mode
+def _inject(unet: UNet2DModel, config) -> UNet2DModel:
+    _peft().inject_adapter_in_model(config, unet)
+    return unet.train(unet.training)  # peft makes its layers in training mode
 
 
 def _stock(unet: UNet2DModel, merge: bool) -> UNet2DModel:
-    """A new UNet2DModel of the same config with copied weights: a deepcopy would copy the owners of hooks too."""
+    """Return a new UNet2DModel of the same config with copied weights: a deepcopy would copy the owners of hooks."""
     weights = {
         name.replace(".base_layer.", "."): weight.detach().clone()
         for name, weight in unet.state_dict().items()
         if ".lora_" not in name
     }
-    for name, module in unet.named_modules() if merge else ():
-        if hasattr(module, "lora_A"):
-            # In float64 on the CPU: a GPU may multiply in TF32, and Apple's have no float64
-            a, b = (m[NAME].weight.detach().cpu().double().flatten(1) for m in (module.lora_A, module.lora_B))
-            w = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = (w.cpu().double() + module.scaling[NAME] * (b @ a).view(w.shape)).to(w)
-    # Of what is listed there from_config takes the default, though it may have been registered anew
+    layers: dict[str, Any] = {name: m for name, m in unet.named_modules() if hasattr(m, "lora_A")} if merge else {}
+    for name, layer in layers.items():
+        # In float64 on the CPU: a GPU may multiply in TF32, and Apple's have no float64
+        a, b = (m[NAME].weight.detach().cpu().double().flatten(1) for m in (layer.lora_A, layer.lora_B))
+        w = weights[f"{name}.weight"]
+        weights[f"{name}.weight"] = (w.cpu().double() + layer.scaling[NAME] * (b @ a).view(w.shape)).to(w)
+    # from_config resets the settings that are listed there to their defaults, even those registered anew
     config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
-    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
-        copy = UNet2DModel.from_config(config).to(unet.device)
-    copy.load_state_dict(weights, assign=True)  # keeps each weight's own dtype
-    return copy.train(unet.training)
+    with torch.random.fork_rng(devices=[]):  # its initial weights are random, and replaced
+        stock = UNet2DModel.from_config(config)
+    assert isinstance(stock, UNet2DModel)  # a tuple only with return_unused_kwargs
+    stock.to(unet.device)  # pyrefly: ignore[bad-argument-type]  # a decorator hides `self`
+    stock.load_state_dict(weights, assign=True)  # keeps each weight's own dtype
+    return stock.train(unet.training)
 
 
 def _peft():
@@ -149,5 +165,5 @@ def _peft():
     return peft
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

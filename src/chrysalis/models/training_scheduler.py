@@ -1,13 +1,13 @@
-"""A folder's scheduler_config.json into its training scheduler; what is no DDPM noise schedule is refused."""
+"""The training scheduler of a model folder: the DDPM noise schedule in its scheduler_config.json."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import diffusers
-from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
-from chrysalis.diffusion.objective import SHORT
+from chrysalis.diffusion.objective import PREDICTION_TYPES
 from chrysalis.system.errors import UserError
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
@@ -21,8 +21,8 @@ NOISE = (
     "rescale_betas_zero_snr",
 )
 
-# What else of a folder's scheduler_config.json counts: the settings of DDPM and DDIM, which stock diffusers' own
-# pipelines read. Any other was left there for another sampler, such as use_flow_sigmas for a solver of its own
+# The other settings that are kept: those of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
+# left there for another sampler, such as use_flow_sigmas for a solver
 KEPT = (
     *NOISE,
     "clip_sample",
@@ -36,69 +36,87 @@ KEPT = (
     "timestep_spacing",
 )
 
-OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first is of no account, the second is translated
+OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first has no effect, the second is translated
+FILE = "scheduler_config.json"
 
 
-def read(settings: Mapping, asked: str) -> DDPMScheduler:
-    """The DDPM scheduler with the noise levels and the prediction of these settings, whichever sampler left them.
+def read(config: Mapping, argument: str) -> DDPMScheduler:
+    """Build a DDPM scheduler with the noise levels and the prediction type of a config, whichever class saved it.
 
-    asked: KEY=VALUE as the user set the folder.
+    Args:
+        config: content of scheduler_config.json.
+        argument: KEY=VALUE as the user named the folder, for messages.
+
+    Raises:
+        UserError: it is no discrete DDPM noise schedule, or has settings whose effect is unknown.
     """
-    settings, file = dict(settings), "scheduler_config.json"
-    kind = settings.get("_class_name") or "DDPMScheduler"
+    settings, kind = dict(config), config.get("_class_name") or "DDPMScheduler"
     cls = getattr(diffusers, str(kind), None)
-    taken = _parameters(cls)
-    if "beta_schedule" not in taken:
-        raise UserError(f"{asked} was trained with {kind}, which is no discrete DDPM noise schedule.")
-    known = {*taken, *_parameters(DDPMScheduler)}
+    own_settings = _parameters(cls)
+    if cls is None or "beta_schedule" not in own_settings:
+        raise UserError(f"{argument} was trained with {kind}, which has no discrete DDPM noise schedule.")
+    known = {*own_settings, *_parameters(DDPMScheduler)}
     if {*settings} - known:
         others = (getattr(diffusers, other.name, None) for other in KarrasDiffusionSchedulers)
         known |= {*OLD}.union(*map(_parameters, others))
-    refuse_unknown(settings, known, file, asked)
+    refuse_unknown(settings, known, FILE, argument)
+    _translate_predict_epsilon(settings, argument)
 
-    if (predicts_eps := settings.pop("predict_epsilon", None)) is not None:
-        meant = "epsilon" if predicts_eps else "sample"
-        if settings.setdefault("prediction_type", meant) != meant:
-            raise UserError(
-                f"{asked} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
-                f"prediction_type={settings['prediction_type']} in {file}, which disagree: delete the wrong one there."
-            )
     own = cls.from_config({key: value for key, value in settings.items() if key in NOISE})
-    # Each class has its own defaults: Heun's betas, where a file leaves them out, are not DDPM's
+    # Each class has its own defaults: Heun's betas, where a file omits them, are not DDPM's
     noise = {key: own.config[key] for key in NOISE if key in own.config}
     kept = {key: value for key, value in settings.items() if key in KEPT}
     scheduler = DDPMScheduler.from_config(kept, **noise)
-    if scheduler.config.prediction_type not in SHORT.values():
-        raise UserError(
-            f"{asked} has prediction_type={scheduler.config.prediction_type} in {file}: only models that predict "
-            f"{', '.join(SHORT.values())} can be used."
-        )
+    assert isinstance(scheduler, DDPMScheduler)  # a tuple only with return_unused_kwargs
+    _require_usable(scheduler, argument)
     abar = scheduler.alphas_cumprod
-    if not abar.isfinite().all():
-        raise ValueError(f"the noise levels in its {file} are not finite")
     if own.alphas_cumprod.shape != abar.shape or (own.alphas_cumprod - abar).abs().max() > 1e-6:
-        raise UserError(f"{asked} was trained with {kind}, whose noise levels are not those of DDPM.")
-    if abar[-1] == 0 and scheduler.config.prediction_type == "epsilon":
-        raise UserError(
-            f"{asked} predicts epsilon under zero terminal SNR, where x_0 is 0/0 at the last timestep: "
-            f"set in its {file} the prediction_type that it was trained for, or rescale_betas_zero_snr to false."
-        )
+        raise UserError(f"{argument} was trained with {kind}, whose noise levels are not those of DDPM.")
     return scheduler
 
 
-def refuse_unknown(settings: Mapping, known: Collection[str], file: str, asked: str) -> None:
-    """Refuse a setting that diffusers would pass over, though it may change what the model computes."""
+def _translate_predict_epsilon(settings: dict, argument: str) -> None:
+    """Replace predict_epsilon, which early diffusers wrote, by prediction_type, in place."""
+    if (predicts_eps := settings.pop("predict_epsilon", None)) is None:
+        return
+    meant = "epsilon" if predicts_eps else "sample"
+    if settings.setdefault("prediction_type", meant) != meant:
+        raise UserError(
+            f"{argument} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
+            f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
+        )
+
+
+def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:
+    """Raise an error for an unknown prediction type, and for noise levels that are not finite or do not suit it."""
+    prediction, abar = scheduler.config["prediction_type"], scheduler.alphas_cumprod
+    if prediction not in PREDICTION_TYPES.values():
+        raise UserError(
+            f"{argument} has prediction_type={prediction} in {FILE}: only models that predict "
+            f"{', '.join(PREDICTION_TYPES.values())} can be used."
+        )
+    if not abar.isfinite().all():
+        raise ValueError(f"the noise levels in its {FILE} are not finite")
+    if abar[-1] == 0 and prediction == "epsilon":
+        raise UserError(
+            f"{argument} predicts epsilon under zero terminal SNR, where x_0 is 0/0 at the last timestep: "
+            f"set in its {FILE} the prediction_type that it was trained for, or rescale_betas_zero_snr to false."
+        )
+
+
+def refuse_unknown(settings: Mapping, known: Collection[str], file: str, argument: str) -> None:
+    """Raise UserError for a setting that diffusers would ignore, though it may change what the model computes."""
     for name, value in settings.items():
         if name not in known and not name.startswith("_") and value not in (None, False):
             raise UserError(
-                f"{asked} has {name}={value!r:.60} in {file}, which diffusers {diffusers.__version__} does not know: "
-                "delete it there if the model does not depend on it."
+                f"{argument} has {name}={value!r:.60} in {file}, which diffusers {diffusers.__version__} does not "
+                "know: delete it there if the model does not depend on it."
             )
 
 
-def _parameters(cls: object) -> Collection[str]:
-    """What a scheduler class is built from; nothing for what is none, or lacks a library."""
+def _parameters(cls: Callable | None) -> Collection[str]:
+    """Names of a scheduler class's settings; none for another class, or one whose library is missing."""
     try:
-        return [*inspect.signature(cls).parameters] if hasattr(cls, "add_noise") else []
+        return [*inspect.signature(cls).parameters] if cls is not None and hasattr(cls, "add_noise") else []
     except ImportError:  # diffusers' stand-in for a class whose library is missing
         return []

@@ -38,7 +38,7 @@ class ImageToImage(Generate):
         return repeated([(self.first(canvas), len(canvas.timetable))], canvas.recurrence)
 
     def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
-        generators = seeds.of_each(p.seed for p in specs)
+        generators = seeds.cpu_generators(p.seed for p in specs)
         level = canvas.timetable.level(self.first(canvas)).view(1)
         image = self.image.at(canvas.size).to(canvas.device)
         return Start(canvas.unguided.noise.add(image, canvas.noise(generators), level), generators, self.legs(canvas))
@@ -65,7 +65,7 @@ class Inpaint(Generate):
         return repeated(legs, canvas.recurrence)
 
     def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
-        generators = seeds.of_each(p.seed for p in specs)
+        generators = seeds.cpu_generators(p.seed for p in specs)
         eps = canvas.noise(generators)
         image = self.image.at(canvas.size).to(canvas.device)
         drawn = self.mask.mask_at(canvas.size, hole=True).to(canvas.device)
@@ -104,7 +104,7 @@ class Invert(Generate):
                 "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
             )
         image = self.image.at(canvas.size).to(canvas.device)
-        generators = seeds.of_each(p.seed for p in specs)
+        generators = seeds.cpu_generators(p.seed for p in specs)
         return Start(self.noise_of(image, canvas, canvas.cond(specs)), generators, self.legs(canvas))
 
     @torch.no_grad()

@@ -309,7 +309,7 @@ def _write_batch(out: Path, writing: ImageWriter, record: dict, batch: list[Samp
 def _show_rows(out: Path, canvas: Canvas, specs: list[SampleSpec], text: dict[str, str]) -> list[str]:
     """grid.png with one row for each condition, or with what was asked for above each image; else nothing."""
     asked = canvas.asked
-    spatial = [name for name in ("mask", "image") if asked is not None and name in asked.values]
+    spatial = [] if asked is None else asked.spatial
     if asked is None or (asked.rows == 1 and not spatial):
         return []
     n, rows = len(specs) // asked.rows, []

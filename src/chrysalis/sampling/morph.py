@@ -9,7 +9,8 @@ import torch
 from chrysalis.data import pixels
 from chrysalis.diffusion import mixing
 from chrysalis.diffusion import seeds as keyed
-from chrysalis.models import folder, lora
+from chrysalis.models import location, lora, second_model
+from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged, read, save_film, save_grid
 from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec, Start
 from chrysalis.system.alignment import align
@@ -45,11 +46,11 @@ class Morph(Generate):
 
     def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
         def of(seed: int) -> torch.Tensor:
-            return canvas.noise(keyed.of_each([seed]))[0]
+            return canvas.noise(keyed.cpu_generators([seed]))[0]
 
         x = torch.stack([mixing.slerp(of(p.seed), of(p.toward), p.part) for p in specs])
         # one seed for the steps of all frames: noise that differed from frame to frame would flicker
-        generators = keyed.of_each(self.steps_seed for _ in specs)
+        generators = keyed.cpu_generators(self.steps_seed for _ in specs)
         return Start(x, generators, self.legs(canvas))
 
     def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:
@@ -77,7 +78,7 @@ class Blend(Generate):
 
     one_condition = True
 
-    def __init__(self, model: folder.Model, base: str | None = None, ratios: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)):
+    def __init__(self, model: Model, base: str | None = None, ratios: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()
         listed = isinstance(ratios, Sequence) and not isinstance(ratios, str) and len(ratios)
         if not listed or any(not isinstance(r, int | float) or not -1 <= r <= 2 for r in ratios):
@@ -87,13 +88,13 @@ class Blend(Generate):
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
             raise UserError(f"task=blend mixes unconditional models, and {model.origin} is told something.")
-        name = base or folder.base_of(model.origin)
+        name = base or location.base_of(model.origin)
         if name is None:
             raise UserError(f"task.base is not given, and {model.origin} does not say what it was fine-tuned from.")
-        other = folder.load_beside(model, name, "task.base")
+        other = second_model.load(model, name, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
-                one.unet = align(lora.plain(one.unet))
+                one.unet = align(lora.merged(one.unet))
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:

@@ -102,7 +102,7 @@ class Generate:
         return repeated([(0, len(canvas.timetable))], canvas.recurrence)
 
     def start(self, canvas: Canvas, specs: list[SampleSpec]) -> Start:
-        generators = seeds.of_each(p.seed for p in specs)
+        generators = seeds.cpu_generators(p.seed for p in specs)
         return Start(canvas.noise(generators), generators, self.legs(canvas))
 
     def finish(self, out: Path, specs: list[SampleSpec], animation: Animation, text: dict[str, str]) -> list[str]:

@@ -1,24 +1,39 @@
-"""The one exception that means: the user can mend this, and here is how; and the checks that most keys need."""
+"""Errors that the user can mend, the checks that most keys need, and what other exceptions say."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 
 class UserError(Exception):
-    """One or two sentences that name the key, file or value and say what to do. Ends with exit code 2."""
+    """One or two sentences that name the key, file or value and say what to do. The program exits with code 2."""
 
 
 def require_whole(key: str, value: object, least: int = 1) -> None:
-    """Refuse, by its key, a value that is not a whole number of at least `least`."""
+    """Raise UserError unless `value`, set by `key`, is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{key}={value} must be a whole number, at least {least}.")
 
 
 def require_path(key: str, value: object) -> Path:
-    """A path as the user wrote it, with ~ for a home; refuses, by its key, what can be none."""
+    """Return the path that `key` was set to, with ~ expanded; raise UserError if it cannot be a path."""
     try:
         path = Path(str(value)).expanduser()
-        path.exists()  # asks the system whether it can be a name at all
+        path.exists()  # the operating system decides whether it can be a name at all
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~someone who has no home here
         shown = ascii(str(value))[1:-1]
         raise UserError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} cannot be a path: {error}"[:400]) from error
     return path
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, up to 300 characters without a full stop; its class if it is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from, the outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -10,7 +10,6 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from chrysalis.conditions.conditioner import CHANNELS
 from chrysalis.denoiser import Denoiser
 from chrysalis.system.group_norm import GroupNormAsGiven
 
@@ -174,7 +173,6 @@ def _told(denoiser: Denoiser, x0: torch.Tensor) -> dict | None:
     if conditioner is None:
         return None
     told = conditioner.completed(None, x0)
-    told |= {name: x0.new_zeros(n, channels, *x0.shape[2:]) for name, channels in CHANNELS.items() if name in told}
     if conditioner.text is not None:
         encoder = conditioner.text.encoder
         words = WORDS if encoder is None else encoder.longest

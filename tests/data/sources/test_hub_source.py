@@ -4,7 +4,7 @@ import pytest
 from conftest import real_data, tiny_unet
 from PIL import Image
 
-from chrysalis.conditions.kinds import Text
+from chrysalis.conditions.kinds.text import Text
 from chrysalis.data.loaders import BatchDataset, Order
 from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.sources.hub import HubSource
@@ -106,7 +106,7 @@ def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_pat
     assert {caption[1:] for caption in epochs} == {("one", "")}
     assert 70 <= sum(caption[0] == "a moth" for caption in epochs) <= 130  # 100, and four standard deviations
     assert epochs[:20] == [of_epoch(epoch) for epoch in range(20)]
-    assert Text().made_for(images, tiny_unet())["words"] == ["a", "an", "insect", "moth", "one"]
+    assert Text().settings(images, tiny_unet())["words"] == ["a", "an", "insect", "moth", "one"]
 
 
 @pytest.mark.parametrize(

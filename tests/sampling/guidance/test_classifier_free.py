@@ -8,7 +8,7 @@ import torch
 from conftest import built
 from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from tiny_models import Gaussian, ToHalf, conditional, model_of, told
+from tiny_models import Gaussian, ToHalf, conditional, example_conditions, model_of
 
 from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
@@ -29,7 +29,7 @@ def inputs():
 @pytest.mark.parametrize("w", [0, 1, 3])
 def test_it_is_null_plus_w_of_the_difference(prediction, w):
     """In the model's own prediction, as the paper and diffusers write it: linear at a given x_t."""
-    denoiser, (x, t), cond = conditional(prediction=prediction), inputs(), told()
+    denoiser, (x, t), cond = conditional(prediction=prediction), inputs(), example_conditions()
     with torch.no_grad():
         out = Guided(denoiser, {"cfg": cfg(model_of(denoiser), scale=w)})(x, t, cond).out
         own, null = denoiser(x, t, cond).out, denoiser(x, t).out
@@ -40,7 +40,7 @@ def test_it_is_null_plus_w_of_the_difference(prediction, w):
 
 
 def test_a_negative_stands_where_the_null_stood():
-    denoiser, (x, t), cond = conditional(("label",)), inputs(), told()
+    denoiser, (x, t), cond = conditional(("label",)), inputs(), example_conditions()
     with torch.no_grad():
         guide = cfg(model_of(denoiser), negative={"label": "fly", "text": None}, scale=2.5)
         out = Guided(denoiser, {"cfg": guide})(x, t, cond).out
@@ -49,7 +49,7 @@ def test_a_negative_stands_where_the_null_stood():
 
 
 def test_it_acts_in_its_interval_alone():
-    denoiser, (x, t), cond = conditional(), inputs(), told()
+    denoiser, (x, t), cond = conditional(), inputs(), example_conditions()
     level = float(denoiser.noise.sigma(t.view(1)) / denoiser.noise.alpha(t.view(1)))
     with torch.no_grad():
         own = denoiser(x, t, cond).out
@@ -59,7 +59,7 @@ def test_it_acts_in_its_interval_alone():
 
 
 def test_rescaling_is_diffusers_own_of_x0():
-    denoiser, (x, t), cond = conditional(prediction="sample"), inputs(), told()
+    denoiser, (x, t), cond = conditional(prediction="sample"), inputs(), example_conditions()
     with torch.no_grad():
         own, null = denoiser(x, t, cond).out, denoiser(x, t).out
         for phi in (0.0, 0.7, 1.0):
@@ -79,7 +79,7 @@ class TwoGaussians(Gaussian):
 class Told(torch.nn.Module):
     """Stands for a conditioner: told a mean, or the null, which is -0.1."""
 
-    config = type("config", (), {"own_channels": 3})
+    own_channels = 3
 
     def forward(self, unet, x, t, cond):
         mean = (cond or {}).get("mean", torch.full((len(x),), -0.1))
@@ -154,9 +154,13 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         (
             (),
             {"label": "ant"},
-            "label=ant, but a model is unconditional, and is told nothing: train one with condition=l",
+            "label=ant, but a model is unconditional: train a model with condition=label",
         ),
-        (("mask",), {"text": "red"}, "text=red, but a model is told mask only: train one with condition=text"),
+        (
+            ("mask",),
+            {"text": "red"},
+            "text=red, but a model is conditioned on mask only: train a model with condition=text",
+        ),
         (("label",), {"label": "bea"}, "label=bea is unknown to this model. Did you mean bee? It knows ant, bee, fly"),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),
@@ -183,7 +187,7 @@ def test_what_cannot_be_asked_for_is_said(names, given, says):
 
 def test_an_unknown_word_is_left_out_and_told(capfd):
     Request(conditional(("text",)).conditioner, {"text": "a red dragon"}, "a model")
-    assert "never read a, dragon, which is left out" in capfd.readouterr().err
+    assert "a, dragon occurred in no training caption and is left out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

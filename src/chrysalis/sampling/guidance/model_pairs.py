@@ -9,7 +9,8 @@ from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import folder
+from chrysalis.models import location, second_model
+from chrysalis.models.model import Model
 from chrysalis.sampling.guidance.energies import require_scale, scale_at
 from chrysalis.sampling.guidance.guided import Push, View
 from chrysalis.system.errors import UserError
@@ -88,7 +89,7 @@ class ClassifierFree(Pair):
         return push
 
 
-def cfg(model: folder.Model, negative: Mapping | None = None, **how) -> ClassifierFree:
+def cfg(model: Model, negative: Mapping | None = None, **how) -> ClassifierFree:
     """Classifier-free guidance of a conditional model. negative: what to stay away from, {"label": ..., ...}."""
     if model.conditioner is None:
         raise UserError(f"guidance=cfg needs a model that is told something, and {model.origin} is unconditional.")
@@ -98,23 +99,23 @@ def cfg(model: folder.Model, negative: Mapping | None = None, **how) -> Classifi
     return ClassifierFree(_denoiser(model), negative=asked if asked.values else None, **how)
 
 
-def domain(model: folder.Model, base: str | None = None, **how) -> Pair:
+def domain(model: Model, base: str | None = None, **how) -> Pair:
     """Away from the base model. base: a diffusers folder or hub id; None for the one that the run started from."""
-    base = base or folder.base_of(model.origin)
+    base = base or location.base_of(model.origin)
     if base is None:
         raise UserError(
             f"guidance.domain.base is not given, and {model.origin} does not say what it was fine-tuned from: "
             "name the base model's folder."
         )
-    return Pair(_denoiser(folder.load_beside(model, base, "guidance.domain.base")), **how)
+    return Pair(_denoiser(second_model.load(model, base, "guidance.domain.base")), **how)
 
 
-def auto(model: folder.Model, checkpoint: str, **how) -> Pair:
+def auto(model: Model, checkpoint: str, **how) -> Pair:
     """Away from a worse version of the model: a checkpoint file of its run, or a diffusers folder."""
     key = "guidance.autoguidance"
-    read = folder.from_checkpoint if Path(str(checkpoint)).suffix == ".ckpt" else folder.load_beside
+    read = second_model.from_checkpoint if Path(str(checkpoint)).suffix == ".ckpt" else second_model.load
     return Pair(_denoiser(read(model, checkpoint, f"{key}.checkpoint")), key=key, **how)
 
 
-def _denoiser(other: folder.Model) -> Denoiser:
+def _denoiser(other: Model) -> Denoiser:
     return Denoiser(other.unet, other.scheduler, choose(other.prediction), other.conditioner)

@@ -208,8 +208,8 @@ class Evaluate(Callback):
 
             def drawn(places: slice) -> torch.Tensor:
                 some = mine[places]
-                cond = None if told is None else batches.moved(batches.rows(told, some), module.device)
-                generators = seeds.of_each(self.seed + i for i in some)
+                cond = None if told is None else batches.to_device(batches.rows(told, some), module.device)
+                generators = seeds.cpu_generators(self.seed + i for i in some)
                 x = sample(
                     module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size, cond, at.advance
                 )
@@ -225,7 +225,7 @@ class Evaluate(Callback):
         if conditioner is None:
             return None
         batch = trainer.datamodule.validation_batch(self.when.n)
-        return batches.rows(batches.of_batch(batch, conditioner), [i % len(batch) for i in range(self.when.n)])
+        return batches.rows(batches.from_batch(batch, conditioner), [i % len(batch) for i in range(self.when.n)])
 
     def _show(self, trainer: Trainer, evaluation: Evaluation, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:

@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.tensorboard.summary import hparams
 
-from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.kinds import KINDS, kinds_of
 from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
@@ -27,21 +27,6 @@ from chrysalis.training.callbacks.loss_curves import Curves
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
-
-
-def told(conditioner: Conditioner | None) -> dict[str, str]:
-    """What the model can be told, with an example of each, for the card."""
-    if conditioner is None:
-        return {}
-    embeddings, text = conditioner.embeddings, conditioner.text
-    say = {"mask": "`[1, H, W]`, 1 inside and -1 outside", "image": "`[3, H, W]` in [-1, 1]"}
-    if "label" in embeddings:
-        say["label"] = ", ".join(embeddings["label"].names)
-    if "vector" in embeddings:
-        say["vector"] = f"[{', '.join(embeddings['vector'].names)}]"
-    if text is not None:
-        say["text"] = "captions" if text.encoder is None else f"captions of {len(text.encoder.words)} words"
-    return {name: say[name] for name in conditioner.names}
 
 
 class Export(Callback):
@@ -89,7 +74,7 @@ class Export(Callback):
             evaluation = of(trainer, Evaluate).at(trainer, module, step)
             self.results = self._results(trainer, validation, step, evaluation)
             made, data = module.denoiser, trainer.datamodule
-            self.told = told(made.conditioner)
+            self.told = {name: kind.describe() for name, kind in kinds_of(made.conditioner).items()}
             own = bool(self.told) or (lora.injected(made.unet) and not self.merge)
             text = card.text(self.results, self.change, self.origin, data.source.name, data.size, self.told, own)
             parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
@@ -111,8 +96,7 @@ class Export(Callback):
         if not self.results:
             return "Nothing was left to train."
         r, run_dir = self.results, shown(self.run_dir)
-        asked = {"label": " label=all guidance=cfg guidance.scale=2", "text": ' text="..."', "mask": " mask=FILE.png"}
-        asked = "".join(asked.get(name, "") for name in self.told)
+        asked = "".join(f" {KINDS[name].example}" for name in self.told)
         told = ""
         if "val_loss_condition_shuffled" in r:
             gap = r["val_loss_condition_shuffled"] - r["val_loss"]

@@ -9,7 +9,6 @@ from lightning import Callback, LightningModule, Trainer
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data import pixels
-from chrysalis.data.batch import Batch
 from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
@@ -32,26 +31,14 @@ class Examples:
 
     def __init__(self, data, conditioner: Conditioner, rows: int, n: int):
         batch = data.validation_batch(1000)
-        names = self._names(batch, conditioner, data.image_set.label_names)
+        names = [name or f"held out {i + 1}" for i, name in enumerate(batches.captions(batch, conditioner))]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if "label" in conditioner.names else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
         self.labels = [int(batch.label[i]) for i in chosen] if "label" in conditioner.names else None
-        told = batches.rows(batches.of_batch(batch, conditioner), chosen)
+        told = batches.rows(batches.from_batch(batch, conditioner), chosen)
         self.shown = [told[name] for name in conditioner.channels]
         self.cond = batches.rows(told, [k for k in range(len(chosen)) for _ in range(self.columns)])
-
-    @staticmethod
-    def _names(batch: Batch, conditioner: Conditioner, labels) -> list[str]:
-        def name(i: int) -> str:
-            said = (
-                [labels[batch.label[i]] if batch.label[i] >= 0 else "no label"] if "label" in conditioner.names else []
-            )
-            said += [batch.caption[i] or "no caption"] if "text" in conditioner.names else []
-            said += [" ".join(f"{v:.2g}" for v in batch.vector[i])] if "vector" in conditioner.names else []
-            return ", ".join(said) or f"held out {i + 1}"
-
-        return [name(i) for i in range(len(batch))]
 
     def sheet(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [3, h, w]: each row with its name, and with the image that it is told, if there is one."""
@@ -125,8 +112,8 @@ class Samples(Callback):
 
             def drawn(places: slice) -> torch.Tensor:
                 some = range(len(own))[places]
-                cond = None if shown is None else batches.moved(batches.rows(shown.cond, some), module.device)
-                how = (seeds.of_each(own[places]), size, cond)
+                cond = None if shown is None else batches.to_device(batches.rows(shown.cond, some), module.device)
+                how = (seeds.cpu_generators(own[places]), size, cond)
                 return pixels.to_uint8(sample(module.denoiser, scheduler, self.steps, *how, advance=at.advance)).cpu()
 
             return memory.in_batches(drawn, len(own), len(own), module.device)

@@ -29,7 +29,7 @@ def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict 
     """What a model is told of the validation images: what is right, nothing, or what is right for others of them."""
     if conditioner is None:
         return {}
-    right = batches.of_batch(batch, conditioner)
+    right = batches.from_batch(batch, conditioner)
     own = [
         str(batch.label[i].item() if batch.label is not None else (i if batch.caption is None else batch.caption[i]))
         for i in range(len(batch))

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.data.datamodule import ImageDataModule as ImageDataModule
-from chrysalis.models.folder import Model
+from chrysalis.models.model import Model
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.clock import of
 from chrysalis.training.callbacks.early_stopping import EarlyStopping

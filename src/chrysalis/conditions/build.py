@@ -1,0 +1,42 @@
+"""The conditioner of a training run: that of the loaded model, or a new one attached to an unconditional UNet."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.kind import Kind
+from chrysalis.conditions.kinds import kinds_of
+from chrysalis.system.errors import UserError
+
+
+def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, Kind], data: Any) -> Conditioner | None:
+    """The conditioner to train; a new one is attached to the UNet in place.
+
+    Args:
+        unet: the UNet2DModel of the loaded model.
+        known: the conditioner of the loaded model; None for an unconditional one.
+        kinds: the leaves of conf/condition, by name.
+        data: the data module; its labels become numbered as the conditioner's.
+
+    Raises:
+        UserError: the data lacks what a kind needs, or a kind does not fit the loaded model.
+    """
+    loaded = kinds_of(known)
+    image_set, source = data.image_set, data.source.name
+    for kind in {**kinds, **loaded}.values():
+        kind.require(image_set, source)
+    for name, own in loaded.items():
+        kinds.get(name, own).require_match(own.part, image_set, source)
+    new = {name: kind.settings(image_set, unet) for name, kind in kinds.items() if name not in loaded}
+    if loaded and new:
+        raise UserError(
+            f"condition={','.join(new)} cannot be added to a model that is conditioned on {', '.join(loaded)}: "
+            "start from its base model."
+        )
+    if not loaded and not new:
+        return known
+    made = known or Conditioner(new, unet.time_embedding.linear_2.out_features, unet.config.in_channels)
+    for name, part in made.parts.items():
+        {**loaded, **kinds}[name].bound(part).prepare(data)
+    made.attach(unet)
+    return made

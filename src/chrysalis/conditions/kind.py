@@ -1,0 +1,103 @@
+"""What a condition kind knows: the data it needs, its part of the conditioner, its values, and its words for users."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+
+from chrysalis.conditions.conditioner import Part
+from chrysalis.data.batch import Batch
+from chrysalis.data.store import ImageSet
+from chrysalis.system.errors import UserError
+
+P = TypeVar("P", bound=Part)
+Value = int | str | tuple | Callable[[int, tuple[int, int]], torch.Tensor]
+
+KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters itself
+
+
+class Kind(Generic[P]):
+    """A kind of condition, and a leaf of conf/condition.
+
+    name: of the condition, and its key of sample.py. column: the Batch field of its values. noun: what one value is
+    called. remedy: how data gets such values. example: how sample.py is called with it. reads_files: whether sample.py
+    takes paths. part: its part of a conditioner, once there is one.
+    """
+
+    name: ClassVar[str]
+    column: ClassVar[str]
+    noun: ClassVar[str]
+    remedy: ClassVar[str]
+    example: ClassVar[str]
+    reads_files: ClassVar[bool] = False
+    part: P
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        KINDS[cls.name] = cls
+
+    @classmethod
+    def of_part(cls, part: P) -> Self:
+        """The kind as a loaded model was trained with it."""
+        return cls()
+
+    def bound(self, part: P) -> Self:
+        """The kind with its part of a conditioner."""
+        self.part = part
+        return self
+
+    def require(self, image_set: ImageSet, source: str) -> None:
+        """Raise UserError unless the data has what this kind reads."""
+        if getattr(image_set, f"{self.column}s") is not None:
+            return
+        without = getattr(image_set, f"without_{self.column}", ())  # of data in which some images have a value
+        if not without:
+            raise UserError(f"condition={self.name}, but {source} has no {self.noun}s: {self.remedy}.")
+        listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+        raise UserError(
+            f"condition={self.name}, but {len(without)} of {len(image_set)} images of {source} have no {self.noun}: "
+            f"{listed}. Add what is missing, or remove those images."
+        )
+
+    def require_match(self, part: P, image_set: ImageSet, source: str) -> None:
+        """Raise UserError unless a loaded model's part fits this configuration and the data."""
+
+    def settings(self, image_set: ImageSet, unet: Any) -> dict:
+        """The settings of a new part for this data and UNet."""
+        return {}
+
+    def prepare(self, data: Any) -> None:
+        """Adapt the data module and the part to each other before training."""
+
+    def of_batch(self, batch: Batch) -> Any:
+        """The values of a batch, null where an image has none."""
+        return getattr(batch, self.column)
+
+    def caption(self, batch: Batch, i: int) -> str | None:
+        """Image i's value in words; None if it has no words."""
+        return None
+
+    def listed(self, key: str, given: Any) -> list:
+        """The values that a user gave as one value or a list. key: what they set it by, for messages."""
+        values = [given] if isinstance(given, str | int | float) else list(given)
+        if any(value is None for value in values):
+            raise UserError(f"{key}={given} has an empty value: leave it out of the list.")
+        if not values:
+            raise UserError(f"{key}=[] is empty: leave it out to sample without it.")
+        return values
+
+    def parse(self, key: str, given: Any) -> Value:
+        """One value that a user gave, checked; an image as a function of (seed, (height, width))."""
+        raise NotImplementedError
+
+    def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> Any:
+        """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
+        return torch.tensor(values, device=device)
+
+    def hint(self) -> str:
+        """How to sample with this condition."""
+        return self.example
+
+    def describe(self) -> str:
+        """The possible values, for the model card."""
+        raise NotImplementedError

@@ -1,0 +1,90 @@
+"""Another image for each image, given with the data or derived from it, as three more channels of conv_in."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from chrysalis.conditions.conditioner import Channels
+from chrysalis.conditions.kind import Kind
+from chrysalis.data import pixels
+from chrysalis.data.batch import Batch
+from chrysalis.data.formats import suffixes
+from chrysalis.data.image_file import ImageFile
+from chrysalis.data.store import ImageSet
+from chrysalis.system.errors import UserError
+
+SOURCES = ("given", "grey", "small")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
+    """`Kind.stack` for values that are functions of (seed, size)."""
+    return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
+
+
+class Image(Kind[Channels]):
+    """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
+
+    name, column, noun = "image", "conditioning", "image"
+    remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
+    example = "image=FILE.png"
+    reads_files, stack = True, stack_images
+
+    def __init__(self, source: str = "given"):
+        if source not in SOURCES:
+            raise UserError(f"condition.image.source={source} is unknown: choose {', '.join(SOURCES)}.")
+        self.source = source
+
+    @classmethod
+    def of_part(cls, part: Channels) -> "Image":
+        return cls(part.source)
+
+    def require(self, image_set: ImageSet, source: str) -> None:
+        if self.source == "given":
+            super().require(image_set, source)
+
+    def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
+        if self.source != part.source:
+            raise UserError(f"condition.image.source={self.source}: this model was trained with {part.source}.")
+
+    def settings(self, image_set: ImageSet, unet: Any) -> dict:
+        return {"source": self.source}
+
+    def of_batch(self, batch: Batch) -> torch.Tensor:
+        if self.part.source != "given":
+            return derived(pixels.to_signed(batch.image), self.part.source)
+        return pixels.to_signed(super().of_batch(batch))
+
+    def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
+        file = image_files(key, given)
+        return lambda seed, size: derived(file(seed).at(size), self.part.source)[0]
+
+    def describe(self) -> str:
+        return "`[3, H, W]` in [-1, 1]"
+
+
+def derived(x: torch.Tensor, source: str) -> torch.Tensor:
+    """What is derived from images x [B, 3, H, W] in [-1, 1]; applied to its own result, it changes nothing.
+
+    source: `grey` removes colour, so that a model learns to colourize; `small` shows an eighth of the resolution, so
+    that it learns to refine; `given` is x itself.
+    """
+    if source == "given":
+        return x
+    if source == "grey":
+        return (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x).contiguous()
+    size = [max(1, side // 8) for side in x.shape[-2:]]
+    return F.interpolate(F.interpolate(x, size, mode="area"), x.shape[-2:], mode="nearest")
+
+
+def image_files(key: str, given: Any) -> Callable[[int], ImageFile]:
+    """The image for a seed: a file, or those of a folder in turn. The first is read now, so that errors come early."""
+    path = Path(str(given)).expanduser()
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes()) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{key}={given} contains no images: name an image, or a folder of images.")
+    first = ImageFile(str(files[0]), key)
+    return lambda seed: ImageFile(str(files[seed % len(files)]), key) if len(files) > 1 else first

@@ -1,0 +1,54 @@
+"""A class label for each image, as a learned embedding."""
+
+import difflib
+from contextlib import suppress
+from typing import Any
+
+from chrysalis.conditions.conditioner import LabelEmbedding
+from chrysalis.conditions.kind import Kind
+from chrysalis.data.batch import Batch
+from chrysalis.data.store import ImageSet
+from chrysalis.system.errors import UserError, require_whole
+
+
+class Label(Kind[LabelEmbedding]):
+    """One of a set of names for each image. dim: of the learned embedding."""
+
+    name = column = noun = "label"
+    remedy = (
+        "put the images into one folder per label, give `label` in a metadata.jsonl, or set data.label_column of a hub "
+        "dataset"
+    )
+    example = "label=all guidance=cfg guidance.scale=2"
+
+    def __init__(self, dim: int = 64):
+        require_whole("condition.label.dim", dim)
+        self.dim = dim
+
+    def settings(self, image_set: ImageSet, unet: Any) -> dict:
+        return {"names": list(image_set.label_names), "dim": self.dim}
+
+    def prepare(self, data: Any) -> None:
+        data.use_labels(self.part.names)
+
+    def caption(self, batch: Batch, i: int) -> str:
+        index = int(self.of_batch(batch)[i])
+        return self.part.names[index] if index >= 0 else "no label"
+
+    def listed(self, key: str, given: Any) -> list:
+        return list(self.part.names) if given == "all" else super().listed(key, given)
+
+    def parse(self, key: str, given: Any) -> int:
+        with suppress(ValueError):
+            return self.part.index(str(given))
+        near = difflib.get_close_matches(str(given), self.part.names, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        more = f" and {len(self.part.names) - 40} more" if len(self.part.names) > 40 else ""
+        known = ", ".join(self.part.names[:40]) + more
+        raise UserError(f"{key}={given} is unknown to this model.{hint} It knows {known}.")
+
+    def hint(self) -> str:
+        return f"label=NAME, or label=all for {', '.join(self.part.names[:12])}"
+
+    def describe(self) -> str:
+        return ", ".join(self.part.names)

@@ -1,0 +1,44 @@
+"""A silhouette of the subject for each image, as one more channel of conv_in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+
+from chrysalis.conditions.conditioner import Channels
+from chrysalis.conditions.kind import Kind
+from chrysalis.conditions.kinds.image import image_files, stack_images
+from chrysalis.data import pixels
+from chrysalis.data.batch import Batch
+from chrysalis.data.synthetic.domains import DOMAINS, draw
+from chrysalis.data.transforms import mask_to_training_size
+
+UNSEEN = 2  # seed of the procedurally drawn masks; the drawn datasets have 0
+
+
+class Mask(Kind[Channels]):
+    """Where the subject is: 1 inside and -1 outside."""
+
+    name = column = noun = "mask"
+    remedy = "give them by data.masks=FOLDER or mask_file_name"
+    example = "mask=FILE.png"
+    reads_files, stack = True, stack_images
+
+    def of_batch(self, batch: Batch) -> torch.Tensor:
+        return pixels.to_signed(super().of_batch(batch))
+
+    def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
+        if given in DOMAINS:
+            return lambda seed, size: drawn_mask(given, seed, size)
+        file = image_files(key, given)
+        return lambda seed, size: 2 * file(seed).mask_at(size, both=False)[0] - 1
+
+    def describe(self) -> str:
+        return "`[1, H, W]`, 1 inside and -1 outside"
+
+
+def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
+    """float32 [1, H, W], 1 inside and -1 outside, of a drawn image that no drawn dataset contains."""
+    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
+    return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))

@@ -1,0 +1,124 @@
+"""The layout of a diffusers folder: where its UNet, its scheduler and its weights are, and what its JSON files say."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chrysalis.models import checks
+from chrysalis.system.errors import UserError
+
+AUTOENCODERS = ("vae", "vqvae", "movq")
+LATENT_PIPELINES = ("LDM", "Latent", "StableDiffusion")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model folder as its configuration files describe it, before any weights are read.
+
+    Args:
+        folder: with unet/ and scheduler/ below it, or with both at its root.
+        argument: KEY=VALUE as the user named the folder; it begins every message.
+        subfolder: where the UNet is, such as unet_ema, if the user said so.
+        index: content of model_index.json, {} without one.
+        unet_at: folder of the UNet.
+        unet: content of the UNet's config.json, {} without one.
+    """
+
+    folder: Path
+    argument: str
+    subfolder: str | None
+    index: dict
+    unet_at: Path
+    unet: dict
+
+    @property
+    def pipeline(self) -> str:
+        """Class name of the pipeline, as model_index.json has it, or nothing."""
+        name = self.index.get("_class_name") or ""
+        return str(name[-1] if isinstance(name, list) and name else name)
+
+    @property
+    def others(self) -> set[str]:
+        """Names of the components beside the UNet, its scheduler and a conditioner of Chrysalis."""
+        named = {
+            name
+            for name, kind in self.index.items()
+            if isinstance(kind, list) and not name.startswith("_") and any(kind)
+        }
+        own = {"unet", "scheduler"}
+        if self.index.get("conditioner") == ["conditioner", "Conditioner"]:
+            own |= {"conditioner", "text_encoder", "tokenizer"}
+        return named - own | {name for name in AUTOENCODERS if (self.folder / name).is_dir()}
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it has other components, or a pipeline that works on latents: those may have 3 channels too."""
+        return bool(self.others) or any(word in self.pipeline for word in LATENT_PIPELINES)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has a conditioner of Chrysalis."""
+        return (self.folder / "conditioner" / "config.json").is_file()
+
+    @property
+    def is_main_model(self) -> bool:
+        """Whether it is the model that model.subfolder and model.variant apply to."""
+        return self.argument.startswith("model.pretrained=")
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether EMA weights, as diffusers' training scripts save them, are in unet_ema/."""
+        return (self.folder / "unet_ema" / "config.json").is_file()
+
+    def require_unet(self) -> None:
+        """Raise UserError if the folder has no UNet."""
+        if (self.unet_at / "config.json").is_file():
+            return
+        if self.subfolder:
+            raise UserError(
+                f"model.subfolder={self.subfolder} has no config.json in {self.folder}: name its UNet's folder."
+            )
+        if self.has_ema:
+            choice = "add model.subfolder=unet_ema" if self.is_main_model else "rename it to unet"
+            raise UserError(f"{self.argument} has no unet/, but EMA weights in unet_ema/: {choice}.")
+        raise UserError(
+            f"{self.argument} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its "
+            "root."
+        )
+
+    def scheduler_file(self) -> Path:
+        """Return the scheduler's configuration file; raises UserError without one."""
+        below = self.folder / "scheduler"
+        file = (below if below.is_dir() else self.folder) / "scheduler_config.json"
+        if file.is_file():
+            return file
+        # checkpoint-N of diffusers' training scripts is below the folder of the pipeline
+        above = self.folder.parent
+        hint = "Save the scheduler that it was trained with there, in a local copy if it is the hub's."
+        is_above = (above / "scheduler" / "scheduler_config.json").is_file() and self.unet_at.is_relative_to(above)
+        if is_above and self.is_main_model:
+            hint = f"Give {above} instead, with model.subfolder={self.unet_at.relative_to(above)}."
+        raise UserError(f"{self.argument} has no scheduler_config.json, neither in scheduler/ nor at its root. {hint}")
+
+    def weights(self, variant: str | None, names: Iterable[str] | None = None) -> checks.Weights:
+        """Choose the weights of a variant among `names`, by default the files in the UNet's folder; see folder.load."""
+        found = checks.find_weights([file.name for file in self.unet_at.iterdir()] if names is None else names)
+        if (weights := checks.choose_weights(found, variant)) is not None:
+            return weights
+        if not found:
+            raise UserError(f"{self.argument} has no weights: {checks.WEIGHTS} is needed in {self.unet_at}.")
+        choice = "use " + " or ".join(dict.fromkeys(f"model.variant={w.variant or 'null'}" for w in found))
+        choice = choice if self.is_main_model else f"rename them to {checks.WEIGHTS}"
+        raise UserError(f"{self.argument} has no {variant or 'plain'} weights in {self.unet_at}: {choice}.")
+
+
+def read(folder: Path, argument: str, subfolder: str | None = None) -> Layout:
+    """Read the configuration files of a model folder, see Layout; raises UserError for damaged ones."""
+    nested = (folder / "unet" / "config.json").is_file()
+    unet_at = folder / subfolder if subfolder else folder / "unet" if nested else folder
+    files = (folder / "model_index.json", unet_at / "config.json")
+    try:
+        index, unet = (checks.read_json(file) if file.is_file() else {} for file in files)
+    except ValueError as error:
+        raise UserError(f"{argument} cannot be used: {error}.") from None
+    return Layout(folder, argument, subfolder, index, unet_at, unet)

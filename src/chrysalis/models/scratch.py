@@ -1,0 +1,50 @@
+"""Models with randomly initialized weights, to train from scratch."""
+
+from typing import Literal
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+from chrysalis.models.model import Model
+from chrysalis.models.pixel_unet import PixelUNet
+from chrysalis.system.errors import UserError
+
+
+def build(
+    image_size: int | tuple[int, int],
+    block_out_channels: tuple[int, ...] = (32, 64, 96, 128),
+    layers_per_block: int = 1,
+    attention_levels: tuple[int, ...] = (),
+    num_train_timesteps: int = 1000,
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear",
+    gradient_checkpointing: bool = False,
+) -> Model:
+    """Build a new UNet2DModel and its training scheduler.
+
+    Args:
+        image_size: pixels of a side, or (height, width).
+        block_out_channels: channels of each resolution level, multiples of 8.
+        layers_per_block: ResNet layers of each level.
+        attention_levels: the levels, 0 for the full resolution, whose blocks have self-attention.
+        num_train_timesteps: number of timesteps T.
+        beta_schedule: noise schedule, one of DDPMScheduler's.
+        gradient_checkpointing: save memory in training, see Model.checkpoint_gradients.
+    """
+    if not block_out_channels or any(channels % 8 for channels in block_out_channels):
+        raise UserError(f"model.block_out_channels={list(block_out_channels)} must be one or more multiples of 8.")
+    levels = range(len(block_out_channels))
+    if any(level not in levels for level in attention_levels):
+        raise UserError(f"model.attention_levels={list(attention_levels)} must be from 0 to {len(levels) - 1}.")
+    down = tuple("AttnDownBlock2D" if level in attention_levels else "DownBlock2D" for level in levels)
+    unet = UNet2DModel(
+        sample_size=image_size if isinstance(image_size, int) else tuple(image_size),
+        block_out_channels=tuple(block_out_channels),
+        layers_per_block=layers_per_block,
+        down_block_types=down,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
+    )
+    scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule)
+    model = Model(unet, scheduler, None, family=PixelUNet())
+    model.checkpoint_gradients(gradient_checkpointing)
+    return model

@@ -1,0 +1,62 @@
+"""A second model beside the first, for guidance and blending: another folder, or a checkpoint of the run."""
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from chrysalis.models import folder
+from chrysalis.models.model import Model
+from chrysalis.system.errors import UserError
+
+
+def load(model: Model, pretrained: str, key: str) -> Model:
+    """Load another model that can be compared and mixed with `model`; see folder.load for the arguments.
+
+    Raises UserError if it differs in its noise levels, or in the labels or vectors it is conditioned on.
+    """
+    other = folder.load(str(pretrained), key)
+    ours, theirs = model.scheduler.alphas_cumprod, other.scheduler.alphas_cumprod
+    if len(ours) != len(theirs) or not torch.allclose(theirs, ours, atol=1e-6):
+        raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: choose a model with the same.")
+    for name in ("label", "vector"):
+        known, others = _names(model, name), _names(other, name)
+        if known and others and known != others:
+            raise UserError(
+                f"{key}={pretrained} is conditioned on another {name} than {model.origin}, {others[:5]}...: "
+                "choose a model with the same."
+            )
+    return other
+
+
+def _names(model: Model, part: str) -> list[str]:
+    """Return the labels of a model, or the names of its vector's numbers; none where it has no such condition."""
+    parts = {} if model.conditioner is None else model.conditioner.embeddings
+    return getattr(parts[part], "names") if part in parts else []  # noqa: B009 -- a Module's attributes have no type
+
+
+def from_checkpoint(model: Model, file: str, key: str) -> Model:
+    """Return a copy of an exported model with the EMA weights of a checkpoint of its run, runs/NAME/checkpoints/....
+
+    Raises UserError, by the configuration key of the file, if it is damaged or holds other weights.
+    """
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
+        averages = next(state["averages"] for state in saved.values() if "averages" in state)
+        unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the UNet's hooks refer to both
+        parts = {"unet": unet} if conditioner is None else {"unet": unet, "conditioner": conditioner}
+        own = dict(torch.nn.ModuleDict(parts).named_parameters())
+        pairs = [(own[name], weight) for name, weight in averages.items() if name in own]
+    except Exception as error:  # a damaged or foreign file raises a dozen kinds
+        raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+    if any(".lora_" in name and name not in own for name in averages):
+        raise UserError(
+            f"{key}={file} holds a LoRA apart from the weights, and {model.origin} has it merged into them: give the "
+            "folder of a run that was trained less, or train with adapter.merge=false."
+        )
+    if not pairs or len(pairs) < len(averages) or any(mine.shape != weight.shape for mine, weight in pairs):
+        raise UserError(f"{key}={file} holds other weights than {model.origin}: give a checkpoint of its run.")
+    with torch.no_grad():
+        for mine, weight in pairs:
+            mine.copy_(weight)
+    return replace(model, unet=unet, conditioner=conditioner, origin=file, train="all")

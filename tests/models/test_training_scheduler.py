@@ -1,0 +1,45 @@
+"""Noise schedules that are read from scheduler_config.json."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from model_folders import refusal, rewrite
+
+from chrysalis.models import folder
+
+
+def test_predict_epsilon_of_old_configurations_is_translated(model_folder):
+    file = model_folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    del settings["prediction_type"]
+    for predicts_eps, prediction in ((False, "sample"), (True, "epsilon")):
+        file.write_text(json.dumps({**settings, "predict_epsilon": predicts_eps}))
+        assert folder.load(str(model_folder)).prediction == prediction
+    rewrite(file, predict_epsilon=False, prediction_type="epsilon")
+    assert "predict_epsilon=false and prediction_type=epsilon" in refusal(model_folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which has no discrete DDPM"),
+        ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not those of DDPM"),
+        ({"_class_name": "NopeScheduler"}, "trained with NopeScheduler"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
+        ({"shift_snr": 3.0}, "has shift_snr=3.0 in scheduler_config.json"),
+    ],
+)
+def test_a_schedule_that_is_not_ddpms_is_refused(model_folder, settings, says):
+    rewrite(model_folder / "scheduler" / "scheduler_config.json", **settings)
+    assert says in refusal(model_folder)
+
+
+@pytest.mark.parametrize("cls", [HeunDiscreteScheduler, DDIMScheduler])
+def test_betas_left_out_are_those_of_the_schedulers_own_class(model_folder, cls):
+    file = model_folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": cls.__name__}))
+    own = cls.from_pretrained(model_folder / "scheduler")
+    torch.testing.assert_close(folder.load(str(model_folder)).scheduler.alphas_cumprod, own.alphas_cumprod)
