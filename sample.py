@@ -11,9 +11,9 @@ def sample(cfg) -> None:
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import instantiate
 
     from chrysalis.command import recipes, values
+    from chrysalis.command.config_tree import instantiate
     from chrysalis.conditions.kinds import KINDS
     from chrysalis.conditions.request import Request
     from chrysalis.data.transforms import checked_size

@@ -8,7 +8,6 @@ with leaving_silently():
 
 @command("train")
 def train(cfg) -> None:
-    from hydra.utils import instantiate
 
     from chrysalis.command.quick_start import import_libraries
 
@@ -16,6 +15,7 @@ def train(cfg) -> None:
     from lightning import seed_everything
 
     from chrysalis.command import recipes, values
+    from chrysalis.command.config_tree import instantiate
     from chrysalis.conditions.build import build_conditioner
     from chrysalis.denoiser import Denoiser
     from chrysalis.models.freezing import freeze
@@ -30,7 +30,7 @@ def train(cfg) -> None:
     from chrysalis.training.preflight.plan import Agreed, Plan
     from chrysalis.training.preflight.table import goes_on
 
-    started = runs.began()
+    started = runs.start_time()
     cfg, run_dir, checkpoint = runs.begin(cfg)
     values.require(cfg)
     if checkpoint is not None and runs.is_finished(cfg, run_dir):

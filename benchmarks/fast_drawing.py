@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="of every drawing; its median time is told")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    device = hardware.device(arguments.device)
+    device = torch.device(hardware.accelerator(arguments.device, "--device"))
     bench = Bench(arguments.pretrained, arguments.n, device)
     limit = bench.reference(arguments.reference_steps, arguments.reference)
     for precision in ("32-true", "bf16-mixed"):  # the first call of a kind is slower

@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2**32:
-    # every file that a run leaves is synced to the disk, forty of them a run: in memory that costs nothing
+    # a run syncs some forty files to the disk: in memory that costs nothing
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 import pytest
@@ -22,8 +22,7 @@ TINY = ("tiny_unet", "shallow_unet", "tiny_clip", "ClosedForm", "built", "CLIP_S
 
 
 def __getattr__(name: str):
-    """`from conftest import tiny_unet`. Imported when a test asks: the process that hands tests to the workers reads
-    this file too, and they start once it has; it need not import torch and diffusers before."""
+    """Import tiny.py when a test needs it: pytest-xdist's main process reads this file too, and needs no torch."""
     if name not in TINY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import tiny
@@ -50,7 +49,7 @@ TINY_RUN = [
 ]
 
 
-# files that take longest: they begin first, so that no worker is left with one of them at the end
+# the slowest files begin first, so that no worker is left with one of them at the end
 LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioner", "memory_needs", "loop", "sample"]
 LONGEST += [
     "gpu_benchmark",
@@ -71,7 +70,7 @@ def pytest_collection_modifyitems(items: list) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Libraries and collected tests stay until the end: the collector of garbage need not look through them again."""
+    """Exclude libraries and collected tests from garbage collection: they stay until the end."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
@@ -82,7 +81,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """The figures that proofs found."""
+    """Print the figures that proofs found."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties if report.when == "call" else ():
             if name == "figure":
@@ -90,7 +89,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def real_data() -> Path:
-    """The optional folder that CHRYSALIS_PHOTOGRAPHS names: butterflies/ (a folder) and hub_like/ (parquet)."""
+    """The optional folder $CHRYSALIS_PHOTOGRAPHS, with butterflies/ (a folder) and hub_like/ (parquet)."""
     return Path(os.environ.get("CHRYSALIS_PHOTOGRAPHS", "no such folder")).absolute()
 
 
@@ -105,9 +104,9 @@ def _one_thread_and_own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compose_once():
-    """Hundreds of commands choose the same files of conf/: these are merged once, and each command has a copy.
+    """Merge each choice of files of conf/ once: hundreds of commands choose the same, and get copies.
 
-    Hydra composes all twice, the first time to learn whether -m was meant; commands in their own processes do.
+    Hydra itself composes everything twice, first to find out whether -m is given.
     """
     from hydra._internal import config_loader_impl
     from hydra._internal.hydra import Hydra
@@ -175,7 +174,7 @@ def denoiser():
 
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory) -> Path:
-    """model/ and pictures/, made once: tests have copies."""
+    """model/ and images/, made once: each test gets copies."""
     from diffusers import DDPMPipeline, DDPMScheduler
     from PIL import Image
     from tiny import tiny_unet
@@ -200,7 +199,7 @@ def model_folder(_made, tmp_path) -> Path:
 
 @pytest.fixture
 def image_folder(_made, tmp_path) -> Path:
-    """24 drawn butterflies as PNG files in a folder per species."""
+    """24 drawn butterflies as PNG files, in a folder per species."""
     return Path(shutil.copytree(_made / "images", tmp_path / "images"))
 
 
@@ -231,7 +230,7 @@ CONF = REPOSITORY / "conf"
 
 @pytest.fixture
 def composed(tmp_path):
-    """composed(program, *overrides) -> its configuration, open for further keys, with tmp_path for a run's folder."""
+    """composed(program, *overrides) -> a configuration that takes further keys, with tmp_path as the run's folder."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -275,7 +274,7 @@ _trained: dict[tuple[str, ...], Path] = {}
 
 @pytest.fixture
 def trained(run, tmp_path, tmp_path_factory):
-    """trained(*overrides) -> the folder that train.py leaves. It runs for the first test; the next have copies."""
+    """trained(*overrides) -> the folder of a run; trained for the first test that asks, copied for the others."""
 
     def call(*overrides: str) -> Path:
         name = next(o.removeprefix("name=") for o in reversed(overrides) if o.startswith("name="))

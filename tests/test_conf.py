@@ -1,4 +1,4 @@
-"""Every leaf of conf/ composes, and every target in it can be built from its keys."""
+"""Every option of conf/ composes, and every target in it can be built from its keys."""
 
 import itertools
 import re
@@ -39,12 +39,12 @@ def needs(group, leaf, image_folder, tmp_path):
     if (group, leaf) == ("features", "inception"):
         return ["features.weights=weights.pth"]
     if group in ("task", "guidance"):
-        return needs_of_drawing(leaf, image_folder, tmp_path)
+        return needs_of_sampling(leaf, image_folder, tmp_path)
     return []
 
 
-def needs_of_drawing(leaf, image_folder, tmp_path):
-    """The files that a task or a guidance names."""
+def needs_of_sampling(leaf, image_folder, tmp_path):
+    """Overrides for the files that a task or a guidance needs."""
     from PIL import Image
 
     image = next(Path(image_folder).rglob("*.png"))
@@ -133,7 +133,7 @@ def filled(cfg):
 
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES)
-def test_all_that_is_shipped_passes(composed, group, leaf):
+def test_every_leaf_passes_the_check_of_values(composed, group, leaf):
     program = "sample" if group in ("scheduler", "task", "guidance") else "train"
     choice = f"{group}=[{leaf}]" if group == "callbacks" and leaf != "default" else f"{group}={leaf}"
     label = ["guidance.classifier.label=1"] if leaf == "classifier" else []
@@ -145,7 +145,7 @@ COMMANDS = re.findall(r"^python (train|sample)\.py ([^#\n]*)", README, re.MULTIL
 
 
 @pytest.mark.parametrize(("program", "words"), COMMANDS)
-def test_what_the_readme_shows_passes(composed, program, words):
+def test_the_commands_of_the_readme_pass_the_check_of_values(composed, program, words):
     typed = [w for w in shlex.split(words) if "=" in w and not w.startswith(("-", "from=", "resume=", "hydra"))]
     values.require(
         filled(
@@ -155,7 +155,7 @@ def test_what_the_readme_shows_passes(composed, program, words):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_job_of_a_sweep_can_be_run(composed, name):
+def test_every_job_of_a_shipped_sweep_passes_and_differs(composed, name):
     swept = OverridesParser.create().parse_overrides([f"{key}={those}" for key, those in SWEEPS[name].items()])
     jobs = list(itertools.product(*(override.sweep_string_iterator() for override in swept)))
     assert len(jobs) >= 6
@@ -170,7 +170,7 @@ def test_every_job_of_a_sweep_can_be_run(composed, name):
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
 def test_lr_schedules_count_optimizer_steps(composed, name):
-    """Warm-up, plateau or decay, against the closed forms."""
+    """Warm-up, then constant or decay, against the closed forms."""
     import math
 
     import torch
@@ -218,7 +218,7 @@ def test_the_smithsonian_recipe_runs_on_a_dataset_of_its_form(run, tmp_path):
     )  # 182 images / 16 = 12 micro-batches, accumulated by 2
 
 
-def test_scratch_learns_the_objective_that_is_asked_for(composed):
+def test_a_new_model_is_trained_with_the_chosen_objective(composed):
     cfg = composed("train", *TINY_MODEL, "objective=v")
     model = instantiate(cfg.model)
     objective = instantiate(cfg.objective)(model.prediction)

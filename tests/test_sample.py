@@ -116,7 +116,7 @@ def test_from_a_picture_whose_model_has_changed_says_so(run, model, tmp_path, ca
     assert run("sample", model, "n=1", "out=first", *SMALL) == 0
     tiny_unet(5).save_pretrained(tmp_path / "model" / "unet")
     assert run("sample", "from=first/seed_00000.png", "out=again") == 0
-    assert "has changed since the image was drawn" in capfd.readouterr().err
+    assert "has changed since the image was generated" in capfd.readouterr().err
     assert run("sample", "from=first/grid.png") == 2
     assert "does not say how" in capfd.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Tiny models for tests, apart from conftest.py for the sake of the libraries that they import."""
+"""Tiny models for tests, outside conftest.py because of the libraries that they import."""
 
 import functools
 import json
@@ -21,13 +21,13 @@ def tiny_unet(seed: int = 0, **config) -> UNet2DModel:
 
 
 def shallow_unet(seed: int = 0) -> UNet2DModel:
-    """Of one level, for tests of a thousand forward passes."""
+    """A UNet of one level, for tests of a thousand forward passes."""
     one = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     return tiny_unet(seed, **one, add_attention=False)
 
 
 class ClosedForm(torch.nn.Module):
-    """What a denoiser asks of a UNet, for an exact prediction that is a formula: no network."""
+    """The attributes of a UNet that a denoiser needs, for exact predictions by a formula."""
 
     dtype = torch.float32
     config = type("config", (), {"in_channels": 3})
@@ -37,11 +37,11 @@ class ClosedForm(torch.nn.Module):
         self.abar = abar
 
 
-CLIP_SIZE = 16  # of the tiny CLIP's images
+CLIP_SIZE = 16  # pixels of the tiny CLIP's images
 
 
 def tiny_clip(folder):
-    """A CLIP of random weights, large enough for its embeddings to differ, that reads letters."""
+    """A randomly initialized CLIP whose tokens are letters, with weights large enough for its embeddings to differ."""
     from transformers import CLIPConfig, CLIPModel
 
     folder.mkdir()
@@ -72,5 +72,5 @@ def _built(name: str, training: str):
 
 
 def built(training: DDPMScheduler, name: str):
-    """schedulers.build(training, name), once: diffusers takes half a second for some, and drawing changes none."""
+    """schedulers.build(training, name), once: diffusers needs half a second for some, and sampling changes none."""
     return _built(name, training.to_json_string())

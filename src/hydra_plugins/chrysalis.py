@@ -1,4 +1,4 @@
-"""Hydra looks for launchers in this package, to which any distribution may add a file, and in no other."""
+"""The launcher of sweeps for Hydra, which finds launchers in this namespace package and nowhere else."""
 
 from chrysalis.command.launcher import FreshProcesses
 

@@ -32,7 +32,7 @@ KEYS += ["features.pretrained", "data.caption_column", "condition.text.encoder",
 
 
 def read(argument: str, *others: str):
-    """What Hydra's own parser makes of it."""
+    """The value that Hydra's own parser reads."""
     return OverridesParser.create().parse_override(as_typed([argument, *others])[0]).value()
 
 
@@ -85,7 +85,7 @@ def test_in_a_sweep_a_comma_separates():
     assert read("data.path=lady (garden)", "-m") == "lady (garden)"
     with pytest.raises(UserError, match=r"""'text="a, b","c \(d\)"'"""):
         as_typed(["-m", "text=a moth, on a (leaf)"])
-    with pytest.raises(HydraException):  # of keys with other values Hydra's grammar stays
+    with pytest.raises(HydraException):  # keys with other values keep Hydra's grammar
         OverridesParser.create().parse_override(*as_typed(["optimizer.lr=a & b"]))
 
 

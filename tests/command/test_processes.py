@@ -29,8 +29,8 @@ def started(folder, *overrides, env=None):
 
 
 def finished(process) -> tuple[int, str]:
-    _, told = process.communicate(timeout=120)
-    return process.returncode, told
+    _, output = process.communicate(timeout=120)
+    return process.returncode, output
 
 
 def weights(folder):
@@ -46,8 +46,8 @@ def assert_near(folder, other):
 @pytest.mark.proof  # starts processes for half a minute
 def test_two_processes_are_one_with_the_same_effective_batch(run, tmp_path):
     assert run("train", *RUN, "name=one", "data.batch_size=8") == 0
-    code, told = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
-    assert code == 0, told
+    code, output = finished(started(tmp_path, "name=two", "data.batch_size=4", "trainer.devices=2"))
+    assert code == 0, output
     assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
     one, two = (results(tmp_path / "runs" / name) for name in ("one", "two"))
     assert one["val_loss"] == pytest.approx(two["val_loss"], rel=1e-5)
@@ -62,26 +62,26 @@ def test_a_run_that_one_process_began_is_continued_by_two(run, tmp_path):
     began = tmp_path / "runs" / "both" / "checkpoints" / "last.ckpt"
     torch.save(weights(tmp_path / "runs" / "both") | {"parts": 2}, began)  # as after running out of memory alone
     resumed = [sys.executable, TRAIN, "resume=runs/both", "trainer.max_steps=4", "trainer.devices=2"]
-    code, told = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
-    assert code == 0, told
-    assert "data.batch_size=4" in told
+    code, output = finished(subprocess.Popen(resumed, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+    assert code == 0, output
+    assert "data.batch_size=4" in output
     assert_near(tmp_path / "runs" / "one", tmp_path / "runs" / "both")
 
 
 @pytest.mark.parametrize(("tasks", "program", "named"), [("1", "train", 1), ("2", "train", 1), ("1", "sample", 0)])
 def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, named):
-    """So that the same job, queued again, finds what it began."""
+    """The same job, queued again, then finds its run."""
     for name, value in {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "NTASKS": tasks, "JOB_NAME": "moths"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ranks.agree([], program) == ["name=slurm-77-0"] * named
-    assert ranks.agree(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
+    assert ranks.with_common_folder([], program) == ["name=slurm-77-0"] * named
+    assert ranks.with_common_folder(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert ranks.agree([], program) == []
+    assert ranks.with_common_folder([], program) == []
 
 
 @pytest.mark.proof  # starts processes
-def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
-    """As the ranks of torchrun do, which begin together; what a killed one was writing goes."""
+def test_processes_that_need_the_same_images_decode_them_once(tmp_path):
+    """Like the ranks of torchrun, which begin together; partial files of a killed process are deleted."""
     script = (
         "import time\n"
         "from chrysalis.data import store\n"
@@ -96,8 +96,8 @@ def test_processes_that_want_the_same_pictures_decode_them_once(tmp_path):
     )
     env = {**os.environ, "CHRYSALIS_CACHE": str(tmp_path / "cache")}
     both = [subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
-    told = sorted(process.communicate(timeout=60)[0].split() for process in both)
-    assert told == [["6"], ["decodes", "6"]]
+    output = sorted(process.communicate(timeout=60)[0].split() for process in both)
+    assert output == [["6"], ["decodes", "6"]]
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
     folder.rename(folder.with_name(f".{folder.name}.killed.partial"))
     subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True)

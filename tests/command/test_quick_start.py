@@ -1,4 +1,4 @@
-"""The libraries that a run does not wait for at its start are there when it needs them."""
+"""Libraries that are left out at the start can be imported when they are needed."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ LMSDiscreteScheduler(), lightning.Trainer, transformers.AutoModel, peft.LoraConf
 
 @pytest.mark.proof  # every sweep of tests/command/test_sweep.py runs in its own processes too
 def test_a_run_in_its_own_process(tmp_path, text_encoder_folder):
-    """With all that is imported late: a text encoder, peft, LMS's scipy and matplotlib."""
+    """A run that needs all of them: a text encoder, peft, scipy for LMS, and matplotlib."""
     what = [
         "condition=[text,label]",
         f"condition.text.encoder={text_encoder_folder}",

@@ -1,4 +1,4 @@
-"""The same command again, with resume=true, on another number of devices."""
+"""The same command again with resume=true, on another number of devices."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from chrysalis.command import CONF, runs
+from chrysalis.command import CONF, resume
 from chrysalis.system.errors import UserError
 
 
@@ -22,9 +22,9 @@ def composed(*overrides):
 
 
 def again(was, cfg):
-    before = runs._processes(was)
-    runs._change_to(was, cfg, Path("runs/x"))
-    runs._keep_joint_batch(was, before)
+    before = resume._processes(was)
+    resume._change_to(was, cfg, Path("runs/x"))
+    resume._keep_joint_batch(was, before)
     return was.data.batch_size, was.trainer.devices
 
 
@@ -33,7 +33,7 @@ def was():
     return OmegaConf.create(OmegaConf.to_container(composed(), resolve=True))
 
 
-def test_every_time_the_same_pictures_a_step(was):
+def test_every_step_keeps_its_images(was):
     for devices, batch_size in ((2, 4), (2, 4), (4, 2), (1, 8), (1, 8)):
         assert again(was, composed(f"trainer.devices={devices}")) == (batch_size, devices)
 

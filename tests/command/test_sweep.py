@@ -1,4 +1,4 @@
-"""Sweeps: a fresh process a job, failures listed, continuing. And several processes, one folder."""
+"""Sweeps: a fresh process per job, failures listed, continuing. And several processes in one folder."""
 
 import csv
 import json
@@ -42,18 +42,18 @@ def test_mistakes_in_continuing(run, tmp_path, capfd):
     (tmp_path / "runs" / "there" / "multirun.yaml").write_text("seed: 1\n")
     (tmp_path / "runs" / "there" / "best_one").mkdir()  # renamed by somebody: no job of the sweep any more
     (tmp_path / "runs" / "there" / "best_one" / "job.json").write_text('{"overrides": [], "exit_code": 0}')
-    for given, told in (
+    for given, says in (
         (["resume=true"], "resume=true needs the sweep's name: give name=NAME"),
         (["resume=runs/there"], "a sweep continues with name=NAME resume=true"),
         (["name=there"], "runs/there already holds a sweep"),
-        (["preflight=only"], "preflight=only looks at one run"),
+        (["preflight=only"], "preflight=only describes one run"),
         (["name=there", "resume=true", "optimizer.lr=1"], "results.json is damaged"),
     ):
-        if "damaged" in told:
+        if "damaged" in says:
             (tmp_path / "runs" / "there" / "0_seed-1" / "results.json").write_text("{")
         assert run("train", "-m", "seed=1,2", *given) == 2
         error = capfd.readouterr().err
-        assert told in error
+        assert says in error
         assert len(error.strip().splitlines()) == 1
         assert [p.name for p in (tmp_path / "runs").rglob("*.yaml")] == ["multirun.yaml"]
         assert (tmp_path / "runs" / "there" / "multirun.yaml").read_text() == "seed: 1\n"
@@ -75,7 +75,9 @@ def test_processes_of_torchrun_share_a_folder(tmp_path):
     [folder] = (tmp_path / "runs").iterdir()
     assert results(folder)["steps"] == 4
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
-    assert done.stderr.count("validation loss 0") + done.stderr.count("validation loss 1") == 3  # said by one of them
+    assert (
+        done.stderr.count("validation loss 0") + done.stderr.count("validation loss 1") == 3
+    )  # printed by one of them
 
 
 def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
@@ -95,10 +97,10 @@ def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
         (folder / "history.json").write_text(json.dumps({"validation": rows, "evaluation": judged}))
         results = {"final_val_loss": 0.2, "val_loss": 0.2, "best_step": 100, "seconds": 1}
         (folder / "results.json").write_text(json.dumps(results))
-    drawn, plain = [], plots.sweep_figure
-    monkeypatch.setattr(plots, "sweep_figure", lambda path, groups: drawn.append(groups) or plain(path, groups))
+    figures, plain = [], plots.sweep_figure
+    monkeypatch.setattr(plots, "sweep_figure", lambda path, groups: figures.append(groups) or plain(path, groups))
     there = sweep.jobs(tmp_path)
     assert sweep._figure(tmp_path, there) == tmp_path / "figure.png"
-    assert {name: len(runs) for name, runs in drawn[0].items()} == {"model=moths": 2, "model=scratch": 2}
+    assert {name: len(runs) for name, runs in figures[0].items()} == {"model=moths": 2, "model=scratch": 2}
     assert Image.open(tmp_path / "figure.png").size[0] > 1000
     assert sweep._figure(tmp_path, there[:2]) is None

@@ -1,4 +1,4 @@
-"""The check of all values before anything is built: what is shipped passes, what no target can take is named."""
+"""The check of all values before anything is built: valid ones pass, others are named by their key."""
 
 import inspect
 from typing import get_args
@@ -32,7 +32,7 @@ TRAIN = {
     "profile=perhaps": "profile=perhaps must be true or false; the default is false.",
     "profile=1": "profile=1 must be true or false",
     "compile=maybe": "compile=maybe must be true or false, default, reduce-overhead",
-    "channels_last=x": "channels_last=x must be true or false, auto or null; the default is auto.",
+    "channels_last=x": "channels_last=x must be true or false or auto; the default is auto.",
     "preflight=x": "preflight=x must be true or false or only; the default is true.",
     "on_nonfinite=go": "on_nonfinite=go must be stop or skip; the default is stop.",
     "seed=1.5": "seed=1.5 must be a whole number; the default is 0.",
@@ -56,7 +56,7 @@ TRAIN = {
     "name=null": "name=null cannot be a folder's name",
     "optimizer._target_=os.system": "optimizer._target_=os.system cannot be used: only classes of chrysalis",
     "optimizer._target_=chrysalis.system.files.os.remove": "optimizer._target_=chrysalis.system.files",
-    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope is not there",
+    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope does not exist",
     "optimizer._target_=torch.optim.SGD": "optimizer.betas is not a setting of torch.optim.SGD: it has params, lr,",
     "optimizer._target_=5": "optimizer._target_=5 cannot be used",
     "+trainer.plugins=[{_target_:subprocess.run}]": "trainer.plugins[0]._target_=subprocess.run cannot be used",
@@ -106,17 +106,17 @@ FINE += [
 
 
 @pytest.mark.parametrize(("program", "case"), [("train", c) for c in TRAIN] + [("sample", c) for c in SAMPLE])
-def test_what_cannot_be_is_named(composed, program, case):
-    with pytest.raises((UserError, Exception)) as told:
+def test_a_bad_value_is_named_by_its_key(composed, program, case):
+    with pytest.raises((UserError, Exception)) as error:
         values.require(composed(program, *(["data=folder", "data.path=here"] if "vector" in case else []), case))
     if case != "guidance=null":  # Hydra's own, for a group
-        assert str(told.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
-        assert "\n" not in str(told.value)
-        assert isinstance(told.value, UserError)
+        assert str(error.value).startswith({"train": TRAIN, "sample": SAMPLE}[program][case])
+        assert "\n" not in str(error.value)
+        assert isinstance(error.value, UserError)
 
 
 def test_keys_of_lightning_that_are_not_used_are_its_own():
-    assert set(values.OURS) <= set(inspect.signature(Trainer.__init__).parameters)
+    assert set(values.NOT_USED) <= set(inspect.signature(Trainer.__init__).parameters)
 
 
 PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32-true"}
@@ -129,15 +129,15 @@ def test_every_precision_of_lightning_is_taken_or_refused():
         if str(name) in PRECISIONS:
             assert hardware.precision(name, "cuda")[0] == PRECISIONS[str(name)]
         else:
-            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: take [\w-]+\.$"):
+            with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: use [\w-]+\.$"):
                 hardware.precision(name, "cuda")
     assert resolve(32, "cpu") == "32-true"
-    with pytest.raises(UserError, match="On a CPU take bf16-mixed"):
+    with pytest.raises(UserError, match="On a CPU use bf16-mixed"):
         hardware.precision(16, "cpu")
 
 
 @pytest.mark.parametrize("case", FINE)
-def test_what_can_be_passes(composed, case):
+def test_a_valid_value_passes(composed, case):
     values.require(composed("train", *(case.split(" ") if case.startswith("optimizer._") else [case])))
 
 
@@ -157,5 +157,5 @@ def test_what_can_be_passes(composed, case):
         (3, dict, False),
     ],
 )
-def test_kinds(value, hint, fine):
+def test_fits(value, hint, fine):
     assert value_types.fits(value, hint) is fine

@@ -50,7 +50,7 @@ def saved(tmp_path) -> tuple[Path, UNet2DModel]:
 
 
 def test_stock_loading_leaves_weights_where_their_file_has_them(saved):
-    """What this file is about; if it fails one day, diffusers copies what it loads, and this project need not."""
+    """The reason for align(); if this fails, diffusers copies what it loads and align() is not needed any more."""
     at, _ = saved
     assert off_boundary(UNet2DModel.from_pretrained(at / "unet", low_cpu_mem_usage=False))
 

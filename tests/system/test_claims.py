@@ -1,19 +1,20 @@
-"""One process at a time has a run's folder, or the folder of generated images; whatever ends it frees the folder."""
+"""One process at a time holds a run's or a sample's folder, until it ends in whatever manner."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning  # noqa: F401 -- it reads LOCAL_RANK when it is imported, which a test here changes
 import pytest
 
+from chrysalis.system.claims import claimed
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from chrysalis.system.files import claimed
+from chrysalis.system.claims import claimed
 with claimed(Path(sys.argv[1]), "name"):
     print("has it", flush=True)
     time.sleep(60)
@@ -37,7 +38,7 @@ def test_a_killed_process_leaves_no_claim(tmp_path):
     ("program", "typed"), [("train", "name=a"), ("train", "resume=runs/a"), ("sample", "out=runs/a")]
 )
 def test_a_folder_in_use_is_refused(run, tmp_path, capfd, program, typed):
-    """Before anything is written, and the empty folder stays the other's."""
+    """Nothing is written, and the other process keeps its empty folder."""
     folder = tmp_path / "runs" / "a"
     with claimed(folder, "name"):
         assert run(program, typed) == 2
@@ -57,7 +58,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tmp_path.chmod(0o755)
     Path("out").mkdir(mode=0o555)
-    root = os.geteuid() == 0  # whom no mode stops
+    root = os.geteuid() == 0  # whom permissions do not stop
     if root:
         os.seteuid(65534)
     try:

@@ -1,4 +1,4 @@
-"""What makes training faster leaves the loss curve where it was: to the bit, or within what rounding explains."""
+"""What makes training faster keeps the loss curve, to the bit or within rounding."""
 
 import shutil
 
@@ -49,7 +49,7 @@ def test_the_cache_changes_no_bit(curve, monkeypatch, tmp_path):
     "switch",
     ["data.on_device=true", "data.on_device=false", pytest.param("data.num_workers=1", marks=pytest.mark.proof)],
 )
-def test_where_the_pictures_are_held_changes_no_bit(curve, switch):
+def test_the_place_of_the_images_changes_no_bit(curve, switch):
     assert_equal_to_the_bit(curve("plain"), curve("switched", switch))
 
 
@@ -76,7 +76,7 @@ def test_rounding_is_all_that_changes(curve, switch, rtol):
     assert switched.tolist() != plain.tolist(), "the switch did nothing"
 
 
-def test_the_average_in_one_call_is_that_of_each_tensor():
+def test_ema_in_one_call_equals_ema_per_tensor():
     """Against float64 by hand, 50 updates, warm-up included."""
     generator = torch.Generator().manual_seed(0)
     averages = [torch.randn(5, 3, generator=generator), torch.randn(7, generator=generator)]
@@ -91,7 +91,7 @@ def test_the_average_in_one_call_is_that_of_each_tensor():
 
 
 def test_cudnn_makes_no_trials_where_algorithms_must_be_deterministic():
-    """They would undo trainer.deterministic=true, which Lightning has set by then. Flags alone: no GPU is needed."""
+    """cuDNN's benchmark would undo trainer.deterministic=true. Flags alone: no GPU is needed."""
     was = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     try:
         hardware.tune(torch.nn.Conv2d(1, 1, 1), "cuda")

@@ -1,4 +1,4 @@
-"""What is meant to be shared names no folder of this machine and no user."""
+"""Files for other people name no folder of this machine and no user."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from PIL import Image
 
 from chrysalis.models import card, location
 from chrysalis.system import files
-from chrysalis.system.files import all_public, public
+from chrysalis.system.public import all_public, public
 
 USER, DEEP = "zaphod", "deep_folder"
 
@@ -45,7 +45,7 @@ def test_a_path_is_relative_or_its_last_name(tmp_path, monkeypatch, home):
 
 
 def told(path: Path) -> str:
-    """All that a file says; of a PNG file its text."""
+    """The text of a file: of a PNG file its metadata."""
     if path.suffix == ".png":
         with Image.open(path) as image:
             return json.dumps(image.text)
@@ -81,7 +81,7 @@ def test_nothing_that_is_shared_names_a_folder_or_a_user(run, model_folder, imag
     image = "from=drawn/seed_00000.png"
     capfd.readouterr()
     assert run("sample", image, "out=again") == 2
-    assert "model.pretrained=.../my_model, from outside the folder that was worked in" in capfd.readouterr().err
+    assert "model.pretrained=.../my_model, from outside the working folder" in capfd.readouterr().err
     assert run("sample", image, f"model.pretrained={model}", "out=again") == 0
     pixels = [Image.open(tmp_path / out / "seed_00000.png").tobytes() for out in ("again", "drawn")]
     assert pixels[0] == pixels[1]

@@ -1,4 +1,4 @@
-"""Signals to a program that loads: an exit code, no traceback, nothing left. Later ones: test_stopping, test_sample."""
+"""Signals while a program loads: an exit code, no traceback, no files. Later ones: test_stopping, test_sample."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A named stage is legible at every width, in a terminal and in a pipe, and an outer one stands still meanwhile."""
+"""The progress of a stage at every width, in a terminal and in a pipe; an outer stage pauses for an inner one."""
 
 import io
 
@@ -13,7 +13,7 @@ FIGURES = "loss 0.1234 (step 3190)  39.0 images/s"
 
 @pytest.fixture(autouse=True)
 def screen(monkeypatch):
-    """A screen with no stage on it, whatever a run that was broken off in the same process left."""
+    """A screen without stages, whatever an interrupted run in the same process left."""
     monkeypatch.setattr(terminal, "_screen", terminal._Screen())
 
 

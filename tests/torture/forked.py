@@ -1,4 +1,4 @@
-"""train.py and sample.py many times in one process' children: the libraries are imported once, each input is a fork."""
+"""train.py and sample.py many times: the libraries are imported once, and each input runs in a forked process."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ LIMIT = 60.0  # seconds; a child that takes longer has failed
 
 @dataclass(frozen=True)
 class Case:
-    """One command. names: words of which its sentence must hold one. prepare: makes files in the empty folder."""
+    """One command. names: words of which its message must hold one. prepare: makes files in the empty folder."""
 
     program: str
     overrides: tuple[str, ...]
@@ -33,7 +33,7 @@ class Ended:
     left: list[str] = field(default_factory=list)  # files that were not there before, or have changed
 
     def fault(self) -> str | None:
-        """What is wrong with how it ended; None for a run that worked and for a mistake that is told well."""
+        """What is wrong with how it ended; None for success, and for a mistake with a proper message."""
         if self.code is None:
             return f"took more than {LIMIT:.0f} s"
         if "Traceback" in self.said or self.code not in (0, 2):

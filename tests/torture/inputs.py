@@ -1,4 +1,4 @@
-"""Bad inputs: values of every key of a composed configuration, and damaged files, drawn by hypothesis."""
+"""Bad inputs: values of every key of a composed configuration, and damaged files, sampled by hypothesis."""
 
 import json
 import random
@@ -30,10 +30,10 @@ BASES = {
     "sample": [
         (),
         ("guidance=[colour,symmetry,brightness]",),
-        ("scheduler=euler", "task=img2img", "task.image=pictures/0.png"),
+        ("scheduler=euler", "task=img2img", "task.image=images/0.png"),
         ("task=morph", "n=2", "task.frames=2"),
-        ("task=invert", "task.image=pictures/0.png", "trajectory=true", "animation.formats=[gif]"),
-        ("guidance=[sharpness,reference]", "guidance.reference.image=pictures/0.png"),
+        ("task=invert", "task.image=images/0.png", "trajectory=true", "animation.formats=[gif]"),
+        ("guidance=[sharpness,reference]", "guidance.reference.image=images/0.png"),
     ],
 }
 # valid, and nothing for a test: a compilation takes minutes, other processes and the devices are not here
@@ -68,7 +68,7 @@ TARGETS = [
 
 
 def written(folder: Path, base: Path) -> None:
-    """What the bases name: a model and images, as links to one copy."""
+    """Put a model and images into a folder, as links to those in `base`."""
     for source in sorted(base.rglob("*")):
         target = folder / source.relative_to(base)
         if source.is_dir():
@@ -78,7 +78,7 @@ def written(folder: Path, base: Path) -> None:
 
 
 def made(base: Path) -> Path:
-    """The copy: model/ and pictures/."""
+    """Make model/, images/ and few/ in `base`, once."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
     base.mkdir(parents=True)
@@ -117,8 +117,8 @@ def keys(program: str, base: tuple[str, ...]) -> list[str]:
     return [key for key in found if key not in groups | {"run_dir"} and not key.endswith("run_dir")]
 
 
-def drawn(strategy: st.SearchStrategy, n: int, seed: int) -> list:
-    """n examples, the same for the same seed."""
+def examples(strategy: st.SearchStrategy, n: int, seed: int) -> list:
+    """n examples of a strategy, the same for the same seed."""
     found: list = []
 
     @seeded(seed)
@@ -149,7 +149,7 @@ def configurations(n: int, seed: int, base: Path) -> list[Case]:
         st.text(st.characters(exclude_characters="\x00'\\", codec="utf-8"), max_size=12).map(lambda t: f"'{t}'"),
         st.integers(-5, 3).map(str),
     )
-    asked = drawn(st.tuples(st.sampled_from(places), values, st.sampled_from(TARGETS)), n, seed)
+    asked = examples(st.tuples(st.sampled_from(places), values, st.sampled_from(TARGETS)), n, seed)
     return [_case(*place, target if place[2].endswith("_target_") else value, base) for place, value, target in asked]
 
 
@@ -164,22 +164,22 @@ def _case(program: str, chosen: tuple[str, ...], key: str, value: str, base: Pat
 def files(n: int, seed: int, base: Path) -> list[Case]:
     """n commands that read a damaged file: cut short, with bits turned over, filled with something else, or made up."""
     kinds = st.tuples(st.sampled_from(sorted(VICTIMS)), st.sampled_from(DAMAGES), st.integers(0, 2**32))
-    return [_damaged(victim, damage, number, base) for victim, damage, number in drawn(kinds, n, seed)]
+    return [_damaged(victim, damage, number, base) for victim, damage, number in examples(kinds, n, seed)]
 
 
 LOOKING = (*SMALL[:-2], "preflight=only", "name=run")
 VICTIMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "pictures/0.png": ("train", (*LOOKING, "data=folder", "data.path=images")),
-    "pictures/0.jpg": ("sample", (*DRAWING, "task=img2img", "task.image=pictures/0.jpg")),
-    "pictures/0.gif": ("sample", (*DRAWING, "guidance=reference", "guidance.reference.image=pictures/0.gif")),
-    "pictures/0.webp": ("sample", (*DRAWING, "guidance=colour", "guidance.colour.target=pictures/0.webp")),
-    "pictures/0.tif": ("sample", (*DRAWING, "task=invert", "task.image=pictures/0.tif")),
+    "images/0.png": ("train", (*LOOKING, "data=folder", "data.path=images")),
+    "images/0.jpg": ("sample", (*DRAWING, "task=img2img", "task.image=images/0.jpg")),
+    "images/0.gif": ("sample", (*DRAWING, "guidance=reference", "guidance.reference.image=images/0.gif")),
+    "images/0.webp": ("sample", (*DRAWING, "guidance=colour", "guidance.colour.target=images/0.webp")),
+    "images/0.tif": ("sample", (*DRAWING, "task=invert", "task.image=images/0.tif")),
     "few/1.png": ("train", (*LOOKING, "data=folder", "data.path=few", "data.batch_size=2")),
     "few/metadata.jsonl": (
         "train",
         (*LOOKING, "data=folder", "data.path=few", "data.batch_size=2", "data.vector_columns=[size]"),
     ),
-    "pictures/2.txt": ("train", (*LOOKING, "data=folder", "data.path=images")),
+    "images/2.txt": ("train", (*LOOKING, "data=folder", "data.path=images")),
     "model/model_index.json": ("sample", DRAWING),
     "model/unet/config.json": ("sample", DRAWING),
     "model/scheduler/scheduler_config.json": ("sample", DRAWING),
@@ -198,7 +198,7 @@ def _damaged(victim: str, damage: str, number: int, base: Path) -> Case:
         written(folder, base)
         file = folder / victim
         data = hurt(file.read_bytes(), damage, random.Random(number))
-        file.unlink()  # a link to the one copy
+        file.unlink()  # a link to the one in `base`
         file.write_bytes(data)
 
     names = (victim, Path(victim).name, f"{victim.split('/')[0]} ", f"{victim.split('/')[0]}:", overrides[-1])

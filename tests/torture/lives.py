@@ -1,4 +1,4 @@
-"""A run's lives: train.py in forked children, which have all libraries already."""
+"""train.py in forked processes, which have all libraries already, to be interrupted at any moment."""
 
 import os
 import random
@@ -33,14 +33,14 @@ RUN += ["callbacks.validation.every_n_train_steps=10", "callbacks.samples.every_
 
 
 def begin(folder: Path, *overrides: str, first: Callable[[], None] = lambda: None) -> int:
-    """The process id of a child that runs train.py in `folder`; `first` is called in it before."""
+    """Start train.py in `folder` in a forked process, after a call of `first`; return its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 70
     try:
         os.chdir(folder)
-        out = os.open("told.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        out = os.open("output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv = ["train.py", *overrides]
@@ -57,7 +57,7 @@ def begin(folder: Path, *overrides: str, first: Callable[[], None] = lambda: Non
 
 
 def code_of(pid: int) -> int:
-    """Waits; the exit code, or minus the signal that ended it."""
+    """Wait for a process; return its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -66,14 +66,14 @@ def life(folder: Path, *overrides: str, first: Callable[[], None] = lambda: None
 
 
 def kill_after(pid: int, seconds: float, signum: int = signal.SIGKILL) -> int | None:
-    """Sends it unless the child has ended by itself; its exit code."""
+    """Send a signal to a process after some seconds; return its exit code."""
     time.sleep(seconds)
     os.kill(pid, signum)
     return code_of(pid)
 
 
 def at_micro_batch(k: int, signum: int) -> Callable[[], None]:
-    """For `first`: the process sends itself a signal in its k-th training micro-batch."""
+    """A `first` that makes the process send itself a signal in its k-th training micro-batch."""
 
     def arrange() -> None:
         from chrysalis.training.module import FineTuning
@@ -96,7 +96,7 @@ def checkpoint(folder: Path, name: str = "last.ckpt") -> dict:
 
 
 def same_weights(a: dict, b: dict) -> bool:
-    """Of two checkpoints: step, weights, moments and averages, to the bit."""
+    """Whether step, weights, optimizer moments and EMA weights of two checkpoints are bit-identical."""
 
     def averages(state: dict) -> dict:
         return next(value for key, value in state["callbacks"].items() if key.startswith("EMA"))["averages"]

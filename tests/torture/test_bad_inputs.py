@@ -1,4 +1,4 @@
-"""2,000 bad values and damaged files: no traceback, nothing left, a sentence that names the key or the file.
+"""2,000 bad values and damaged files: no traceback, nothing left, a message that names the key or the file.
 
 BAD_INPUTS=300 for fewer, BAD_INPUTS_SEED=2 for others. Ten minutes on two cores.
 """

@@ -1,4 +1,4 @@
-"""make torture: runs that are interrupted at every step and killed at any moment end as if nothing had happened."""
+"""make torture: runs that are interrupted at every step and killed at any moment end like uninterrupted ones."""
 
 import signal
 import time
@@ -22,16 +22,16 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_preempted_at_every_step(tmp_path, whole, step):
-    """SIGTERM in each of the two micro-batches of each step: two runs at a time, saved after the step that it hit."""
+    """SIGTERM in each of the two micro-batches of each step: two runs at a time, each saves after the step."""
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
     hit = {folder: lives.at_micro_batch(2 * step - 1 + k, signal.SIGTERM) for k, folder in enumerate(folders)}
-    assert both(begin(folder, *RUN, "name=a", first=hit[folder]) for folder in folders) == [143, 143], told(tmp_path)
+    assert both(begin(folder, *RUN, "name=a", first=hit[folder]) for folder in folders) == [143, 143], output(tmp_path)
     for folder in folders:
         assert checkpoint(folder / "runs" / "a")["global_step"] == step
         assert not list((folder / "runs" / "a").rglob(".*"))
-    assert both(begin(folder, "resume=runs/a") for folder in folders) == [0, 0], told(tmp_path)
+    assert both(begin(folder, "resume=runs/a") for folder in folders) == [0, 0], output(tmp_path)
     sheet = Path("samples", "step_000021.png")
     for folder in (f / "runs" / "a" for f in folders):
         assert same_weights(checkpoint(whole), checkpoint(folder))
@@ -39,16 +39,16 @@ def test_preempted_at_every_step(tmp_path, whole, step):
 
 
 def both(pids) -> list[int]:
-    """Exit codes of children that run at the same time."""
+    """Exit codes of processes that run at the same time."""
     return [lives.code_of(pid) for pid in list(pids)]
 
 
-def told(folder: Path) -> str:
-    return "\n".join(path.read_text() for path in folder.glob("*/told.txt"))
+def output(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in folder.glob("*/output.txt"))
 
 
 def test_killed_at_a_hundred_moments(tmp_path):
-    """Two runs that save every step: never unreadable, never back behind a step that was saved, and exact."""
+    """Two runs that save every step stay readable, never lose a saved step, and end bit-identical."""
     rng, lanes = lives.seeded(0), [Lane(tmp_path / name) for name in ("first", "second")]
     began = time.monotonic()
     for _ in range(KILLS // len(lanes)):
@@ -57,7 +57,7 @@ def test_killed_at_a_hundred_moments(tmp_path):
         for pid, lane, wait in zip(
             pids, lanes, (trajectory_columns[0], trajectory_columns[1] - trajectory_columns[0]), strict=True
         ):
-            assert lives.kill_after(pid, wait) == -signal.SIGKILL, told(tmp_path)
+            assert lives.kill_after(pid, wait) == -signal.SIGKILL, output(tmp_path)
             lane.look()
         lanes.reverse()
     steps = [lane.steps[-1] for lane in lanes]
@@ -65,18 +65,18 @@ def test_killed_at_a_hundred_moments(tmp_path):
     assert len(seen) > KILLS / 3  # most lives got somewhere
     ends = [f"trainer.max_steps={step + 1}" for step in steps]
     rest = (begin(lane.folder, *RUN, *lane.endless[1:], end) for lane, end in zip(lanes, ends, strict=True))
-    assert both(rest) == [0, 0], told(tmp_path)[-2000:]
+    assert both(rest) == [0, 0], output(tmp_path)[-2000:]
     alone = ["name=alone", "resume=null", "callbacks.checkpoint.every_n_train_steps=10000"]
     whole = (begin(lane.folder, *RUN, *lane.endless[1:], *alone, end) for lane, end in zip(lanes, ends, strict=True))
-    assert both(whole) == [0, 0], told(tmp_path)[-2000:]
+    assert both(whole) == [0, 0], output(tmp_path)[-2000:]
     for lane in lanes:
         assert same_weights(checkpoint(lane.folder / "runs" / "alone"), checkpoint(lane.run))
     print(f"{KILLS} kills in {time.monotonic() - began:.0f} s, {sum(steps)} steps reached, 0 lost")
-    assert "Traceback" not in told(tmp_path)
+    assert "Traceback" not in output(tmp_path)
 
 
 class Lane:
-    """A run that is killed and continued, in a folder of its own."""
+    """A run that is killed and resumed, in a folder of its own."""
 
     endless = ("trainer.max_steps=1000000", "lr_schedule=constant", "name=a", "resume=true")
     endless += ("callbacks.validation.every_n_train_steps=1000000", "callbacks.samples.every_n_train_steps=1000000")
@@ -98,7 +98,7 @@ class Lane:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_at_random_moments(tmp_path, signum):
-    """Also while it measures, draws, saves and exports: it ends as it should, or had ended; nothing half written."""
+    """Also during validation, sampling, saving and export it ends as it should, and writes nothing by halves."""
     rng, often = (
         lives.seeded(1),
         ["callbacks.validation.every_n_train_steps=3", "callbacks.samples.every_n_train_steps=3"],
@@ -109,9 +109,9 @@ def test_signals_at_random_moments(tmp_path, signum):
         while not (folder / "training_images.png").exists():
             time.sleep(0.02)
         code = lives.kill_after(pid, rng.uniform(0.05, 1.5), signum)
-        told = (tmp_path / "told.txt").read_text()
-        assert code in (0, 128 + signum), (code, told[-2000:])
-        assert "Traceback" not in told
+        output_ = (tmp_path / "output.txt").read_text()
+        assert code in (0, 128 + signum), (code, output_[-2000:])
+        assert "Traceback" not in output_
         assert not [p for p in folder.rglob(".*") if p.suffix == ".partial"]
         if (folder / "checkpoints").exists():
             assert all(checkpoints.intact(p) for p in (folder / "checkpoints").glob("*.ckpt"))

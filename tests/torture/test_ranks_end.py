@@ -1,4 +1,4 @@
-"""Two processes on one machine: one error ends both, and they stop together."""
+"""Two processes on one machine: an error in one ends both, and they stop together."""
 
 import os
 import signal
@@ -31,8 +31,8 @@ def started(folder, *overrides, env=None):
 
 
 def finished(process) -> tuple[int, str]:
-    _, told = process.communicate(timeout=120)
-    return process.returncode, told
+    _, output = process.communicate(timeout=120)
+    return process.returncode, output
 
 
 def weights(folder):
@@ -60,9 +60,9 @@ def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
         env={"PYTHONPATH": str(tmp_path)},
     )
     began = time.monotonic()
-    code, told = finished(process)
+    code, output = finished(process)
     assert code != 0
-    assert "ValueError: the second process fails alone" in told
+    assert "ValueError: the second process fails alone" in output
     assert time.monotonic() - began < 60
     assert weights(tmp_path / "runs" / "a")["global_step"] == 2
     assert not (tmp_path / "runs" / "a" / "results.json").exists()
@@ -85,10 +85,10 @@ def test_both_stop_at_the_same_step(tmp_path, signum, code):
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(signum)
-    returned, told = finished(process)
-    assert returned == code, told
+    returned, output = finished(process)
+    assert returned == code, output
     step = weights(tmp_path / "runs" / "a")["global_step"]
     assert 1 <= step < 100000
     if signum == signal.SIGINT:
         assert results(tmp_path / "runs" / "a")["steps"] == step
-    assert "Traceback" not in told
+    assert "Traceback" not in output

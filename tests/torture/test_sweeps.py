@@ -1,4 +1,4 @@
-"""Sweeps: a fresh process a job, what ends one job or all of them, continuing. And several processes, one folder."""
+"""Sweeps: a fresh process per job, what ends one job or all of them, and continuing."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ SMALL = [*TINY_MODEL, *TINY_RUN, "data.n=30"]
 LONG = [*TINY_MODEL, *TINY_RUN, "data.n=30", "trainer.max_steps=150", "trainer.log_every_n_steps=20"]
 LONG += ["callbacks.validation.every_n_train_steps=150", "callbacks.samples.every_n_train_steps=150", "name=long"]
 LONG += ["callbacks.checkpoint.every_n_train_steps=10"]
-OF_THE_SWEEP = ("summary.csv", "figure.png", "multirun.yaml")  # written anew each time
+SWEEP_FILES = ("summary.csv", "figure.png", "multirun.yaml")  # written anew each time
 TWO = ["trainer.devices=2", "trainer.strategy=auto", "trainer.accelerator=cpu"]
 TRAIN = [sys.executable, REPOSITORY / "train.py"]
 
@@ -121,8 +121,8 @@ def test_a_sweep_is_stopped_and_continued(tmp_path):
     assert not (third / "config.yaml").exists()
 
     again[again.index("optimizer.lr=3e-4,0,1e-4")] = "optimizer.lr=1e-4,3e-4"
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in OF_THE_SWEEP}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in SWEEP_FILES}
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(" is done: runs/long/") == 2
+    assert done.stderr.count(" is done already: runs/long/") == 2
     assert {p: t for p, t in before.items() if p.is_file()}.items() <= {p: p.stat().st_mtime_ns for p in before}.items()

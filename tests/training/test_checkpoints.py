@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN, results
 
-from chrysalis.command import CONF
 from chrysalis.command.errors import sentence
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
@@ -219,7 +218,7 @@ def test_a_disk_that_is_full_elsewhere_is_said():
     with pytest.raises(OSError, match="No space") as full, open("/dev/full", "w") as f:
         f.write("x" * 100_000)
     assert full.value.filename is None
-    assert "The disk is full" in sentence(full.value, "train", CONF)
+    assert "The disk is full" in sentence(full.value, "train")
 
 
 def test_room_is_looked_at_before_saving(tmp_path):

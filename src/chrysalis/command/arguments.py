@@ -1,6 +1,6 @@
-"""Paths and texts on the command line, which reach a program as they were typed.
+"""Paths and texts on the command line, which reach the program as they were typed.
 
-Hydra's grammar has meanings of its own for commas, brackets, quotes and most other signs, and refuses many letters.
+Hydra's grammar gives commas, brackets, quotes and most other signs a meaning, and rejects many letters.
 """
 
 import os
@@ -8,36 +8,37 @@ import re
 from fnmatch import fnmatchcase
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from chrysalis.system.errors import UserError
 
 PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "condition.text.encoder")
 PATHS += ("task.image", "task.mask", "task.base", "task.compare", "mask", "image", "out", "from", "resume")
-PATHS += ("*features.pretrained", "*features.weights")
+PATHS += ("plugins", "*features.pretrained", "*features.weights")
 PATHS += ("guidance.function", "guidance.*.function", "guidance.*.model", "guidance.*.image", "guidance.*.mask")
 PATHS += ("guidance.*.image", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = ("text", "label", "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
-LISTS = ("text", "label", "mask", "image", "guidance.*negative.*", "task.compare")  # of paths or texts, or one alone
+LISTS = ("text", "label", "mask", "image", "guidance.*negative.*", "task.compare", "plugins")  # several or one
 
 
 def as_typed(arguments: list[str]) -> list[str]:
-    """The arguments, with the values of PATHS and TEXTS quoted where Hydra would read them in another way.
+    """Quote the values of PATHS and TEXTS that Hydra would read differently from how they were typed.
 
-    A home folder's ~ is replaced. What is quoted already, null, or a list where a key takes one stays as it is. In a
-    sweep so does all that Hydra can read.
+    A path's ~ is expanded. Values that are quoted already, null, or a list where the key takes one stay as they are; in
+    a sweep so do all that Hydra can read.
     """
     swept = any(a in ("-m", "--multirun") or a.lower() == "hydra.mode=multirun" for a in arguments)
     return [_as_typed(a, swept) for a in arguments]
 
 
 def value_of(argument: str) -> object:
-    """What Hydra reads in key=value."""
+    """The value that Hydra reads in key=value."""
     return OverridesParser.create().parse_override(argument).value()
 
 
 def quoted(text: str) -> str:
-    """As a value of an override, whatever signs it holds."""
+    """A text as the value of an override, quoted if it needs to be."""
     plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII)
     if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
@@ -73,8 +74,8 @@ def _is_switch(text: str) -> bool:
     return text.strip().lower() in ("true", "false", "null")
 
 
-def _is_meant(name: str, text: str, read) -> bool:
-    """Whether what Hydra reads in a value is what the person means who typed it."""
+def _is_meant(name: str, text: str, read: Override) -> bool:
+    """Whether Hydra reads a value as it was meant."""
     if read.is_sweep_override():
         return False
     found = read.value()
@@ -82,11 +83,11 @@ def _is_meant(name: str, text: str, read) -> bool:
         return True
     if isinstance(found, list):
         return _takes_list(name, text)
-    if name == "guidance.classifier.label":  # of most classifiers a number
+    if name == "guidance.classifier.label":  # a number for most classifiers
         return True
     return found == text and ("${" not in text or name not in ("text", "label", "guidance.negative.text"))
 
 
 def _takes_list(name: str, text: str) -> bool:
-    """Also a folder can be called [old]."""
+    """Whether [a,b] is a list for this key, and not a folder called [old]."""
     return any(fnmatchcase(name, pattern) for pattern in LISTS) and not os.path.exists(text)

@@ -1,4 +1,4 @@
-"""From an exception to the one or two sentences that help."""
+"""Exceptions as one or two sentences that say what to do."""
 
 import difflib
 import errno
@@ -17,20 +17,24 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from chrysalis.system.errors import UserError
-from chrysalis.system.files import shown
+from chrysalis.command import plugins
+from chrysalis.system.errors import UserError, causes, first_line
+from chrysalis.system.files import REPOSITORY, shown
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# keys of the folder that is written into, and what they are relative to
+CONF = REPOSITORY / "conf"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# keys that set the output folder, and what they are relative to
 OUTPUT = {"out": "", "name": "runs", "resume": "", "hydra.run.dir": "", "hydra.sweep.dir": ""}
 
 
-def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
-    """What to tell the user, or None if the error is not theirs."""
-    chain = list(_chain(error))
+def sentence(error: BaseException, config_name: str) -> str | None:
+    """The message for an error that the user can mend; None for any other error."""
+    chain = list(causes(error))
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    if in_plugin := plugins.message(error):
+        return in_plugin
     for link in chain:
         if isinstance(link, MissingConfigException):
             return _unknown_option(link)
@@ -43,28 +47,28 @@ def sentence(error: BaseException, config_name: str, conf: Path) -> str | None:
     if "Config group override must be a string or a list" in str(error):
         return "A group of the configuration was set to null or a number: give one of its options; guidance can be []."
     if isinstance(error, ConfigCompositionException):
-        return _unknown_key(error, config_name, conf)
+        return _unknown_key(error, config_name)
     if isinstance(error, InstantiationException):
         where = re.search(r"full_key: (\S+)", str(error))
         key = where.group(1) if where else "The configuration"
-        return f"{key} cannot be used: {_first_line(error.__cause__ or error)}"
+        return f"{key} cannot be used: {first_line(error.__cause__ or error)}."
     if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key or 'The configuration'}: {_first_line(error)}"
+        return f"{error.full_key or 'The configuration'}: {first_line(error)}."
     if "torch._inductor" in sys.modules:  # only a program that compiles can fail to
         from chrysalis.system.compiling import why_not_compiled
 
-        if told := why_not_compiled(error):
-            return str(told)
-    if any(isinstance(link, OSError) and link.errno in FULL for link in chain):
-        again = "A run continues with resume=runs/NAME" if config_name == "train" else "The same command continues"
-        return f"The disk is full, or a limit of it is reached: make room. {again}."
+        if not_compiled := why_not_compiled(error):
+            return str(not_compiled)
+    if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain):
+        again = "Then resume=runs/NAME continues" if config_name == "train" else "Then the same command continues"
+        return f"The disk is full, or a quota is reached: make room. {again}."
     if isinstance(error, OSError) and error.filename:
         return _unusable(error)
     return None
 
 
 def _unusable(error: OSError) -> str:
-    """A file that cannot be used; where it is the folder that is written into, or lies above it, by the key of that."""
+    """The message for a file that cannot be used; it names the key that set the output folder if that is the cause."""
     file = Path(error.filename).absolute()
     there = next(path for path in (file, *file.parents) if path.exists())
     why = f"{error.strerror} in {there}" if there.is_dir() else f"{shown(there)} is a file"
@@ -84,52 +88,42 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] + text[-1] in ('""', "''") else text
 
 
-def _chain(error: BaseException | None):
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _unknown_option(error: MissingConfigException) -> str:
-    """data=foldr: the group has no such leaf."""
+    """The message for data=foldr: the group has no such option."""
     if typed := _file_as_option():
         group, file = typed
         return (
             f"{group}={file} is a file, and an option is a name: put it at FOLDER/{group}/{file.name} and give "
             f"--config-dir FOLDER {group}={file.stem}."
         )
-    group, _, asked = (error.missing_cfg_file or "").rpartition("/")
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not group or not options:
-        return _first_line(error)
-    near = difflib.get_close_matches(asked, options, 1)
+        return f"{first_line(error)}."
+    near = difflib.get_close_matches(option, options, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{group}={asked} is unknown.{hint} Choose one of {', '.join(options)}."
+    return f"{group}={option} is unknown.{hint} Choose one of {', '.join(options)}."
 
 
 def _file_as_option() -> tuple[str, Path] | None:
-    """(group, file) of experiment=folder/mine.yaml on the command line, None if there is none like it."""
+    """(group, file) of an argument like experiment=folder/mine.yaml on the command line; None if there is none."""
     pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
     return next(((key.lstrip("+"), Path(v)) for key, v in pairs if "." not in key and v.endswith(".yaml")), None)
 
 
-def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path) -> str:
-    """data.imge_size=64, scheduler=ddim: the configuration has no such key or group, or not with such a value."""
+def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
+    """The message for data.imge_size=64 or train.py scheduler=ddim: there is no such key, or not with such a value."""
     found = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", str(error))
     found = found or re.match(r"Error merging override \+*([^=]+)=", str(error))
     key = found.group(1) if found else ""
-    why = _first_line(error.__cause__ or error).rstrip(".")
+    why = first_line(error.__cause__ or error)
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
         group, _, rest = key.partition(".")
         leaf = rest.split(".")[0]
-        known = _known_keys(config_name, conf)
-        if (conf / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
+        known = _known_keys(config_name)
+        if (CONF / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
             return f"{key} has no meaning yet: choose {group}={leaf} too."
-        if options := _options_with(conf / group, rest):
+        if options := _options_with(CONF / group, rest):
             return f"{key} has no meaning yet: choose {' or '.join(f'{group}={each}' for each in options)} too."
         near = _nearest(key, known)
         hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
@@ -140,7 +134,7 @@ def _unknown_key(error: ConfigCompositionException, config_name: str, conf: Path
 
 
 def _options_with(group: Path, name: str) -> list[str]:
-    """The files of a group that have this key at their root."""
+    """The options of a group whose files have this key at their root."""
     if not name or not group.is_dir():
         return []
     texts = {file.stem: file.read_text(encoding="utf-8") for file in sorted(group.glob("*.yaml"))}
@@ -162,25 +156,26 @@ def _nearest(key: str, known: list[str]) -> str | None:
     return by_last[close[0]] if close else None
 
 
-def composed(config_name: str, conf: Path) -> DictConfig:
-    """The configuration with the groups that were chosen on the command line, and no other value of it."""
+def composed(config_name: str) -> DictConfig:
+    """The configuration with the options chosen on the command line, and otherwise its defaults."""
     pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
-    chosen = [f"{group}={leaf}" for group, leaf in pairs if group and (conf / group / f"{leaf}.yaml").is_file()]
+    chosen = [f"{group}={leaf}" for group, leaf in pairs if group and (CONF / group / f"{leaf}.yaml").is_file()]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config_name, chosen)
 
 
-def _known_keys(config_name: str, conf: Path) -> list[str]:
-    cfg = composed(config_name, conf)
-    return [key for key in _flat(cfg) if "_target_" not in key and "_partial_" not in key]
+def _known_keys(config_name: str) -> list[str]:
+    return [key for key in _keys(composed(config_name)) if "_target_" not in key and "_partial_" not in key]
 
 
-def _flat(cfg: DictConfig, prefix: str = "") -> list[str]:
+def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """All keys, those of inner nodes included."""
     keys = []
     for key in cfg:
         full = f"{prefix}{key}"
         keys.append(full)
-        if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(cfg._get_node(key)):
-            keys += _flat(cfg._get_node(key), f"{full}.")
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not OmegaConf.is_missing(cfg, key):
+            keys += _keys(node, f"{full}.")
     return keys

@@ -1,7 +1,7 @@
-"""Runs the jobs of a sweep one after the other, each in a fresh process.
+"""Hydra's launcher that runs the jobs of a sweep one after the other, each in a fresh process.
 
-Lightning's own processes, of trainer.devices=2, run the program's command line again, which must be the job's and not
-the sweep's; and nothing that a job leaves in its process, such as LOCAL_RANK, can reach the next.
+With trainer.devices=2 Lightning runs the process's command line again, which must be the job's and not the sweep's; and
+nothing that a job leaves in its process, such as LOCAL_RANK, reaches the next.
 """
 
 import inspect
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-import chrysalis.command.sweep as sweep
+from chrysalis.command import sweep
 from chrysalis.command.arguments import quoted
 from chrysalis.system import checkpoints
 from chrysalis.system.errors import UserError
@@ -29,27 +30,30 @@ from chrysalis.system.files import shown
 from chrysalis.system.terminal import say
 
 LEAKED = re.compile(r"LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|MASTER_\w+|PL_GLOBAL_SEED")
-OF_THE_SWEEP = re.compile(r"hydra[./](mode|run\.dir|sweep\b|sweeper\b|launcher\b|job\.config\b)")  # not of its jobs
+# overrides of the sweep, not of its jobs
+SWEEP_ONLY = re.compile(r"hydra[./](mode|run\.dir|sweep\b|sweeper\b|launcher\b|job\.config\b)")
 
 ConfigStore.instance().store("fresh", {"_target_": "hydra_plugins.chrysalis.FreshProcesses"}, group="hydra/launcher")
-stopped: list[int] = []  # the signal that ended the sweep, if one did
+stopped: list[int] = []  # the signal that ended the sweep, if any
 
 
 class FreshProcesses(Launcher):
-    """With resume=true jobs that are done are left alone, and those that have a checkpoint continue from it."""
+    """The launcher. With resume=true, finished jobs are skipped and those with a checkpoint are resumed."""
 
-    __module__ = "hydra_plugins.chrysalis"  # Hydra takes launchers from that package only, where this is known too
+    __module__ = "hydra_plugins.chrysalis"  # Hydra accepts launchers from that package only
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember the sweep; raise UserError if it cannot be started or continued."""
         self.context, self.config = hydra_context, config
-        self.program = inspect.getsourcefile(inspect.unwrap(task_function))
+        self.program = inspect.getfile(inspect.unwrap(task_function))
         self.folder = Path(config.hydra.sweep.dir)
         self.before = sweep.jobs(self.folder)
-        self.number = max((j.number for j in self.before), default=-1)  # the highest that is taken
+        self.number = max((j.number for j in self.before), default=-1)  # the highest so far
         _require_sweepable(config, self.folder, self.before)
         stopped.clear()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run the jobs; after a signal to the sweep, no further ones."""
         done = []
         with Signals() as self.signals:
             for overrides in job_overrides:
@@ -58,10 +62,11 @@ class FreshProcesses(Launcher):
         return done
 
     def _job(self, overrides: list[str]) -> JobReturn:
-        job = next((j for j in self.before if j.is_of(overrides)), None)
+        """Run one job, or return what it has returned before."""
+        job = next((j for j in self.before if j.has(overrides)), None)
         if job and job.finished:
-            say(f"\njob {job.number}: {' '.join(overrides)} is done: {shown(job.folder)}")
-            sweep.seen.add(job.folder.absolute())
+            say(f"\njob {job.number}: {' '.join(overrides)} is done already: {shown(job.folder)}")
+            sweep.ended.add(job.folder.absolute())
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=0)
         if not job:
             self.number += 1
@@ -75,14 +80,14 @@ class FreshProcesses(Launcher):
         return run_job(self._process, config, hydra_context=self.context, **where)
 
     def _process(self, cfg: DictConfig) -> int:
-        """The exit code of a process that runs one job in this terminal."""
+        """Run one job in a process in this terminal; return its exit code."""
         command = [sys.executable, self.program, *_flags(), *_arguments(cfg)]
         environment = {name: value for name, value in os.environ.items() if not LEAKED.fullmatch(name)}
         return self.signals.wait(subprocess.Popen(command, env=environment))
 
 
 class Signals:
-    """While a job runs: a signal to the sweep lets the job save and end, and no other begins."""
+    """Forwards a signal to the running job, which saves and ends, and lets no other begin."""
 
     def __enter__(self) -> "Signals":
         self.job: subprocess.Popen | None = None
@@ -91,26 +96,27 @@ class Signals:
         self.earlier = {s: signal.signal(s, self._heard) for s in heard}
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self.earlier.items():
             signal.signal(signum, handler)
 
     def wait(self, job: subprocess.Popen) -> int:
+        """Wait for a job's process; return its exit code."""
         self.job = job
-        if stopped:  # while the process was started
+        if stopped:  # a signal came while the process was started
             job.send_signal(stopped[0])
         code = job.wait()
         self.job = None
         return code
 
-    def _heard(self, signum: int, frame) -> None:
+    def _heard(self, signum: int, frame: FrameType | None) -> None:
         stopped[:] = stopped or [signum]
         if self.job is not None and not (signum == signal.SIGINT and _has_terminal()):
             self.job.send_signal(signum)
 
 
 def _has_terminal() -> bool:
-    """Whether Ctrl-C comes from a terminal, which sends it to the job as well; twice would mean: leave at once."""
+    """Whether Ctrl-C comes from a terminal, which sends it to the job too; a second one makes it stop at once."""
     if os.name != "posix":
         return True
     try:
@@ -121,37 +127,35 @@ def _has_terminal() -> bool:
 
 
 def _require_sweepable(config: DictConfig, folder: Path, before: list[sweep.Job]) -> None:
-    """Whether resume has a meaning in this command; a sweep that is there already is continued or left alone."""
+    """Raise UserError if resume has no meaning in this command, or the folder holds a sweep that is not continued."""
     if config.get("preflight") == "only":
-        raise UserError(
-            "preflight=only looks at one run and leaves nothing behind: give it one value of each key, without -m."
-        )
+        raise UserError("preflight=only describes one run and writes nothing: give one value of each key, without -m.")
     typed = list(config.hydra.overrides.task)
     continues = config.resume is True
     if not continues and any(o.startswith("resume=") and o not in ("resume=", "resume=null") for o in typed):
-        raise UserError("resume=FOLDER continues one run, without -m; a sweep continues with name=NAME resume=true.")
+        raise UserError("resume=FOLDER resumes one run, without -m; a sweep continues with name=NAME resume=true.")
     if continues and not any(o.startswith("name=") for o in typed):
         raise UserError("resume=true needs the sweep's name: give name=NAME too, where the sweep is runs/NAME.")
-    again = bool(int(os.environ.get("SLURM_RESTART_COUNT") or 0))  # the same command, queued again
+    again = bool(int(os.environ.get("SLURM_RESTART_COUNT") or 0))  # SLURM queued the same command again
     if before and not continues and not again:
         raise UserError(f"{shown(folder)} already holds a sweep: choose another name, or continue it with resume=true.")
 
 
 def _flags() -> list[str]:
-    """Where else the configuration comes from, if the sweep's command says so."""
+    """The flags of a job's command: the configuration's name and the folders that the sweep's command adds."""
     hydra = HydraConfig.get()
     sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     return [f"--config-name={hydra.job.config_name}", *(f"--config-dir={path}" for path in sources)]
 
 
 def _arguments(cfg: DictConfig) -> list[str]:
-    """What the job's process is given, like a command that was typed; its number makes it a job."""
+    """The overrides of a job's command; its number marks it as a job."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    own = [o for o in hydra.overrides.hydra if not OF_THE_SWEEP.match(o)] + [f"hydra.job.num={hydra.job.num}"]
+    own = [o for o in hydra.overrides.hydra if not SWEEP_ONLY.match(o)] + [f"hydra.job.num={hydra.job.num}"]
     if checkpoints.any_in(folder):
         return [f"resume={quoted(shown(folder))}", *own]
-    for name in ("checkpoints", "tensorboard"):  # of an earlier start that left nothing to continue from
+    for name in ("checkpoints", "tensorboard"):  # left by an earlier start without a checkpoint
         shutil.rmtree(folder / name, ignore_errors=True)
     overrides = [o for o in hydra.overrides.task if not o.startswith("name=")]
     return [*overrides, f"name={quoted(str(cfg.name))}", f"hydra.run.dir={quoted(shown(folder))}", *own]

@@ -1,8 +1,8 @@
-"""The range of numbers that more of would run for hours, or out of memory, before anything could tell."""
+"""Ranges of numbers in a configuration: beyond them a program would run for hours or out of memory."""
 
 from fnmatch import fnmatchcase
 
-LARGEST = 2**31 - 1  # of any number that is not named here
+LARGEST = 2**31 - 1  # for every key that is not listed
 
 LIMITS = {
     "seed": (0, 2**62),
@@ -57,12 +57,12 @@ LIMITS = {
 
 
 def limits(key: str) -> tuple[float, float]:
-    """(least, most) of a key's numbers."""
+    """(least, most) of the numbers that a key takes."""
     return next((ends for pattern, ends in LIMITS.items() if fnmatchcase(key, pattern)), (-LARGEST, LARGEST))
 
 
 def range_of(key: str) -> str:
-    """The same in words."""
+    """The range of a key's numbers in words."""
     least, most = limits(key)
     if least <= -LARGEST:
         return f"at most {most}"

@@ -1,4 +1,4 @@
-"""How images were made, kept with them, and made again: `sample.py from=image.png`."""
+"""The record of how images were generated, and `sample.py from=image.png`, which generates them again."""
 
 import functools
 import hashlib
@@ -8,16 +8,17 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
+from chrysalis.command.config_tree import as_dict, instantiate
 from chrysalis.conditions.kinds import KINDS
 from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import suffixes
@@ -25,38 +26,39 @@ from chrysalis.models import location
 from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import ELIDED, REPOSITORY, all_public, public
+from chrysalis.system.files import REPOSITORY
+from chrysalis.system.public import ELIDED, all_public, public
 from chrysalis.system.terminal import warn
 
-# Where, on what and how shown they are drawn; none of these changes an image
-ELSEWHERE = ("out", "debug", "trainer", "only", "hydra", "from")
+NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image
+TASK_GROUPS = ("data", "features")  # groups that task=evaluate has among its own settings
 
-OF_A_TASK = ("data", "features")  # that has them among its own settings, if it is task=evaluate
-
-_recalled: dict = {}
+_recalled: dict[str, Any] = {}  # the record of the image that from=... names
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """With from=image.png among them: the overrides that it was drawn with, under those that were typed now."""
+    """The arguments; with from=image.png among them, after the overrides that the image was generated with."""
     _recalled.clear()
-    asked = [a for a in arguments if a.startswith("from=")]
-    path = value_of(asked[-1]) if asked else None
+    given = [a for a in arguments if a.startswith("from=")]
+    path = value_of(given[-1]) if given else None
     if not path:
         return arguments
     try:
-        with Image.open(io.BytesIO(read_bytes(Path(path)))) as image:
-            image, record = image.text["image"], json.loads(image.text["record"])
+        with Image.open(io.BytesIO(read_bytes(Path(str(path))))) as file:
+            text = getattr(file, "text", {})  # of PNG files only
+        image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(f"from={path} is not an image that sample.py drew: it does not say how.") from error
+        raise UserError(f"from={path} is not an image of sample.py: it has no record of how it was made.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
-    values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
+    pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
+    values = {key: value for key, _, value in pairs}
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
     if elided := next((o for o in kept if ELIDED in o), None):
         key, _, place = elided.lstrip("+").partition("=")
-        raise UserError(
-            f"from={path} was made with {key}={place}, from outside the folder that was worked in: add {key}=PATH."
-        )
-    _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(ELSEWHERE)))
+        raise UserError(f"from={path} was made with {key}={place}, from outside the working folder: add {key}=PATH.")
+    if code := next((o for o in kept if o.lstrip("+").startswith("plugins")), None):
+        raise UserError(f"from={path} was made with {code}, which runs code: add {code} if you trust it.")
+    _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(NO_EFFECT)))
     other_set = {"seed", "n", "task", "only", *KINDS} & set(values)
     kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
@@ -64,36 +66,37 @@ def expanded(arguments: list[str]) -> list[str]:
 
 
 def _replaced(override: str, values: dict[str, str]) -> bool:
-    """Whether what was typed takes the place of a recorded override: itself, or a group that it belongs to."""
+    """Whether a typed override replaces a recorded one: the same key, or the group that it belongs to."""
     key = override.lstrip("+~").split("=", 1)[0]
     group, _, rest = key.partition(".")
     if key in values:
         return True
     if group == "guidance" and rest and group in values:
-        choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # more than one: a sweep
+        choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # several in a sweep
         leaves = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
-        brought = {"custom": ["function"], "cfg": ["scale", "negative"]}  # keys of a leaf outside its own node
+        brought = {"custom": ["function"], "cfg": ["scale", "negative"]}  # keys of an option outside its own node
         also = [key for leaf in leaves for key in brought.get(leaf, [])]
         return rest.split(".")[0] not in (*leaves, "recurrence", *also)
     return group in ("scheduler", "task") and group in values
 
 
 def record(cfg: DictConfig, pretrained: str) -> dict:
-    """settings: all that the images depend on. overrides: what composes them again. command: the same, to be typed.
+    """What is stored with every image: all that determines it, and no folder of this machine, see system/public.py.
 
-    inputs: a digest of the weights and of every file that the settings name, to tell if one has changed since.
-    It goes with every image to whoever has that, and names no folder of this machine, see files.public.
+    Returns:
+        settings: the configuration. overrides: what composes it. command: the same as one would type it.
+        inputs: digests of the weights and of every file that the settings name, to detect changes.
+        versions, only: of the libraries; the one image's name that was generated, if not all.
     """
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    settings = {key: value for key, value in settings.items() if key not in (*ELSEWHERE, *OF_A_TASK)}
+    settings = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
     settings["model"]["pretrained"] = pretrained
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
             leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
     if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in HydraConfig.get().overrides.task):
-        raise UserError("Under torchrun give out=FOLDER, which all processes share: the default is a time stamp.")
+        raise UserError("torchrun needs out=FOLDER, which all processes share: the default is a time stamp.")
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    overrides = [o.input_line for o in parsed if o.key_or_group.split(".")[0] not in ELSEWHERE]
+    overrides = [str(o.input_line) for o in parsed if str(o.key_or_group).split(".")[0] not in NO_EFFECT]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
     found = {
@@ -108,41 +111,44 @@ def record(cfg: DictConfig, pretrained: str) -> dict:
 
 
 def tell_changes(now: dict) -> None:
-    """After from=...: warn of what is not as it was when the image was drawn."""
+    """After from=...: warn of everything that has changed since the image was generated."""
     for name, digest in now["inputs"].items():
         if _recalled.get("inputs", {}).get(name, digest) != digest:
-            warn(f"{name} has changed since the image was drawn: the new one will differ from it.")
+            warn(f"{name} has changed since the image was generated: the new one will differ from it.")
     was, versions = _recalled.get("versions", {}), hardware.versions()
     if not _recalled.get("changed", True) and _recalled["settings"] != now["settings"]:
-        warn("The defaults of this version are others than when the image was drawn: the new one will differ from it.")
+        warn("The defaults have changed since the image was generated: the new one will differ from it.")
     others = [f"{name} {was[name]} then, {versions[name]} now" for name in was if was[name] != versions.get(name)]
     if others:
-        warn(f"Drawn with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
+        warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
 
 
-def built(leaf: DictConfig, model: Model):
-    """The object of a task or guidance leaf; a leaf that needs the model is a partial call."""
+def built(leaf: DictConfig, model: Model) -> Any:
+    """Instantiate a task or a guidance term; one that needs the model is a partial call in the configuration."""
     made = instantiate(leaf)
     return made(model) if isinstance(made, functools.partial) else made
 
 
-def plain(values: dict) -> dict:
-    """Lists and mappings as Python's own."""
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with OmegaConf's lists and mappings turned into Python's own."""
     return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values.items()}
 
 
 def terms(guidance: DictConfig) -> dict[str, DictConfig]:
-    """The leaves that were composed into `guidance`, by name."""
-    return {name: node for name, node in guidance.items() if OmegaConf.is_dict(node) and "_target_" in node}
+    """The nodes of a group that have a _target_, by name: the terms of guidance, the parts of a condition."""
+    nodes = ((str(name), node) for name, node in guidance.items())
+    return {name: node for name, node in nodes if isinstance(node, DictConfig) and "_target_" in node}
 
 
 def _inputs(settings: dict) -> dict[str, str]:
-    """{name: digest} of every file that the settings name, of the weights in every model folder and of the images in
-    every folder of masks. Files that have the same name for other people, see files.public, are numbered."""
+    """{name: digest} of all files that the settings name, weights in model folders and images in folders of masks.
+
+    Names are public, see system/public.py; files that have the same public name are numbered.
+    """
     read = [name for name, kind in KINDS.items() if kind.reads_files]
-    groups = {group: settings.get(group) for group in ("model", "task", "guidance", *read)}
-    groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in OF_A_TASK}
+    groups = {group: settings.get(group) for group in ("model", "task", "guidance", "plugins", *read)}
+    groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in TASK_GROUPS}
     negative = (groups["guidance"] or {}).get("negative") or {}
     images = {*_strings([given.get(name) for name in read for given in (groups, negative)])}
     words = {*_strings([negative.get(name) for name in KINDS if name not in read])}
@@ -157,7 +163,7 @@ def _inputs(settings: dict) -> dict[str, str]:
 
 
 def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
-    """The file of a name, or those in the folder of the name that have the suffixes, by their places in it."""
+    """[("", file)] for a file; for a folder, (path within it, file) of those with the suffixes."""
     try:
         for place in (Path(name).expanduser(), REPOSITORY / name):
             if place.is_file():
@@ -165,12 +171,12 @@ def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
             inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
             if inside:
                 return [(str(file.relative_to(place)), file) for file in inside]
-    except (OSError, RuntimeError):  # a long text is no path, and ~someone no home
+    except (OSError, RuntimeError):  # a long text is no path, ~someone may have no home
         pass
     return []
 
 
-def _strings(node):
+def _strings(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         for value in node.values():
             yield from _strings(value)

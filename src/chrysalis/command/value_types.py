@@ -1,4 +1,4 @@
-"""Whether a value of the configuration is of the type that a parameter is annotated with, and that type in words."""
+"""Values of a configuration against the annotations of parameters, and both in words."""
 
 import sys
 import types
@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 LISTS = (list, tuple, Sequence, Iterable, Collection, set)
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+WORDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+}
 WORDS |= {dict: "a mapping", Mapping: "a mapping", type(None): "null", None: "null"}
 
 
 def fits(value: object, hint: object) -> bool:
-    """True also where the annotation says too little to judge by."""
+    """Whether a value is of an annotated type; true where the annotation says too little to decide."""
     kind, inner = get_origin(hint), get_args(hint)
     if hint is Any or hint is object:
         return True
@@ -28,7 +34,7 @@ def fits(value: object, hint: object) -> bool:
         return isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:  # not even a finite integer need be one that a float can hold; nan compares false
+    if hint is float:  # an integer may be larger than any float; nan compares false
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint in (str, Path):
         return isinstance(value, str)
@@ -37,13 +43,13 @@ def fits(value: object, hint: object) -> bool:
     if (kind or hint) in LISTS:
         return _fits_list(value, kind or hint, inner)
     if kind is None and isinstance(hint, type):
-        return isinstance(value, dict | hint)  # an object, which no value stands for
+        return isinstance(value, dict | hint)  # an object is built from a mapping
     return True
 
 
 def _fits_list(value: object, kind: object, inner: tuple) -> bool:
     if isinstance(value, str):
-        return kind not in (list, tuple, set) and inner[:1] in ((), (str,))  # one alone
+        return kind not in (list, tuple, set) and inner[:1] in ((), (str,))  # a single value
     if not isinstance(value, list):
         return False
     if kind is tuple and inner and inner[-1] is not Ellipsis:
@@ -52,7 +58,7 @@ def _fits_list(value: object, kind: object, inner: tuple) -> bool:
 
 
 def described(hint: object) -> str:
-    """'a whole number or null', 'constant, cosine or linear', 'a list of two numbers'."""
+    """A type in words: 'a whole number or null', 'constant, cosine or linear', 'a list of texts'."""
     return _joined(list(dict.fromkeys(_parts(hint))))
 
 
@@ -78,3 +84,16 @@ def _parts(hint: object) -> list[str]:
 
 def _joined(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def as_typed_text(value: object) -> str:
+    """A value as one would type it, on one line of up to 100 characters."""
+    if isinstance(value, list):
+        text = f"[{','.join(as_typed_text(v) for v in value[:20])}]"
+    elif value is None:
+        text = "null"
+    elif isinstance(value, bool):
+        text = "true" if value else "false"
+    else:
+        text = repr(value)[1:-1] if isinstance(value, str) and not value.isprintable() else f"{value}"
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -11,8 +11,9 @@ from rich.table import Column, Table
 
 from chrysalis.evaluation import plots, validation_record
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import public, read_mapping, shown, write_text
+from chrysalis.system.files import read_mapping, shown, write_text
 from chrysalis.system.plotting import COLOURS
+from chrysalis.system.public import public
 from chrysalis.system.terminal import console
 
 NEEDED = {

@@ -20,7 +20,8 @@ from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
 from chrysalis.system.errors import UserError, require_whole
-from chrysalis.system.files import public, read_mapping, shown, write_text
+from chrysalis.system.files import read_mapping, shown, write_text
+from chrysalis.system.public import public
 from chrysalis.system.terminal import say, warn
 
 MOST = 256  # validation images, at eight timesteps each

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from chrysalis.system import hub
-from chrysalis.system.files import public
+from chrysalis.system.public import public
 
 _environment = Environment(
     loader=PackageLoader("chrysalis", "models"),
@@ -36,7 +36,7 @@ def text(
         conditions: what a conditional model is conditioned on, with a description of each.
         own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
     """
-    hub_id, revision = hub.parted(origin) if origin and hub.is_id(origin) else (None, None)
+    hub_id, revision = hub.split_revision(origin) if origin and hub.is_id(origin) else (None, None)
     return _environment.get_template("card.md.j2").render(
         results=results,
         change=change,

@@ -42,7 +42,7 @@ def load(
             raise UserError(f"model.revision={revision} is for a hub id, and {argument} is a folder: leave it out.")
         model = families.load(found, argument, subfolder, variant)
     else:
-        hub_id, named = hub.parted(found)
+        hub_id, named = hub.split_revision(found)
         model = from_hub.load(hub_id, argument, subfolder, variant, revision or named)
     for module in model.modules():
         align(module)

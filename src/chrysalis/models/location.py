@@ -37,7 +37,7 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     if given.exists():
         hint = checks.conversion_hint(given)
         raise UserError(f"{argument} is a file: give the diffusers folder that holds it.{hint}")
-    hub_id, _ = hub.parted(str(pretrained))
+    hub_id, _ = hub.split_revision(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if similar := _most_similar(given):
             raise UserError(f"{argument} is not there. Did you mean {similar}?")

@@ -22,7 +22,8 @@ from chrysalis.sampling.tasks import Animation, Canvas, Generate, SampleSpec
 from chrysalis.sampling.trajectory import Trajectory
 from chrysalis.system.compiling import compiled_only_if, why_not_compiled
 from chrysalis.system.errors import UserError, require_whole
-from chrysalis.system.files import all_public, shown, write_text, written
+from chrysalis.system.files import shown, write_text, written
+from chrysalis.system.public import all_public
 from chrysalis.system.terminal import Stage, is_main_process, stage
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to continue from, without loading it: every record of the file has a checksum."""
+"""Choosing the checkpoint to resume from, without loading it: every record of the file has a checksum."""
 
 import os
 import zipfile
@@ -22,33 +22,37 @@ def intact(path: Path) -> bool:
 
 
 def any_in(run: Path) -> bool:
-    """Whether there is something to continue."""
+    """Whether a run folder holds something to resume from."""
     return (run / "config.yaml").is_file() and any((run / "checkpoints" / name).is_file() for name in NAMES)
 
 
 def newest(run: Path) -> Path:
-    """The newest intact checkpoint of a run; a damaged one is said, and `tidy` will set it aside.
+    """Return the newest intact checkpoint of a run, and warn of damaged ones, which `tidy` sets aside.
 
-    Raises UserError where there is none.
+    Raises:
+        UserError: the run has no checkpoint, or no intact one.
     """
     folder = run / "checkpoints"
     there = [folder / name for name in NAMES if (folder / name).is_file()]
     if not there:
         again = f"start it again with name={run.name}"
-        raise UserError(f"resume={shown(run)} has no checkpoints/last.ckpt to continue from: {again}.")
+        raise UserError(f"resume={shown(run)} has no checkpoints/last.ckpt to resume from: {again}.")
     for path in there:
         if intact(path):
             return path
-        warn(f"{shown(path)} is damaged and will be set aside; the one before it is used, if there is one.")
+        warn(f"{shown(path)} is damaged and will be set aside: the previous checkpoint is used, if there is one.")
     raise UserError(
-        f"resume={shown(run)} cannot be continued: {' and '.join(p.name for p in there)} in {shown(folder)} "
-        f"{'are' if len(there) > 1 else 'is'} damaged. Start anew under another name."
+        f"resume={shown(run)} cannot be resumed: {' and '.join(p.name for p in there)} in {shown(folder)} "
+        f"{'are' if len(there) > 1 else 'is'} damaged. Start again under another name."
     )
 
 
 def tidy(run: Path, chosen: Path) -> None:
-    """Before a run goes on from a checkpoint: newer ones, which are damaged, are renamed to NAME.damaged, and what a
-    killed process was writing is taken away, partial files and folders which have not got their names."""
+    """Clean up a run folder before training resumes from a checkpoint.
+
+    Newer checkpoints, which are damaged, are renamed to NAME.damaged. What a killed process was writing is deleted:
+    partial files, and folders that did not get their names yet.
+    """
     import shutil
 
     for name in NAMES[: NAMES.index(chosen.name)]:

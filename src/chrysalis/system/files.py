@@ -1,9 +1,7 @@
 """Files and folders that are complete or absent: written beside their target, synced, then renamed."""
 
-import errno
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -15,11 +13,6 @@ import platformdirs
 
 from chrysalis.system.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
 
 def _umask() -> int:
     mask = os.umask(0)
@@ -28,17 +21,14 @@ def _umask() -> int:
 
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-ELIDED = ".../"  # stands for the folders that a path outside the working folder lies in
-_PART = r"[^/\n'\",=\[\]{}()<>|]"  # of a path, as it stands in a command or a configuration
-_STARTS = r"(?<![\w.~/\\-])"
-UMASK = _umask()  # once, before there are threads: reading it sets it for a moment, for all of them
+UMASK = _umask()  # read once, before there are threads: reading it sets it for a moment, for all of them
 
 
 @contextmanager
 def written(path: Path, before: Path | None = None) -> Iterator[Path]:
-    """Yield a partial file beside `path`; on success it takes the name `path`, on an error it is removed.
+    """Yield a partial file beside `path`, which is renamed to `path` on success and deleted on an error.
 
-    before: where a file that `path` already is stays; at every moment `path` is there.
+    before: a second name under which the file that `path` replaces stays; `path` exists at every moment.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +50,9 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
-    """Yield a partial folder beside `path`; on success it replaces `path`, on an error it is removed.
+    """Yield a partial folder beside `path`, which replaces `path` on success and is deleted on an error.
 
-    keep_existing: if `path` has come into being meanwhile, it stays and ours is dropped.
+    keep_existing: drop the new folder if `path` exists by then.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +61,7 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~UMASK)  # safetensors keeps its files from other users of the machine
+                file.chmod(0o666 & ~UMASK)  # safetensors makes its files unreadable for other users
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
         partial.chmod(0o777 & ~UMASK)
@@ -90,19 +80,19 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
 
 
 def _keep(path: Path, before: Path) -> None:
-    """Let `before` be a second name of the file `path`, in one move."""
+    """Make `before` a second name of the file `path`, in one step."""
     link = path.with_name(f".{before.name}.partial")
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
-    except OSError:  # a file system without second names
+    except OSError:  # a file system without hard links
         os.replace(path, before)
         return
     os.replace(link, before)
 
 
 def read_mapping(path: Path, otherwise: str) -> dict:
-    """A JSON file's object; raises UserError, the file's name and `otherwise`, for one that is missing or damaged."""
+    """Read a JSON file's object; raise UserError(FILE `otherwise`) if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -113,89 +103,31 @@ def read_mapping(path: Path, otherwise: str) -> dict:
 
 
 def cache_folder() -> Path:
-    """$CHRYSALIS_CACHE, else the user's cache folder."""
+    """The folder for decoded images, features and compiled code: $CHRYSALIS_CACHE, else the user's cache folder."""
     return Path(os.environ.get("CHRYSALIS_CACHE") or platformdirs.user_cache_dir("chrysalis"))
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or absent."""
     with written(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:
-    """A path as a person here would type it."""
+    """A path for messages, relative to the working folder where it lies in it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def public(text: str) -> str:
-    """A text for other people's eyes: each absolute path in it is relative to the working folder or to this repository,
-    or, anywhere else, is its last name behind `.../`.
-
-    What was typed relative stays as it was typed.
-    """
-    home = Path.home()
-    for here in (Path.cwd(), REPOSITORY):
-        if here != home and home.is_relative_to(here):  # relative to such a folder, a path still names the user
-            continue
-        text = re.sub(rf"{_STARTS}{re.escape(str(here))}/(?={_PART})", "", text)
-    text = re.sub(rf"{_STARTS}{re.escape(str(home))}(?![\w.-])", "~", text)
-    return re.sub(rf"{_STARTS}(?!//)(?:~[\w.-]*/|/{_PART}+/)(?:{_PART}+/)*(?={_PART})", ELIDED, text)
-
-
-def all_public(node):
-    """The same of every text in nested dicts and lists, keys included."""
-    if isinstance(node, dict):
-        return {public(key) if isinstance(key, str) else key: all_public(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [all_public(value) for value in node]
-    return public(node) if isinstance(node, str) else node
-
-
 def shown_program(name: str) -> str:
-    """A program of this environment as a person here would type it: by name if that finds it, else by path."""
+    """A program of this environment as one would type it: by name if the shell finds it so, else by path."""
     here = Path(sys.executable).parent / name
     found = shutil.which(name)
     return name if found and Path(found).absolute() == here.absolute() else shown(here)
 
 
-@contextmanager
-def claimed(folder: Path, key: str) -> Iterator[None]:
-    """Have the folder for this process alone; raises UserError where another one has it. key: what it was chosen by.
-
-    The lock is on the folder itself, and the system takes it away with the process, however that ends.
-    """
-    handle = None if fcntl is None else _locked(folder, key)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to forked processes that still live
-            os.close(handle)
-
-
-def _locked(folder: Path, key: str) -> int:
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise UserError(f"{shown(folder)} cannot be written to: change its permissions, or choose another {key}.")
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(handle)
-                raise UserError(
-                    f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
-                ) from None
-            return handle  # a file system without such locks
-        if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
-            return handle
-        os.close(handle)  # a process that ended meanwhile has taken its empty folder away
-
-
 def remove_if_empty(folder: Path) -> None:
-    """After a mistake nothing was written, and no empty folder stays, nor an empty one around it."""
+    """Remove a folder and the one around it, as far as they are empty and not the working folder."""
     for path in (folder, folder.parent):
         if path.absolute() == Path.cwd():
             return

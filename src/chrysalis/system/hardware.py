@@ -1,61 +1,63 @@
-"""What this machine is and which arithmetic it does well."""
+"""This machine: its accelerator, the precision it is fast in, its memory and its name."""
 
 import ctypes
 import functools
 import os
 import platform
+from importlib.metadata import version
 
 import torch
 
+import chrysalis
 from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
 
-# what the UNet computes in, by Lightning's names of precisions; None: in the weights' own type
+# type of the UNet's arithmetic by Lightning's name of the precision; None: the type of the weights
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}  # Lightning's own
-HALVES = "the weights stay float32, since small updates vanish in halves"
+HALVES = "the weights stay float32, since small updates vanish in 16 bits"
 REFUSED = {
-    "bf16-true": f"{HALVES}: take bf16-mixed",
-    "16-true": f"{HALVES}: take 16-mixed",
-    "64-true": "noise and losses are float32, and float64 would only be slower: take 32-true",
-    "transformer-engine": "its float8 is for linear layers, and a UNet is made of convolutions: take bf16-mixed",
+    "bf16-true": f"{HALVES}: use bf16-mixed",
+    "16-true": f"{HALVES}: use 16-mixed",
+    "64-true": "noise and losses are float32, and float64 would only be slower: use 32-true",
+    "transformer-engine": "its float8 is for linear layers, and a UNet is made of convolutions: use bf16-mixed",
 }
 
 
-def accelerator(asked: str = "auto", key: str = "trainer.accelerator") -> str:
-    """'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto would choose."""
+def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> str:
+    """Resolve `requested` to 'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto does."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if asked in available:
-        if not available[asked]:
-            raise UserError(f"{key}={asked} is not on this machine: leave it auto, or take cpu.")
-        return asked
-    if asked not in ("auto", "gpu"):
-        raise UserError(f"{key}={asked} is unknown: choose auto, cuda, mps or cpu.")
-    if asked == "gpu" and not (available["cuda"] or available["mps"]):
-        raise UserError(f"{key}=gpu: there is none on this machine. Leave it auto, or take cpu.")
+    if requested in available:
+        if not available[requested]:
+            raise UserError(f"{key}={requested} is not available on this machine: use auto or cpu.")
+        return requested
+    if requested not in ("auto", "gpu"):
+        raise UserError(f"{key}={requested} is unknown: choose auto, cuda, mps or cpu.")
+    if requested == "gpu" and not (available["cuda"] or available["mps"]):
+        raise UserError(f"{key}=gpu is not available on this machine: use auto or cpu.")
     return next(name for name, here in available.items() if here)
 
 
 def require_processes(devices: int | str, on: str) -> None:
-    """Raises UserError for far more processes on a CPU than it has cores."""
+    """Raise UserError for more than four processes per CPU core."""
     cores = os.cpu_count() or 1
     if on == "cpu" and isinstance(devices, int) and devices > 4 * cores:
         raise UserError(
-            f"trainer.devices={devices} would start {devices} processes on {cores} CPU cores: take at most {4 * cores}."
+            f"trainer.devices={devices} would start {devices} processes on {cores} CPU cores: use at most {4 * cores}."
         )
 
 
-def precision(asked: str, on: str) -> tuple[str, str]:
-    """(Lightning's name, why). `auto` takes bf16-mixed where the hardware multiplies bf16 faster than fp32."""
-    if str(asked) != "auto":
-        name = ALIASES.get(str(asked), str(asked))
+def precision(requested: str, on: str) -> tuple[str, str]:
+    """Resolve a precision to (Lightning's name, reason); `auto` is bf16-mixed where the hardware has it."""
+    if str(requested) != "auto":
+        name = ALIASES.get(str(requested), str(requested))
         if why := REFUSED.get(name.removesuffix("-float16")):
-            raise UserError(f"trainer.precision={asked} cannot be used: {why}.")
+            raise UserError(f"trainer.precision={requested} cannot be used: {why}.")
         if name not in AUTOCAST:
-            raise UserError(f"trainer.precision={asked} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
+            raise UserError(f"trainer.precision={requested} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
         if name == "16-mixed" and on == "cpu":
-            raise UserError(f"trainer.precision={asked}: 16-mixed is for GPUs. On a CPU take bf16-mixed, or auto.")
-        return name, "as asked"
+            raise UserError(f"trainer.precision={requested}: 16-mixed is for GPUs. On a CPU use bf16-mixed or auto.")
+        return name, "as configured"
     if on == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU multiplies bf16 in hardware"
@@ -66,7 +68,7 @@ def precision(asked: str, on: str) -> tuple[str, str]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware. oneDNN also emulates it on older ones, slower than fp32."""
+    """Whether this CPU multiplies bf16 in hardware; on others oneDNN emulates it, slower than fp32."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             flags = f.read()
@@ -76,13 +78,8 @@ def cpu_has_bf16() -> bool:
     return instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def device(asked: str = "auto") -> torch.device:
-    """The device to draw on."""
-    return torch.device(accelerator(asked, "device"))
-
-
 def description(on: str) -> str:
-    """One line for records: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
+    """The name of the hardware: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
     if on == "cuda":
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
@@ -90,7 +87,7 @@ def description(on: str) -> str:
 
 
 def peak_memory_mib(on: str) -> int | None:
-    """The most memory that this process has had on the accelerator, or in RAM; None where that is not told."""
+    """Peak memory of this process in MiB, on the GPU or in RAM; None where it is unknown."""
     if on == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
     try:
@@ -102,10 +99,10 @@ def peak_memory_mib(on: str) -> int | None:
 
 
 def keep_memory(on: str) -> None:
-    """On a CPU under glibc: let freed memory stay with the process instead of mapping it anew for every large tensor.
+    """On a CPU under glibc, keep freed memory in the process; elsewhere do nothing.
 
-    By default what is larger than 32 MiB is mapped and unmapped at each operation, and the kernel hands it out page by
-    page: at 256 px, two thirds of the speed (docs/log.md). Elsewhere, nothing happens.
+    By default tensors larger than 32 MiB are mapped and unmapped at each operation, and the kernel provides them page
+    by page: at 256 px this leaves two thirds of the speed (docs/log.md).
     """
     if on != "cpu" or platform.libc_ver()[0] != "glibc":
         return
@@ -114,22 +111,20 @@ def keep_memory(on: str) -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's end is not given back
 
 
-def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str | None = "auto") -> None:
-    """What makes training fast: on a CPU keep_memory; on CUDA TF32, cuDNN's own trials and bf16 throughout.
+def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str = "auto") -> None:
+    """Set up fast training: on a CPU keep_memory; on CUDA TF32, cuDNN's benchmark mode and bf16 throughout.
 
-    Under trainer.deterministic=true cuDNN makes no trials, so that a resumed run is equal to the bit on a GPU too.
-    channels_last: the memory layout of the weights; `auto` takes it on CUDA alone (on CPUs it is slower: docs/log.md).
+    Under trainer.deterministic=true cuDNN does not benchmark, so that a resumed run is bit-identical on a GPU too.
+    channels_last: the memory layout of the weights; `auto` uses it on CUDA alone (on CPUs it is slower: docs/log.md).
     """
-    if channels_last not in ("auto", None, True, False):  # None: of a run that was recorded without it
-        raise UserError(f"channels_last={channels_last} is unknown: choose auto, true or false.")
     keep_memory(on)
     if on == "cuda":
         torch.set_float32_matmul_precision("high")
-        # trials may choose another algorithm in another process, whose last bits differ
+        # a benchmark may choose another algorithm in another process, whose last bits differ
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if precision == "bf16-mixed":
             normalise_as_given(unet)
-    if channels_last is True or (channels_last in ("auto", None) and on == "cuda"):
+    if channels_last is True or (channels_last == "auto" and on == "cuda"):
         unet.to(memory_format=torch.channels_last)
 
 
@@ -141,16 +136,8 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+@functools.cache  # each is read from a long file
 def versions() -> dict[str, str]:
-    names = ("torch", "lightning", "diffusers", "hydra-core", "chrysalis")
-    return {"python": platform.python_version()} | {name: _installed(name) for name in names}
-
-
-@functools.cache  # a process does not see another version; and each is read out of a long file
-def _installed(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # found by PYTHONPATH alone
-        return "not installed"
+    """The versions of Python and of the libraries that results depend on."""
+    libraries = {name: version(name) for name in ("torch", "lightning", "diffusers", "hydra-core")}
+    return {"python": platform.python_version(), **libraries, "chrysalis": chrysalis.__version__}

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: files fetched into its local cache, and in one sentence why one cannot be had."""
+"""The Hugging Face hub: files downloaded into its local cache, and the cause in words where that fails."""
 
 import errno
 import functools
@@ -10,19 +10,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+from chrysalis.system.errors import causes, first_line
 from chrysalis.system.files import REPOSITORY
 
 SETTINGS = ["*.json"]
-BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]  # what a conditional model has
+# the parts of a conditional or adapted model
+BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
 _entering, _inside, _restore = threading.Lock(), [], ExitStack()
-BROKEN = (ConnectionError, TimeoutError)  # beside the exceptions of the HTTP client, whatever its name is
+BROKEN = (ConnectionError, TimeoutError)  # besides the exceptions of the HTTP client
 
 
 def is_id(origin: str) -> bool:
-    """Whether a model's origin is a repository of the hub, and not a folder."""
+    """Whether a model's origin is a repository of the hub rather than a folder."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@]+)?", origin) is not None and not any(
         (place / origin).exists() for place in (Path.cwd(), REPOSITORY)
     )
@@ -30,9 +33,9 @@ def is_id(origin: str) -> bool:
 
 @functools.cache
 def unreachable() -> bool:
-    """True if the user set HF_HUB_OFFLINE, or the hub's host does not answer; behind a proxy it is tried anyway.
+    """Whether HF_HUB_OFFLINE is set or the hub's host does not answer; behind a proxy it counts as reachable.
 
-    Asked first, because the hub's client retries for a minute before it gives up.
+    Checked first, because the hub's client retries for a minute before it gives up.
     """
     from huggingface_hub import constants
 
@@ -49,23 +52,23 @@ def unreachable() -> bool:
 
 
 def offline() -> bool:
-    """Whether the user set HF_HUB_OFFLINE."""
+    """Whether HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
-def parted(name: str) -> tuple[str, str | None]:
-    """The id and the revision of ID@REVISION; None for an id alone."""
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split ID@REVISION into (id, revision); the revision is None where there is none."""
     hub_id, _, revision = name.partition("@")
     return hub_id, revision or None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings and error lines off the screen, where our sentence says what is wrong.
+    """Hide the libraries' own warnings and error lines, which our message replaces.
 
-    Threads may overlap: what is switched off is the whole process's, so the last one to leave switches it on again.
+    Logging and warnings belong to the whole process: where threads overlap, the last one to leave restores them.
     """
     with _entering:
         if not _inside:
@@ -86,7 +89,7 @@ def quiet() -> Iterator[None]:
 def snapshot(
     hub_id: str, patterns: Sequence[str], only_cached: bool, revision: str | None = None, kind: str = "model"
 ) -> Path:
-    """The folder in the local cache, called by its commit, that holds a repository's files of these patterns."""
+    """Download a repository's files that match `patterns`; return their folder in the cache, named by its commit."""
     from huggingface_hub import snapshot_download
 
     how = {"allow_patterns": list(patterns), "local_files_only": only_cached, "revision": revision, "repo_type": kind}
@@ -94,7 +97,7 @@ def snapshot(
 
 
 def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
-    """Names of all files of the revision whose snapshot lies `at`; None where the cache does not know them."""
+    """Names of all files of the revision whose snapshot is the folder `at`; None where the cache does not know them."""
     import huggingface_hub
 
     try:
@@ -104,50 +107,37 @@ def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
 
 
 def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:
-    """Cause and remedy of what the hub's client raised, without a full stop. kind: model or dataset."""
+    """Cause of an error of the hub's client, and what to do, without a full stop. kind: model or dataset."""
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError
 
     if unreachable():
         return "there is no network"
-    chain = list(_chain(error))
+    chain = list(causes(error))
     answer = next((e for e in chain if getattr(e, "response", None) is not None), None)
     if answer is not None and (answer is error or not isinstance(answer, EntryNotFoundError)):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{hub_id}"
-        return _refused(answer, kind, page, revision)
+        return _refused(answer, getattr(answer, "response", None), kind, page, revision)
     if any(getattr(e, "errno", None) == errno.ENOSPC or "Not enough free disk space" in str(e) for e in chain):
         return f"the disk of {constants.HF_HUB_CACHE} is full: make room there, or set HF_HOME to another folder"
     if any(isinstance(e, BROKEN) or type(e).__module__.startswith("httpx") or _is_short(e) for e in chain):
         return (
-            "the connection broke off: run the same command again, which keeps the files that have arrived whole and "
-            "fetches the rest"
+            "the connection broke off: run the same command again, which keeps the complete files and downloads the "
+            "rest"
         )
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an exception says, without a full stop; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _is_short(error: BaseException) -> bool:
     return re.search("Consistency check failed|IncompleteRead|peer closed connection", str(error)) is not None
 
 
-def _refused(error: BaseException, kind: str, page: str, revision: str | None) -> str:
-    """Cause and remedy of an HTTP answer of the hub. page: where a person reads about the repository."""
+def _refused(error: BaseException, response: Any, kind: str, page: str, revision: str | None) -> str:
+    """Cause of an HTTP response that refuses a request, and what to do. page: the repository's page on the web."""
     from huggingface_hub import constants, errors
 
-    status, tokens = error.response.status_code, f"{constants.ENDPOINT}/settings/tokens"
-    with_token = "authorization" in error.response.request.headers
+    status, tokens = response.status_code, f"{constants.ENDPOINT}/settings/tokens"
+    with_token = "authorization" in response.request.headers
     if isinstance(error, errors.GatedRepoError):
         then = "wait for access to be granted" if with_token else "set HF_TOKEN to a token of your account"
         return f"it is gated: accept its licence at {page} and {then}"

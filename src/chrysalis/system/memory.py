@@ -1,4 +1,4 @@
-"""Free memory, what ran out of it, and work in batches that fit."""
+"""Free memory, out-of-memory errors, and work in batches that fit."""
 
 import gc
 import os
@@ -11,17 +11,17 @@ from chrysalis.system.errors import UserError
 
 
 def free(device: torch.device) -> int:
-    """Bytes that tensors of this process can still have, the unused part of torch's own reserve among them."""
+    """Bytes available to new tensors of this process, including the unused part of torch's reserve."""
     if device.type == "cuda":
         own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + own
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return min(_of_the_system(), *_of_the_container(Path("/sys/fs/cgroup")))
+    return min(_available_in_system(), *_available_in_container(Path("/sys/fs/cgroup")))
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether it says that an allocation failed, on whatever device."""
+    """Whether an error means out of memory, on any device."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
@@ -33,9 +33,15 @@ def in_batches(
     device: torch.device,
     advance: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """`call`'s rows for n places, of at most `at_once` places together; of fewer where those do not fit.
+    """Concatenate the rows that `call` returns for slices of range(n), halving the batch when out of memory.
 
-    advance: is told the number of rows after each call.
+    Args:
+        call: slice of length b -> rows [b, ...].
+        at_once: the largest batch.
+        advance: called with the number of rows after each batch.
+
+    Returns:
+        The rows, [n, ...].
     """
     rows: list[torch.Tensor] = []
     while (done := sum(map(len, rows))) < n:
@@ -53,14 +59,14 @@ def in_batches(
 
 
 def release(device: torch.device) -> None:
-    """Give back what an allocator keeps for later, after a step that did not fit."""
+    """Return the memory that torch's allocator holds in reserve, after a step that did not fit."""
     gc.collect()
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).empty_cache()
 
 
-def _of_the_system() -> int:
-    """What /proc/meminfo calls available; half of all where the system does not tell (macOS)."""
+def _available_in_system() -> int:
+    """MemAvailable of /proc/meminfo; half of all memory where there is no such file (macOS)."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -69,11 +75,11 @@ def _of_the_system() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
-        raise UserError("This system does not tell its memory: give data.batch_size as a number.") from None
+        raise UserError("The free memory of this system is unknown: give data.batch_size as a number.") from None
 
 
-def _of_the_container(root: Path) -> list[int]:
-    """What the limits of control groups (version 2, version 1) leave; file pages that can go count as free."""
+def _available_in_container(root: Path) -> list[int]:
+    """What the limits of control groups (version 2, version 1) leave; reclaimable file pages count as free."""
     left = []
     for folder, limit, used in (
         (root, "memory.max", "memory.current"),

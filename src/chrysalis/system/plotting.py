@@ -1,26 +1,31 @@
 """The common look of all charts."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chrysalis.system.files import written
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
 
 
 def named(name: str) -> str:
-    """The name as matplotlib shows it unchanged: it hides labels that begin with _, and sets $ as mathematics."""
+    """A label that matplotlib shows as it is: it hides labels that begin with _, and typesets $ as mathematics."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def style(axes) -> None:
+def style(axes: "Axes") -> None:
     """Give axes the look that all charts share."""
     axes.title.set_fontsize(11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eee9df")
 
 
-def save(figure, path: Path) -> None:
-    """Write a PNG file, complete or absent, and close the figure."""
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG file, complete or absent, and close it."""
     from matplotlib import pyplot as plt
 
     with written(path) as partial:
@@ -28,8 +33,8 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def plain_numbers(axes) -> None:
-    """On a log axis, without powers of ten."""
+def plain_numbers(axes: "Axes") -> None:
+    """Label a logarithmic y axis with plain numbers instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -37,7 +42,7 @@ def plain_numbers(axes) -> None:
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _is_short(axes) else ""))
 
 
-def _is_short(axes) -> bool:
-    """1, 2 and 5 alone would leave a short log axis without numbers."""
+def _is_short(axes: "Axes") -> bool:
+    """Whether the axis spans so little that ticks at 1, 2 and 5 would leave it without numbers."""
     low, high = axes.get_ylim()
     return high / low < 4

@@ -1,20 +1,21 @@
-"""What ends a program outside of training: without a traceback, and without a partial file or an empty folder."""
+"""Signals outside of training: the program ends without a traceback, a partial file or an empty folder."""
 
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
-def unwind(signum: int, frame) -> None:
-    """The handler that `ending_orderly` puts in the place of the default one."""
+def unwind(signum: int, frame: FrameType | None) -> None:
+    """Exit as the shell reports a signal, with code 128 + signum; the handler that `ending_orderly` installs."""
     sys.exit(128 + signum)
 
 
 @contextmanager
 def ending_orderly() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise SystemExit, unless somebody has a handler of their own or ignores them."""
+    """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or have another handler already."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     there = [getattr(signal, name) for name in names if hasattr(signal, name)]
     plain = [signum for signum in there if signal.getsignal(signum) == signal.SIG_DFL]
@@ -29,7 +30,7 @@ def ending_orderly() -> Iterator[None]:
 
 @contextmanager
 def leaving_silently() -> Iterator[None]:
-    """Inside, where libraries are imported, Ctrl-C ends the process as the system does, and raises nothing."""
+    """Make Ctrl-C end the process at once and without a traceback; for the time in which libraries are imported."""
     ours = threading.current_thread() is threading.main_thread()
     ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:

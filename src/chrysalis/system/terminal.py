@@ -1,73 +1,89 @@
-"""What a person sees in the terminal: plain sentences and one named stage at a time, on standard error through rich."""
+"""Output in the terminal: messages, and the progress of one named stage at a time, on standard error through rich."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
 LINE_EVERY = 10.0  # seconds between the lines of a stage where there is no terminal
-WIDE, ROOMY = 80, 100  # columns from which on there is room for a stage's figures, and for a long bar
+WIDE, ROOMY = 80, 100  # columns from which a stage's figures fit, and a long bar
 
 
 def is_main_process() -> bool:
-    """Of several, on one machine or more, the one that speaks and writes: Lightning, torchrun and srun number them."""
+    """Whether this process, of one or many, is the one that prints and writes files."""
+    # the ranks as Lightning, torchrun and srun number them
     return all(os.environ.get(n, "0") == "0" for n in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def say(text: str) -> None:
+    """Print a message, in the main process only."""
     if is_main_process():
         console.print(text, soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
+    """Print a warning in yellow, in the main process only."""
     if is_main_process():
         console.print(text, style="yellow", soft_wrap=True, markup=False)
 
 
 class Stage:
-    """A part of a program's work that takes its time. While another stage runs inside it, its clock stands still.
+    """A part of a program's work whose progress is shown. Its clock stops while another stage runs inside it.
 
-    what: its name. total: how many units it has, None where that is unknown. done: how many were done before.
-    figures: what is shown beside its progress.
+    Args:
+        what: its name.
+        total: its number of units; None if unknown.
+        done: units that were done before it began.
+        line_every: seconds between the lines printed where there is no terminal.
+
+    Attributes:
+        figures: text shown beside the progress.
     """
 
     def __init__(self, what: str, total: float | None, done: float = 0, line_every: float = LINE_EVERY):
         self.what, self.total, self.done, self.figures, self.line_every = what, total, done, "", line_every
-        self._first, self._seconds, self._since = done, 0.0, time.monotonic()
-        self._line_at = self._since
+        self._first, self._seconds = done, 0.0
+        self._line_at = time.monotonic()
+        self._since: float | None = self._line_at
 
     def advance(self, n: float) -> None:
+        """Count `n` more units, and print a line if one is due."""
         self.done += n
         if not console.is_terminal and is_main_process() and time.monotonic() - self._line_at >= self.line_every:
             self.line()
 
     def line(self) -> None:
-        """Print how far it is, for a pipe or a file."""
+        """Print the progress as a line, for a pipe or a file."""
         self._line_at = time.monotonic()
         say("  ".join(filter(None, (f"{self.what} {self.count()}".strip(), self.figures, self.left()))))
 
     def seconds(self) -> float:
+        """Seconds on its own clock."""
         return self._seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
     def pause(self) -> None:
+        """Stop the clock."""
         self._seconds, self._since = self.seconds(), None
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
+        """Start the clock again."""
         self._since = self._line_at = time.monotonic()
 
     def count(self) -> str:
+        """'3200/12800', or the units done where the total is unknown."""
         if self.total is None:
             return f"{self.done:.0f}" if self.done else ""
         return f"{min(self.done, self.total):.0f}/{self.total:.0f}"
 
     def left(self) -> str:
-        """'1:05 left' at the speed so far; how long it has taken where the total is unknown."""
+        """'1:05 left' at the speed so far; the time taken where the total is unknown."""
         if self.total is None:
             return _clock(self.seconds())
         made = self.done - self._first
@@ -76,26 +92,26 @@ class Stage:
         return f"{_clock(self.seconds() / made * max(0.0, self.total - self.done))} left"
 
 
-class _Of(ProgressColumn):
-    """One method of the stage that a row of the screen stands for."""
+class _StageText(ProgressColumn):
+    """A column whose text is read off the stage of its row."""
 
-    def __init__(self, method: str):
+    def __init__(self, text: Callable[[Stage], str]):
         super().__init__()
-        self.method = method
+        self.text = text
 
-    def render(self, task) -> Text:
-        return Text(getattr(task.fields["stage"], self.method)())
+    def render(self, task: Task) -> Text:
+        return Text(self.text(task.fields["stage"]))
 
 
 class _Screen:
-    """The stages that are running, each inside the one before; the innermost is shown."""
+    """The running stages, each inside the one before; the innermost is shown."""
 
     def __init__(self) -> None:
         self.running: list[Stage] = []
         self.bar: Progress | None = None
 
     def show(self) -> None:
-        """The innermost stage in place of what was shown."""
+        """Show the innermost stage instead of the one shown before."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
@@ -109,39 +125,34 @@ _screen = _Screen()
 
 
 def bar(on: Console) -> Progress:
-    """Columns that fit a console's width, down to 50."""
-    wide = on.width >= WIDE
-    figures = [_Figures()] if wide else []
-    shown = (
+    """A progress bar whose columns fit a console's width, down to 50."""
+    figures = [_StageText(lambda stage: stage.figures)] if on.width >= WIDE else []
+    columns = (
         TextColumn("{task.description}"),
         _Live(bar_width=8 if on.width < ROOMY else 30),
-        _Of("count"),
+        _StageText(Stage.count),
         *figures,
-        _Of("left"),
+        _StageText(Stage.left),
     )
-    return Progress(*shown, console=on, transient=True)
-
-
-class _Figures(ProgressColumn):
-    def render(self, task) -> Text:
-        return Text(task.fields["stage"].figures)
+    return Progress(*columns, console=on, transient=True)
 
 
 class _Live(BarColumn):
-    """A bar that asks its stage how far it is, so that nothing has to be handed on."""
+    """A bar that reads its progress off its stage."""
 
-    def render(self, task):
+    def render(self, task: Task) -> ProgressBar:
         task.completed = task.fields["stage"].done
         return super().render(task)
 
 
 def add(progress: Progress, stage: Stage) -> None:
+    """Add a stage to a bar as a row."""
     progress.add_task(stage.what, total=stage.total, stage=stage)
 
 
 @contextmanager
 def stage(what: str, total: float | None = None, done: float = 0, line_every: float = LINE_EVERY) -> Iterator[Stage]:
-    """Show a stage while it runs: a bar in a terminal, a line every `line_every` seconds elsewhere."""
+    """Show a stage while it runs: a bar in a terminal, a line every `line_every` seconds elsewhere. See Stage."""
     if _screen.running:
         _screen.running[-1].pause()
     own = Stage(what, total, done, line_every)
@@ -154,11 +165,11 @@ def stage(what: str, total: float | None = None, done: float = 0, line_every: fl
             del _screen.running[_screen.running.index(own) :]
             _screen.show()
             if _screen.running:
-                _screen.running[-1].go_on()
+                _screen.running[-1].resume()
 
 
 def end_stages() -> None:
-    """Take away what a broken-off run has left: Lightning asks no callback after one whose on_exception raises."""
+    """Remove the stages that an interrupted run left: Lightning calls no callback after one that raises."""
     _screen.running.clear()
     _screen.show()
 

@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from chrysalis.data.example import LARGEST_FILE, read_bytes
 from chrysalis.system import hub
+from chrysalis.system.errors import first_line
 from chrysalis.system.files import cache_folder, written
 
 TIMEOUT = 20  # seconds without an answer, or a byte
@@ -109,7 +110,7 @@ class ExternalFiles:
             raise ValueError(f"{address}: HTTP {error.code} {error.reason}") from error
         except (OSError, HTTPException) as error:
             self._failures[host] += 1
-            raise ValueError(f"{address}: {getattr(error, 'reason', None) or hub.first_line(error)}") from error
+            raise ValueError(f"{address}: {getattr(error, 'reason', None) or first_line(error)}") from error
         self._failures[host] = 0
         if len(data) > LARGEST_FILE:
             raise ValueError(f"{address}: more than {LARGEST_FILE / 2**20:.0f} MiB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from chrysalis.data.sources.external_files import ExternalFiles
 from chrysalis.system import hub
-from chrysalis.system.errors import UserError, require_path
+from chrysalis.system.errors import UserError, first_line, require_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ def load(
                 f"data.revision={revision} is for a hub id, and data.path={path} is a folder: leave it out."
             )
         return _load_folder(folder, path, split, configuration), ExternalFiles(folder)
-    hub_id, revision_in_path = hub.parted(path)
+    hub_id, revision_in_path = hub.split_revision(path)
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
         raise UserError(
             f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
@@ -61,7 +61,7 @@ def _load_folder(folder: Path, path: str, split: str, configuration: str | None)
             raise ValueError("what save_to_disk wrote has no configurations")
         return _select_split(rows, split)
     except Exception as error:  # the readers raise dozens of kinds
-        why = _choices(error) or hub.first_line(error)
+        why = _choices(error) or first_line(error)
         keys = f"data.path={path}, data.split={split}" + (f", data.name={configuration}" if configuration else "")
         raise UserError(f"{keys} could not be loaded as a dataset: {why}.") from error
 

@@ -1,10 +1,6 @@
 """Any function of the user's as an energy: loading it from a file, and naming file and line when it goes wrong."""
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +9,7 @@ from torch.nn import functional as F
 
 from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system.errors import UserError
+from chrysalis.system.user_code import described, failed_at, load_module
 
 
 class Function:
@@ -27,7 +24,7 @@ class Function:
         place, _, name = str(reference).rpartition(":")
         if not place or not name:
             raise UserError(f"{key}={reference} must be path/to/file.py:name or package.module:name.")
-        module = self._module(place)
+        module = load_module(place, key, f"chrysalis_user_{Path(place).stem}")
         self.call = getattr(module, name, None)
         self.file = inspect.getsourcefile(module) or place
         if not callable(self.call):
@@ -45,7 +42,7 @@ class Function:
         try:
             return self.call(*values)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{self._failed_at(error)}: {_described(error)}") from error
+            raise UserError(f"{failed_at(error, Path(self.file), self.where)}: {described(error)}") from error
 
     def returned(self, value: object, shape: tuple[int | None, ...], what: str) -> torch.Tensor:
         """value if it is a tensor of this shape (None: any number there)."""
@@ -56,53 +53,11 @@ class Function:
             raise UserError(f"{self.where}: must return {what} of shape {asked}, and returned {_listed(given)}.")
         return value
 
-    def _module(self, place: str):
-        file = Path(place).expanduser()
-        try:
-            if file.suffix == ".py":
-                if not file.is_file():
-                    raise UserError(f"{self.key}: there is no file {place}.")
-                self.file = str(file)
-                spec = importlib.util.spec_from_file_location(f"chrysalis_user_{file.stem}", file)
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[spec.name] = module  # dataclasses look their module up
-                self._also_from(file.absolute().parent)
-                spec.loader.exec_module(module)
-                return module
-            self.file = place
-            self._also_from(Path.cwd())
-            spec = importlib.util.find_spec(place)
-            self.file = spec.origin if spec and spec.origin else place
-            return importlib.import_module(place)
-        except UserError:
-            raise
-        except SyntaxError as error:
-            raise UserError(f"{error.filename}:{error.lineno}: {error.msg}.") from error
-        except (Exception, SystemExit) as error:
-            raise UserError(f"{self._failed_at(error)}: {_described(error)}") from error
-
-    @staticmethod
-    def _also_from(folder: Path) -> None:
-        """The user's file may import what lies beside it."""
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-
-    def _failed_at(self, error: BaseException) -> str:
-        """The last line of the user's file that the error went through."""
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if Path(f.filename).absolute() == Path(self.file).absolute()]
-        return f"{self.file}:{own[-1].lineno}" if own else getattr(self, "where", self.file)
-
 
 def _line(function: Callable) -> int:
     function = inspect.unwrap(getattr(function, "func", function))
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code.co_firstlineno if code else 1
-
-
-def _described(error: BaseException) -> str:
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first.rstrip('.')}."
 
 
 def _listed(given) -> str:

@@ -16,7 +16,8 @@ from chrysalis.evaluation.validation_loss import fixed_timesteps
 from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.models import card, export, lora
 from chrysalis.system import checkpoints, hardware
-from chrysalis.system.files import all_public, shown, shown_program, write_text
+from chrysalis.system.files import shown, shown_program, write_text
+from chrysalis.system.public import all_public
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.checkpoint import Checkpoint

@@ -55,7 +55,7 @@ class Stopping(Callback):
         self._trainer, self._began, self._seen_step = trainer, time.monotonic(), trainer.global_step
         if trainer.is_global_zero:
             for file in (self.folder / "stop", self.folder / "save"):
-                if file.exists() and file.stat().st_mtime < chrysalis.BEGAN:  # meant for an earlier command
+                if file.exists() and file.stat().st_mtime < chrysalis.PROCESS_START:  # meant for an earlier command
                     file.unlink(missing_ok=True)
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # so that no GPU is waited for

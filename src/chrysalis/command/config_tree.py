@@ -1,0 +1,28 @@
+"""Configurations as Python's own dicts, lists and objects."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+
+
+def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as nested dicts and lists; raises OmegaConf's errors for missing or unresolvable values."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ('data.batch_size', 4) for every value that is not a mapping."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def instantiate(node: DictConfig, **more: Any) -> Any:
+    """Call a node's _target_; its lists and mappings are Python's own, which checkpoints can hold."""
+    return hydra.utils.instantiate(node, _convert_="all", **more)

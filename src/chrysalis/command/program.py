@@ -1,0 +1,164 @@
+"""Programs from functions of a configuration: `python train.py key=value ...`, -m for sweeps, --help, --version."""
+
+import functools
+import os
+import re
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import chrysalis
+from chrysalis.command import launcher, sweep
+from chrysalis.command.arguments import as_typed
+from chrysalis.command.errors import CONF, sentence
+from chrysalis.command.quick_start import keep_compiled
+from chrysalis.command.ranks import FOLDER, with_common_folder
+from chrysalis.command.resume import set_changes_aside
+from chrysalis.command.values import require_name
+from chrysalis.system.claims import claimed
+from chrysalis.system.files import remove_if_empty
+from chrysalis.system.signals import ending_orderly
+from chrysalis.system.terminal import console, end_stages, is_main_process
+
+_typed: list[str] = []
+_NO_LOGGER = dict.fromkeys(("logger=false", "logger=null"), "logger=none")
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Turn task(cfg) into a program: `python train.py key=value ...`.
+
+    A mistake of the user ends in one or two sentences and exit code 2; debug=true shows the traceback.
+    """
+    return lambda task: functools.partial(_run, task, config_name)
+
+
+def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """The whole program, from sys.argv to the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
+    codes: list[int] = []  # not the exceptions: their tracebacks would keep a failed job's tensors alive
+    for earlier in (sweep.codes, launcher.stopped):
+        earlier.clear()
+    _typed[:] = sys.argv[1:]
+    if "--version" in _typed:
+        return print(f"chrysalis {chrysalis.__version__}")
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> int:
+        code = _job(task, cfg, config_name)
+        codes.extend([code] if code else [])  # for the end, so that the other jobs of a sweep run
+        return code
+
+    try:
+        sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _flags_first(_typed), config_name)
+        with ending_orderly():  # while it trains, train.py handles signals in training/callbacks/stopping.py
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except KeyboardInterrupt:
+        codes.append(INTERRUPTED)
+    except Exception as error:
+        sweep.forget()
+        codes.append(_show(error, config_name))
+    if code := _exit_code(codes):
+        sys.exit(code)
+
+
+def _job(task: Callable[[DictConfig], None], cfg: DictConfig, config_name: str) -> int:
+    """One job of perhaps many; returns its exit code."""
+    keep_compiled()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    # the processes of one run share its folder; and preflight=only writes nothing
+    shares = not is_main_process() or cfg.get("preflight") == "only"
+    try:
+        with nullcontext() if shares else claimed(folder, FOLDER[config_name][0]):
+            try:
+                task(cfg)
+            finally:
+                end_stages()
+                remove_if_empty(folder)
+    except Exception as error:
+        return _show(error, config_name)
+    return 0
+
+
+def _prepared(arguments: list[str], config_name: str) -> list[str]:
+    """The arguments for Hydra: quoted, with what from=... recorded, without the overrides beside resume=RUN."""
+    for argument in arguments:
+        if argument.startswith("name=") and config_name == "train":
+            require_name(argument[5:])  # before a folder is made of it
+    words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
+    given = sweep.only_swept_in_names(with_common_folder(words, config_name))
+    return _recalled(given) if config_name == "sample" else set_changes_aside(given)
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Move flags before overrides: Python's argparse does not accept `a=1 -m b=2`."""
+    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+    return [*(a for a in arguments if a not in overrides), *overrides]
+
+
+def _exit_code(codes: list[int]) -> int:
+    """The exit code of all jobs: of the signal that ended a sweep, else 2 if all that failed were mistakes."""
+    if launcher.stopped:
+        return INTERRUPTED if launcher.stopped[0] == signal.SIGINT else 128 + signal.SIGTERM
+    failed = {*codes, *sweep.codes}
+    return 0 if not failed else failed.pop() if failed in ({2}, {INTERRUPTED}) else 1
+
+
+def _show(error: Exception, config_name: str) -> int:
+    """Print an error; return the exit code: 2 for a mistake of the user, 1 for one of the program."""
+    text = sentence(error, config_name)
+    if text is None or "debug=true" in _typed:
+        traceback.print_exception(error)
+    elif config_name != "sample" or is_main_process():  # sampling processes send their mistakes to the first one
+        console.print(text, style="red", soft_wrap=True, markup=False)
+    return 1 if text is None else 2
+
+
+def _recalled(arguments: list[str]) -> list[str]:
+    """sample.py from=image.png: the arguments that generated the image, before those typed now."""
+    arguments = [word for a in arguments for word in _by_class(a)]
+    if not any(a.startswith("from=") for a in arguments):
+        return arguments
+    from chrysalis.command.recipes import expanded
+
+    return expanded(arguments)
+
+
+def _by_class(argument: str) -> list[str]:
+    """Let scheduler=CLASS name any scheduler class of diffusers, as if it were an option of conf/scheduler."""
+    if re.fullmatch(r"scheduler=(\w+,)*\w+Scheduler(,\w+)*", argument):
+        return ["scheduler=other", argument.replace("=", ".name=", 1)]
+    return [argument]
+
+
+def command_line() -> str:
+    """This run's command, quoted for a shell; a sweep job's without the sweep's name."""
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("name=")] if sweep.is_job() else _typed
+    return shlex.join(["python", Path(sys.argv[0]).name, *overrides])
+
+
+def _run_folder(name: str, resume: str | bool | None) -> str:
+    if not resume or resume is True:
+        return f"runs/{name}"
+    is_name = not Path(str(resume)).is_dir() and Path("runs", str(resume)).is_dir()
+    return f"runs/{resume}" if is_name else str(resume)
+
+
+def _job_slug(number: int, overrides: str) -> str:
+    """'0_lr-1e-05_accumulate_grad_batches-2': without '=', which a path in an override could not contain."""
+    parts = [part.split("=", 1) for part in re.split(r",(?=[\w+~./@-]+=)", str(overrides))]
+    slug = "_".join(f"{part[0].split('.')[-1]}-{part[1]}" for part in parts if len(part) == 2)
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", f"{number}_{slug}")[:120]
+
+
+# at import: the processes of other launchers only import this
+for _name, _resolver in (("run_folder", _run_folder), ("job_slug", _job_slug)):
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)

@@ -1,0 +1,87 @@
+"""Importing the user's own Python code; what goes wrong in it is one sentence that names file and line."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+from chrysalis.system.errors import UserError, require_path
+from chrysalis.system.files import shown
+
+
+def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
+    """Import path/to/file.py or package.module.
+
+    What lies beside the file, or in the working folder for a module, can be imported too.
+
+    Args:
+        key: the configuration key that names it, for messages.
+        name: the module's name in sys.modules; the file's stem if it is None.
+
+    Raises:
+        UserError: there is no such file or module, or importing it fails.
+    """
+    file = require_path(key, place)
+    try:
+        if file.suffix == ".py":
+            return _load_file(file, name or file.stem, f"{key}: there is no file {place}.")
+        _search_also(Path.cwd())
+        if (spec := _find(place)) is None:
+            raise UserError(f"{key}: there is no module {place}.")
+        file = Path(spec.origin or place)
+        return importlib.import_module(place)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{shown(Path(error.filename or place))}:{error.lineno}: {error.msg}.") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{failed_at(error, file, shown(file))}: {described(error)}") from error
+
+
+def _find(place: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(place)
+    except ModuleNotFoundError as error:
+        if f"{place}.".startswith(f"{error.name}."):  # itself or a package around it, not what that imports
+            return None
+        raise
+
+
+def _load_file(file: Path, name: str, missing: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise UserError(missing)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    _search_also(file.absolute().parent)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        raise
+    return module
+
+
+def _search_also(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def failed_at(error: BaseException, file: Path, otherwise: str) -> str:
+    """FILE:LINE of the last line of `file` that an error went through; `otherwise` if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).absolute() == file.absolute()]
+    return f"{shown(file)}:{own[-1].lineno}" if own else otherwise
+
+
+def described(error: BaseException) -> str:
+    """'ValueError: the first line of its message.'"""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first.rstrip('.')}."
