@@ -47,7 +47,7 @@ def record(runs: dict[str, Run]) -> str:
 def stopped(losses: Run, rule: EarlyStopping) -> int:
     """The step after which the rule ends the run."""
     for step in losses:
-        rule.hear(step, losses[step])
+        rule.update(step, losses[step])
         if rule.waited >= rule.patience:
             return step
     return max(losses)

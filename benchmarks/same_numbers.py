@@ -29,7 +29,7 @@ IMAGE_TOLERANCE = 3.0  # grey levels, rms over a thumbnail
 QUIET = ["export.report=false", "trainer.log_every_n_steps=1", "trainer.precision=32-true", "callbacks.evaluate.n=0"]
 QUIET += [
     "callbacks.validation.n_images=32",
-    "callbacks.validation.bins=8",
+    "callbacks.validation.timesteps=8",
 ]  # given, so that no plan of measuring changes them
 TRAININGS = {
     "train": [],

@@ -53,7 +53,7 @@ BENCHMARKS += [command for text in TEXTS.values() for command in inline(text, r"
 INLINE = list(dict.fromkeys(c for text in TEXTS.values() for c in inline(text, r"(?:train|sample)\.py ")))
 
 SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.samples.n=1"]
-SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.bins=1"]
+SMALL_TRAIN += ["callbacks.samples.steps=1", "callbacks.validation.n_images=1", "callbacks.validation.timesteps=1"]
 MODELS = {"first": [], "early": [], **{name: [f"condition={name}"] for name in ("label", "mask", "text")}}
 PLAIN = next(c for c in PROGRAMS if program_of(c) == "sample" and "assets/moths-64 n=" in c)
 

@@ -1,4 +1,4 @@
-"""The whole way, on tiny real objects: exact accumulation, exact continuation, what a run leaves behind."""
+"""Whole runs on tiny real objects: exact accumulation, exact continuation, what a run leaves behind."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
-from chrysalis.training.logger import tensorboard
+from chrysalis.training.logger import RunLogger
 from chrysalis.training.module import FineTuning
 
 DATA = ["data.n=30"]
@@ -61,7 +61,7 @@ def test_two_of_four_are_one_of_eight(denoiser):
 
 
 def test_a_short_last_window_is_averaged_over_what_it_holds(denoiser):
-    """One pass in micro-batches of 4 accumulated by 3, against autograd and SGD written out."""
+    """One epoch in micro-batches of 4 accumulated by 3, against autograd and SGD written out."""
     module, data = trained_by_sgd(denoiser, 30, batch_size=4, accumulate=3, steps=2)
     n = len(data.train_rows)
     assert n % 12 not in (0, 4, 8), "the last window has to end in a short micro-batch"
@@ -179,7 +179,7 @@ def test_a_curve_begins_with_its_second_point(tmp_path):
         events.Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    log = tensorboard(str(tmp_path))
+    log = RunLogger(str(tmp_path))
     log.log_metrics({"samples_evaluation/kd": 0.5, "train/loss": 1.0}, step=10)
     log.save()
     assert curves() == {"train/loss": [(10, 1.0)]}
@@ -187,13 +187,13 @@ def test_a_curve_begins_with_its_second_point(tmp_path):
         log.log_metrics({"samples_evaluation/kd": kd}, step=step)
     log.save()
     assert curves()["samples_evaluation/kd"] == [(10, 0.5), (20, 0.25), (30, 0.125)]
-    continued = tensorboard(str(tmp_path))
+    continued = RunLogger(str(tmp_path))
     continued.log_metrics({"samples_evaluation/kd": 1.0}, step=40)
     continued.save()
     assert curves()["samples_evaluation/kd"][-1] == (40, 1.0)
 
 
-def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_run, run, tmp_path):
+def test_the_export_has_the_ema_weights_and_samples_in_stock_diffusers(tiny_run, run, tmp_path):
     folder = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     best = checkpoint(folder, "best")
     stock = DDPMPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False)
@@ -213,7 +213,7 @@ def test_the_export_has_the_averaged_weights_and_draws_in_stock_diffusers(tiny_r
 
 @pytest.mark.parametrize("stop", [3, *(pytest.param(at, marks=pytest.mark.proof) for at in (2, 5))])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_run, run, stop):
-    """23 images in micro-batches of 4 by 2 are three steps a pass: stopped inside one, at its end, in the next."""
+    """23 images in micro-batches of 4 by 2 are three steps an epoch: stopped inside one, at its end, in the next."""
     same = ["trainer.accumulate_grad_batches=2", "lr_schedule=constant"]
     whole = tiny_run("whole", *same, "trainer.max_steps=7")
     part = tiny_run("part", *same, f"trainer.max_steps={stop}")
@@ -226,7 +226,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_run, run, stop):
     assert results(whole)["val_loss"] == results(part)["val_loss"]
 
 
-def test_passes_are_counted_right_after_a_stop_inside_one(tiny_run, run):
+def test_epochs_are_counted_right_after_a_stop_inside_one(tiny_run, run):
     part = tiny_run("part", "trainer.accumulate_grad_batches=2", "trainer.max_steps=2")
     assert run("train", f"resume={part}", "trainer.max_steps=-1", "trainer.max_epochs=2") == 0
     assert results(part)["steps"] == 2 * 3
@@ -243,8 +243,8 @@ def test_a_copied_run_continues_in_its_own_folder(tiny_run, run, tmp_path):
     assert again["continued_by"] == ["python train.py resume=runs/copy trainer.max_steps=4"]
 
 
-def test_the_strip_shows_the_exported_weights_after_a_resume(tiny_run, run):
-    """The best step is the one resumed from, and nothing was drawn since: its images are not the base model's."""
+def test_before_and_after_shows_the_exported_weights_after_a_resume(tiny_run, run):
+    """The best step is the one resumed from, and nothing was sampled since: its images are not the base model's."""
     quick = ["optimizer.lr=1e-2", "lr_schedule=constant", "lr_schedule.warmup_steps=0"]
     part = tiny_run("part", *quick, "trainer.max_steps=2", "callbacks.samples.every_n_train_steps=100")
     last = checkpoint(part)
@@ -285,7 +285,7 @@ def test_clipping_can_be_turned_off(tiny_run, off):
     assert all(torch.equal(w, far["state_dict"][name]) for name, w in free["state_dict"].items())
 
 
-def test_divergence_is_said_and_nothing_is_exported(run, tmp_path, capfd):
+def test_divergence_is_reported_and_nothing_is_exported(run, tmp_path, capfd):
     wild = ["optimizer.lr=1000", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "trainer.gradient_clip_val=null"]
     tiny = [*TINY_MODEL, *DATA, *TINY_RUN, "name=wild", "trainer.max_steps=40"]
     assert run("train", *tiny, *wild) == 2

@@ -68,7 +68,7 @@ def scaler(bench: Bench) -> Iterator[Figure]:
     counted = done.optimizer_steps
     require(counted == {steps - left_out}, f"the optimizer counts {counted} updates, not {steps - left_out}")
     require(all(w.isfinite().all() for w in done.weights.values()), "weights are not finite")
-    require(not done.nonfinite.skipped, "an overflow of the scaled gradients was taken for a loss that is not finite")
+    require(not done.nonfinite.skipped_steps, "an overflow of scaled gradients was taken for a non-finite loss")
 
 
 def compiled(bench: Bench) -> Iterator[Figure]:

@@ -95,7 +95,9 @@ def nonfinite(bench: Bench) -> Iterator[Figure]:
     """A gradient that is not a number, under the fused optimizer alone: caught before the update, or left out."""
     precision = "bf16-mixed" if bench.on_gpu else "32-true"
     done, after = _poisoned(bench, precision, "skip")
-    require(done.nonfinite.skipped == [POISONED], f"steps left out: {done.nonfinite.skipped}, not [{POISONED}]")
+    require(
+        done.nonfinite.skipped_steps == [POISONED], f"steps left out: {done.nonfinite.skipped_steps}, not [{POISONED}]"
+    )
     _require_left_out(done, after)
     yield Figure("updates left out", 1)
     try:
@@ -114,7 +116,7 @@ def nonfinite_fp16(bench: Bench) -> Iterator[Figure]:
     scale = 2.0**8
     done, after = _poisoned(bench, "16-mixed", "skip", scale)
     _require_left_out(done, after)
-    require(done.nonfinite.skipped == [], "what is the scaler's own way was taken for a loss that is not finite")
+    require(done.nonfinite.skipped_steps == [], "what is the scaler's own way was taken for a loss that is not finite")
     require(done.scaler.get_scale() == scale / 2, f"the loss scale went from {scale:g} to {done.scaler.get_scale():g}")
     yield Figure("updates left out, gradient", 1)
     plain, steps = Denoiser.loss_at, []
@@ -126,7 +128,9 @@ def nonfinite_fp16(bench: Bench) -> Iterator[Figure]:
     with mock.patch.object(Denoiser, "loss_at", loss_at):
         done, after = _poisoned(bench, "16-mixed", "skip", scale, poison=False)
     _require_left_out(done, after)
-    require(done.nonfinite.skipped == [POISONED], f"steps left out: {done.nonfinite.skipped}, not [{POISONED}]")
+    require(
+        done.nonfinite.skipped_steps == [POISONED], f"steps left out: {done.nonfinite.skipped_steps}, not [{POISONED}]"
+    )
     yield Figure("updates left out, loss", 1)
 
 

@@ -195,7 +195,7 @@ def recipe(bench: Bench, name: str, steps: int, *overrides: str) -> list[str]:
         "trainer.max_steps": steps,
         "lr_schedule": "constant",
         "callbacks.validation.n_images": 2,
-        "callbacks.validation.bins": 2,
+        "callbacks.validation.timesteps": 2,
         "callbacks.samples.n": 1,
         "callbacks.samples.steps": 1,
         "callbacks.evaluate.n": 0,

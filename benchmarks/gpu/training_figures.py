@@ -121,7 +121,7 @@ def memory_count(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"counted in README's table, {named}", step_memory.MARGIN * counted / 1e9, "GB")
     data, peak = runs.images(bench, pixels, batch_size), runs.Peak()
     # on a CPU what tensors take is counted while they live, as the process has much else
-    live = nullcontext() if bench.on_gpu else step_memory.Live()
+    live = nullcontext() if bench.on_gpu else step_memory.LiveMemory()
     runs.forget_peak(bench.device)
     with live:
         runs.fit(bench, folder.load(bench.large_folder), data, 4, precision=precision, watch=[peak])

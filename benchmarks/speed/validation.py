@@ -109,7 +109,7 @@ def ours_run(bench: Bench) -> Ours:
         f"optimizer.lr={SCRIPT_LR}",
         f"callbacks.validation.every_n_train_steps={bench.steps(EVERY)}",
         f"callbacks.validation.n_images={IMAGES}",
-        f"callbacks.validation.bins={BINS}",
+        f"callbacks.validation.timesteps={BINS}",
         "callbacks.validation.seed=0",
     )
 

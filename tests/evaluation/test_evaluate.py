@@ -27,7 +27,8 @@ from chrysalis.evaluation.verdict import change, verdict
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
-from chrysalis.training.callbacks.evaluate import Evaluate, When
+from chrysalis.training.callbacks.evaluate import Evaluate
+from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule
 
 RUN = [*TINY_MODEL, *TINY_RUN, "data.n=150", "name=a", "callbacks.evaluate.n=24", "callbacks.evaluate.steps=2"]
 RUN += ["callbacks.evaluate.every_n_train_steps=2", "trainer.precision=32-true"]
@@ -79,7 +80,7 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
 
 def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, looked):
     trained(*RUN, *looked)
-    short = ["callbacks.evaluate.every_n_train_steps=auto", "callbacks.evaluate.share=1", "trainer.max_steps=3"]
+    short = ["callbacks.evaluate.every_n_train_steps=auto", "callbacks.evaluate.budget=1", "trainer.max_steps=3"]
     assert run("train", *RUN, *looked, "name=b", *short) == 0  # once, at its last step, and not of the base model
     assert run("train", "resume=runs/b", "callbacks.evaluate.every_n_train_steps=2", "trainer.max_steps=4") == 0
     one, other = (json.loads((tmp_path / "runs" / n / "history.json").read_text())["evaluation"] for n in "ab")
@@ -99,7 +100,7 @@ def test_it_costs_nothing_when_it_is_off(trained):
 
 def test_one_picture_to_learn_from_is_too_few_to_evaluate(run, tmp_path, looked, capfd):
     assert run("train", *RUN, *looked, "data.n=2", "data.batch_size=1") == 0
-    assert "Nothing is evaluated" in capfd.readouterr().err
+    assert "Evaluation skipped: memorization needs" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["evaluation"] is None
 
 
@@ -149,10 +150,10 @@ def test_what_is_exported_is_what_was_evaluated(run, tmp_path, looked):
         (["callbacks.evaluate.features=null"], "callbacks.evaluate.features=null"),
         (["callbacks.best.monitor=kd", "callbacks.evaluate.n=0"], "callbacks.best.monitor=kd needs two measurements"),
         (["callbacks.best.monitor=kd", "callbacks.evaluate.every_n_train_steps=4"], "needs two measurements"),
-        (["callbacks.best.monitor=coverage"], "callbacks.best.monitor=coverage takes 50 images"),
-        (["callbacks.best.monitor=fd"], "callbacks.best.monitor=fd takes 33 images"),
-        (["callbacks=early_stopping", "data.n=4", "data.batch_size=1"], "needs two validation images or more"),
-        (["~callbacks.evaluate"], "The callback Evaluate was taken out of callbacks"),
+        (["callbacks.best.monitor=coverage"], "callbacks.best.monitor=coverage needs 50 images"),
+        (["callbacks.best.monitor=fd"], "callbacks.best.monitor=fd needs 33 images"),
+        (["callbacks=early_stopping", "data.n=4", "data.batch_size=1"], "needs at least two validation images"),
+        (["~callbacks.evaluate"], "The callback Evaluate is missing"),
         (["features.size=100000"], "features.size=100000"),
     ],
 )
@@ -165,7 +166,7 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(run, tmp_path
 @pytest.mark.proof
 def test_a_rule_that_can_never_act_is_told(run, capfd, looked):
     assert run("train", *RUN, *looked, "callbacks=early_stopping", "preflight=only") == 0
-    assert "callbacks=early_stopping cannot end this run" in capfd.readouterr().err
+    assert "callbacks=early_stopping cannot stop this run" in capfd.readouterr().err
 
 
 def test_any_folder_of_pictures_can_be_evaluated_against(run, tmp_path, looked, model_folder, image_folder, capfd):
@@ -276,7 +277,7 @@ def test_no_chart_has_a_single_point(tmp_path):
 
 
 def test_a_runs_model_evaluated_again_has_the_runs_held_out_loss(run, tmp_path, looked, capfd):
-    assert run("train", *RUN, *looked, "callbacks.validation.n_images=6", "callbacks.validation.bins=8") == 0
+    assert run("train", *RUN, *looked, "callbacks.validation.n_images=6", "callbacks.validation.timesteps=8") == 0
     data = ["data=butterflies", "data.n=150", "data.seed=0"]
     draw = ["model.pretrained=runs/a", *data, *looked, "n=20", "steps=2", "out=drawn"]
     assert run("sample", "task=evaluate", *draw) == 0
@@ -372,15 +373,15 @@ def test_when_it_evaluates(total, n, every, due):
     when = callback.plan(total, 16)
     steps = [step for step in range(total + 1) if when.is_due(step)]
     assert steps == due
-    assert when.times(total) == len(due)
+    assert when.count(total) == len(due)
     assert every != "auto" or when.n * len(steps) * callback.steps <= 0.04 * 3 * 16 * total
 
 
 def test_an_endless_run_is_evaluated_ever_again():
-    when = Evaluate("run", lambda: None).plan(math.inf, 16)
+    when = Evaluate("run", lambda: None).plan(None, 16)
     due = [step for step in range(10 * when.every) if when.is_due(step)]
     assert due == list(range(0, 10 * when.every, when.every))
-    assert When(0).is_due(0) is False
+    assert EvaluationSchedule(0).is_due(0) is False
 
 
 def losses(mean: float, seed: int, n: int = 24) -> torch.Tensor:
@@ -413,7 +414,7 @@ def test_paired_differences_are_those_of_a_paired_test():
 def test_early_stopping_waits_for_a_sure_improvement(means, stops_at):
     callback, stopped = EarlyStopping(patience=3), None
     for i, mean in enumerate(means):
-        callback.hear(100 * i, losses(mean, i))
+        callback.update(100 * i, losses(mean, i))
         if callback.waited >= 3 and stopped is None:
             stopped = i
     assert stopped == stops_at
@@ -424,7 +425,7 @@ def test_a_run_stops_early_and_says_so(run, tmp_path, capfd):
     early += ["callbacks.validation.every_n_train_steps=1"]
     assert run("train", *RUN, *early, "callbacks.evaluate.n=0", "trainer.max_steps=40",
                "lr_schedule=constant", "optimizer.lr=1e-9") == 0  # fmt: skip
-    assert "stops early. The validation loss has not improved since step 0" in capfd.readouterr().err
+    assert "early stopping. The validation loss has not improved since step 0" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["steps"] == 2
 
 
@@ -518,8 +519,8 @@ def test_a_difference_is_sure_by_students_test():
 def test_best_knows_which_figures_fall(tmp_path):
     best = Best("coverage")
     for step, value in ((1, 0.2), (2, 0.5), (3, 0.4)):
-        best.hear("coverage", step, value)
-        best.hear("val_loss", step, 0.0)
+        best.update("coverage", step, value)
+        best.update("val_loss", step, 0.0)
     assert (best.step, best.value) == (2, -0.5)
     with pytest.raises(UserError, match=r"callbacks\.best\.monitor=loss"):
         Best("loss")

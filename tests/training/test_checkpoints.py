@@ -1,5 +1,5 @@
-"""Checkpoints are complete or absent, two are kept, and once a run has ended what continuing it needs; a damaged one is
-set aside, and nothing unpickles."""
+"""Checkpoints are complete or absent, two are kept, and a finished run keeps what continuing it needs; a damaged one is
+set aside, and nothing is unpickled."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from chrysalis.command.errors import sentence
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, size
+from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, tensor_bytes
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=1"]
 ALL = "callbacks.checkpoint.keep=all"
@@ -39,11 +39,11 @@ def test_two_are_kept(begun):
 
 @pytest.fixture
 def best_at_step_2(monkeypatch):
-    def hear(self, figure, step, value):
+    def update(self, monitor, step, value):
         if step == 2:
             self.step, self.value = 2, 0.0
 
-    monkeypatch.setattr(Best, "hear", hear)
+    monkeypatch.setattr(Best, "update", update)
 
 
 def test_a_run_that_has_ended_continues_from_what_is_kept(run, tmp_path, best_at_step_2, capfd):
@@ -74,7 +74,7 @@ def test_only_the_last_is_kept_where_it_is_the_best(run, tmp_path, capfd):
     folder = tmp_path / "runs" / "a" / "checkpoints"
     assert [p.name for p in folder.iterdir()] == ["last.ckpt"]
     assert run("train", *RUN, "callbacks.checkpoint.keep=some", "name=b") == 2
-    assert "callbacks.checkpoint.keep=some is unknown: choose last or all." in capfd.readouterr().err
+    assert "callbacks.checkpoint.keep=some must be last or all; the default is last." in capfd.readouterr().err
 
 
 def test_a_run_that_was_stopped_keeps_all(run, tmp_path, monkeypatch):
@@ -134,8 +134,8 @@ def test_a_damaged_one_is_set_aside(begun, run, capfd, how):
     assert results(begun)["steps"] == 4
 
 
-def test_only_looking_changes_nothing(begun, run):
-    """preflight=only may look at a run that goes on in another process."""
+def test_preflight_only_changes_nothing(begun, run):
+    """preflight=only may look at a run that continues in another process."""
     last = begun / "checkpoints" / "last.ckpt"
     shutil.copy(last, last.with_name("previous.ckpt"))
     damaged(last, "cut")
@@ -158,13 +158,13 @@ def test_a_damaged_best_one_is_not_exported(begun, run):
 
 
 @pytest.mark.parametrize("text", ["a: [1", "seed: 1", "", "[1, 2]"])
-def test_a_damaged_configuration_is_said(begun, run, capfd, text):
+def test_a_damaged_configuration_is_refused(begun, run, capfd, text):
     (begun / "config.yaml").write_text(text)
     assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
     assert "runs/a/config.yaml is damaged" in capfd.readouterr().err
 
 
-def test_both_damaged_is_said(begun, run, capfd):
+def test_two_damaged_checkpoints_are_refused(begun, run, capfd):
     for name in checkpoints.NAMES:
         damaged(begun / "checkpoints" / name, "cut")
     assert run("train", "resume=runs/a", "trainer.max_steps=4") == 2
@@ -179,7 +179,7 @@ def test_what_a_killed_process_was_writing_goes(begun, run):
     assert not list(begun.rglob(".*"))
 
 
-def test_nothing_unpickles(begun, run, capfd):
+def test_nothing_is_unpickled(begun, run, capfd):
     class Harm:
         def __reduce__(self):
             return os.mkdir, ("harmed",)
@@ -203,16 +203,16 @@ def test_a_full_disk_ends_the_run_with_a_sentence(run, tmp_path, capfd, monkeypa
         code = run("train", "resume=runs/a", "trainer.max_steps=5")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     assert code == 2
-    assert "ckpt could not be written: " in told
-    assert "The checkpoint before it is intact" in told
-    assert "Traceback" not in told
+    assert "ckpt could not be written: " in err
+    assert "The checkpoint before it is intact" in err
+    assert "Traceback" not in err
     assert last.read_bytes() == before
     assert run("train", "resume=runs/a", "trainer.max_steps=5") == 0
 
 
-def test_a_disk_that_is_full_elsewhere_is_said():
+def test_a_disk_that_is_full_elsewhere_is_named():
     if not os.path.exists("/dev/full"):
         pytest.skip("no device that is always full")
     with pytest.raises(OSError, match="No space") as full, open("/dev/full", "w") as f:
@@ -224,7 +224,7 @@ def test_a_disk_that_is_full_elsewhere_is_said():
 def test_room_is_looked_at_before_saving(tmp_path):
     state = {"a": torch.zeros(1000), "b": [torch.zeros(10, dtype=torch.uint8)], "c": {"d": torch.zeros(4)}}
     state["view"] = state["a"][:10]
-    assert size(state) == 4000 + 10 + 16
+    assert tensor_bytes(state) == 4000 + 10 + 16
     with pytest.raises(UserError, match="MB left"):
         require_room(tmp_path, 10**18, step=7)
     require_room(tmp_path, 10, step=7)

@@ -124,7 +124,7 @@ def test_the_key_switches_checkpointing_on(model_folder):
 
 
 def trained(make, steps=50, lr=2e-3):
-    """A tiny UNet, taught the noise in four fixed images."""
+    """A tiny UNet, trained on four fixed images."""
     unet = tiny_unet(block_out_channels=(16, 32)).train()
     denoiser = Denoiser(unet, DDPMScheduler(), objective("epsilon"))
     optimizer = make(denoiser.parameters(), lr=lr)
@@ -140,7 +140,7 @@ def trained(make, steps=50, lr=2e-3):
 
 
 @pytest.mark.proof  # trains twice
-def test_8bit_adamw_learns_as_adamw_does():
+def test_8bit_adamw_trains_as_adamw_does():
     (_, _, exact), (_, optimizer, rounded) = trained(adamw), trained(adamw8bit)
     assert rounded[-1] < 0.25 * rounded[0]
     assert rounded[-1] == pytest.approx(exact[-1], rel=0.1)
@@ -173,10 +173,10 @@ def test_8bit_moments_are_the_nearest_levels(shape):
     optimizer = adamw8bit([p])
     optimizer.step()
     m = torch.nn.functional.pad((p.grad * 0.1).contiguous().view(-1), (0, -p.numel() % 256)).view(-1, 256)
-    share = m / m.abs().amax(1, keepdim=True)
+    scaled = m / m.abs().amax(1, keepdim=True)
     table = levels(True, p.device)
-    nearest = (share[..., None] - table).abs().min(-1).values
-    found = (share - table[optimizer.state[p]["m"].int()]).abs()
+    nearest = (scaled[..., None] - table).abs().min(-1).values
+    found = (scaled - table[optimizer.state[p]["m"].int()]).abs()
     torch.testing.assert_close(found, nearest, rtol=0, atol=1e-6)
     assert len(shape) < 4 or p.is_contiguous(memory_format=torch.channels_last)
 
@@ -239,12 +239,12 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     denoiser = learner(names)
     x, t = noisy()
     cond = {k: v for k, v in example_conditions().items() if k in names}
-    with step_memory.Live() as live:
+    with step_memory.LiveMemory() as live:
         loss = denoiser.loss_at(x, t, torch.ones_like(x), cond or None).value
     assert live.now == pytest.approx(step(denoiser)[2], rel=0.05)
     assert loss.requires_grad
     if "text" not in names:  # whose captions are as long as can be, in the count
-        with step_memory.Live() as live:
+        with step_memory.LiveMemory() as live:
             denoiser.loss_at(*(v.clone() for v in (x, t, x)), cond or None).value.backward()
         assert step_memory.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
 
@@ -258,7 +258,7 @@ NEEDS = [
 
 
 @pytest.mark.parametrize(("names", "how"), NEEDS)
-def test_the_need_grows_with_the_pictures_and_leaves_the_model_alone(names, how):
+def test_the_need_grows_with_the_images_and_leaves_the_model_alone(names, how):
     denoiser = learner(names)
     if "text" in names:
         denoiser.conditioner.text.frozen.append(FrozenEncoder(None, torch.nn.Linear(8, 8)))
@@ -273,12 +273,12 @@ def test_a_frozen_weight_needs_itself_alone():
     denoiser = learner()
     count = sum(p.numel() for p in denoiser.parameters())
     whole = step_memory.need(denoiser, (16, 16), 2, optimizer_bytes_per_weight=2)
-    assert (whole.gradients, whole.optimizer, whole.average) == (4 * count, 2 * count, 4 * count)
+    assert (whole.gradients, whole.optimizer, whole.ema) == (4 * count, 2 * count, 4 * count)
     denoiser.requires_grad_(False)
     denoiser.unet.conv_out.requires_grad_(True)
     learning = sum(p.numel() for p in denoiser.unet.conv_out.parameters())
-    part = step_memory.need(denoiser, (16, 16), 2, average=False)
-    assert (part.gradients, part.optimizer, part.average) == (4 * learning, 8 * learning, 0)
+    part = step_memory.need(denoiser, (16, 16), 2, ema=False)
+    assert (part.gradients, part.optimizer, part.ema) == (4 * learning, 8 * learning, 0)
     assert part.weights == whole.weights
     assert part.activations < whole.activations / 2
 

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not a number: named before the update, and left out if that is asked for."""
+"""A loss or gradient that is not finite: named before the update, which on_nonfinite=skip skips."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ RUN += ["trainer.max_steps=6", "name=a", "callbacks.checkpoint.every_n_train_ste
 
 
 @pytest.fixture
-def bad_picture(monkeypatch):
+def bad_image(monkeypatch):
     """One image of the set becomes NaN on its way into the network; returns its batch row."""
     plain, bad = Denoiser.loss_at, {}
 
@@ -36,13 +36,13 @@ def weights(folder, name="last"):
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-@pytest.mark.usefixtures("bad_picture")
-def test_a_run_stops_before_the_update_and_names_the_picture(run, tmp_path, capfd):
+@pytest.mark.usefixtures("bad_image")
+def test_a_run_stops_before_the_update_and_names_the_image(run, tmp_path, capfd):
     assert run("train", *RUN) == 2
-    told = capfd.readouterr().err
-    assert "step 1: the loss is not a number for " in told
-    assert told.count(" at t=") == 1
-    assert "Traceback" not in told
+    err = capfd.readouterr().err
+    assert "step 1: the loss is not a number for " in err
+    assert err.count(" at t=") == 1
+    assert "Traceback" not in err
     (file,) = (tmp_path / "runs" / "a" / "nonfinite").iterdir()
     assert file.name == "step_000001.pt"
     kept = torch.load(file, weights_only=True)
@@ -50,7 +50,7 @@ def test_a_run_stops_before_the_update_and_names_the_picture(run, tmp_path, capf
     assert [len(b["image"]) for b in kept["batches"]] == [4, 4]
 
 
-@pytest.mark.usefixtures("bad_picture")
+@pytest.mark.usefixtures("bad_image")
 def test_what_is_kept_repeats_the_step(run, tmp_path):
     """As docs/reliability.md says: the weights and the images, and the loss is again not a number."""
     assert run("train", *RUN) == 2
@@ -64,21 +64,21 @@ def test_what_is_kept_repeats_the_step(run, tmp_path):
     assert torch.cat(bad).tolist().count(False) == 1
 
 
-@pytest.mark.usefixtures("bad_picture")
-def test_skipping_leaves_out_the_update_alone(run, tmp_path, capfd):
-    """Each pass has the image once: two of six steps (three a pass) change nothing, and weights stay finite."""
+@pytest.mark.usefixtures("bad_image")
+def test_skipping_skips_the_update_alone(run, tmp_path, capfd):
+    """Each epoch has the image once: two of six steps (three an epoch) change nothing, and weights stay finite."""
     assert run("train", *RUN, "on_nonfinite=skip") == 0
-    told = capfd.readouterr().err
-    assert told.count("The update is left out") == 2
+    err = capfd.readouterr().err
+    assert err.count("The update is skipped") == 2
     state = weights(tmp_path / "runs" / "a")
     assert all(w.isfinite().all() for w in state["state_dict"].values())
-    trajectory_columns = state["optimizer_states"][0]["state"]
-    assert {int(m["step"]) for m in trajectory_columns.values()} == {4}
+    moments = state["optimizer_states"][0]["state"]
+    assert {int(m["step"]) for m in moments.values()} == {4}
     assert results(tmp_path / "runs" / "a")["steps"] == 6
     assert 0 < results(tmp_path / "runs" / "a")["final_train_loss"] < 10
 
 
-@pytest.mark.usefixtures("bad_picture")
+@pytest.mark.usefixtures("bad_image")
 def test_skipping_has_an_end(run, tmp_path, capfd):
     assert run("train", *RUN, "on_nonfinite=skip", "callbacks.nonfinite.at_most=1") == 2
     assert "It was number 2" in capfd.readouterr().err
@@ -107,11 +107,11 @@ def test_gradients_alone(run, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(Denoiser, "forward", steep)
     assert plain is pixels.to_signed
     assert run("train", *RUN) == 2
-    told = capfd.readouterr().err
-    assert "their gradient is not" in told
-    assert told.count(" at t=") == 8
+    err = capfd.readouterr().err
+    assert "their gradient is not" in err
+    assert err.count(" at t=") == 8
 
 
-def test_a_bad_action_is_said(run, capfd):
+def test_an_unknown_action_is_refused(run, capfd):
     assert run("train", *RUN, "on_nonfinite=ignore") == 2
     assert "on_nonfinite" in capfd.readouterr().err

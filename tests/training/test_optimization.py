@@ -54,7 +54,7 @@ def test_a_run_that_was_recorded_before_some_keys_continues(run, tmp_path):
     recorded = OmegaConf.load(file)
     for key in ("profile", "profiling", "channels_last", "on_nonfinite"):
         del recorded[key]
-    for callback in ("base_model", "advice", "stopping", "nonfinite"):
+    for callback in ("base_model", "stopping", "nonfinite"):
         del recorded.callbacks[callback]
     OmegaConf.save(recorded, file)
     assert run("train", "resume=runs/a", "trainer.max_steps=3") == 0

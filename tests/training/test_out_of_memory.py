@@ -1,4 +1,4 @@
-"""Out of memory: the step is made again in smaller parts, the optimizer sees the same images, and it stays so."""
+"""Out of memory: the step is repeated in smaller parts with the same images, and the parts stay."""
 
 import weakref
 from dataclasses import replace
@@ -65,8 +65,8 @@ def weights(folder):
         pytest.param(3, "backward", marks=pytest.mark.proof),
     ],
 )
-def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypatch, tight, when, after):
-    """after=3: in the second micro-batch of step 2, so that the first must be made again too."""
+def test_the_step_is_repeated_in_parts(run, trained, tmp_path, capfd, monkeypatch, tight, when, after):
+    """after=3: in the second micro-batch of step 2, so that the first must be repeated too."""
     trained(*RUN, "name=roomy")
     with monkeypatch.context() as patched:
         del patched
@@ -74,8 +74,8 @@ def test_the_step_is_made_again_in_parts(run, trained, tmp_path, capfd, monkeypa
         assert run("train", *RUN, "name=tight") == 0
         monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    told = capfd.readouterr().err
-    assert told.count("out of memory. From here on each micro-batch is split into 2 parts") == 1
+    err = capfd.readouterr().err
+    assert err.count("out of memory. From here on each micro-batch is split into 2 parts") == 1
     assert set(sizes[after + 2 :]) <= {2, 1}
     roomy, tightly = weights(tmp_path / "runs" / "roomy"), weights(tmp_path / "runs" / "tight")
     assert tightly["parts"] == 2
@@ -122,27 +122,27 @@ def test_nothing_of_the_failed_pass_is_held_while_it_is_repeated(run, monkeypatc
 
 
 def test_measuring_takes_fewer_at_once_where_they_do_not_fit():
-    asked = []
+    sizes = []
 
     def call(places: slice) -> torch.Tensor:
-        asked.append(places.stop - places.start)
-        if asked[-1] > 3:
+        sizes.append(places.stop - places.start)
+        if sizes[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.arange(100)[places]
 
     assert memory.in_batches(call, 10, 8, torch.device("cpu")).tolist() == list(range(10))
-    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]
     with pytest.raises(torch.OutOfMemoryError):
         memory.in_batches(lambda places: call(slice(0, 9)), 10, 8, torch.device("cpu"))
 
 
-def test_where_one_picture_does_not_fit_it_is_said(run, capfd, tight):
+def test_one_image_that_does_not_fit_is_refused(run, capfd, tight):
     tight(0, "forward")
     assert run("train", *RUN, "name=a") == 2
-    assert "A single image at a time does not fit into memory" in capfd.readouterr().err
+    assert "A single image at a time does not fit in memory" in capfd.readouterr().err
 
 
-def test_other_errors_are_not_taken_for_it(run, monkeypatch):
+def test_other_errors_are_raised(run, monkeypatch):
     def broken(self, x_t, t, cond=None):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -150,7 +150,7 @@ def test_other_errors_are_not_taken_for_it(run, monkeypatch):
     assert run("train", *RUN, "name=a") == 1
 
 
-def test_what_allocators_say():
+def test_the_messages_of_allocators():
     with pytest.raises(RuntimeError) as cpu:
         torch.empty(2**60, dtype=torch.uint8)
     assert memory.ran_out(cpu.value)

@@ -1,4 +1,4 @@
-"""The table before the first step: every number against one counted, weighed or computed otherwise; no trace of it."""
+"""The preflight: every number against one counted, weighed or computed otherwise; the run is unchanged by it."""
 
 import io
 from functools import partial
@@ -21,15 +21,16 @@ from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
 from chrysalis.training import step_memory
-from chrysalis.training.callbacks.advice import Advice, minutes_saved
+from chrysalis.training.batch_size import step_cost
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.module import FineTuning
-from chrysalis.training.preflight import base_loss, memory_needs, table
-from chrysalis.training.preflight.plan import Agreed, Plan
+from chrysalis.training.preflight import advice, base_loss, memory_needs, table
+from chrysalis.training.preflight.check import check
+from chrysalis.training.preflight.plan import Plan, SharePlan
 
 DATA = ["data.n=30"]
 
@@ -45,7 +46,7 @@ def plan(tmp_path):
         module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
         data = drawn_data(n=30, image_size=16, batch_size=batch_size)
         data.setup()
-        callbacks = [Validation(2, n_images=2, bins=2), Samples(str(tmp_path), 2, n=2, steps=2), Advice()]
+        callbacks = [Validation(2, n_images=2, timesteps=2), Samples(str(tmp_path), 2, n=2, steps=2)]
         callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
@@ -67,13 +68,13 @@ def test_an_unknown_value_is_refused(run, capfd, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_says_everything_and_leaves_nothing(run, capfd, tmp_path):
+def test_only_prints_everything_and_leaves_nothing(run, capfd, tmp_path):
     assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "preflight=only") == 0
-    said = capfd.readouterr().err
+    err = capfd.readouterr().err
     for row in ("model", "data", "loss now", "training", "time", "memory", "disk"):
-        assert f"│ {row} " in said
-    assert "4 steps of 4 images" in said
-    assert "hardly better" not in said, "a new model has learned nothing yet"
+        assert f"│ {row} " in err
+    assert "4 steps of 4 images" in err
+    assert "hardly better" not in err, "a new model is untrained"
     assert not list(tmp_path.iterdir())
 
 
@@ -98,17 +99,17 @@ def test_a_run_is_the_same_to_the_bit_without_it(run, tmp_path, model_folder, ca
 def test_nothing_of_a_run_is_changed(plan, capfd):
     run = plan("v_prediction")
     before, state = {k: v.clone() for k, v in run.module.state_dict().items()}, torch.get_rng_state()
-    assert table.goes_on(True, run)
-    assert not table.goes_on("only", run)
+    assert check(run, True)
+    assert not check(run, "only")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], weight) for name, weight in run.module.state_dict().items())
     assert not run.folder.exists()
 
 
-def test_other_processes_say_nothing(plan, capfd, monkeypatch):
+def test_other_processes_print_nothing(plan, capfd, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert table.goes_on(True, plan())
-    assert not table.goes_on("only", plan())
+    assert check(plan(), True)
+    assert not check(plan(), "only")
     assert capfd.readouterr().err == ""
 
 
@@ -117,10 +118,10 @@ def test_a_continued_run_is_not_measured_again(run, tmp_path, capfd):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")}
     capfd.readouterr()
     assert run("train", "resume=runs/a", "trainer.max_steps=6", "preflight=only") == 0
-    said = capfd.readouterr().err
-    assert "measured when the run began" in said
-    assert "6 steps" in said
-    assert "all zeros" not in said
+    err = capfd.readouterr().err
+    assert "measured when the run began" in err
+    assert "6 steps" in err
+    assert "all zeros" not in err
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")} == before
 
 
@@ -128,7 +129,7 @@ def test_a_continued_run_is_not_measured_again(run, tmp_path, capfd):
 def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction):
     """Each triple by hand: diffusers' add_noise and get_velocity, the noise from a generator of its own."""
     run = plan(prediction)
-    found = base_loss.measured(run)
+    found = base_loss.measure(run)
     batch, scheduler, unet = run.data.validation_batch(4), run.model.scheduler, run.model.unet.eval()
     ours, nothing = [], []
     for j, t in enumerate(torch.tensor([62, 187, 312, 437, 562, 687, 812, 937])):
@@ -144,17 +145,17 @@ def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction)
             nothing.append(target.square().mean())
     n = len(batch.image)
     torch.testing.assert_close(found.loss, torch.stack(ours).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.nothing, torch.stack(nothing).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.zeros, torch.stack(nothing).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
     assert found.seconds > 0
 
 
-def measured_as(loss, nothing) -> base_loss.Base:
-    return base_loss.Base([250, 750], torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
+def measured_as(loss, nothing) -> base_loss.BaseLoss:
+    return base_loss.BaseLoss([250, 750], torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
 
 
-def test_a_base_model_is_doubted_where_it_is_no_better_than_nothing():
+def test_a_base_model_is_doubted_where_it_is_no_better_than_zeros():
     assert measured_as([0.1, 0.05], [1.0, 1.0]).doubt("epsilon") is None
-    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it knows"
+    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it was trained on"
     assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).doubt("epsilon")
     assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).doubt("epsilon")
     assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).doubt("epsilon")
@@ -174,16 +175,16 @@ def test_forward_passes_are_those_of_a_run(plan, run):
         assert run("train", *TINY_MODEL, *DATA, *TINY_RUN, "name=a", "preflight=false") == 0
     finally:
         hook.remove()
-    training, beside = plan().forward_passes(told=1)
+    training, beside = plan().forward_passes(conditions=1)
     assert training == 3 * 4 * 4
     assert sum(seen) == training / 3 + beside
 
 
-def test_steps_and_passes(plan):
+def test_steps_and_epochs(plan):
     run = plan(accumulate=3, max_steps=-1, max_epochs=2)
-    assert run.steps_a_pass == len(range(0, len(run.data.train_rows), 4 * 3))
-    assert run.steps == 2 * run.steps_a_pass
-    assert "of 12 images (4 at once x 3 micro-batches): 2.0 passes" in table.training_row(run)
+    assert run.steps_per_epoch == len(range(0, len(run.data.train_rows), 4 * 3))
+    assert run.steps == 2 * run.steps_per_epoch
+    assert "of 12 images (4 at once x 3 micro-batches): 2.0 epochs" in table.training_row(run)
     assert plan(max_steps=-1, max_epochs=-1).steps is None
     assert "until it is stopped" in table.training_row(plan(max_steps=-1, max_epochs=-1))
     assert plan(max_epochs=100).steps == 4
@@ -205,7 +206,7 @@ def test_the_disk_that_a_run_takes(plan, run, tmp_path):
     assert halved == 2 * sum(p.numel() for p in unet.parameters())
 
 
-def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     run = plan()
     run.module.denoiser.unet.huge = torch.nn.Parameter(torch.empty(10**13, device="meta"))
@@ -215,74 +216,80 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_written(plan, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_values_of_the_pictures(plan):
+def test_values_of_the_images(plan):
     run = plan()
     rows = run.data.train_rows  # fewer than are looked at: all of them
     seen = run.data.image_set.images[rows].astype(np.float64)
     red, green, _ = seen.mean(axis=(0, 2, 3))
-    said = table.data_row(run)
-    assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in said
+    text = table.data_row(run)
+    assert f"values from {seen.min():.0f} to {seen.max():.0f}, on average red {red:.0f}, green {green:.0f}" in text
     signed = pixels.to_signed(torch.from_numpy(run.data.image_set.images[rows])).mean(dim=(0, 2, 3)).tolist()
-    assert said.endswith(", ".join(f"{v:z.2f}" for v in signed))
+    assert text.endswith(", ".join(f"{v:z.2f}" for v in signed))
 
 
-def test_what_does_not_fit_is_taken_in_pieces(plan):
+def test_a_step_that_does_not_fit_in_memory(plan):
     """A step of 1 GB an image with 20 % margin: 5 GB hold four images, 0.5 GB none."""
     run = plan(batch_size=8, accumulate=2)
-    cost = step_memory.Cost(fixed=0, each=10**9)
-    assert table.advice_row(run, None, cost, free=10 * 10**9) is None
-    said = table.advice_row(run, None, cost, free=5 * 10**9).plain
-    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in said
-    assert "data.batch_size=auto data.effective_batch=16" in said
-    assert "data.image_size" in table.advice_row(run, None, cost, free=5 * 10**8).plain
+    cost = step_memory.Cost(fixed=0, per_image=10**9)
+    assert advice.advice(run, None, cost, free=10 * 10**9) == []
+    (text,) = advice.advice(run, None, cost, free=5 * 10**9)
+    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in text
+    assert "data.batch_size=auto data.effective_batch=16" in text
+    assert "data.image_size" in advice.advice(run, None, cost, free=5 * 10**8)[0]
     run.resumed = True
-    assert table.advice_row(run, None, cost, free=5 * 10**9) is None, "a continued run keeps its batch size"
+    assert advice.advice(run, None, cost, free=5 * 10**9) == [], "a continued run keeps its batch size"
 
 
-def test_compiling_is_advised_once_and_where_it_pays(plan):
+def test_compiling_is_advised_where_it_pays(plan):
     """90 s of compiling against a tenth of the time on a CPU, a quarter on a GPU: worth it from a third on."""
-    assert minutes_saved(2699, "cpu") is None
-    assert minutes_saved(3000, "cpu") == pytest.approx((300 - 90) / 60)
-    assert minutes_saved(2400, "cuda") == pytest.approx((600 - 90) / 60)
-    assert minutes_saved(10**6, "mps") is None
+    assert advice.minutes_saved(2699, "cpu") is None
+    assert advice.minutes_saved(3000, "cpu") == pytest.approx((300 - 90) / 60)
+    assert advice.minutes_saved(2400, "cuda") == pytest.approx((600 - 90) / 60)
+    assert advice.minutes_saved(10**6, "mps") is None
     run = plan(max_steps=990)  # of 4 images, three forward passes each
-    found = base_loss.Base([], torch.ones(1), torch.ones(1), seconds=1.0, told=1)
+    found = base_loss.BaseLoss([], torch.ones(1), torch.ones(1), seconds=1.0, conditions=1)
     shorter = (990 * 4 * 3 * 0.1 - 90) / 60
-    said = table.advice_row(run, found, None, free=0).plain
-    assert said == f"compile=true would make the run about {shorter:.0f} min shorter."
-    assert next(c for c in run.trainer.callbacks if isinstance(c, Advice)).said
+    assert advice.advice(run, found, None, free=0) == [
+        f"compile=true would make the run about {shorter:.0f} min shorter."
+    ]
+    run.compiled = True
+    assert advice.advice(run, found, None, free=0) == []
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_it_fits_a_terminal(plan, columns):
     run = plan()
     console = Console(width=columns, record=True, file=io.StringIO())
-    console.print(table.table(run, base_loss.measured(run), memory_needs.memory_cost(run), memory.free(run.on)))
+    console.print(
+        table.table(
+            run, base_loss.measure(run), step_cost(run.module, run.trainer, run.data.size), memory.free(run.device)
+        )
+    )
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns
     assert not any("…" in line for line in lines)
 
 
-def test_the_loss_now_says_how_many_images_it_is_on(plan):
+def test_the_loss_row_names_its_number_of_images(plan):
     """The run measures two, at two timesteps; then four, at eight."""
     run = plan(origin=None)
     console = Console(width=200, file=io.StringIO())
-    console.print(table.loss_row(run, base_loss.measured(run)))
-    said = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
-    assert said in console.file.getvalue()
-    run.validation.n_images, run.validation.bins = 4, 8
-    console.print(table.loss_row(run, base_loss.measured(run)))
+    console.print(table.loss_row(run, base_loss.measure(run)))
+    text = "on 4 validation images, 8 timesteps; the validation loss is on 2 validation images, 2 timesteps, with"
+    assert text in console.file.getvalue()
+    run.validation.n_images, run.validation.timesteps = 4, 8
+    console.print(table.loss_row(run, base_loss.measure(run)))
     assert console.file.getvalue().splitlines()[-1].strip() == "on 4 validation images, 8 timesteps"
 
 
 def test_a_run_without_an_end_keeps_to_the_budget(plan):
-    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of samples are half as many, and more
-    than a sixth; 8 every 16 steps and 4 every 4 are an eighth."""
+    """A step of 4 images is 12 passes. Every 2 steps 8 passes of validation and 4 of sampling are half as many: more
+    than a sixth. 8 every 16 steps and 4 every 4 are an eighth."""
     run = plan(max_steps=-1, max_epochs=-1)
     run.keep_to_budget(1.0, conditions=1)
     assert run.coarser == {"callbacks.validation.every_n_train_steps": 16, "callbacks.samples.every_n_train_steps": 4}
     assert "coarser to save time: callbacks.validation.every_n_train_steps=16" in table.measuring_row(
-        run, base_loss.measured(run)
+        run, base_loss.measure(run)
     )
 
 
@@ -293,17 +300,17 @@ def test_a_time_limit_is_planned_for(plan):
     assert run.expected_steps(1.0) == 100
     assert run.expected_steps(1000.0) == 1
     run.keep_to_budget(1.0, conditions=1)
-    assert sum(run.measuring.passes(100)) <= 200
+    assert sum(run.measuring.forward_passes(100)) <= 200
     bounded = plan(max_steps=40)
     bounded.stopping.max_seconds = 1200.0
     assert bounded.expected_steps(1.0) == 40
 
 
-def test_all_processes_measure_what_the_first_has_planned(plan):
+def test_all_processes_follow_the_plan_of_the_first(plan):
     first, second = plan(), plan()
     first.apply({"callbacks.validation.n_images": 1})
 
-    class Told:
+    class Strategy:
         """A strategy that brings the first process's value."""
 
         @staticmethod
@@ -311,10 +318,10 @@ def test_all_processes_measure_what_the_first_has_planned(plan):
             assert own == {}
             return first.coarser
 
-    trainer = type("Trainer", (), {"strategy": Told})
-    Agreed(second).setup(trainer, second.module, "fit")
+    trainer = type("Trainer", (), {"strategy": Strategy})
+    SharePlan(second).setup(trainer, second.module, "fit")
     assert second.validation.n_images == 1
 
 
 def test_durations():
-    assert [table.duration(s) for s in (7.4, 99, 120, 7260)] == ["7 s", "99 s", "2 min", "2 h 1 min"]
+    assert [advice.duration(s) for s in (7.4, 99, 120, 7260)] == ["7 s", "99 s", "2 min", "2 h 1 min"]

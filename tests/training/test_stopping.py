@@ -126,22 +126,22 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
     assert not (folder / "results.json").exists()
 
 
-def test_a_preempted_run_does_not_wait_for_pictures(run, trained, tmp_path, monkeypatch):
-    """SIGTERM while images are drawn: they are left, and drawn when the run continues."""
-    from chrysalis.training.callbacks import samples
+def test_a_preempted_run_does_not_wait_for_samples(run, trained, tmp_path, monkeypatch):
+    """SIGTERM while samples are generated: they are dropped, and generated when the run is resumed."""
+    from chrysalis.training.callbacks import generation
 
-    plain = samples.sample
+    plain = generation.sample
 
     def slow(*given, **named):
         if weights_exist := (tmp_path / "runs" / "part" / "samples" / "step_000000.png").exists():
             os.kill(os.getpid(), signal.SIGTERM)
-        drawn = plain(*given, **named)
-        assert not weights_exist, "the drawing went on"
-        return drawn
+        images = plain(*given, **named)
+        assert not weights_exist, "sampling continued"
+        return images
 
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as patched:
-        patched.setattr(samples, "sample", slow)
+        patched.setattr(generation, "sample", slow)
         assert run("train", *RUN, "name=part") == 143
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == 3
@@ -159,7 +159,7 @@ def test_a_file_in_the_folder_asks_for_it(run, at, tmp_path, name, code, steps, 
             assert not (folder / "checkpoints" / "last.ckpt").exists()
 
     at(5, touch)
-    assert run("train", *RUN, "name=a", "+callbacks.stopping.look_every=0") == code
+    assert run("train", *RUN, "name=a", "+callbacks.stopping.poll_seconds=0") == code
     assert results(folder)["steps"] == steps
     assert not (folder / name).exists()
     if name == "save":
@@ -183,7 +183,7 @@ def test_durations():
 
 
 def test_another_handler_decides_after_saving(run, at, tmp_path):
-    """submitit puts its own handlers there before the run: SIGUSR1 queues again and exits, SIGTERM is passed over."""
+    """submitit installs its own handlers before the run: SIGUSR1 queues again and exits, SIGTERM is ignored."""
     heard = []
 
     def queue_again(signum, frame):

@@ -1,7 +1,7 @@
 """A run is one folder: starting or resuming it, and recording its configuration."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -69,7 +69,7 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     files += ["report.html", "loss.png"] if cfg.export.report else []
     if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
         return False
-    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "passes"))
+    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "epochs"))
     if not any(0 < (wanted or 0) <= _trained_for(folder, what) for wanted, what in ends):
         return False
     return _export_settings(cfg) == _export_settings(resume.read(folder / "config.yaml"))
@@ -100,16 +100,18 @@ def _export_settings(cfg: DictConfig) -> dict[str, object]:
     return {k: v for k, v in leaves(as_dict(cfg)) if k.startswith(groups) and not k.endswith("run_dir")}
 
 
-def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, coarser: dict | None = None) -> None:
-    """Write config.yaml, resolved and enough to run it again; clean up what a killed process left of a resumed run.
+def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, settled: Mapping[str, object]) -> None:
+    """Write config.yaml: resolved, enough to run it again. settled: {key: value} in place of the configured values.
 
-    coarser: the intervals that the preflight chose; a resumed run keeps them, whatever its speed.
+    In a run that continues, what a killed process left is removed.
     """
     if is_main_process():
         if checkpoint is not None:
             checkpoints.tidy(folder, checkpoint)
-        plain = as_dict(cfg) | {"resume": None} | ({resume.MEASURING: coarser} if coarser else {})
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        whole = OmegaConf.create(as_dict(cfg) | {"resume": None})
+        for key, value in settled.items():
+            OmegaConf.update(whole, key, value, merge=False, force_add=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(whole))
 
 
 def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:

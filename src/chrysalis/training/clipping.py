@@ -1,4 +1,4 @@
-"""Gradient clipping that measures the norm first, so that the log has it and nothing is computed twice."""
+"""Gradient clipping that returns the norm, so that the log has it and it is computed once."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 def clip(params: Sequence[torch.nn.Parameter], value: float | None, algorithm: str | None) -> torch.Tensor:
-    """Clip gradients in place as Lightning's trainer.gradient_clip_* say; returns their norm from before.
+    """Clip gradients in place, as Lightning's trainer.gradient_clip_* define it; returns the norm before clipping.
 
     value: the largest norm, or with algorithm="value" the largest absolute value; None or 0 for no clipping.
     """
@@ -15,7 +15,7 @@ def clip(params: Sequence[torch.nn.Parameter], value: float | None, algorithm: s
         return norm
     if algorithm == "value":
         torch.nn.utils.clip_grad_value_(params, value)
-    # what clip_grad_norm_ does, but for multiplying by 1 where that is known without waiting for a GPU
+    # what clip_grad_norm_ does, without multiplying by 1 where that is known without waiting for a GPU
     elif norm.device.type != "cpu" or norm + 1e-6 > value:
         torch.nn.utils.clip_grads_with_norm_(params, value, norm)
     return norm

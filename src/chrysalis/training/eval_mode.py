@@ -1,4 +1,4 @@
-"""The way a module is looked at between training steps: eval mode, no gradients, the run's precision, no compiling."""
+"""The state of a module between training steps: eval mode, no gradients, the run's precision, not compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,11 @@ from lightning import LightningModule, Trainer
 
 
 @contextmanager
-def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Compiled graphs belong to the training shape: another batch size would cost another compilation."""
+def eval_mode(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Inside, the module is ready to be measured or sampled from.
+
+    Compiled graphs are for the training shape: another batch size would cost another compilation.
+    """
     module.eval()
     try:
         with torch.no_grad(), trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):

@@ -1,11 +1,14 @@
-"""Micro-batches in parts that fit into memory: the one home of out-of-memory in training."""
+"""Micro-batches in parts that fit in memory: the one place that handles out-of-memory in training."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from lightning import LightningModule
 
 from chrysalis.data.batch import Batch
+from chrysalis.denoiser import Denoiser
 from chrysalis.system import memory
 from chrysalis.system.compiling import compiled_only_if
 from chrysalis.system.errors import UserError
@@ -16,81 +19,86 @@ SMALLER = "use a smaller data.image_size or model, model.gradient_checkpointing=
 
 @dataclass
 class MicroBatch:
-    """A batch with the timesteps and the losses of each of its parts, [B] each, and its share of the window's mean."""
+    """A batch with the timesteps and unweighted losses of each of its parts, [B] each.
+
+    loss: scalar, what the batch adds to the weighted mean over its accumulation window.
+    """
 
     batch: Batch
     t: list[torch.Tensor] = field(default_factory=list)
     per_sample: list[torch.Tensor] = field(default_factory=list)
-    share: torch.Tensor | None = None
+    loss: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @property
-    def unweighted_share(self) -> torch.Tensor:
-        """The same of the loss as no weighting has it."""
+    def unweighted_loss(self) -> torch.Tensor:
+        """What the batch adds to the unweighted mean over its window."""
         return torch.cat(self.per_sample).sum() / self.batch.window
 
 
 class MicroBatching:
-    """Runs micro-batches of the optimizer step that is being made, in more parts after running out of memory.
+    """Runs the micro-batches of an optimizer step, split into more parts after running out of memory.
 
-    The optimizer sees the same images whatever the number of parts; the sum is rounded differently.
+    The optimizer sees the same images whatever the number of parts; only the rounding of the sum differs.
     """
 
-    def __init__(self):
-        self.parts = 1
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.parts = denoiser, 1
         self.window: list[MicroBatch] = []
 
-    def run(self, module, batch: Batch) -> MicroBatch:
-        """The forward pass of a micro-batch and, on a single process, the backward pass too.
+    def run(self, module: LightningModule, batch: Batch) -> MicroBatch:
+        """Run the forward pass of a micro-batch and, on a single process, the backward pass too.
 
-        Alone, no one else holds the graph, so that memory is free again when a pass fails, and the window so far can be
-        repeated in smaller parts. Among several processes Lightning's backward pass averages the gradients.
+        A single process holds the only reference to the graph: when a pass fails, its memory is free again, and the
+        window so far can be repeated in smaller parts. With several processes Lightning's own backward pass averages
+        the gradients, and nothing can be repeated.
         """
-        self.window.append(seen := MicroBatch(batch))
+        self.window.append(micro_batch := MicroBatch(batch))
         if module.trainer.world_size > 1:
             with on_one_process(module.global_rank):
-                seen.share = self._share(module, seen, batch)
-            return seen
+                micro_batch.loss = self._loss(module, micro_batch, batch)
+            return micro_batch
         try:
-            self._in_parts(module, seen)
+            self._run_in_parts(module, micro_batch)
         except RuntimeError as error:
             require_out_of_memory(error)
         else:
-            return seen
-        self._repeat_in_smaller_parts(module)  # outside of `except`: its exception holds what failed
-        return seen
+            return micro_batch
+        self._repeat_in_smaller_parts(module)  # outside of `except`: the exception holds the failed graph
+        return micro_batch
 
-    def _share(self, module, seen: MicroBatch, batch: Batch) -> torch.Tensor:
-        """The loss of a micro-batch, or of a part of it, as its share of the mean over the window."""
-        with compiled_only_if(len(batch) * self.parts == module.trainer.datamodule.batch_size):
-            loss = module.denoiser.loss(batch)
-        seen.t.append(loss.t)
-        seen.per_sample.append(loss.per_sample.detach())
-        return loss.weighted.sum() / batch.window
+    def _loss(self, module: LightningModule, micro_batch: MicroBatch, part: Batch) -> torch.Tensor:
+        """The loss of a micro-batch, or of a part of it, as its part of the mean over the window."""
+        full = module.trainer.datamodule.batch_size  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
+        with compiled_only_if(len(part) * self.parts == full):
+            loss = self.denoiser.loss(part)
+        micro_batch.t.append(loss.t)
+        micro_batch.per_sample.append(loss.per_sample.detach())
+        return loss.weighted.sum() / part.window
 
-    def _in_parts(self, module, seen: MicroBatch) -> None:
-        """Both passes of a micro-batch, part by part; its share has nothing left to differentiate."""
-        seen.t.clear()
-        seen.per_sample.clear()
+    def _run_in_parts(self, module: LightningModule, micro_batch: MicroBatch) -> None:
+        """Run both passes, part by part; the sum of the losses has nothing left to differentiate."""
+        micro_batch.t.clear()
+        micro_batch.per_sample.clear()
         precision = module.trainer.precision_plugin
         scaler = getattr(precision, "scaler", None)
         total = torch.zeros((), device=module.device)
-        for part in seen.batch.parts(self.parts):
+        for part in micro_batch.batch.parts(self.parts):
             with precision.forward_context():
-                share = self._share(module, seen, part)
+                loss = self._loss(module, micro_batch, part)
             with torch.autocast(module.device.type, enabled=False):
-                (share if scaler is None else scaler.scale(share)).backward()
-            total += share.detach()
-        seen.share = total.requires_grad_()
+                (loss if scaler is None else scaler.scale(loss)).backward()
+            total += loss.detach()
+        micro_batch.loss = total.requires_grad_()
 
-    def _repeat_in_smaller_parts(self, module) -> None:
-        """The window so far again, in parts so small that they fit, now and from here on."""
-        while self.parts < max(len(seen.batch) for seen in self.window):
+    def _repeat_in_smaller_parts(self, module: LightningModule) -> None:
+        """Repeat the window so far in parts that fit, and keep their number from here on."""
+        while self.parts < max(len(micro_batch.batch) for micro_batch in self.window):
             self.parts *= 2
             module.zero_grad()
             memory.release(module.device)
             try:
-                for seen in self.window:
-                    self._in_parts(module, seen)
+                for micro_batch in self.window:
+                    self._run_in_parts(module, micro_batch)
             except RuntimeError as error:
                 require_out_of_memory(error)
                 continue
@@ -98,7 +106,7 @@ class MicroBatching:
                 f"step {module.trainer.global_step + 1}: out of memory. From here on each micro-batch is split into "
                 f"{self.parts} parts; the optimizer sees the same images."
             )
-        raise UserError(f"A single image at a time does not fit into memory: {SMALLER}")
+        raise UserError(f"A single image at a time does not fit in memory: {SMALLER}")
 
 
 def require_out_of_memory(error: Exception) -> None:
@@ -108,8 +116,8 @@ def require_out_of_memory(error: Exception) -> None:
 
 
 @contextmanager
-def on_one_process(rank: int):
-    """Inside, running out of memory is a sentence: among several processes no pass can be repeated."""
+def on_one_process(rank: int) -> Iterator[None]:
+    """Inside, turn out-of-memory into a UserError: with several processes no pass can be repeated."""
     try:
         yield
     except RuntimeError as error:

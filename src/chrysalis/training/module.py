@@ -1,4 +1,4 @@
-"""The LightningModule: a step and its optimizer. The loss is the denoiser's, memory is microbatching.py's."""
+"""The LightningModule: one training step and its optimizer. The loss is in denoiser.py, memory in microbatching.py."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,13 @@ class FineTuning(LightningModule):
     """Trains a denoiser.
 
     Args:
-        denoiser: whose trainable parameters are optimized.
-        optimizer: params -> Optimizer.
+        denoiser: its trainable parameters are optimized.
+        optimizer: parameters or groups of them -> Optimizer.
         lr_schedule: (optimizer, total_steps) -> LRScheduler.
-        new_lr: learning-rate multiplier for the new, zero-initialized weights of a condition.
+        lr_multiplier: learning-rate multiplier for the new, zero-initialized weights of a condition.
     """
+
+    denoiser: Denoiser
 
     def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, lr_multiplier: float = 1.0):
         super().__init__()
@@ -31,46 +33,48 @@ class FineTuning(LightningModule):
         self.lr_multiplier = lr_multiplier
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
-        # a trial, so that a bad value is refused before a run folder is begun
+        # a trial, so that a bad value is refused before a run folder is created
         trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
         lr_schedule(trial, total_steps=1)
-        self.optimizer_bytes = getattr(trial, "bytes_per_weight", 8.0)  # of its state
-        self.microbatching = MicroBatching()
+        self.optimizer_bytes: float = getattr(trial, "bytes_per_weight", 8.0)  # of its state, for each weight
+        self.microbatching = MicroBatching(denoiser)
         self.grad_norm: torch.Tensor | None = None  # of the last optimizer step, before clipping
         self.learning_rate = 0.0  # of the last optimizer step
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """(name, parameter) of all that is trained."""
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
 
     def on_fit_start(self) -> None:
         self.train()  # from_pretrained returns eval mode, and Lightning leaves modes as they are
 
     def on_train_start(self) -> None:
-        """Give the optimizer's state the memory layout of the weights, which may have been saved in another one."""
+        """Give a resumed optimizer's state the memory layout of the weights, which may differ from the saved one."""
         if self.trainer.world_size > 1:
             self.microbatching.parts = 1  # each of several processes has fewer images
-        for p, state in self.optimizers(use_pl_optimizer=False).state.items():
+        for p, state in self._optimizer().state.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == p.shape and value.stride() != p.stride():
                     state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
-    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a pure function of (seed, micro-batch, process), so that a resumed run continues exactly."""
         micro_batch = self.trainer.fit_loop.epoch_loop.total_batch_idx  # its number in the whole run
-        key = seeds.key(self.trainer.datamodule.seed, "dropout", micro_batch, self.global_rank)
+        seed = self.trainer.datamodule.seed  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
+        key = seeds.key(seed, "dropout", micro_batch, self.global_rank)
         # torch.manual_seed also seeds GPUs; where none is in use, it formats a stack trace each time for later
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(key)
 
-    def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
-        """The micro-batch's share of its window's mean loss, so that a short last window weighs its images alike."""
-        seen, processes = self.microbatching.run(self, batch), self.trainer.world_size
-        undo = self.trainer.accumulate_grad_batches * processes  # Lightning divides by both
-        shares = {"share": seen.unweighted_share * processes, "weighted_share": seen.share.detach() * processes}
-        return {"loss": seen.share * undo, **shares}
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """The micro-batch's part of its window's mean loss, so that a short last window weighs its images alike."""
+        micro_batch, processes = self.microbatching.run(self, batch), self.trainer.world_size
+        loss = micro_batch.loss * (self.trainer.accumulate_grad_batches * processes)  # Lightning divides by both
+        unweighted, weighted = micro_batch.unweighted_loss * processes, micro_batch.loss.detach() * processes
+        return {"loss": loss, "unweighted": unweighted, "weighted": weighted}
 
-    def backward(self, loss: torch.Tensor, *given, **named) -> None:
+    def backward(self, loss: torch.Tensor, *args, **kwargs) -> None:
         with on_one_process(self.global_rank):
-            loss.backward(*given, **named)
+            loss.backward(*args, **kwargs)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip, keep the norm and the learning rate for the log, and let callbacks look at the gradients."""
@@ -80,22 +84,22 @@ class FineTuning(LightningModule):
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.learning_rate = optimizer.param_groups[0]["lr"]
         self.grad_norm = clip(params, gradient_clip_val, gradient_clip_algorithm)
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
             if hasattr(callback, "on_gradients_measured"):
                 callback.on_gradients_measured(self.trainer, self, optimizer)
 
-    def optimizer_step(self, *given, **named) -> None:
-        """Step, and free gradients at once: Lightning keeps them through the next forward pass, which slows it down."""
+    def optimizer_step(self, *args, **kwargs) -> None:
+        """Step, and free the gradients at once: Lightning keeps them through the next forward pass, which is slower."""
         try:
-            super().optimizer_step(*given, **named)
+            super().optimizer_step(*args, **kwargs)
         except RuntimeError as error:
             require_out_of_memory(error)
-            raise UserError(f"The optimizer's own memory does not fit: {SMALLER}") from None
-        self.optimizers(use_pl_optimizer=False).zero_grad()
+            raise UserError(f"The optimizer's state does not fit in memory: {SMALLER}") from None
+        self._optimizer().zero_grad()
         self.microbatching.window.clear()
 
-    def optimizer_zero_grad(self, *given, **named) -> None:
-        """Nothing: Lightning calls it between the passes, where a micro-batch in parts has gradients already."""
+    def optimizer_zero_grad(self, *args, **kwargs) -> None:
+        """Do nothing: Lightning calls this before the backward pass, when a micro-batch in parts has gradients."""
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = self.microbatching.parts
@@ -103,12 +107,17 @@ class FineTuning(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.microbatching.parts = checkpoint["parts"]
 
-    def configure_optimizers(self) -> dict:
-        own = [p for name, p in self.trainable() if not is_new(name)]
+    def configure_optimizers(self) -> dict:  # pyrefly: ignore[bad-override] - Lightning's type is a union of all it takes
+        existing = [p for name, p in self.trainable() if not is_new(name)]
         new = [p for name, p in self.trainable() if is_new(name)]
-        optimizer = self.make_optimizer([{"params": group} for group in (own, new) if group])
+        optimizer = self.make_optimizer([{"params": group} for group in (existing, new) if group])
         if new:
             optimizer.param_groups[-1]["lr"] *= self.lr_multiplier
         schedule = self.make_lr_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         # frequency 1: Lightning counts it in batches, and skips those that do not step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)  # configure_optimizers makes one
+        return optimizer

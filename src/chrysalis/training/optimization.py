@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule, as configuration names them."""
+"""Optimizers and the learning-rate schedule that configurations name."""
 
 import functools
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def adamw(
     weight_decay: float = 0.01,
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too; module.py clips."""
+    """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too."""
     _check(lr, betas, weight_decay, eps)
     return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
 
@@ -30,7 +30,7 @@ def adamw8bit(
     weight_decay: float = 0.01,
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW whose two moments take 2 bytes a weight instead of 8, and lose little by it."""
+    """AdamW whose two moments take 2 bytes a weight instead of 8, at little loss of precision."""
     _check(lr, betas, weight_decay, eps)
     return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
 
@@ -46,18 +46,18 @@ def _check(lr: float, betas: tuple[float, float], weight_decay: float, eps: floa
 
 
 class AdamW8bit(torch.optim.Optimizer):
-    """AdamW with its moments kept in 8 bits, a scale for each BLOCK of them (Dettmers et al. 2022, arXiv 2110.02861).
+    """AdamW with moments in 8 bits, each BLOCK with its own scale (Dettmers et al. 2022, arXiv 2110.02861).
 
-    As in bitsandbytes, tensors below SMALLEST elements keep float32 moments, and the weights take the moments from
-    before they are rounded. In plain torch, for every device; its state is plain tensors, in the order of a contiguous
-    weight whatever the weight's memory layout.
+    As in bitsandbytes, tensors below SMALLEST elements keep float32 moments, and the weights are updated with the
+    moments from before they are rounded. In plain torch, for every device; the state is plain tensors in the order of
+    a contiguous weight, whatever the weight's memory layout.
     """
 
     BLOCK, SMALLEST = 256, 4096
     bytes_per_weight = 2 + 2 * 4 / BLOCK
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None):  # pyrefly: ignore[bad-override] - the parent declares overloads for one function
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,12 +65,12 @@ class AdamW8bit(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, self.state[p], group)
+                    self._update(p, p.grad, self.state[p], group)
         return loss
 
-    def _update(self, p: torch.Tensor, state: dict, group: dict) -> None:
+    def _update(self, p: torch.Tensor, gradient: torch.Tensor, state: dict, group: dict) -> None:
         n, (beta1, beta2) = state.get("step", 0) + 1, group["betas"]
-        grad = p.grad.float().contiguous()
+        grad = gradient.float().contiguous()
         m, v = (self._moment(state, name, grad) for name in ("m", "v"))
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -79,10 +79,10 @@ class AdamW8bit(torch.optim.Optimizer):
         state["step"] = n
         for name, moment in (("m", m), ("v", v)):
             small = moment.numel() < self.SMALLEST
-            state.update({name: moment} if small else self._rounded(name, moment))
+            state.update({name: moment} if small else self._quantized(name, moment))
 
     def _moment(self, state: dict, name: str, like: torch.Tensor) -> torch.Tensor:
-        """float32, shaped like `like`."""
+        """The moment float32, shaped like `like`."""
         if name not in state:
             return torch.zeros_like(like)
         if f"{name}_scale" not in state:
@@ -90,19 +90,19 @@ class AdamW8bit(torch.optim.Optimizer):
         values = levels(name == "m", like.device)[state[name].int()] * state[f"{name}_scale"]
         return values.view(-1)[: like.numel()].view(like.shape)
 
-    def _rounded(self, name: str, moment: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 [blocks, BLOCK], the nearest levels, and float32 [blocks, 1], what they are multiplied by."""
+    def _quantized(self, name: str, moment: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The nearest levels, uint8 [blocks, BLOCK], and their scales, float32 [blocks, 1]."""
         flat = moment.view(-1)
         blocks = torch.nn.functional.pad(flat, (0, -len(flat) % self.BLOCK)).view(-1, self.BLOCK)
         scale = blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         table = levels(name == "m", moment.device)
         codes = torch.bucketize(blocks / scale, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
         if name == "v":
-            codes.clamp_(min=1)  # a second moment of 0 under a first one that is not would make a step without bound
+            codes.clamp_(min=1)  # a second moment of 0 under a nonzero first one would make an unbounded step
         return {name: codes, f"{name}_scale": scale}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """torch's own makes every state as its weight is, floating; here each stays what it was."""
+        """Keep each state's dtype: torch's own method would cast all of them to the weight's."""
         super().load_state_dict(state_dict)
         places = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
@@ -114,7 +114,7 @@ class AdamW8bit(torch.optim.Optimizer):
 
 @functools.cache
 def levels(signed: bool, device: torch.device) -> torch.Tensor:
-    """float32 [256], ascending in [-1, 1] or [0, 1]: the dynamic map of Dettmers 2016 (arXiv 1511.04561), sec. 1.3.
+    """The dynamic map of Dettmers 2016 (arXiv 1511.04561), sec. 1.3: float32 [256], ascending in [-1, 1] or [0, 1].
 
     Each further decade towards 0, down to 1e-7, has half as many levels.
     """
@@ -132,10 +132,6 @@ def lr_schedule(
     kind: Literal["constant", "cosine", "linear"] = "constant",
     warmup_steps: int = 0,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A multiplier counted in optimizer steps: linear warm-up, then constant, or down to 0 at total_steps."""
-    if kind not in ("constant", "cosine", "linear"):
-        raise UserError(f"lr_schedule.kind={kind} is unknown: choose constant, cosine or linear.")
-    if kind != "constant" and not 0 < total_steps < float("inf"):
-        raise UserError(f"lr_schedule={kind} needs an end: give trainer.max_steps or trainer.max_epochs.")
+    """Learning-rate multiplier by optimizer step: linear warm-up, then constant, or down to 0 at total_steps."""
     name = "constant_with_warmup" if kind == "constant" else kind
     return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)

@@ -2,44 +2,49 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
+from chrysalis.training.callbacks.base import Trainer
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
 
 
 def make_trainer(
-    callbacks: list[Callback],
+    callbacks: Sequence[Callback],
     logger: Logger | bool,
     precision: str = "auto",
     accelerator: str = "auto",
     max_time=None,
     **lightning,
 ) -> Trainer:
-    """`lightning`: any other argument of lightning.Trainer, under its own name; max_time is callbacks.stopping's."""
+    """Make the trainer of a run; raises UserError if Lightning refuses a value.
+
+    max_time is for callbacks.stopping; `lightning` is any other argument of lightning.Trainer, under its own name.
+    """
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
         require_whole(f"trainer.{name}", lightning.get(name, 1))
-    # Lightning's notices (which devices it did not use, tips) would bury the few lines that matter here
+    # Lightning's notices (devices it did not use, tips) would hide the few lines that matter here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # ours continues by counting micro-batches, see data/loaders.py
+    # ours resumes by counting micro-batches, see data/loaders.py
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    on = hardware.accelerator(accelerator)
-    hardware.require_processes(lightning.get("devices", 1), on)
-    chosen, why = hardware.precision(precision, on)
-    say(f"on {hardware.description(on)}, precision {chosen} ({why})")
+    device_type = hardware.accelerator(accelerator)
+    hardware.require_processes(lightning.get("devices", 1), device_type)
+    chosen, why = hardware.precision(precision, device_type)
+    say(f"on {hardware.description(device_type)}, precision {chosen} ({why})")
     try:
         return Trainer(
-            callbacks=callbacks,
+            callbacks=list(callbacks),
             logger=logger,
-            precision=chosen,
+            precision=chosen,  # pyrefly: ignore[bad-argument-type] - hardware.precision returns one of Lightning's names
             accelerator=accelerator,
             plugins=[CompleteCheckpoints()],
             enable_checkpointing=False,

@@ -1,1 +1,1 @@
-"""What happens around training steps: averages, measurements, images, files."""
+"""What happens around the training steps: EMA, measurements, sample grids, checkpoints, export."""

@@ -1,246 +1,195 @@
-"""Images drawn while it learns and held against the data: distances, and whether they are copies."""
+"""Compare samples with the data during training: distances, and near-duplicates of training images."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.diffusion import seeds
 from chrysalis.evaluation.distances import FEW, KERNEL_LEAST
 from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.nearest_panel import panel
 from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.generation import sample
-from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
-from chrysalis.training.callbacks.best_step import LOWER, Best
-from chrysalis.training.callbacks.clock import of, paused
+from chrysalis.training.callbacks.best_step import LOWER_IS_BETTER, Best
+from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
+from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule, budget_schedule
+from chrysalis.training.callbacks.generation import generate
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.eval_mode import evaluating
-
-PASSES = 3  # forward passes that an image's training step costs: its backward pass takes as long as two
-
-
-@dataclass(frozen=True)
-class When:
-    """Every so many of `total` steps, counted back from the last one, n images. base: and of the base model.
-
-    last: count from the first step instead, and after the last one too.
-    """
-
-    n: int
-    every: int = 1
-    total: float = math.inf
-    base: bool = False
-    last: bool = False
-
-    def is_due(self, step: int) -> bool:
-        if self.n == 0 or step == 0:
-            return self.n > 0 and self.base
-        if self.last or self.total == math.inf:
-            return step % self.every == 0 or step == self.total
-        return (self.total - step) % self.every == 0 and self.total - step < self.total // self.every * self.every
-
-    def times(self, steps: int) -> int:
-        """How often in so many steps."""
-        return self.is_due(0) + (-(-steps // self.every) if self.last else steps // self.every) if self.n else 0
+from chrysalis.training.logger import log_image, log_metrics
 
 
 class Evaluate(Callback):
-    """Draws `n` images with the EMA weights and holds them against the data, see evaluation/reference.py.
+    """Generates samples with the EMA weights and compares them with the data, see evaluation/reference.py.
 
-    every_n_train_steps: `auto` evaluates as often as takes `share` of the forward passes of training, the last step
-    included, and the base model first where there are three times or more; a run too short for one evaluation of n
-    images has one of fewer. Once more at the end, beyond `share`, if the exported weights are of another step.
-    n: 0 for never. Of a conditional model each image is told what a validation one is.
+    A conditional model's samples have the conditions of validation images. If the exported weights are of a step that
+    was not evaluated, they are evaluated at the end, beyond the budget.
     """
+
+    saved = ("history",)
 
     def __init__(
         self,
         run_dir: str,
         features: Callable[[], Network],
         n: int = 256,
-        every_n_train_steps: int | str = "auto",
-        share: float = 0.04,
+        every_n_train_steps: int | Literal["auto"] = "auto",
+        budget: float = 0.04,
         scheduler: str = "dpmpp_2m",
         steps: int = 10,
         seed: int = 100_000,
         batch_size: int = 64,
-        panel: int = 8,
+        nearest: int = 8,
     ):
-        require_whole("callbacks.evaluate.n", n, least=0)
-        for name, value in (("steps", steps), ("batch_size", batch_size), ("panel", panel)):
-            require_whole(f"callbacks.evaluate.{name}", value)
-        if every_n_train_steps != "auto":
-            require_whole("callbacks.evaluate.every_n_train_steps", every_n_train_steps)
-        if not 0 < share <= 1:
-            raise UserError(f"callbacks.evaluate.share={share} must be above 0 and at most 1.")
+        require_whole("callbacks.evaluate.steps", steps)
+        require_whole("callbacks.evaluate.batch_size", batch_size)
+        if not 0 < budget <= 1:
+            raise UserError(f"callbacks.evaluate.budget={budget} is out of range: give a number above 0, at most 1.")
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
-        self.run_dir, self.n, self.every_n_train_steps, self.share = Path(run_dir), n, every_n_train_steps, share
-        self.scheduler, self.steps, self.seed, self.batch_size, self.panel = scheduler, steps, seed, batch_size, panel
-        self.features = features
+        self.run_dir, self.n, self.every_n_train_steps, self.budget = Path(run_dir), n, every_n_train_steps, budget
+        self.scheduler, self.steps, self.seed, self.batch_size = scheduler, steps, seed, batch_size
+        self.features, self.nearest = features, nearest
         self.history: list[dict] = []  # the record of each evaluated step, in their order
-        self.when = When(0)
+        self.schedule = EvaluationSchedule(0)
         self.network: Network | None = None
         self.reference: Reference | None = None
 
-    def prepare(self, trainer: Trainer, data: ImageDataModule, total: float) -> None:
-        """What can be known before the first of `total` steps. Raises UserError for a network that cannot be had, and
-        where callbacks.best.monitor is one that will not be measured."""
-        self.when = self.plan(total, data.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
-        if self.when.n and len(distinct(data)) < 2:
-            say("Nothing is evaluated: how near a copy comes cannot be said with one training image.")
-            self.when = When(0)
-        if self.when.n:
+    def prepare(self, trainer: Trainer, data: ImageDataModule, images_per_step: int, total: int | None) -> None:
+        """Load the network and settle the schedule before training of `total` steps (None: without an end).
+
+        Raises UserError if the network cannot be loaded, or callbacks.best.monitor will not be measured.
+        """
+        self.schedule = self.plan(total, images_per_step)
+        if self.schedule.n and len(distinct(data)) < 2:
+            say("Evaluation skipped: memorization needs at least two distinct training images.")
+            self.schedule = EvaluationSchedule(0)
+        if self.schedule.n:
             if not callable(self.features):
                 raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
             self.network = self.features()
-        self._require_measured(of(trainer, Best).monitor, len(compared_with(data)[0]))
+        self._require_measured(find(trainer, Best).monitor, len(compared_with(data)[0]), total)
 
-    def _require_measured(self, monitor: str, n_real: int) -> None:
-        """Of what chooses the best step."""
+    def _require_measured(self, monitor: str, n_real: int, total: int | None) -> None:
+        """Check that the figure that chooses the best step will be measured."""
         if monitor == "val_loss":
             return
-        asked, steps = f"callbacks.best.monitor={monitor}", self.when.total
-        if not self.when.n or (steps < math.inf and self.when.times(steps) - self.when.is_due(0) < 2):
+        key, schedule = f"callbacks.best.monitor={monitor}", self.schedule
+        if self.network is None or (total is not None and schedule.count(total) - schedule.is_due(0) < 2):
             raise UserError(
-                f"{asked} needs two measurements to choose between, and this run would make fewer: set "
+                f"{key} needs two measurements to choose between, and this run would make fewer: set "
                 "callbacks.evaluate.every_n_train_steps (and .n) to numbers."
             )
         least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[monitor]
-        if min(n_real, self.when.n) < least:
+        if min(n_real, schedule.n) < least:
             raise UserError(
-                f"{asked} takes {least} images, and there are {n_real} real and {self.when.n} drawn ones: raise "
+                f"{key} needs {least} images, and there are {n_real} real and {schedule.n} generated ones: raise "
                 "callbacks.evaluate.n or data.val_fraction, or choose another figure."
             )
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._evaluate_if_due(trainer, module)  # where a run was stopped before it could
-
-    def plan(self, total: float, images_a_step: int) -> When:
-        """How many images, and after which of `total` steps (inf: until it is stopped)."""
+    def plan(self, total: int | None, images_per_step: int) -> EvaluationSchedule:
+        """The schedule of a run of `total` steps (None: without an end)."""
         if self.n == 0 or total == 0:
-            return When(0)
-        if self.every_n_train_steps != "auto":
-            return When(self.n, self.every_n_train_steps, total, base=True, last=True)
-        afford = self.share * PASSES * images_a_step / self.steps  # samples for each step of training
-        if total == math.inf:
-            return When(self.n, max(1, round(self.n / afford)), total, base=True)
-        times = int(afford * total / self.n)
-        if times == 0:
-            n = int(afford * total)
-            return When(n if n >= KERNEL_LEAST else 0, total, total)
-        base = times >= 3
-        return When(self.n, max(1, total // (times - base)), total, base)
+            return EvaluationSchedule(0)
+        if isinstance(self.every_n_train_steps, int):
+            end = math.inf if total is None else total
+            return EvaluationSchedule(self.n, self.every_n_train_steps, end, base=True, forward=True)
+        return budget_schedule(self.n, self.budget, self.steps, images_per_step, total)
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
+        self._evaluate_if_due(trainer, module)  # the run may have been stopped before it could
+
+    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
         self._evaluate_if_due(trainer, module)
 
-    def _evaluate_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _evaluate_if_due(self, trainer: Trainer, module: FineTuning) -> None:
         step, done = trainer.global_step, [row["step"] for row in self.history]
-        base_model = of(trainer, BaseModel)
-        if step and self.when.is_due(0) and 0 not in done and base_model.weights:
+        base_model = find(trainer, BaseModel)
+        if step and self.schedule.is_due(0) and 0 not in done and base_model.weights:
             with base_model.applied(trainer, module):
                 self._evaluate(trainer, module, 0)
-        if step and self.when.is_due(step) and step not in done:
-            validation = of(trainer, Validation)
+        if step and self.schedule.is_due(step) and step not in done:
+            validation = find(trainer, Validation)
             if validation.history[-1][0] < step:
                 validation.measure(trainer, module)
-            with of(trainer, EMA).applied(module):
+            with find(trainer, EMA).applied(module):
                 self._evaluate(trainer, module, step)
 
-    def at(self, trainer: Trainer, module: LightningModule, step: int) -> dict | None:
-        """The record of a step whose weights are applied, evaluated now if it was not before; by one process alone.
-        None if nothing is evaluated."""
-        there = next((row for row in self.history if row["step"] == step), None)
-        if there is None and self.when.n and step:
-            self._evaluate(trainer, module, step, alone=True)
-            there = next(row for row in self.history if row["step"] == step)
-        return there
+    def record_at(self, trainer: Trainer, module: FineTuning, step: int) -> dict | None:
+        """The record of a step whose weights are applied; evaluated now, by this process alone, if it was not before.
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule, step: int, alone: bool = False) -> None:
+        None if nothing is evaluated.
+        """
+        if self.schedule.n and step and step not in [row["step"] for row in self.history]:
+            self._evaluate(trainer, module, step, alone=True)
+        return next((row for row in self.history if row["step"] == step), None)
+
+    def _evaluate(self, trainer: Trainer, module: FineTuning, step: int, alone: bool = False) -> None:
         with paused(trainer):
             if self.reference is None:
-                self.reference = self._looked_at(trainer, module, alone)
-            images = self.draw(trainer, module, alone)
+                self.reference = self._make_reference(trainer, module, alone)
+            images = self.generate(trainer, module, alone)
             with stage("evaluation features"):
                 evaluation = self.reference.hold(images)
             row = {"step": step, **evaluation.record()}
             if not alone:
-                row = trainer.strategy.broadcast(row)  # whose last bits may differ, and with them what is the best
+                row = trainer.strategy.broadcast(row)  # its last bits may differ, and with them the best step
             if not self.history:
                 for why in evaluation.why:
                     say(why)
             self.history = sorted([*self.history, row], key=lambda other: other["step"])
-            for name in LOWER.keys() & row.keys():
+            for name in LOWER_IS_BETTER.keys() & row.keys():
                 if step and not alone:
-                    of(trainer, Best).hear(name, step, row[name])
+                    find(trainer, Best).update(name, step, row[name])
             say(f"step {step}: {evaluation.sentence()}")
-            self._show(trainer, evaluation, images, step)
+            self._write(trainer, self.reference, evaluation, images, step)
 
-    def _looked_at(self, trainer: Trainer, module: LightningModule, alone: bool) -> Reference:
-        """The first process looks at the data, the others read what it found from the cache."""
-        first = trainer.is_global_zero
-        if not first:
+    def _make_reference(self, trainer: Trainer, module: FineTuning, alone: bool) -> Reference:
+        """Features of the data: the first process computes them, the others read them from the cache."""
+        assert self.network is not None  # loaded by prepare
+        is_first = trainer.is_global_zero
+        if not is_first:
             trainer.strategy.barrier()
         reference = Reference(self.network, trainer.datamodule, module.device)
-        if first and not alone:
+        if is_first and not alone:
             trainer.strategy.barrier()
         return reference
 
-    def draw(self, trainer: Trainer, module: LightningModule, alone: bool = False) -> torch.Tensor:
-        """uint8 [n, 3, H, W], image i from seed + i, on the CPU; each process draws its share of them."""
-        scheduler = schedulers.build(module.denoiser.scheduler, self.scheduler)
-        n, (rank, processes) = self.when.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
-        mine = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
-        told = self._told(trainer, module)
-        with evaluating(trainer, module), stage("evaluation samples", len(mine) * self.steps) as at:
-
-            def drawn(places: slice) -> torch.Tensor:
-                some = mine[places]
-                cond = None if told is None else batches.to_device(batches.rows(told, some), module.device)
-                generators = seeds.cpu_generators(self.seed + i for i in some)
-                x = sample(
-                    module.denoiser, scheduler, self.steps, generators, trainer.datamodule.size, cond, at.advance
-                )
-                return pixels.to_uint8(x)
-
-            images = memory.in_batches(drawn, len(mine), self.batch_size, module.device)
+    def generate(self, trainer: Trainer, module: FineTuning, alone: bool = False) -> torch.Tensor:
+        """uint8 [n, 3, H, W] on the CPU, image i from seed + i; unless `alone`, the processes divide the work."""
+        n, (rank, processes) = self.schedule.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
+        own = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
+        conditions, image_seeds = self._conditions(trainer, module), [self.seed + i for i in own]
+        cond = None if conditions is None else batches.rows(conditions, own)
+        how = (self.scheduler, self.steps, "evaluation samples", self.batch_size)
+        images = generate(trainer, module, image_seeds, cond, *how)
         if processes > 1:
-            images = module.all_gather(images).transpose(0, 1).flatten(0, 1)[:n]
+            gathered = module.all_gather(images)
+            assert isinstance(gathered, torch.Tensor)  # of a tensor it is one
+            images = gathered.transpose(0, 1).flatten(0, 1)[:n]
         return images.cpu()
 
-    def _told(self, trainer: Trainer, module: LightningModule) -> dict | None:
+    def _conditions(self, trainer: Trainer, module: FineTuning) -> dict | None:
         conditioner = module.denoiser.conditioner
         if conditioner is None:
             return None
-        batch = trainer.datamodule.validation_batch(self.when.n)
-        return batches.rows(batches.from_batch(batch, conditioner), [i % len(batch) for i in range(self.when.n)])
+        batch = trainer.datamodule.validation_batch(self.schedule.n)
+        return batches.rows(batches.from_batch(batch, conditioner), [i % len(batch) for i in range(self.schedule.n)])
 
-    def _show(self, trainer: Trainer, evaluation: Evaluation, images: torch.Tensor, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
-        sheet = panel(evaluation, self.reference, images, self.panel)
-        pixels.save_png(sheet, self.run_dir / "nearest" / f"step_{step:06d}.png")
-        if trainer.logger is not None:
+    def _write(
+        self, trainer: Trainer, reference: Reference, evaluation: Evaluation, images: torch.Tensor, step: int
+    ) -> None:
+        if trainer.is_global_zero:
+            image = panel(evaluation, reference, images, self.nearest)
+            pixels.save_png(image, self.run_dir / "nearest" / f"step_{step:06d}.png")
             values = {f"samples_evaluation/{name}": value for name, value in evaluation.figures().items()}
-            trainer.logger.log_metrics(values, step=step)
-            trainer.logger.experiment.add_image("samples_nearest", sheet, step)
-
-    def state_dict(self) -> dict:
-        return {"history": self.history}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Of a checkpoint from before rows were whole, only the last record is."""
-        rows = [*state["history"], *filter(None, [state.get("latest")])]
-        self.history = [row for row in rows if "n_samples" in row]
+            log_metrics(trainer, values, step)
+            log_image(trainer, "samples_nearest", image, step)

@@ -1,12 +1,11 @@
-"""What a run leaves behind: the pipeline with its card, results.json, the curve and the before/after sheet."""
+"""What a run leaves behind: the pipeline with its card, results.json, history.json, the report, before_after.png."""
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from torch.utils.tensorboard.summary import hparams
 
 from chrysalis.conditions.kinds import KINDS, kinds_of
 from chrysalis.data import pixels
@@ -18,23 +17,31 @@ from chrysalis.models import card, export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import shown, shown_program, write_text
 from chrysalis.system.public import all_public
-from chrysalis.system.terminal import stage
+from chrysalis.system.terminal import say, stage
+from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.checkpoint import Checkpoint
-from chrysalis.training.callbacks.clock import Clock, of
+from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.callbacks.evaluate import Evaluate
 from chrysalis.training.callbacks.loss_curves import Curves
 from chrysalis.training.callbacks.samples import Samples
-from chrysalis.training.callbacks.stopping import Stopping
+from chrysalis.training.callbacks.stopping import Stopping, exit_if_requested
 from chrysalis.training.callbacks.validation import Validation
+from chrysalis.training.logger import log_image, log_results
+
+LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
 
 
 class Export(Callback):
-    """At the end, with the EMA weights of the best step: export, draw, and write down.
+    """Exports the EMA weights of the best step at the end, generates with them, and writes all results.
 
-    settings: the flat configuration, for hparams. half: export the weights as float16. report: write report.html and
-    loss.png. started: time.time() when the command began. merge: a LoRA into the exported weights, or beside them.
+    Args:
+        settings: the flat configuration, for TensorBoard's hparams.
+        started: time.time() when the command began.
+        origin: what was fine-tuned; None for a model trained from scratch.
+        merge: merge a LoRA into the exported weights instead of saving it beside them.
+        coarser: {key: value} of what the preflight made coarser, to save time.
     """
 
     def __init__(
@@ -47,156 +54,158 @@ class Export(Callback):
         half: bool = False,
         merge: bool = True,
         report: bool = True,
+        coarser: dict[str, int] | None = None,
     ):
         self.run_dir, self.command, self.settings = Path(run_dir), command, settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
-        self.results: dict = {}
+        self.coarser, self.results = dict(coarser or {}), {}
         self.change = ""  # of the validation loss, in words
-        self.coarser: dict[str, int] = {}  # what was measured less than usual, to save time
-        self.told: dict[str, str] = {}
+        self.conditions: dict[str, str] = {}
         self._seconds_before, self._commands_before = 0.0, []
-        self._is_logged = False
+        self._has_logger = False
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
         self.complete(trainer, module)
 
-    def complete(self, trainer: Trainer, module: LightningModule) -> None:
+    def complete(self, trainer: Trainer, module: FineTuning) -> None:
         """Write everything, once; a run that was killed after its last step is resumed for this alone."""
         if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
-        ema, validation, samples = of(trainer, EMA), of(trainer, Validation), of(trainer, Samples)
+        validation = find(trainer, Validation)
         module.to(trainer.strategy.root_device)  # after fit it is on the CPU
+        # 1. With the weights of the best step: the grid, the evaluation, the pipeline
         step, averages = self._best(trainer)
-        with ema.applied(module, averages):
-            drawn_at, after = samples.latest
-            if drawn_at != step:
-                after = samples.draw(trainer, module)
-            sheet = samples.before_and_after(trainer, after, self.origin)
-            evaluation = of(trainer, Evaluate).at(trainer, module, step)
-            self.results = self._results(trainer, validation, step, evaluation)
-            made, data = module.denoiser, trainer.datamodule
-            self.told = {name: kind.describe() for name, kind in kinds_of(made.conditioner).items()}
-            own = bool(self.told) or (lora.injected(made.unet) and not self.merge)
-            text = card.text(self.results, self.change, self.origin, data.source.name, data.size, self.told, own)
-            parts = {"half": self.half, "conditioner": made.conditioner, "merge": self.merge}
-            with stage("export"):
-                export.save(self.run_dir / "pipeline", made.unet, made.scheduler, text, sheet, **parts)
-        pixels.save_png(sheet, self.run_dir / "before_after.png")
-        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, validation), indent=1) + "\n")
+        with find(trainer, EMA).applied(module, averages):
+            samples = find(trainer, Samples)
+            sampled_at, after = samples.latest
+            if sampled_at != step:
+                after = samples.generate(trainer, module)
+            grid = samples.before_and_after(trainer, after, self.origin)
+            evaluation = find(trainer, Evaluate).record_at(trainer, module, step)
+            self.results = self._results(trainer, module, step, evaluation)
+            self._export(trainer, module, grid)
+        # 2. What is read by people and by the report
+        pixels.save_png(grid, self.run_dir / "before_after.png")
+        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, module), indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
             with stage("report"):
-                loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, validation.history)
+                loss_curve(self.run_dir / "loss.png", find(trainer, Curves).history, validation.history)
                 report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
-        self._log(trainer, sheet)
-        if not of(trainer, Stopping).asked:  # a run that was stopped from outside may be continued soon
-            of(trainer, Checkpoint).drop_what_is_not_needed(trainer)
+        # 3. The log: what is known once is no curve, but settings, a table and an image
+        self._has_logger = trainer.logger is not None
+        log_image(trainer, "samples_before_after", grid, trainer.global_step)
+        rows, curves = {name: self.results[name] for name in LOGGED}, ("val/loss", "train/loss_smoothed")
+        log_results(trainer, rows, all_public(self.settings), curves)
+        # 4. The disk; a run that was stopped from outside may be resumed soon
+        if not find(trainer, Stopping).request:
+            find(trainer, Checkpoint).delete_unneeded(trainer)
+
+    def _export(self, trainer: Trainer, module: FineTuning, grid: torch.Tensor) -> None:
+        denoiser, data = module.denoiser, trainer.datamodule
+        self.conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
+        needs_own_code = bool(self.conditions) or (lora.injected(denoiser.unet) and not self.merge)
+        about = (self.change, self.origin, data.source.name, data.size, self.conditions, needs_own_code)
+        text = card.text(self.results, *about)
+        parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge}
+        with stage("export"):
+            unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
+            export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, text, grid, **parts)
+
+    def finish(self, trainer: Trainer, module: FineTuning) -> None:
+        """Complete a run that had no step left, print the summary, and exit with the code that Ctrl-C requests."""
+        self.complete(trainer, module)
+        say(self.summary())
+        exit_if_requested(trainer)
 
     def summary(self) -> str:
-        """What to tell the user when the command is done."""
+        """The figures and paths that are printed when the command is done."""
         if not self.results:
             return "Nothing was left to train."
         r, run_dir = self.results, shown(self.run_dir)
-        asked = "".join(f" {KINDS[name].example}" for name in self.told)
-        told = ""
+        prompt = "".join(f" {KINDS[name].example}" for name in self.conditions)
+        shuffled = ""
         if "val_loss_condition_shuffled" in r:
-            gap = r["val_loss_condition_shuffled"] - r["val_loss"]
             loss = r["val_loss_condition_shuffled"]
-            told = f"with the conditions of other images {loss:.5f}, {gap:+.5f}: how much the model listens\n"
+            shuffled = f"with the conditions of other images {loss:.5f} ({loss - r['val_loss']:+.5f})\n"
         return (
             f"\nvalidation loss {r['val_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
             f"{r['base_val_loss']:.5f}\n"
-            f"{told}"
+            f"{shuffled}"
             f"{r['verdict']}\n"
-            f"the run        {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
-            f"draw from it   {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{asked}"
-            + (f"\nwatch it       {shown_program('tensorboard')} --logdir runs" if self._is_logged else "")
-            + f"\non disk        {_size(self.run_dir)}; checkpoints/ ({_size(self.run_dir / 'checkpoints')}) is for "
-            "resuming alone and may be deleted"
+            f"run            {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
+            f"sample         {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{prompt}"
+            + (f"\nwatch          {shown_program('tensorboard')} --logdir runs" if self._has_logger else "")
+            + f"\non disk        {_size(self.run_dir)}; checkpoints/ ({_size(self.run_dir / 'checkpoints')}) is only "
+            "for resuming and may be deleted"
         )
 
     def _best(self, trainer: Trainer) -> tuple[int, dict[str, torch.Tensor] | None]:
-        """(step, averages) of the best step, or of the last (None: the current ones) where best.ckpt is another's."""
-        file, best = self.run_dir / "checkpoints" / "best.ckpt", of(trainer, Best).step
+        """(step, EMA weights) of the best step; of the last one (None: the current ones) if best.ckpt is another's."""
+        file, best = self.run_dir / "checkpoints" / "best.ckpt", find(trainer, Best).step
         if best < trainer.global_step and checkpoints.intact(file):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             if checkpoint["global_step"] == best:
-                return best, checkpoint["callbacks"][of(trainer, EMA).state_key]["averages"]
+                return best, checkpoint["callbacks"][find(trainer, EMA).state_key]["averages"]
         return trainer.global_step, None
 
-    def _results(self, trainer: Trainer, validation: Validation, step: int, evaluation: dict | None) -> dict:
-        on = trainer.strategy.root_device.type
-        clock = of(trainer, Clock)
+    def _results(self, trainer: Trainer, module: FineTuning, step: int, evaluation: dict | None) -> dict:
+        validation, clock, data = find(trainer, Validation), find(trainer, Clock), trainer.datamodule
+        device_type = trainer.strategy.root_device.type
         speed, first = clock.images_per_second(), clock.first_step_at
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
-        difference = validation.difference(at)
-        self.change = change(difference, validation.history[0][1])
+        difference, last_measured = validation.difference(at), max(validation.measured)
+        base_loss = validation.history[0][1]
+        self.change = change(difference, base_loss)
+        others = validation.losses_under_other_conditions(step)
         found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
-            "peak_memory_mib": hardware.peak_memory_mib(on),
+            "peak_memory_mib": hardware.peak_memory_mib(device_type),
             "val_loss": next(row[2] for row in validation.history if row[0] == at),
-            "base_val_loss": validation.history[0][1],
+            "base_val_loss": base_loss,
             "final_val_loss": validation.history[-1][2],
-            "final_train_loss": of(trainer, Curves).latest,
-            **{f"val_loss_condition_{name}": loss for name, loss in validation.told_at(step).items()},
+            "final_train_loss": find(trainer, Curves).average,
+            **{f"val_loss_condition_{name}": loss for name, loss in others.items()},
             "val_loss_minus_base": difference.mean,
             "val_loss_minus_base_error": difference.known_error,
-            "validation": validation.record(trainer, at),
-            "val_fraction": trainer.datamodule.val_fraction,
+            "validation": validation.record(trainer, module, at),
+            "val_fraction": data.val_fraction,
             "evaluation": evaluation,
-            "verdict": verdict(at, validation.history[-1][0], validation, of(trainer, Evaluate).history),
+            "verdict": verdict(at, last_measured, validation, find(trainer, Evaluate).history),
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
-            "passes": trainer.fit_loop.epoch_loop.batch_progress.total.ready // trainer.datamodule.micro_batches(),
+            "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.ready // data.micro_batches(),
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
             "command": (self._commands_before or [self.command])[0],
             "continued_by": [*self._commands_before, self.command][1:],
             "precision": str(trainer.precision),
-            "hardware": hardware.description(on),
+            "hardware": hardware.description(device_type),
             "versions": hardware.versions(),
         }
         return all_public(found)
 
-    def _history(self, trainer: Trainer, validation: Validation) -> dict:
-        """What was measured on the way, for the report."""
-        timesteps = fixed_timesteps(len(trainer.lightning_module.denoiser.noise), validation.bins).tolist()
+    def _history(self, trainer: Trainer, module: FineTuning) -> dict:
+        """All that was measured during training, for the report."""
+        validation = find(trainer, Validation)
+        timesteps = fixed_timesteps(len(module.denoiser.noise), validation.timesteps).tolist()
         rows = []
         for step, losses in sorted(validation.measured.items()):
-            row = {"step": step}
+            row: dict[str, Any] = {"step": step}
             for weights in ("raw", "ema"):
                 row[weights] = losses[weights].mean().item()
                 row[f"{weights}_by_timestep"] = losses[weights].mean(dim=0).tolist()
                 row[f"{weights}_minus_base"] = validation.difference(step, weights=weights).record()
             rows.append(row)
-        return {
-            "timesteps": timesteps,
-            "validation": rows,
-            "training": of(trainer, Curves).history,
-            "evaluation": of(trainer, Evaluate).history,
-        }
+        curves, evaluations = find(trainer, Curves).history, find(trainer, Evaluate).history
+        return {"timesteps": timesteps, "validation": rows, "training": curves, "evaluation": evaluations}
 
-    def _log(self, trainer: Trainer, sheet: torch.Tensor) -> None:
-        """What is known once: no curve, but settings, a table and a sheet."""
-        self._is_logged = trainer.logger is not None
-        if not self._is_logged:
-            return
-        trainer.logger.experiment.add_image("samples_before_after", sheet, trainer.global_step)
-        names = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
-        rows = "\n".join(f"| {name} | {self.results[name]} |" for name in names)
-        trainer.logger.experiment.add_text("results", f"| | |\n|---|---|\n{rows}", trainer.global_step)
-        # as log_hyperparams, which would also write the figures as curves of a single point; these curves there are
-        curves = dict.fromkeys(("val/loss", "train/loss_smoothed"))
-        for summary in hparams(all_public(self.settings), curves):
-            trainer.logger.experiment.file_writer.add_summary(summary)
-        trainer.logger.save()
-
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         seconds = self._seconds_before + time.time() - self.started
         return {"seconds": seconds, "commands": [*self._commands_before, self.command]}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._seconds_before, self._commands_before = state["seconds"], list(state["commands"])
 
 

@@ -1,117 +1,116 @@
-"""A loss or gradient that is not a number is caught before the update, on every process, and named."""
+"""Find a loss or gradient that is not finite before the update, on every process, and name its images."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import warn
+from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer
 from chrysalis.training.callbacks.clock import paused
+from chrysalis.training.logger import log_metrics
 from chrysalis.training.microbatching import MicroBatch
 
 
 @dataclass
-class Measured:
-    """An optimizer step whose gradient norm is on its way from the device. arrived: when it is there, None for now."""
+class Check:
+    """An optimizer step whose check may still be computed on the device.
+
+    finite: bool scalar. window: the micro-batches of the step. arrived: when `finite` is on the CPU; None: it is there.
+    """
 
     step: int
-    finite: torch.Tensor  # bool
+    finite: torch.Tensor
     window: list[MicroBatch]
     arrived: torch.cuda.Event | None = None
 
 
 class NonFinite(Callback):
-    """action: `stop`, or `skip` the update, at most `at_most` times in a run.
+    """Stops the run, or skips the update, where a loss or gradient is not finite.
 
-    On a GPU nothing waits for the answer: a fused optimizer leaves out the update by itself (`found_inf`), and the
-    answer is read one step later. Elsewhere it is read at once. Under 16-mixed infinite gradients are the scaler's
-    own way to find its scale, and only the losses are looked at.
+    What repeats the step, its images and the weights, is saved in the run's nonfinite/.
+
+    On a GPU nothing waits for the check: a fused optimizer skips the update by itself (`found_inf`), and the check is
+    read one step later. Elsewhere it is read at once. Under 16-mixed, infinite gradients are how the gradient scaler
+    finds its scale, and only the losses are checked.
     """
 
-    def __init__(self, run_dir: str, action: str = "stop", at_most: int = 10):
-        require_whole("callbacks.nonfinite.at_most", at_most)
-        if action not in ("stop", "skip"):
-            raise UserError(f"on_nonfinite={action} is unknown: choose stop or skip.")
-        self.folder, self.action, self.at_most = Path(run_dir) / "nonfinite", action, at_most
-        self.skipped: list[int] = []  # steps
-        self._waiting: Measured | None = None
+    saved = ("skipped_steps",)
 
-    def on_gradients_measured(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
-        """Called by the module when the gradients of a whole window are there, before the update."""
+    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", at_most: int = 10):
+        self.folder, self.action, self.at_most = Path(run_dir) / "nonfinite", action, at_most
+        self.skipped_steps: list[int] = []
+        self._check: Check | None = None
+
+    def on_gradients_measured(self, trainer: Trainer, module: FineTuning, optimizer) -> None:
+        """Check the gradients of a whole window before the update; the module calls this."""
         self._read(trainer, module)
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        losses = [loss for seen in module.microbatching.window for loss in seen.per_sample]
-        finite = torch.isfinite(torch.cat(losses)).all() if scaled else torch.isfinite(module.grad_norm)
-        self._waiting = Measured(trainer.global_step + 1, finite, list(module.microbatching.window))
-        if finite.is_cuda and not scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+        assert module.grad_norm is not None  # the module has just measured it
+        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        losses = [loss for micro_batch in module.microbatching.window for loss in micro_batch.per_sample]
+        finite = torch.isfinite(torch.cat(losses)).all() if is_scaled else torch.isfinite(module.grad_norm)
+        self._check = check = Check(trainer.global_step + 1, finite, list(module.microbatching.window))
+        if finite.is_cuda and not is_scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
-            self._waiting.finite = finite.to("cpu", non_blocking=True)
-            self._waiting.arrived = torch.cuda.Event()
-            self._waiting.arrived.record()
+            check.finite, check.arrived = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+            check.arrived.record()
             return
         if not finite.item():
-            optimizer.zero_grad()  # an optimizer leaves out what has no gradient
+            optimizer.zero_grad()  # an optimizer skips weights without a gradient
         self._read(trainer, module)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
         self._read(trainer, module)
 
-    def _read(self, trainer: Trainer, module: LightningModule) -> None:
-        measured, self._waiting = self._waiting, None
-        if measured is None:
+    def _read(self, trainer: Trainer, module: FineTuning) -> None:
+        check, self._check = self._check, None
+        if check is None:
             return
-        if measured.arrived is not None:  # a copy that nobody waited for holds anything at all
-            measured.arrived.synchronize()
-        if not measured.finite.item():
-            self._found(trainer, module, measured)
+        if check.arrived is not None:  # before that, the host's tensor holds anything at all
+            check.arrived.synchronize()
+        if not check.finite.item():
+            self._stop_or_skip(trainer, module, check)
 
-    def _found(self, trainer: Trainer, module: LightningModule, measured: Measured) -> None:
+    def _stop_or_skip(self, trainer: Trainer, module: FineTuning, check: Check) -> None:
         with paused(trainer):
-            names = trainer.datamodule.image_set.names
-            told = described(measured.window, names, trainer.world_size > 1)
-            where = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
-            text = f"step {measured.step}{where}: {told}"
-            self.skipped.append(measured.step)
-            if self.action == "skip" and len(self.skipped) <= self.at_most:
-                warn(f"{text} The update is left out: {len(self.skipped)} of at most {self.at_most} times.")
-                if trainer.logger is not None:
-                    trainer.logger.log_metrics({"train/updates_left_out": len(self.skipped)}, step=measured.step)
+            assert trainer.datamodule.image_set is not None  # fit has set the data up
+            names, is_parallel = trainer.datamodule.image_set.names, trainer.world_size > 1
+            where = f" (process {trainer.global_rank})" if is_parallel else ""
+            text = f"step {check.step}{where}: {describe(check.window, names, is_parallel)}"
+            self.skipped_steps.append(check.step)
+            count = len(self.skipped_steps)
+            if self.action == "skip" and count <= self.at_most:
+                warn(f"{text} The update is skipped ({count} of at most {self.at_most}).")
+                log_metrics(trainer, {"train/skipped_updates": count}, check.step)
                 return
-            file = self._kept(module, measured, trainer.global_rank)
-        more = f" It was number {len(self.skipped)};" if self.action == "skip" else ""
+            file = self._save(module, check, trainer.global_rank)
+        more = f" It was number {count};" if self.action == "skip" else ""
         raise UserError(
             f"{text} Nothing was updated.{more} {shown(file)} repeats it (docs/reliability.md). If training diverged, "
-            "use a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip leaves out such steps."
+            "use a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip skips such updates."
         )
 
-    def _kept(self, module: LightningModule, measured: Measured, rank: int) -> Path:
-        """What is needed to repeat the step: the weights, which it did not change, and its images."""
-        file = self.folder / f"step_{measured.step:06d}{f'_process_{rank}' if rank else ''}.pt"
-        batches = [asdict(seen.batch.to("cpu")) for seen in measured.window]
+    def _save(self, module: FineTuning, check: Check, rank: int) -> Path:
+        file = self.folder / f"step_{check.step:06d}{f'_process_{rank}' if rank else ''}.pt"
+        batches = [asdict(micro_batch.batch.to("cpu")) for micro_batch in check.window]
         weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
         with written(file) as partial:
-            torch.save({"step": measured.step, "denoiser": weights, "batches": batches}, partial)
+            torch.save({"step": check.step, "denoiser": weights, "batches": batches}, partial)
         return file
 
-    def state_dict(self) -> dict:
-        return {"skipped": self.skipped}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.skipped = list(state["skipped"])
-
-
-def described(window: list[MicroBatch], names: tuple[str, ...], among_others: bool = False) -> str:
-    """A sentence with images and timesteps: of the losses that are not finite, or of all where only gradients are."""
-    rows, t = torch.cat([seen.batch.row for seen in window]).tolist(), _joined(window, "t").tolist()
-    bad = (~torch.isfinite(_joined(window, "per_sample"))).tolist()
+def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool = False) -> str:
+    """Name the images and timesteps whose losses are not finite, or all where only the gradients are not."""
+    rows, t = torch.cat([micro_batch.batch.row for micro_batch in window]).tolist(), _concatenated(window, "t").tolist()
+    bad = (~torch.isfinite(_concatenated(window, "per_sample"))).tolist()
     images = [f"{names[row]} at t={at}" for row, at in zip(rows, t, strict=True)]
-    guilty = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
-    if guilty:
-        return f"the loss is not a number for {_listed(guilty)}."
-    others = " here, but a loss of another process may not be, or" if among_others else ", but"
+    found = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
+    if found:
+        return f"the loss is not a number for {_listed(found)}."
+    others = " here, but a loss of another process may not be, or" if is_parallel else ", but"
     return f"the losses are numbers{others} their gradient is not: {_listed(images)}."
 
 
@@ -120,5 +119,5 @@ def _listed(images: list[str]) -> str:
     return ", ".join(images[:8]) + more
 
 
-def _joined(window: list[MicroBatch], name: str) -> torch.Tensor:
-    return torch.cat([part.cpu() for seen in window for part in getattr(seen, name)])
+def _concatenated(window: list[MicroBatch], name: str) -> torch.Tensor:
+    return torch.cat([part.cpu() for micro_batch in window for part in getattr(micro_batch, name)])

@@ -1,4 +1,4 @@
-"""Ending a run from outside: signals, files in its folder, a time limit. Always after a whole optimizer step."""
+"""Stop or save a run from outside: signals, files in its folder, a time limit; always after a whole optimizer step."""
 
 import os
 import re
@@ -7,52 +7,58 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
 import chrysalis
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
 from chrysalis.system.signals import unwind
 from chrysalis.system.terminal import say
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
-from chrysalis.training.callbacks.clock import Clock, of
+from chrysalis.training.callbacks.clock import Clock
 
-SAVE, FINISH, LEAVE = 1, 2, 3  # what is asked for, the more urgent the larger
+SAVE, FINISH, LEAVE = 1, 2, 3  # what can be requested; the larger is the more urgent
+PREEMPTED = 143  # the exit code that shells use for SIGTERM
 _HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
-PREEMPTED = 143  # what a shell says of a process that SIGTERM ended
 
 
-class Left(SystemExit):
+class ExitRun(SystemExit):
     """Ends the process from within training; `code` is its exit code."""
 
 
 class Stopping(Callback):
-    """SIGTERM, SIGUSR1 and SIGUSR2: save and leave (143; under SLURM the job is queued again, but for SIGTERM), as
-    where the terminal is closed (SIGHUP), unless nohup lets it be ignored.
-    Ctrl-C: save, measure, export, leave (130); a second one: leave now. `touch RUN/stop`: save, measure, export; 0.
-    `touch RUN/save`: save and go on. max_time: as stop, DD:HH:MM:SS of training in all, or timedelta's arguments.
+    """Saves, finishes or leaves a run on request.
 
-    Its place is after what changes with every step and before what measures, so that a preempted run leaves at once;
-    what was due then is measured when the run continues. Several processes decide together.
+    - SIGTERM, SIGUSR1, SIGUSR2, and a closed terminal (SIGHUP, unless nohup ignores it): save and leave with exit code
+      143; under SLURM, SIGUSR1 and SIGUSR2 also queue the job again.
+    - Ctrl-C: save, measure, export, exit code 130. A second Ctrl-C: leave now.
+    - `touch RUN/stop`: save, measure, export, exit code 0. `touch RUN/save`: save and continue.
+
+    It comes after the callbacks of every step and before those that measure, so that a preempted run leaves at once;
+    what was due is measured when the run is resumed. Several processes decide together.
     """
 
-    def __init__(self, run_dir: str, max_time: str | dict | None = None, look_every: float = 1.0):
-        self.folder, self.max_seconds, self.look_every = Path(run_dir), seconds(max_time), look_every
-        self.asked, self.signum, self.code = 0, 0, 0
-        self._left_by = 0  # the signal that asks for LEAVE
-        self._saved_for = 0  # the signal that asks for SAVE, whose earlier handler decides what follows
-        there = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
-        self._there_before = {s: signal.SIG_DFL if handler is unwind else handler for s, handler in there.items()}
-        self._seconds, self._began, self._looked, self._seen_step = 0.0, time.monotonic(), 0.0, 0
-        self._group, self._ending, self._listening = None, False, False
+    def __init__(self, run_dir: str, max_time: str | dict | None = None, poll_seconds: float = 1.0):
+        self.folder, self.max_seconds, self.poll_seconds = Path(run_dir), seconds(max_time), poll_seconds
+        self.request, self.signum, self.exit_code = 0, 0, 0
+        self._leave_signal = 0  # the signal that requests LEAVE
+        self._save_signal = 0  # the signal that requests SAVE, whose earlier handler decides what follows
+        handlers = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
+        self._earlier_handlers = {
+            s: signal.SIG_DFL if handler is unwind else handler for s, handler in handlers.items()
+        }
+        self._seconds_before, self._began, self._polled, self._last_step = 0.0, time.monotonic(), 0.0, 0
+        self._group: Any = None  # torch's process group, of several processes
+        self._is_ending, self._is_listening = False, False
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._trainer, self._began, self._seen_step = trainer, time.monotonic(), trainer.global_step
+    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
+        self._trainer, self._began, self._last_step = trainer, time.monotonic(), trainer.global_step
         if trainer.is_global_zero:
             for file in (self.folder / "stop", self.folder / "save"):
                 if file.exists() and file.stat().st_mtime < chrysalis.PROCESS_START:  # meant for an earlier command
@@ -60,136 +66,137 @@ class Stopping(Callback):
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # so that no GPU is waited for
         if threading.current_thread() is threading.main_thread():
-            self._listening = True
+            self._is_listening = True
             for signum in _signals():
-                signal.signal(signum, self._heard)
+                signal.signal(signum, self._on_signal)
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
         step = trainer.global_step
-        if step == self._seen_step:
+        if step == self._last_step:
             return  # inside an accumulation window
-        self._seen_step = step
-        asked = self._agreed()
-        if asked == LEAVE:
-            # of several, the first one's exit code counts; another's would make Lightning kill it while it saves
-            raise Left(PREEMPTED if trainer.is_global_zero else 0)
-        if asked == SAVE:
-            of(trainer, Checkpoint).save(trainer)
-            self.asked = 0
+        self._last_step = step
+        request = self._joint_request()
+        if request == LEAVE:
+            # the first process's exit code counts; another's would make Lightning kill it while it saves
+            raise ExitRun(PREEMPTED if trainer.is_global_zero else 0)
+        if request == SAVE:
+            find(trainer, Checkpoint).save(trainer)
+            self.request = 0
             say(f"step {step}: saved")
-            signum, self._saved_for = self._saved_for, 0
-            if signum:
-                self._there_before[signum](signum, None)
-        if asked == FINISH:
+            signum, self._save_signal = self._save_signal, 0
+            self._call_earlier_handler(signum)
+        if request == FINISH:
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """What follows takes its time: with the state saved, it can be left at any moment."""
+    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
+        """Save first: what follows takes its time, and can then be left at any moment."""
         if trainer.world_size == 1 and trainer.global_step:
-            of(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
-        self._ending = True
-        if self.asked == LEAVE and trainer.world_size == 1:
-            raise Left(PREEMPTED)
+            find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
+        self._is_ending = True
+        if self.request == LEAVE and trainer.world_size == 1:
+            raise ExitRun(PREEMPTED)
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if self._listening:
-            for signum, handler in self._there_before.items():
+    def teardown(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+        if self._is_listening:
+            for signum, handler in self._earlier_handlers.items():
                 signal.signal(signum, handler)
-        self._listening = False
+        self._is_listening = False
 
-    def _heard(self, signum: int, frame) -> None:
-        """A signal came. Between steps there may be minutes of drawing; alone, this process need not wait for them."""
-        again = self.signum == signum
-        self.signum = signum
+    def _on_signal(self, signum: int, frame) -> None:
+        # 1. Ctrl-C finishes the run; twice, it leaves now
+        is_repeated, self.signum = self.signum == signum, signum
         if signum == signal.SIGINT:
-            if again:
-                self.asked = 0
-                raise Left(130)
-            self.asked, self.code = max(self.asked, FINISH), 130
-            os.write(2, b"\nending after this step: saving, measuring, exporting. Ctrl-C again to leave now.\n")
+            if is_repeated:
+                self.request = 0
+                raise ExitRun(130)
+            self.request, self.exit_code = max(self.request, FINISH), 130
+            os.write(2, b"\nfinishing after this step: saving, measuring, exporting. Ctrl-C again to leave now.\n")
             return
-        wanted = self._wanted(signum)
-        self.asked = max(self.asked, wanted)
-        if wanted == SAVE:
-            self._saved_for = signum
+        # 2. An earlier handler of SIGTERM decides for itself whether the process ends; it is called after saving
+        if signum == signal.SIGTERM and callable(self._earlier_handlers[signum]):
+            self.request, self._save_signal = max(self.request, SAVE), signum
         else:
-            self._left_by = signum
-        clock, saving = of(self._trainer, Clock), of(self._trainer, Checkpoint).saving
-        alone = self._trainer.world_size == 1
-        if self.asked == LEAVE and alone and not again and not saving and (clock.is_paused or self._ending):
-            raise Left(PREEMPTED)
+            self.request, self._leave_signal = LEAVE, signum
+        # 3. Between two steps there may be minutes of sampling, for which a single process need not wait
+        clock, is_saving = find(self._trainer, Clock), find(self._trainer, Checkpoint).is_saving
+        can_leave = (clock.is_paused or self._is_ending) and not is_saving and self._trainer.world_size == 1
+        if self.request == LEAVE and can_leave and not is_repeated:
+            raise ExitRun(PREEMPTED)
 
-    def _wanted(self, signum: int) -> int:
-        """A handler that was there before decides for itself whether the process ends; it is called after saving."""
-        return SAVE if signum == signal.SIGTERM and callable(self._there_before[signum]) else LEAVE
-
-    def _agreed(self) -> int:
-        """The most urgent that any process was asked for; all of them learn it at the same step."""
+    def _joint_request(self) -> int:
+        """The most urgent request to any process; all of them learn it at the same step."""
         now = time.monotonic()
-        if self._trainer.is_global_zero and now - self._looked >= self.look_every:
-            self._looked = now
-            for name, what in (("save", SAVE), ("stop", FINISH)):
+        if self._trainer.is_global_zero and now - self._polled >= self.poll_seconds:
+            self._polled = now
+            for name, request in (("save", SAVE), ("stop", FINISH)):
                 if (self.folder / name).exists():
                     (self.folder / name).unlink(missing_ok=True)
-                    self.asked = max(self.asked, what)
-        if self.max_seconds is not None and self._elapsed() >= self.max_seconds and self.asked < FINISH:
-            self.asked = FINISH
+                    self.request = max(self.request, request)
+        if self.max_seconds is not None and self._elapsed() >= self.max_seconds and self.request < FINISH:
+            self.request = FINISH
             say(f"trainer.max_time is over: {timedelta(seconds=round(self._elapsed()))}")
         if self._group is not None:
-            both = torch.tensor([self.asked, self.code])
+            both = torch.tensor([self.request, self.exit_code])
             torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX, group=self._group)
-            self.asked, self.code = both.tolist()
-        return self.asked
+            self.request, self.exit_code = both.tolist()
+        return self.request
 
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Preempted, and whatever was going on is undone: save this step, and let the job be queued again."""
-        if not isinstance(exception, Left) or self.asked != LEAVE:
+    def on_exception(self, trainer: Trainer, module: FineTuning, exception: BaseException) -> None:
+        """Save a preempted run, whatever was interrupted, and let the job be queued again."""
+        if not isinstance(exception, ExitRun) or self.request != LEAVE:
             return
-        of(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
+        find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
         say(f"step {trainer.global_step}: saved and left. Continue with resume={shown(self.folder)}")
-        earlier = self._there_before.get(self._left_by)
-        if callable(earlier):
-            earlier(self._left_by, None)  # submitit's queues the job again and exits
-        elif self._left_by not in (0, signal.SIGTERM, _HANGUP) and trainer.is_global_zero:
+        if self._call_earlier_handler(self._leave_signal):  # submitit's queues the job again and exits
+            return
+        if self._leave_signal not in (0, signal.SIGTERM, _HANGUP) and trainer.is_global_zero:
             _queue_again()
 
-    def leave(self) -> None:
-        """At the very end: the exit code that a shell expects of what was asked for."""
-        if self.code and self._trainer.is_global_zero:
-            raise Left(self.code)
+    def _call_earlier_handler(self, signum: int) -> bool:
+        """Call the handler that a signal had before training; False if it had none."""
+        handler = self._earlier_handlers.get(signum)
+        if not callable(handler):
+            return False
+        handler(signum, None)
+        return True
 
     def _elapsed(self) -> float:
-        return self._seconds + time.monotonic() - self._began
+        return self._seconds_before + time.monotonic() - self._began
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._elapsed()}
 
-    def load_state_dict(self, state: dict) -> None:
-        self._seconds = state["seconds"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._seconds_before = state["seconds"]
+
+
+def exit_if_requested(trainer: Trainer) -> None:
+    """Exit, at the very end, with the code that shells expect after Ctrl-C."""
+    if (code := find(trainer, Stopping).exit_code) and trainer.is_global_zero:
+        raise ExitRun(code)
 
 
 def seconds(max_time: str | dict | None) -> float | None:
-    """'DD:HH:MM:SS', or the arguments of datetime.timedelta, in seconds."""
+    """Convert 'DD:HH:MM:SS', or the arguments of datetime.timedelta, to seconds."""
     if max_time is None:
         return None
-    try:
-        if isinstance(max_time, str):
-            parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", max_time.strip()).groups()
-            return sum(int(n) * unit for n, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
-        return timedelta(**max_time).total_seconds()
-    except (AttributeError, TypeError, OverflowError):
-        raise UserError(
-            f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00."
-        ) from None
+    if isinstance(max_time, Mapping):
+        try:
+            return timedelta(**max_time).total_seconds()
+        except (TypeError, OverflowError):
+            pass
+    elif match := re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(max_time).strip()):
+        return float(sum(int(n) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
+    raise UserError(f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00.")
 
 
 def _signals() -> list[int]:
-    there = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    return there if signal.getsignal(_HANGUP) == signal.SIG_IGN else [*there, _HANGUP]
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    return known if signal.getsignal(_HANGUP) == signal.SIG_IGN else [*known, _HANGUP]
 
 
 def _queue_again(run: Callable = subprocess.run) -> None:
-    """Under SLURM, as Lightning does it: the same job once more, which then continues (resume=true)."""
+    """Queue the same SLURM job once more, as Lightning does; it then resumes the run (resume=true)."""
     job = os.environ.get("SLURM_JOB_ID")
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):

@@ -1,32 +1,36 @@
-"""Validation loss on fixed triples, for the raw and the EMA weights, against the untouched base model.
+"""Validation loss of the raw and the EMA weights, compared with the base model's.
 
-Of a conditional model also when it is told nothing, and when it is told what belongs to another image: a model that
-does not listen has the same loss all three times.
+A conditional model is also measured without its condition, and with the conditions of other images: a model that
+ignores its condition has the same loss all three times.
 """
 
 import math
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.data.batch import Batch
 from chrysalis.evaluation import validation_record
 from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, paired, validation_loss
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
+from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.clock import of, paused
+from chrysalis.training.callbacks.clock import paused
 from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.eval_mode import evaluating
+from chrysalis.training.eval_mode import eval_mode
+from chrysalis.training.logger import log_metrics
 
-WORDS = {"null": "nothing", "shuffled": "of another image"}
+NAMES = {"null": "without a condition", "shuffled": "with those of other images"}
 
 
-def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict | None]:
-    """What a model is told of the validation images: what is right, nothing, or what is right for others of them."""
+def validation_conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict | None]:
+    """The conditions that validation images are measured under; empty for an unconditional model.
+
+    "right": their own; "null": none; "shuffled": those of other images; with several kinds also "shuffled_KIND": only
+    that kind is another image's.
+    """
     if conditioner is None:
         return {}
     right = batches.from_batch(batch, conditioner)
@@ -35,141 +39,142 @@ def conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict 
         for i in range(len(batch))
     ]
     shuffled = batches.rows(right, batches.shuffled(own, batch.key.tolist()))
-    told = {"right": right, "null": None, "shuffled": shuffled}
+    conditions: dict[str, dict | None] = {"right": right, "null": None, "shuffled": shuffled}
     if len(right) > 1:
-        told |= {f"shuffled_{name}": {**right, name: shuffled[name]} for name in right}
-    return told
+        conditions |= {f"shuffled_{name}": {**right, name: shuffled[name]} for name in right}
+    return conditions
 
 
 class Validation(Callback):
-    """Measures the base model after the first step, then every `every_n_train_steps` optimizer steps and at the end.
+    """Measures the base model after the first step, then every so many optimizer steps and at the end.
 
-    n_images images x bins timesteps, the same (image, t, noise) always, so that differences are the model's.
+    Every measurement has the same images, timesteps and noise, so that differences are the model's.
     """
 
-    def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, bins: int = 8, seed: int = 0):
-        for name, value in (("every_n_train_steps", every_n_train_steps), ("n_images", n_images), ("bins", bins)):
-            require_whole(f"callbacks.validation.{name}", value)
-        self.every_n_train_steps, self.n_images, self.bins, self.seed = every_n_train_steps, n_images, bins, seed
-        self.base: torch.Tensor | None = None  # [N, bins]
+    saved = ("history", "measured", "other_conditions", "image_hashes")
+
+    def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, timesteps: int = 8, seed: int = 0):
+        require_whole("callbacks.validation.n_images", n_images)
+        self.every_n_train_steps, self.n_images, self.timesteps, self.seed = (
+            every_n_train_steps,
+            n_images,
+            timesteps,
+            seed,
+        )
         self.history: list[list[float]] = []  # [step, raw, ema]
-        self.measured: dict[int, dict[str, torch.Tensor]] = {}  # of each step in history: raw and ema [N, bins]
-        self.told: dict[str, list[list[float]]] = {}  # "null", "shuffled", ...: [step, ema]
-        self.contents: list[int] | None = None  # the hash of each image that is measured on
+        self.measured: dict[int, dict[str, torch.Tensor]] = {}  # {step: {"raw", "ema": float32 [N, timesteps]}}
+        self.other_conditions: dict[str, list[list[float]]] = {}  # {"null", "shuffled", ...: [step, ema]}
+        self.image_hashes: list[int] = []  # of the images that are measured
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    @property
+    def has_base(self) -> bool:
+        """Whether the base model has been measured, which is step 0."""
+        return 0 in self.measured
+
+    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
         batch = trainer.datamodule.validation_batch(self.n_images)
-        before, self.images, self.contents = self.contents, batch.image, batch.key.tolist()
-        if self.base is not None and (len(self.base) != len(self.contents) or before not in (None, self.contents)):
-            self._begin_anew(trainer)
-        self.conds = conditions(batch, module.denoiser.conditioner)
-        self._measure_if_due(trainer, module)  # where a run was stopped before it could
+        before, self.images, self.image_hashes = self.image_hashes, batch.image, batch.key.tolist()
+        if self.has_base and before != self.image_hashes:
+            self._reset(trainer)
+        self.conditions = validation_conditions(batch, module.denoiser.conditioner)
+        self._measure_if_due(trainer, module)  # the run may have been stopped before it could
 
-    def _begin_anew(self, trainer: Trainer) -> None:
-        """Forget losses of other images, which do not compare: the base model is measured on those of now."""
-        self.base, self.history, self.measured, self.told = None, [], {}, {}
+    def _reset(self, trainer: Trainer) -> None:
+        """Forget losses on other images, which do not compare."""
+        self.history, self.measured, self.other_conditions = [], {}, {}
         for callback in trainer.callbacks:
             if hasattr(callback, "on_validation_images_changed"):
                 callback.on_validation_images_changed()
-        say("The validation images have changed: validation losses, and the best step, are of those of now alone.")
+        say("The validation images have changed: earlier validation losses and the best step are discarded.")
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_index) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
         self._measure_if_due(trainer, module)
 
-    def _measure_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _measure_if_due(self, trainer: Trainer, module: FineTuning) -> None:
         step = trainer.global_step
-        if step and self.base is None:
-            with of(trainer, BaseModel).applied(trainer, module):
-                self.base = self._measure(trainer, module, what="base model's loss")
-            mean = self.base.mean().item()
+        if step and not self.has_base:
+            with find(trainer, BaseModel).applied(trainer, module):
+                losses = self._measure(trainer, module, what="base model's loss")
+            mean = losses.mean().item()
             self.history.append([0, mean, mean])
-            self.measured[0] = {"raw": self.base, "ema": self.base}
-            self._log(trainer, 0, self.base, self.base)
+            self.measured[0] = {"raw": losses, "ema": losses}
+            self._log(trainer, module, 0)
         if step and step % self.every_n_train_steps == 0 and step > self.history[-1][0]:
             self.measure(trainer, module)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
         if self.history and trainer.global_step > self.history[-1][0]:
             self.measure(trainer, module)
 
-    def measure(self, trainer: Trainer, module: LightningModule) -> None:
+    def measure(self, trainer: Trainer, module: FineTuning) -> None:
+        """Measure the weights of the current step; raises UserError if the loss is not finite."""
+        # 1. The raw weights, then the EMA weights under every condition
         step = trainer.global_step
         raw = self._measure(trainer, module)
-        with of(trainer, EMA).applied(module):
-            averaged = self._measure(trainer, module, what="validation loss, EMA")
-            for name in self.conds:
+        with find(trainer, EMA).applied(module):
+            ema = self._measure(trainer, module, what="validation loss, EMA")
+            for name in self.conditions:
                 if name != "right":
                     loss = self._measure(trainer, module, name).mean().item()
-                    self.told.setdefault(name, []).append([step, loss])
-        self.history.append([step, raw.mean().item(), averaged.mean().item()])
+                    self.other_conditions.setdefault(name, []).append([step, loss])
+        # 2. Refuse to continue a diverged run
+        self.history.append([step, raw.mean().item(), ema.mean().item()])
         if not all(math.isfinite(value) for value in self.history[-1]):
             raise UserError(
                 f"The validation loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
                 "trainer.gradient_clip_val=1.0."
             )
-        self.measured[step] = {"raw": raw, "ema": averaged}
-        of(trainer, Best).hear("val_loss", step, self.history[-1][2])
-        self._log(trainer, step, raw, averaged)
-        base, change = self.base.mean().item(), self.difference(step)
+        # 3. Keep, log, print
+        self.measured[step] = {"raw": raw, "ema": ema}
+        _, raw_mean, ema_mean = self.history[-1]
+        find(trainer, Best).update("val_loss", step, ema_mean)
+        self._log(trainer, module, step)
         say(
-            f"step {step}: validation loss {self.history[-1][2]:.5f} (raw {self.history[-1][1]:.5f}), base {base:.5f}, "
-            f"difference {change}"
+            f"step {step}: validation loss {ema_mean:.5f} (raw {raw_mean:.5f}), base {self.history[0][1]:.5f}, "
+            f"difference {self.difference(step)}"
         )
-        if self.told:
-            others = (f"{WORDS.get(name, name)} {values[-1][1]:.5f}" for name, values in self.told.items())
-            say(f"  told {', '.join(others)}")
+        if others := self.losses_under_other_conditions(step):
+            say(f"  {', '.join(f'{NAMES.get(name, name)} {loss:.5f}' for name, loss in others.items())}")
 
     def _measure(
-        self, trainer: Trainer, module: LightningModule, told: str = "right", what: str = "validation loss"
+        self, trainer: Trainer, module: FineTuning, condition: str = "right", what: str = "validation loss"
     ) -> torch.Tensor:
-        total = len(self.images) * self.bins
-        with paused(trainer), evaluating(trainer, module), stage(what, total) as at:
-            fixed = (self.images, self.contents, self.bins, self.seed)
-            return validation_loss(module.denoiser, *fixed, cond=self.conds.get(told), advance=at.advance)
+        total = len(self.images) * self.timesteps
+        with paused(trainer), eval_mode(trainer, module), stage(what, total) as progress:
+            fixed = (self.images, self.image_hashes, self.timesteps, self.seed)
+            cond = self.conditions.get(condition)
+            return validation_loss(module.denoiser, *fixed, cond=cond, advance=progress.advance)
 
     def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
-        """Of the losses at one measured step and another, image by image; the base model's are those of step 0."""
+        """The paired difference of the losses at two measured steps; step 0 is the base model."""
         return paired(self.measured[step][weights], self.measured[to][weights])
 
-    def record(self, trainer: Trainer, step: int) -> dict:
-        """Of the EMA weights at a measured step, see evaluation/validation_record.py."""
-        data, denoiser = trainer.datamodule, trainer.lightning_module.denoiser
-        contents = self.contents or data.validation_batch(self.n_images).key.tolist()
-        return validation_record.record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
+    def record(self, trainer: Trainer, module: FineTuning, step: int) -> dict:
+        """The EMA weights' losses at a measured step for results.json, see evaluation/validation_record.py."""
+        data = trainer.datamodule
+        hashes = self.image_hashes or data.validation_batch(self.n_images).key.tolist()
+        return validation_record.record(self.measured[step]["ema"], hashes, module.denoiser, data.size, self.seed)
 
-    def told_at(self, step: int) -> dict[str, float]:
-        """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""
-        return {name: value for name, values in self.told.items() for at, value in values if at == step}
+    def losses_under_other_conditions(self, step: int) -> dict[str, float]:
+        """{"null": loss, "shuffled": loss, ...} at a measured step; empty for an unconditional model."""
+        return {name: loss for name, rows in self.other_conditions.items() for at, loss in rows if at == step}
 
-    def _log(self, trainer: Trainer, step: int, raw: torch.Tensor, averaged: torch.Tensor) -> None:
-        if trainer.logger is None:
-            return
+    def _log(self, trainer: Trainer, module: FineTuning, step: int) -> None:
+        raw, ema, base = self.measured[step]["raw"], self.measured[step]["ema"], self.measured[0]["ema"]
         values = {
             "val/loss_raw": raw.mean().item(),
-            "val/loss": averaged.mean().item(),
-            "val/loss_minus_base": paired(averaged, self.base).mean,
-            "val/loss_minus_base_error": paired(averaged, self.base).error,
-            "val/loss_raw_minus_base": paired(raw, self.base).mean,
-            "val/loss_raw_minus_base_error": paired(raw, self.base).error,
-            "val/relative_to_base": (averaged.mean() / self.base.mean()).item(),
+            "val/loss": ema.mean().item(),
+            "val/loss_minus_base": paired(ema, base).mean,
+            "val/loss_minus_base_error": paired(ema, base).error,
+            "val/loss_raw_minus_base": paired(raw, base).mean,
+            "val/loss_raw_minus_base_error": paired(raw, base).error,
+            "val/relative_to_base": (ema.mean() / base.mean()).item(),
         }
-        for t, ours, base in zip(
-            fixed_timesteps(len(trainer.lightning_module.denoiser.noise), self.bins).tolist(),
-            averaged.mean(dim=0).tolist(),
-            self.base.mean(dim=0).tolist(),
-            strict=True,
-        ):
+        timesteps = fixed_timesteps(len(module.denoiser.noise), self.timesteps).tolist()
+        for t, ours, theirs in zip(timesteps, ema.mean(dim=0).tolist(), base.mean(dim=0).tolist(), strict=True):
             values[f"val_by_timestep/t{t:03d}"] = ours
-            values[f"val_by_timestep_relative_to_base/t{t:03d}"] = ours / base
-        for name, loss in self.told_at(step).items():
+            values[f"val_by_timestep_relative_to_base/t{t:03d}"] = ours / theirs
+        for name, loss in self.losses_under_other_conditions(step).items():
             values[f"val_other_conditions/{name}"] = loss
             values[f"val_other_conditions/{name}_minus_right"] = loss - values["val/loss"]
-        trainer.logger.log_metrics(values, step=step)
-
-    def state_dict(self) -> dict:
-        measured = {"measured": self.measured, "contents": self.contents}
-        return {"base": self.base, "history": self.history, "told": self.told, **measured}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.base, self.history, self.told = state["base"], list(state["history"]), dict(state.get("told", {}))
-        self.measured, self.contents = dict(state["measured"]), state.get("contents")
+        log_metrics(trainer, values, step)

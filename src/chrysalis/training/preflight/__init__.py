@@ -1,1 +1,1 @@
-"""Before the first step: what a run will do, how the base model does, how long it takes and what it needs."""
+"""Before the first step: check the run, measure the base model, settle what is measured, and print a summary."""

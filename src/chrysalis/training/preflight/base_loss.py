@@ -1,4 +1,4 @@
-"""How a base model does before it learns, beside one that predicts nothing, and how long its forward pass takes."""
+"""The base model's loss before training, beside that of predicting zeros, and the time of its forward pass."""
 
 import time
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_loss
 from chrysalis.system import memory
 from chrysalis.system.terminal import stage
-from chrysalis.training.callbacks.validation import conditions
-from chrysalis.training.eval_mode import evaluating
+from chrysalis.training.callbacks.validation import validation_conditions
+from chrysalis.training.eval_mode import eval_mode
 from chrysalis.training.preflight.plan import Plan
 
 LONG = 8.0  # seconds after which no further image is measured
-IMAGES, BINS = 4, 8  # of the validation set, and timesteps of each
-NO_BETTER = 0.9  # of the loss of predicting nothing, over all bins
-# In one bin. Any model that learned to finds the noise; what v and x0 ask for at high noise is the image itself,
-# where images unlike those that a good model knows can cost it more than mid-grey does.
+IMAGES, TIMESTEPS = 4, 8  # validation images, and timesteps for each
+BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timesteps
+# The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
+# for images unlike its training images a good model can do worse than mid-grey.
 CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
-ASKED = "Is data.image_size, the value range or the schedule what it was trained with?"
+CHECK = "Is data.image_size, the value range or the schedule what it was trained with?"
 
 
-class Nothing(nn.Module):
-    """In a UNet's place: its output is zero."""
+class Zeros(nn.Module):
+    """A UNet whose output is zero."""
 
     dtype = torch.float32
 
@@ -38,68 +38,70 @@ class Nothing(nn.Module):
 
 
 @dataclass(frozen=True)
-class Base:
-    """loss, nothing: float32 [bins], held out, of the model as it is and of a zero output at `timesteps`.
+class BaseLoss:
+    """Validation losses before training.
 
-    seconds: of a forward pass, per image. images: how many were measured. told: in how many ways a conditional model
-    is measured, 1 of others.
+    loss, zeros: float32 [timesteps], of the model and of predicting zeros. seconds: of a forward pass, per image.
+    conditions: that a conditional model will be measured under, 1 for others. images: how many were measured.
     """
 
     timesteps: list[int]
     loss: torch.Tensor
-    nothing: torch.Tensor
+    zeros: torch.Tensor
     seconds: float
-    told: int
+    conditions: int
     images: int = IMAGES
 
     def doubt(self, prediction: str) -> str | None:
-        """What to ask of a pretrained model that is hardly better than nothing; None of one that is."""
-        share, by_bin = (self.loss.mean() / self.nothing.mean()).item(), self.loss / self.nothing
-        if not share <= NO_BETTER:  # not-a-number is a doubt too
-            return f"The base model is hardly better than predicting nothing here. {ASKED}"
-        if by_bin.max() > CLEARLY_WORSE[prediction]:
-            return f"At timestep {self.timesteps[by_bin.argmax()]} the base model is worse than nothing. {ASKED}"
+        """A warning about a pretrained model that is barely better than predicting zeros."""
+        fraction, by_timestep = (self.loss.mean() / self.zeros.mean()).item(), self.loss / self.zeros
+        if not fraction <= BARELY_BETTER:  # not-a-number is doubtful too
+            return f"The base model is hardly better than predicting nothing here. {CHECK}"
+        if by_timestep.max() > CLEARLY_WORSE[prediction]:
+            return f"At timestep {self.timesteps[by_timestep.argmax()]} the base model is worse than nothing. {CHECK}"
         return None
 
 
 @torch.no_grad()
-def measured(plan: Plan) -> Base | None:
-    """On the first validation images and their fixed triples, timed after a first pass; None if it does not fit.
+def measure(plan: Plan) -> BaseLoss | None:
+    """Measure on the first validation images and their fixed noise; None if it does not fit in memory.
 
-    Of several timed passes the shortest counts: the others were disturbed.
-    The module is as it was afterwards, and on the device where it was.
+    The time is that of the shortest pass after a first one: others were disturbed. Afterwards the module is as it was,
+    and on the device where it was.
     """
     module, denoiser = plan.module, plan.module.denoiser
     batch = plan.data.validation_batch(IMAGES)
-    told = conditions(batch, denoiser.conditioner)
-    keys, cond = batch.key.tolist(), told.get("right")
-    at_once = 1 if plan.on.type == "cpu" else IMAGES  # of images, each at every timestep
+    conditions = validation_conditions(batch, denoiser.conditioner)
+    keys, right = batch.key.tolist(), conditions.get("right")
+    at_once = 1 if plan.device.type == "cpu" else IMAGES  # images, each at every timestep
 
-    def loss(of_model: Denoiser, first: int, cond: dict | None = None) -> torch.Tensor:
+    def loss(model: Denoiser, first: int, cond: dict | None = None) -> torch.Tensor:
         rows = range(first, min(first + at_once, len(keys)))
-        those = slice(rows.start, rows.stop)
-        fixed = (batch.image[those], keys[those], BINS, plan.validation.seed, min(plan.data.batch_size, at_once * BINS))
-        return validation_loss(of_model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
+        chosen = slice(rows.start, rows.stop)
+        micro_batch = min(plan.batch_size, at_once * TIMESTEPS)
+        fixed = (batch.image[chosen], keys[chosen], TIMESTEPS, plan.validation.seed, micro_batch)
+        return validation_loss(model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
 
-    here, ours, seconds = next(denoiser.parameters()).device, [], []
+    home, ours, seconds = next(denoiser.parameters()).device, [], []
     try:
-        with evaluating(plan.trainer, module.to(plan.on)), stage("base model's loss", len(keys) * BINS) as at:
-            loss(denoiser, 0, cond)
+        module.to(plan.device)
+        with eval_mode(plan.trainer, module), stage("base model's loss", len(keys) * TIMESTEPS) as progress:
+            loss(denoiser, 0, right)
             for first in range(0, len(keys), at_once):
                 began = time.perf_counter()
-                ours.append(loss(denoiser, first, cond))
+                ours.append(loss(denoiser, first, right))
                 seconds.append((time.perf_counter() - began) / ours[-1].numel())
-                at.advance(ours[-1].numel())
-                if at.seconds() > LONG:
+                progress.advance(ours[-1].numel())
+                if progress.seconds() > LONG:
                     break
     except RuntimeError as error:
         if not memory.ran_out(error):
             raise
         return None
     finally:
-        module.to(here)
-    zero = Denoiser(Nothing(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.on)
-    nothing = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
-    ours, nothing = (torch.cat(losses) for losses in (ours, nothing))
-    timesteps = fixed_timesteps(len(denoiser.noise), BINS).tolist()
-    return Base(timesteps, ours.mean(0), nothing.mean(0), min(seconds), max(1, len(told)), len(ours))
+        module.to(home)
+    zero = Denoiser(Zeros(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.device)
+    zeros = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
+    ours, zeros = (torch.cat(losses) for losses in (ours, zeros))
+    timesteps = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist()
+    return BaseLoss(timesteps, ours.mean(0), zeros.mean(0), min(seconds), max(1, len(conditions)), len(ours))

@@ -1,13 +1,13 @@
-"""What a run spends on validation and sample grids, held to a sixth of its training time or 45 s."""
+"""How much validation and sampling a run can afford: a sixth of its training time, or 45 s if that is more."""
 
 from dataclasses import dataclass, fields, replace
 
-SECONDS, SHARE = 45.0, 1 / 6  # the larger of the two may be spent
+SECONDS, FRACTION = 45.0, 1 / 6  # the larger of the two is the budget
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """images x timesteps triples every so many steps; grids of `samples`, each of sample_steps forward passes."""
+    """Validation on images x timesteps every so many steps; grids of `samples`, each of sample_steps forward passes."""
 
     images: int
     timesteps: int
@@ -16,20 +16,20 @@ class Measuring:
     sample_steps: int
     samples_every: int
 
-    def passes(self, steps: int, conditions: int = 1) -> tuple[int, int]:
-        """(of validation, of sampling): forward passes, counted in images, in a run of so many steps.
+    def forward_passes(self, steps: int, conditions: int = 1) -> tuple[int, int]:
+        """(for validation, for sampling), counted in images, in a run of so many steps.
 
         The base model is measured once, then raw and EMA weights; the latter under each of `conditions`.
         """
-        often = -(-steps // self.images_every)
-        validation = self.images * self.timesteps * (1 + often * (1 + conditions))
+        count = -(-steps // self.images_every)
+        validation = self.images * self.timesteps * (1 + count * (1 + conditions))
         grids = 1 + -(-steps // self.samples_every)
         return validation, self.samples * self.sample_steps * grids
 
 
 KEYS = {
     "images": "callbacks.validation.n_images",
-    "timesteps": "callbacks.validation.bins",
+    "timesteps": "callbacks.validation.timesteps",
     "images_every": "callbacks.validation.every_n_train_steps",
     "samples": "callbacks.samples.n",
     "sample_steps": "callbacks.samples.steps",
@@ -41,48 +41,50 @@ VALIDATION, SAMPLING = ("images_every", "images", "timesteps"), ("samples_every"
 
 def budget(training: float) -> float:
     """Seconds that measuring may take in a run with so many seconds of training."""
-    return max(SECONDS, SHARE * training)
+    return max(SECONDS, FRACTION * training)
 
 
-def planned(
+def affordable(
     full: Measuring,
     steps: int,
-    seconds_a_pass: float,
+    seconds_per_pass: float,
     training: float,
-    asked: set[str],
+    pinned: set[str],
     conditions: int,
     beside: int = 0,
 ) -> Measuring:
-    """`full` where it keeps to the budget; else coarser by halves until it does, or as coarse as may be.
+    """Make `full` coarser by halves until it keeps to the budget, or as coarse as allowed.
 
-    asked: the KEYS that the user chose, which are kept. beside: forward passes that are not planned here.
-    Whichever of validation and sampling takes longer is made coarser: first rarer, while there are two
-    measurements before the end, then whatever is furthest above its LEAST. Halves keep a slightly other time from
-    giving a slightly other plan.
+    Whichever of validation and sampling takes longer is made coarser: first rarer, while there are two measurements
+    before the end, then whatever is furthest above its LEAST. Because of the halves, a slightly different speed seldom
+    gives a different result.
+
+    Args:
+        seconds_per_pass: seconds of a forward pass, per image.
+        training: seconds of training.
+        pinned: those of KEYS that the user chose, which are kept.
+        conditions: conditions that the EMA weights are measured under.
+        beside: forward passes for other measurements, which count but are not changed here.
     """
     plan, most = full, budget(training)
-    while seconds_a_pass * (sum(plan.passes(steps, conditions)) + beside) > most:
-        validation, sampling = plan.passes(steps, conditions)
+    while seconds_per_pass * (sum(plan.forward_passes(steps, conditions)) + beside) > most:
+        validation, sampling = plan.forward_passes(steps, conditions)
         groups = (VALIDATION, SAMPLING) if validation >= sampling else (SAMPLING, VALIDATION)
-        coarser = next(filter(None, (_halved(plan, group, steps, asked) for group in groups)), None)
+        coarser = next(filter(None, (_halved(plan, group, steps, pinned) for group in groups)), None)
         if coarser is None:
             break
         plan = coarser
     return plan
 
 
-def _halved(plan: Measuring, group: tuple[str, ...], steps: int, asked: set[str]) -> Measuring | None:
+def _halved(plan: Measuring, group: tuple[str, ...], steps: int, pinned: set[str]) -> Measuring | None:
     every, *sizes = group
-    if KEYS[every] not in asked and getattr(plan, every) * 2 < steps:
+    if KEYS[every] not in pinned and getattr(plan, every) * 2 < steps:
         return replace(plan, **{every: getattr(plan, every) * 2})
-    above = {
-        name: getattr(plan, name) / LEAST[name]
-        for name in sizes
-        if KEYS[name] not in asked and getattr(plan, name) > LEAST[name]
-    }
-    if not above:
+    names = [name for name in sizes if KEYS[name] not in pinned and getattr(plan, name) > LEAST[name]]
+    if not names:
         return None
-    name = max(above, key=above.get)
+    name = max(names, key=lambda name: getattr(plan, name) / LEAST[name])
     return replace(plan, **{name: max(LEAST[name], getattr(plan, name) // 2)})
 
 

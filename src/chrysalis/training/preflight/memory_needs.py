@@ -1,71 +1,66 @@
-"""What a run takes: memory of a step, and room on the disk."""
+"""Bytes that a run takes: in memory for a step, and on the disk."""
 
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
-from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
-from chrysalis.training import step_memory
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.plan import Plan
+from chrysalis.training.step_memory import tensor_bytes
 
-LARGE = 30e6, 2**18  # parameters, and pixels of a micro-batch, from which on memory is counted: that takes a second
+# Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
+LARGE_MODEL, LARGE_MICRO_BATCH = 30e6, 2**18  # parameters; pixels
 
 
 def is_large(plan: Plan) -> bool:
-    """Whether it is worth a second to count the memory."""
-    parameters, at_once = LARGE
+    """Whether it is worth a second to count the memory of a step."""
     height, width = plan.data.size
-    many = sum(p.numel() for p in plan.module.parameters()) > parameters
-    return plan.on.type != "cpu" or many or plan.data.batch_size * height * width > at_once
-
-
-def memory_cost(plan: Plan) -> step_memory.Cost:
-    """Bytes of a training step, by the size of its micro-batch."""
-    autocast = hardware.AUTOCAST.get(str(plan.trainer.precision))
-    how = {"precision": autocast, "optimizer_bytes_per_weight": plan.module.optimizer_bytes, "on": plan.on.type}
-    return step_memory.cost(plan.module.denoiser, plan.data.size, **how)
+    many = sum(p.numel() for p in plan.module.parameters()) > LARGE_MODEL
+    return plan.device.type != "cpu" or many or plan.batch_size * height * width > LARGE_MICRO_BATCH
 
 
 def checkpoint_bytes(module: FineTuning) -> int:
-    """Of one checkpoint: the weights, their average in float32, the optimizer's state."""
-    learning = sum(p.numel() for _, p in module.trainable())
-    return _bytes(module.state_dict().values()) + 4 * learning + int(module.optimizer_bytes * learning)
+    """Bytes of one checkpoint: the weights, the EMA weights in float32, the optimizer's state."""
+    trainable = sum(p.numel() for _, p in module.trainable())
+    return tensor_bytes(module.state_dict().values()) + 4 * trainable + int(module.optimizer_bytes * trainable)
 
 
 def pipeline_bytes(module: FineTuning, half: bool = False) -> int:
-    """Of the exported folder, frozen text encoders among it. half: its UNet is float16."""
+    """Bytes of the exported folder with frozen text encoders. half: its UNet is float16."""
     text = None if module.denoiser.conditioner is None else module.denoiser.conditioner.text
-    frozen = [] if text is None else [p for encoder in text.frozen for p in encoder.model.parameters()]
-    unet = _bytes(module.denoiser.unet.state_dict().values())
-    return _bytes([*module.state_dict().values(), *frozen]) - (unet // 2 if half else 0)
+    frozen: list[torch.Tensor] = []
+    for encoder in [] if text is None else text.frozen:
+        frozen += encoder.model.parameters()
+    unet = tensor_bytes(module.denoiser.unet.state_dict().values())
+    return tensor_bytes([*module.state_dict().values(), *frozen]) - (unet // 2 if half else 0)
 
 
 def needed_bytes(module: FineTuning, samples: int = 0, half: bool = False) -> int:
-    """The most that a run has on the disk at once: last, previous and best checkpoint and one that is being written,
-    the pipeline, and `images` bytes of samples."""
+    """The most bytes that a run has on the disk at once.
+
+    Those of the last, previous and best checkpoint and one that is being written, the pipeline, and `samples`.
+    """
     return 4 * checkpoint_bytes(module) + pipeline_bytes(module, half) + samples
 
 
-def image_bytes(plan: Plan) -> int:
-    """Of the sample sheets, at most, as files and again in TensorBoard."""
+def sample_bytes(plan: Plan) -> int:
+    """Bytes of the sample grids at most, as files and again in TensorBoard."""
     height, width = plan.data.size
-    return 2 * plan.drawings * plan.samples.n * 3 * height * width
+    return 2 * plan.sample_grids * plan.samples.n * 3 * height * width
 
 
 def disk(plan: Plan) -> tuple[int, int]:
-    """(bytes that the run will still write, bytes that are free where it lies)."""
-    needed = needed_bytes(plan.module, image_bytes(plan), plan.half)
-    there = sum(p.stat().st_size for p in plan.folder.rglob("*") if p.is_file()) if plan.resumed else 0
-    return max(needed - there, checkpoint_bytes(plan.module)), shutil.disk_usage(_existing(plan.folder)).free
+    """(bytes that the run will still write, bytes that are free on its disk)."""
+    needed = needed_bytes(plan.module, sample_bytes(plan), plan.half)
+    used = sum(p.stat().st_size for p in plan.folder.rglob("*") if p.is_file()) if plan.resumed else 0
+    existing = next(p for p in (plan.folder.absolute(), *plan.folder.absolute().parents) if p.is_dir())
+    return max(needed - used, checkpoint_bytes(plan.module)), shutil.disk_usage(existing).free
 
 
 def require_room(plan: Plan) -> None:
-    """Raises UserError where the disk has less than the run needs."""
+    """Raise UserError if the disk has less than the run needs."""
     needed, free = disk(plan)
     if free < needed:
         raise UserError(
@@ -77,12 +72,3 @@ def require_room(plan: Plan) -> None:
 def in_bytes(n: float) -> str:
     """'130 MB', '1.2 GB'."""
     return f"{n / 1e9:.1f} GB" if n >= 0.9995e9 else f"{max(1, n / 1e6):.0f} MB"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one around it that is there."""
-    return next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)

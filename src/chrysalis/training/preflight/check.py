@@ -1,0 +1,41 @@
+"""The preflight in its order: check, measure the base model, keep to the budget, print."""
+
+import torch
+
+from chrysalis.system import memory
+from chrysalis.system.terminal import console, is_main_process, say
+from chrysalis.training.batch_size import step_cost
+from chrysalis.training.preflight.base_loss import measure
+from chrysalis.training.preflight.memory_needs import is_large, require_room
+from chrysalis.training.preflight.plan import Plan, SharePlan
+from chrysalis.training.preflight.table import table
+
+
+def check(plan: Plan, preflight: bool | str) -> bool:
+    """Check a run before it starts, make its measurements keep to the budget, and print what it will do.
+
+    preflight: true: print a summary; `only`: print it and return False; false: print two lines and measure nothing.
+    Raises UserError if the disk is too full for the run, or what is configured cannot be measured.
+    """
+    # 1. What would otherwise fail at the first evaluation
+    plan.prepare()
+    plan.trainer.callbacks.append(SharePlan(plan))
+    if preflight is False:
+        for line in (plan.size_note, plan.model.description(), plan.data.description()):
+            if line:
+                say(line)
+        return True
+    if is_main_process():
+        # 2. Memory, and the base model's loss and speed, without a trace in the random numbers of the run
+        with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
+            count = preflight == "only" or is_large(plan)
+            cost = step_cost(plan.module, plan.trainer, plan.data.size) if count else None
+            free = memory.free(plan.device)
+            base = None if plan.resumed else measure(plan)
+        # 3. How much the run measures
+        if base is not None:
+            plan.keep_to_budget(base.seconds, base.conditions)
+        # 4. The summary, and room on the disk
+        console.print(table(plan, base, cost, free))
+        require_room(plan)
+    return preflight != "only"
