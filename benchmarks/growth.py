@@ -24,7 +24,7 @@ from rich.markdown import Markdown
 
 from benchmarks.speed.report import slug
 from benchmarks.speed.sides import Bench
-from chrysalis.data import datamodule
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.data.store import cache_folder
 from chrysalis.models.location import BUNDLED
 from chrysalis.system import hardware
@@ -122,7 +122,7 @@ def measured(bench: Bench, size: int, batch: int, images: int) -> dict[str, floa
     bench.image_size, seconds = size, []
     for _ in range(2):
         began = time.perf_counter()
-        datamodule.folder(bench.data, image_size=size, resize="stretch", batch_size=batch).setup()
+        folder_data(bench.data, image_size=size, resize="stretch", batch_size=batch).setup()
         seconds.append(time.perf_counter() - began)
     steps = (f"trainer.max_steps={STEPS}", f"callbacks.clock.warmup_steps={WARMUP}")
     told = bench.train(f"data.batch_size={batch}", *steps).results

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from chrysalis.data import pixels
 from chrysalis.data.example import content_hash
-from chrysalis.data.sources import Drawn
 from chrysalis.data.store import ImageSet, open_set
 from chrysalis.data.synthetic.domains import DOMAINS
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.system import hardware
 from chrysalis.system.files import written
@@ -33,7 +33,7 @@ SIZE, BATCH, SHIFT = 64, 64, 4
 
 
 def drawings(n: int, seed: int) -> ImageSet:
-    return open_set(Drawn("butterflies", n, seed), (SIZE, SIZE), "crop")
+    return open_set(DrawnSource("butterflies", n, seed), (SIZE, SIZE), "crop")
 
 
 def truth(drawn: ImageSet) -> tuple[list[str], list[str]]:
@@ -194,7 +194,7 @@ class Judges:
 
 
 def _recipe() -> str:
-    return f"{content_hash(Path(__file__).read_bytes())} {Drawn('butterflies', N, TO_LEARN).fingerprint()}"
+    return f"{content_hash(Path(__file__).read_bytes())} {DrawnSource('butterflies', N, TO_LEARN).fingerprint()}"
 
 
 if __name__ == "__main__":

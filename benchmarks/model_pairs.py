@@ -34,9 +34,9 @@ def real_images(where: str, n: int, size: int) -> torch.Tensor:
     if where == "butterflies":
         drawn = [torch.from_numpy(drawn_butterfly(where, 10_000 + i, size=size).image.copy()) for i in range(n)]
         return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
-    from chrysalis.data.datamodule import folder as images_in
+    from chrysalis.data.sources.folder import folder_data
 
-    data = images_in(where, image_size=size)
+    data = folder_data(where, image_size=size)
     data.setup()
     rows = seeds.permutation(len(data.image_set.images), "real")[:n].sort().values.numpy()
     return pixels.to_signed(torch.from_numpy(data.image_set.images[rows].copy()))[torch.randperm(n)]

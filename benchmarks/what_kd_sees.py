@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from chrysalis.data import datamodule
+from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.evaluation.distances import kernel
 from chrysalis.evaluation.features import features
 from chrysalis.evaluation.reference import Reference
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     folders = parser.parse_args().folders
     drawn = [torch.stack([read(p) for p in sorted(folder.glob("seed_*.png"))]) for folder in folders]
-    data = datamodule.drawn("butterflies", n=1000, image_size=drawn[0].shape[-1])
-    data.look()
+    data = drawn_data("butterflies", n=1000, image_size=drawn[0].shape[-1])
+    data.open_images()
     network = instantiate(OmegaConf.load("conf/features/bundled.yaml"))()
     real = Reference(network, data).real
     shown = torch.from_numpy(data.image_set.images[data.validation_rows])

@@ -11,8 +11,8 @@ from loopback import SHA, Repository
 from PIL import Image
 
 from chrysalis.conditions import text_encoders
-from chrysalis.data.addresses import Files
-from chrysalis.data.sources import Hub
+from chrysalis.data.sources.external_files import ExternalFiles
+from chrysalis.data.sources.hub import HubSource
 from chrysalis.data.store import open_set
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
@@ -52,22 +52,22 @@ def test_images_by_place_by_hf_address_and_by_http_address(served, tmp_path, mon
     served.repositories["datasets/me/images"] = Repository(images)
     served.repositories["datasets/me/other"] = Repository({"a b/1.png": png(1)}, revisions={"refs/pr/1": "3" * 40})
     served.pages["web/2.png"] = png(2)
-    assert reds(Hub("me/images")) == [0, 1, 2, 3]
+    assert reds(HubSource("me/images")) == [0, 1, 2, 3]
     assert {token for path, token in served.tokens if path.startswith("web/")} == {None}
     assert {token for path, token in served.tokens if path.endswith("1.png")} == {"Bearer hf_" + "a" * 34}
     served.seen.clear()
-    assert reds(Hub("me/images"), 8) == [0, 1, 2, 3]
+    assert reds(HubSource("me/images"), 8) == [0, 1, 2, 3]
     assert [request for request in served.seen if request.endswith(".png") and "me/other" not in request] == []
 
 
 def test_an_unreadable_image_says_why(served, tmp_path, monkeypatch):
     served.repositories["datasets/me/images"] = Repository({"a.png": png(1)})
-    files = Files(None, "me/images", SHA)
+    files = ExternalFiles(None, "me/images", SHA)
     web = served.url.replace("127.0.0.1", "localhost")
     cases = {
         "b.png": "b.png of me/images: one of its files is not there",
         "hf://datasets/me/nothing/a.png": "a.png of me/nothing: the hub has no public dataset of that id",
-        "hf://me/images/a.png": "is no hf://datasets/OWNER/NAME/FILE",
+        "hf://me/images/a.png": "is not of the form hf://datasets/OWNER/NAME/FILE",
         f"{web}/none.png": f"{web}/none.png: HTTP 401",
         "http://127.0.0.1:1/a.png": "http://127.0.0.1:1/a.png: ",
         "zip://a.png::https://host/a.zip": "lies in an archive",
@@ -83,7 +83,7 @@ def test_an_unreadable_image_says_why(served, tmp_path, monkeypatch):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(png(1))
     (tmp_path / "b.png").write_bytes(png(1))
-    local = Files(tmp_path / "set")
+    local = ExternalFiles(tmp_path / "set")
     assert local.read("a.png") == png(1)
     for path, says in (("../b.png", "lies outside"), (f"{web}/a.png", "a local dataset is read without network")):
         with pytest.raises(ValueError, match=says):
@@ -93,13 +93,13 @@ def test_an_unreadable_image_says_why(served, tmp_path, monkeypatch):
 def test_images_whose_blobs_were_pruned_are_fetched_again(served, tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_CACHE", str(tmp_path / "cache"))
     served.repositories["datasets/me/folder"] = Repository({f"train/{i}.png": png(i) for i in range(3)})
-    assert reds(Hub("me/folder")) == [0, 1, 2]
+    assert reds(HubSource("me/folder")) == [0, 1, 2]
     blobs = list((tmp_path / "hub" / "datasets--me--folder" / "blobs").iterdir())
     assert len(blobs) >= 3
     for blob in blobs:
         blob.unlink()
     served.seen.clear()
-    assert reds(Hub("me/folder"), 8) == [0, 1, 2]
+    assert reds(HubSource("me/folder"), 8) == [0, 1, 2]
     again = [f"GET datasets/me/folder/resolve/{SHA}/train/{i}.png" for i in range(3)]
     assert sorted(request for request in served.seen if request.startswith("GET")) == again
 
@@ -128,36 +128,36 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypa
         return Repository(files, revisions=revisions)
 
     served.repositories["datasets/me/two"] = repository(1, {"main": "1" * 40})
-    says = refusal(lambda: Hub("me/two"))
+    says = refusal(lambda: HubSource("me/two"))
     assert "set data.name to one of its configurations, 'red', 'dark'" in says
-    assert "set data.name to one of its configurations" in refusal(lambda: Hub("me/two", configuration="blue"))
-    assert Hub("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
-    assert Hub("me/two", configuration="red", vector_columns=["n"]).rows[0]["n"] == 1
+    assert "set data.name to one of its configurations" in refusal(lambda: HubSource("me/two", configuration="blue"))
+    assert HubSource("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
+    assert HubSource("me/two", configuration="red", vector_columns=["n"]).rows[0]["n"] == 1
     served.seen.clear()
-    assert Hub("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
+    assert HubSource("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
     assert served.seen == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.unreachable.cache_clear()
-    assert re.search("configurations, (red, dark|dark, red)", refusal(lambda: Hub("me/two")))
+    assert re.search("configurations, (red, dark|dark, red)", refusal(lambda: HubSource("me/two")))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.unreachable.cache_clear()
-    assert "set data.split to one of its splits" in refusal(lambda: Hub("me/two", "test", configuration="dark"))
+    assert "set data.split to one of its splits" in refusal(lambda: HubSource("me/two", "test", configuration="dark"))
     served.repositories["datasets/me/two"] = repository(5, {"v2": "2" * 40})
     for asked in ({"path": "me/two", "revision": "v2"}, {"path": "me/two@v2"}):
-        second = Hub(**asked, configuration="dark", vector_columns=["n"])
+        second = HubSource(**asked, configuration="dark", vector_columns=["n"])
         assert second.rows[0]["n"] == 6
         assert second.name == "me/two@v2 (dark)"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.unreachable.cache_clear()
-    assert "there is no network" in refusal(lambda: Hub("me/two"))  # the cache has v2, but not main
-    assert Hub("me/two", configuration="dark", revision="v2", vector_columns=["n"]).rows[0]["n"] == 6
-    assert "there is no network" in refusal(lambda: Hub("me/two", revision="v3", configuration="dark"))
+    assert "there is no network" in refusal(lambda: HubSource("me/two"))  # the cache has v2, but not main
+    assert HubSource("me/two", configuration="dark", revision="v2", vector_columns=["n"]).rows[0]["n"] == 6
+    assert "there is no network" in refusal(lambda: HubSource("me/two", revision="v3", configuration="dark"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.unreachable.cache_clear()
-    assert "it has no revision v3" in refusal(lambda: Hub("me/two", revision="v3", configuration="dark"))
-    assert "the hub has no public dataset of that id" in refusal(lambda: Hub("me/none"))
+    assert "it has no revision v3" in refusal(lambda: HubSource("me/two", revision="v3", configuration="dark"))
+    assert "the hub has no public dataset of that id" in refusal(lambda: HubSource("me/none"))
     served.repositories["datasets/me/two"].answer = (403, "GatedRepo", "not in the list")
-    assert f"accept its licence at {served.url}/datasets/me/two" in refusal(lambda: Hub("me/two@v4"))
+    assert f"accept its licence at {served.url}/datasets/me/two" in refusal(lambda: HubSource("me/two@v4"))
 
 
 def test_text_encoders_have_the_same_causes(served, text_encoder_folder):

@@ -14,10 +14,10 @@ from lightning import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chrysalis.data import datamodule
 from chrysalis.data.loaders import BatchDataset, Order, loader
-from chrysalis.data.sources import Drawn
+from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.training.logger import RunLogger
 from chrysalis.training.module import FineTuning
@@ -27,7 +27,7 @@ DATA = ["data.n=30"]
 
 def trained_by_sgd(denoiser, n, batch_size, accumulate, steps):
     """Weights after plain SGD through Lightning, from the given start."""
-    data = datamodule.drawn(n=n, image_size=16, batch_size=batch_size, flip=True)
+    data = drawn_data(n=n, image_size=16, batch_size=batch_size, flip=True)
     module = FineTuning(
         copy.deepcopy(denoiser),
         lambda params: torch.optim.SGD(params, lr=0.1),
@@ -155,7 +155,7 @@ def test_training_images_are_below_the_samples(tiny_run):
     sheet = np.asarray(Image.open(folder / "before_after.png"))
     assert sheet.shape[0] == 3 * 16 * 15 + 2 * 3
     left, right = (sheet[-16 * 15 :: 15, start:][:, : 16 * 15 : 15] for start in (-(2 * 16 * 15 + 3), -16 * 15))
-    data = open_set(Drawn("butterflies", 30), (16, 16), "crop")
+    data = open_set(DrawnSource("butterflies", 30), (16, 16), "crop")
     rows = data.split(0.1)[0]
     for shown, row in ((left, rows[0]), (right, rows[len(rows) // 2])):
         assert (shown.transpose(2, 0, 1) == data.images[row]).all()
@@ -310,7 +310,7 @@ def test_config_yaml_is_enough_to_run_it_again(tiny_run, tmp_path):
 
 def test_max_epochs_end_with_their_last_short_window(tiny_run, run, capfd):
     folder = tiny_run("a", "trainer.max_steps=-1", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
-    data = datamodule.drawn(n=30, image_size=16)
+    data = drawn_data(n=30, image_size=16)
     data.setup()
     micro_batches = -(-len(data.train_rows) // 4)
     assert results(folder)["steps"] == 2 * -(-micro_batches // 2)

@@ -14,7 +14,8 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.plugins import MixedPrecision
 
 from benchmarks.gpu.bench import WARMUP, Bench
-from chrysalis.data import datamodule
+from chrysalis.data.datamodule import ImageDataModule
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
 from chrysalis.models.model import Model
@@ -77,7 +78,7 @@ class Fit:
     curves: Curves
     nonfinite: NonFinite
 
-    def run(self, data: datamodule.ImageDataModule) -> "Fit":
+    def run(self, data: ImageDataModule) -> "Fit":
         self.trainer.fit(self.module, datamodule=data)
         return self
 
@@ -99,19 +100,19 @@ class Fit:
         return self.trainer.precision_plugin.scaler
 
 
-def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> datamodule.ImageDataModule:
+def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> ImageDataModule:
     """The synthetic images as training reads them; as many as `steps` steps take without an epoch's short last batch.
 
     A quarter more than that, as about a tenth of them is for validation.
     """
     where = str(bench.images(pixels, max(bench.sizes.images, 4 * batch_size, 5 * steps * batch_size // 4)))
-    return datamodule.folder(where, image_size=pixels, resize="stretch", batch_size=batch_size, **loading)
+    return folder_data(where, image_size=pixels, resize="stretch", batch_size=batch_size, **loading)
 
 
 def prepared(
     bench: Bench,
     model: Model,
-    data: datamodule.ImageDataModule,
+    data: ImageDataModule,
     steps: int,
     precision: str = "32-true",
     compiled: bool = False,
@@ -144,7 +145,7 @@ def prepared(
     return Fit(lightning, module, clock, curves, nonfinite)
 
 
-def fit(bench: Bench, model: Model, data: datamodule.ImageDataModule, steps: int, **how) -> Fit:
+def fit(bench: Bench, model: Model, data: ImageDataModule, steps: int, **how) -> Fit:
     """See prepared."""
     return prepared(bench, model, data, steps, **how).run(data)
 

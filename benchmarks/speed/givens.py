@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.terminal import say
 
 IMAGES = 583  # as many as the photographs that figures are otherwise measured on
@@ -17,7 +17,7 @@ def images(scratch: Path, kept: Path) -> Path:
     say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (drawn once, kept in {kept})")
     folder = scratch / "images"
     folder.mkdir()
-    for i, image in enumerate(open_set(Drawn("butterflies", IMAGES), (DRAWN, DRAWN), "crop").images):
+    for i, image in enumerate(open_set(DrawnSource("butterflies", IMAGES), (DRAWN, DRAWN), "crop").images):
         large = Image.fromarray(image.transpose(1, 2, 0)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
         large.save(folder / f"{i:04d}.jpg", quality=90)
     return folder

@@ -16,9 +16,10 @@ from benchmarks.speed.report import Row
 from benchmarks.speed.sides import QUIET, Bench
 from benchmarks.speed.training import warm
 from chrysalis.command import CONF
-from chrysalis.data import datamodule, loaders
+from chrysalis.data import loaders
 from chrysalis.data.batch import Batch
 from chrysalis.data.loaders import Order, loader
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.system import hardware
 from chrysalis.training.module import FineTuning
@@ -33,7 +34,7 @@ FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
 def data(bench: Bench) -> Row:
     """Batches as training gets them, mirrored and all, and nothing done with them."""
     row = Row("data", f"the data path alone, {DATA_SIZE} px, uint8, mirrored", "images/s", DATA_TARGET)
-    source = datamodule.folder(bench.data, image_size=DATA_SIZE, resize="stretch")
+    source = folder_data(bench.data, image_size=DATA_SIZE, resize="stretch")
     source.setup()
     held, done = loaders.BatchDataset(source.image_set, flip=True), 0
     order = Order(source.train_rows, DATA_BATCH, seed=0, done=lambda: done)

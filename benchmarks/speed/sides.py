@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chrysalis.data.sources import Folder
+from chrysalis.data.sources.folder import FolderSource
 from chrysalis.system.files import REPOSITORY
 from chrysalis.system.terminal import say
 
@@ -80,7 +80,7 @@ class Bench:
         folder = self.scratch / f"view-{name}"
         if not folder.is_dir():
             folder.mkdir()
-            for i, row in enumerate(Folder(self.data).rows):
+            for i, row in enumerate(FolderSource(self.data).rows):
                 if rows(row.file):
                     (folder / f"{i:06d}{row.file.suffix}").symlink_to(row.file.absolute())
         return folder

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import QUIET, Bench, Ours
 from benchmarks.speed.training import plain_training, script_training, warm
-from chrysalis.data import datamodule
+from chrysalis.data.datamodule import ImageDataModule
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.evaluation.validation_loss import validation_loss
@@ -67,8 +68,8 @@ def to_script_loss(bench: Bench) -> Row:
 
 
 @cache
-def images(bench: Bench) -> datamodule.ImageDataModule:
-    data = datamodule.folder(bench.data, image_size=bench.image_size, resize="stretch")
+def images(bench: Bench) -> ImageDataModule:
+    data = folder_data(bench.data, image_size=bench.image_size, resize="stretch")
     data.setup()
     return data
 
@@ -85,7 +86,7 @@ def ended(bench: Bench, figures: dict, saved: Path) -> Reached:
     return Reached(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
 
 
-def loss_of(model_folder: Path | str, data: datamodule.ImageDataModule, device: str = "cpu") -> float:
+def loss_of(model_folder: Path | str, data: ImageDataModule, device: str = "cpu") -> float:
     """The validation loss that our callback would measure for a model that predicts the noise, in its precision."""
     model = folder.load(str(model_folder))
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).eval().to(device)

@@ -11,7 +11,7 @@ from benchmarks import growth
 from benchmarks.speed import report, sampling, validation
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench, Ours, SideFailed
-from chrysalis.data import datamodule
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.models.folder import load
 from chrysalis.models.location import BUNDLED
 
@@ -98,7 +98,7 @@ def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timest
     from chrysalis.diffusion import seeds
     from chrysalis.system import hardware
 
-    data = datamodule.folder(str(image_folder), image_size=16, resize="stretch", val_fraction=0.3)
+    data = folder_data(str(image_folder), image_size=16, resize="stretch", val_fraction=0.3)
     data.setup()
     unet, noising = load(str(model_folder)).unet.eval(), DDPMScheduler()
     batch, losses = data.validation_batch(validation.IMAGES), []
@@ -180,7 +180,7 @@ def test_growth_is_held_against_what_it_may_be():
 
 def test_the_pictures_of_the_growth_tables_can_be_read_and_differ(tmp_path):
     growth.write_images(tmp_path / "images", 30)
-    data = datamodule.folder(str(tmp_path / "images"), image_size=16, resize="stretch")
+    data = folder_data(str(tmp_path / "images"), image_size=16, resize="stretch")
     data.setup()
     assert len(data.image_set) == len(set(data.image_set.contents.tolist())) == 30
     assert len(data.validation_rows) < 15

@@ -54,7 +54,7 @@ TRAIN = {
     "accelerator that is not here": ([*SMALL, "trainer.accelerator=mps"], ["trainer.accelerator=mps"]),
     "callback taken away": ([*SMALL, "callbacks.samples=null"], ["callbacks.", "every_n_train_steps"]),
     "part of an epoch": ([*SMALL, "+trainer.limit_train_batches=2"], ["trainer.limit_train_batches"]),
-    "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["same one"]),
+    "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["identical"]),
     "grey model": (["model.pretrained=grey-model"], ["grey-model", "1 channels in and 1 out: choose", "on RGB pixels"]),
     "no number": (["optimizer.lr=x"], ["optimizer.lr=x must be a number"]),
     "neither true nor false": ([*SMALL, "profile=perhaps"], ["profile=perhaps must be true or false"]),

@@ -91,7 +91,7 @@ def test_a_profile_is_brought_to_srgb(kind):
     assert close(pixel(opened), (89, 203, 2), by=6 if kind == "JPEG" else 2)  # near 0 a step of P3 is several
 
 
-def test_a_profile_holds_below_transparency_and_for_palettes():
+def test_a_profile_applies_below_transparency_and_to_palettes():
     half = Image.new("RGBA", (4, 4), (120, 200, 60, 51))
     assert close(pixel(saved(half, "PNG", icc_profile=display_p3())), np.array([89, 203, 2]) * 0.2 + 255 * 0.8, by=2)
     palette = Image.new("P", (4, 4), 1)
@@ -171,11 +171,11 @@ def test_floats_are_scaled_by_their_range_whatever_single_values_are():
 
 
 def test_values_that_do_not_fit_their_range_are_named():
-    with pytest.raises(ValueError, match="float values reach from 0 to 255, and white is 1"):
+    with pytest.raises(ValueError, match="float values range from 0 to 255, and white is 1"):
         to_rgb(floats(0, 100, 255))
     with pytest.raises(ValueError, match="none of its float values is finite"):
         to_rgb(floats(float("nan")))
-    with pytest.raises(ValueError, match="values reach from 0 to 4095, and white is 4294967295: save it with"):
+    with pytest.raises(ValueError, match="values range from 0 to 4095, and white is 4294967295: save it with"):
         to_rgb(tiff(32, struct.pack("<II", 0, 4095)))
 
 

@@ -20,7 +20,7 @@ def test_a_turned_photograph_and_its_upright_mask_have_one_shape(tmp_path):
         upright.require_shape_of(image)
         image.require_shape_of(upright)
     Image.new("RGB", (32, 16)).save(tmp_path / "wide.png")
-    with pytest.raises(UserError, match="32 x 16 pixels and x 16 x 32"):
+    with pytest.raises(UserError, match="32 x 16 pixels and x is 16 x 32"):
         ImageFile(str(tmp_path / "wide.png"), "x").require_shape_of(turned[0])
 
 
@@ -40,7 +40,7 @@ def test_a_photograph_with_a_hole_is_its_own_mask(tmp_path):
     assert given.mask_at((8, 8))[0, 0, 0].tolist() == [1] * 5 + [0] * 3
 
 
-def test_a_mask_without_two_parts_is_told(tmp_path, capsys):
+def test_a_mask_without_two_parts_is_reported(tmp_path, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     given = ImageFile(str(tmp_path / "black.png"), "mask")
     with pytest.raises(UserError, match="white and black"):

@@ -6,20 +6,21 @@ import torch
 from PIL import Image
 
 from chrysalis.data.loaders import BatchDataset, Order, loader
-from chrysalis.data.sources import Drawn, Folder
+from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 
 
 def requests(**settings):
     return list(Order(np.arange(10, 31), seed=5, **settings))
 
 
-def test_one_pass_has_every_row_once():
+def test_an_epoch_has_every_row_once():
     rows = np.concatenate([r.rows for r in requests(batch_size=4)])
     assert sorted(rows) == list(range(10, 31))
 
 
-def test_a_picture_has_the_same_noise_whatever_the_batch_size():
+def test_noise_of_an_image_is_independent_of_the_batch_size():
     def by_row(batch_size):
         return {
             int(row): int(key) for r in requests(batch_size=batch_size) for row, key in zip(r.rows, r.keys, strict=True)
@@ -28,14 +29,14 @@ def test_a_picture_has_the_same_noise_whatever_the_batch_size():
     assert by_row(4) == by_row(7) == by_row(21)
 
 
-def test_order_and_noise_change_with_the_pass():
+def test_order_and_noise_change_with_the_epoch():
     first = requests(batch_size=21)[0]
     second = requests(batch_size=21, done=lambda: 1)[0]
     assert first.rows.tolist() != second.rows.tolist()
     assert set(first.keys).isdisjoint(second.keys)
 
 
-def test_continuing_gives_what_would_have_come():
+def test_a_resumed_order_continues_exactly():
     whole = requests(batch_size=4)
     rest = requests(batch_size=4, done=lambda: 3)
     assert len(whole) == 6
@@ -46,14 +47,14 @@ def test_continuing_gives_what_would_have_come():
         assert a.window == b.window
 
 
-def test_windows_count_what_they_hold():
+def test_windows_count_their_images():
     """21 images in micro-batches of 4, accumulated by 2: windows of 8, 8 and, at the end, 4 + 1."""
     assert [r.window for r in requests(batch_size=4, accumulate=2)] == [8, 8, 8, 8, 5, 5]
     assert [len(r.rows) for r in requests(batch_size=4, accumulate=2)] == [4, 4, 4, 4, 4, 1]
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_each_joint_batch(world):
+def test_ranks_divide_each_joint_batch(world):
     ranks = [requests(batch_size=2, accumulate=2, rank=r, world=world) for r in range(world)]
     single = requests(batch_size=2 * world, accumulate=2)
     assert len({len(r) for r in ranks}) == 1
@@ -66,7 +67,7 @@ def test_ranks_share_each_joint_batch(world):
 
 @pytest.mark.proof  # starts processes
 def test_workers_change_nothing():
-    images = open_set(Drawn("butterflies", 12), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 12), (16, 16), "crop")
     order = Order(np.arange(12), 4, seed=0)
     alone = list(loader(BatchDataset(images, flip=True), order))
     with_workers = list(loader(BatchDataset(images, flip=True), order, num_workers=2))
@@ -76,7 +77,7 @@ def test_workers_change_nothing():
 
 
 def test_flips_mirror_about_half_and_the_mask_too():
-    images = open_set(Drawn("butterflies", 40), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 40), (16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(40), 40, seed=0))))
     flipped = 0
     for image, mask, row in zip(batch.image, batch.mask, batch.row, strict=True):
@@ -88,7 +89,7 @@ def test_flips_mirror_about_half_and_the_mask_too():
     assert 10 < flipped < 30
 
 
-def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(tmp_path):
+def test_mask_and_conditioning_image_flip_with_the_image_and_the_vector_stays(tmp_path):
     """One column is white in image, mask and conditioning image alike; the vector tells which."""
     lines = []
     for i in range(30):
@@ -99,7 +100,7 @@ def test_mask_and_conditioning_image_flip_with_the_picture_and_the_vector_stays(
         names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    images = open_set(Folder(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
+    images = open_set(FolderSource(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(30), 30, seed=0))))
     assert batch.vector.dtype == torch.float32
     assert torch.equal(batch.conditioning, batch.image)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from chrysalis.data.masks import marked
+from chrysalis.data.masks import to_mask
 
 HALF = [0, 0, 1, 1]  # of a row of four
 
 
 def found(image: Image.Image, **how) -> list[int]:
-    return (np.asarray(marked(image, **how))[0] // 255).tolist()
+    return (np.asarray(to_mask(image, **how))[0] // 255).tolist()
 
 
 def row(*values, dtype=np.uint8) -> Image.Image:
@@ -56,7 +56,7 @@ def test_each_kind_marks_its_right_half(what):
     assert found(MEANT[what]) == HALF
 
 
-def test_a_hole_is_what_is_filled_in():
+def test_a_hole_is_the_inside():
     photograph = Image.merge("RGBA", [row(10, 200, 90, 30), row(9, 220, 9, 9), row(1, 1, 1, 1), row(255, 255, 0, 0)])
     assert found(photograph, hole=True) == HALF
     assert found(photograph) == [1, 1, 0, 0]
@@ -76,14 +76,14 @@ def test_noise_of_a_jpeg_is_no_id():
     data = io.BytesIO()
     values = np.random.default_rng(0).integers(0, 3, (16, 16), dtype=np.uint8)
     Image.fromarray(values).save(data, "JPEG", quality=95)
-    assert np.asarray(marked(Image.open(data))).max() == 0
+    assert np.asarray(to_mask(Image.open(data))).max() == 0
 
 
-def test_what_may_mean_two_things_is_refused():
+def test_ambiguous_values_are_refused():
     with pytest.raises(ValueError, match="values 1, 255 may be class ids or grey"):
-        marked(row(0, 1, 255, 255))
-    with pytest.raises(ValueError, match="values reach 99, and white is 1"):
-        marked(row(*range(100), dtype=np.float32))
+        to_mask(row(0, 1, 255, 255))
+    with pytest.raises(ValueError, match="values reach 99 and white is 1"):
+        to_mask(row(*range(100), dtype=np.float32))
 
 
 @pytest.mark.parametrize("value", [1, 17, 90])
@@ -98,4 +98,4 @@ def test_a_polygon_of_coco_is_marked_whatever_its_class_id(value, mode):
     mask.save(data, "PNG")
     expected = np.zeros((10, 12), bool)
     expected[1:7, 2:10] = True
-    assert (np.asarray(marked(Image.open(data))) == 255 * expected).all()
+    assert (np.asarray(to_mask(Image.open(data))) == 255 * expected).all()

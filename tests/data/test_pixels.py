@@ -22,7 +22,7 @@ def test_to_uint8_rounds_as_stock_pipelines_do():
     assert (pixels.to_uint8(x).permute(0, 2, 3, 1).numpy() == np.stack(theirs)).all()
 
 
-def test_grid_places_every_picture():
+def test_grid_places_every_image():
     images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 4, 5).contiguous()
     sheet = pixels.grid(images, columns=3, gap=2)
     assert sheet.shape == (3, 2 * 4 + 2, 3 * 5 + 4)

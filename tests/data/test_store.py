@@ -13,7 +13,8 @@ import pytest
 from conftest import REPOSITORY
 
 from chrysalis.data import checksums, store
-from chrysalis.data.sources import Drawn, Folder
+from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
 
 SIZE = (16, 16)
@@ -44,16 +45,16 @@ def cut(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [emptied, zeroed, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "rows.json", "checksums.json"])
-def test_a_damaged_cache_is_made_anew_with_a_line(own_cache, damage, name, capsys):
-    sound = store.open_set(Drawn("moths", 6), SIZE, "crop")
+def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name, capsys):
+    sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, masks = sound.images.copy(), sound.masks.copy()
     capsys.readouterr()
-    store.open_set(Drawn("moths", 6), SIZE, "crop")
+    store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     assert "damaged" not in capsys.readouterr().err
     damage(sound.folder / name)
-    again = store.open_set(Drawn("moths", 6), SIZE, "crop")
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"are damaged ({name}): they are decoded again." in said
+    again = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"are damaged ({name}): decoding them again." in message
     assert (again.folder, again.names) == (sound.folder, sound.names)
     assert (again.images == images).all()
     assert (again.masks == masks).all()
@@ -62,7 +63,7 @@ def test_a_damaged_cache_is_made_anew_with_a_line(own_cache, damage, name, capsy
 
 
 def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, monkeypatch):
-    folder = store.open_set(Drawn("moths", 6), SIZE, "crop").folder
+    folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
     monkeypatch.setattr(checksums, "ALWAYS", 1000)
     zeroed(folder / "images.npy")
     assert checksums.damaged(folder) is None
@@ -70,26 +71,26 @@ def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, mo
     assert checksums.damaged(folder) == "images.npy"
 
 
-def test_a_worker_that_finds_its_cache_emptied_says_so(own_cache):
-    folder = store.open_set(Drawn("moths", 6), SIZE, "crop").folder
+def test_a_worker_reports_an_emptied_cache(own_cache):
+    folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
     emptied(folder / "images.npy")
     with pytest.raises(UserError, match="are damaged"):
         store.open_folder(folder)
 
 
-def test_of_several_that_mend_a_cache_one_decodes_it(own_cache, monkeypatch):
-    sound = store.open_set(Drawn("moths", 6), SIZE, "crop")
+def test_one_of_several_processes_repairs_a_cache(own_cache, monkeypatch):
+    sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, decode, calls = sound.images.copy(), store.decode, []
     emptied(sound.folder / "images.npy")
     monkeypatch.setattr(store, "decode", lambda *given: (calls.append(1), decode(*given)))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: store.open_set(Drawn("moths", 6), SIZE, "crop"), range(4)))
+        found = list(pool.map(lambda _: store.open_set(DrawnSource("moths", 6), SIZE, "crop"), range(4)))
     assert calls == [1]
     assert all((each.images == images).all() for each in found)
 
 
 def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(image_folder, own_cache):
-    source = Folder(str(image_folder))
+    source = FolderSource(str(image_folder))
     cached = store.open_set(source, SIZE, "crop")
     first = cached.images.copy()
     gone = Path(source.row_name(3))
@@ -99,12 +100,12 @@ def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(image_folde
     listed_before = store.open_set(source, (24, 24), "crop")
     assert [name for name, _ in listed_before.rejected] == [str(gone)]
     assert len(listed_before) == 23
-    now = store.open_set(Folder(str(image_folder)), SIZE, "crop")
+    now = store.open_set(FolderSource(str(image_folder)), SIZE, "crop")
     assert (len(now), now.rejected) == (24, ())
 
 
 def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_next_start(image_folder, own_cache):
-    class Replaced(Folder):
+    class Replaced(FolderSource):
         """Its last file changes after the first was read."""
 
         changed = threading.Event()
@@ -116,10 +117,10 @@ def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_
             assert self.changed.wait(10)
             return super().read(i, size, resize)
 
-    undisturbed = store.open_set(Folder(str(image_folder)), SIZE, "crop").images.copy()
+    undisturbed = store.open_set(FolderSource(str(image_folder)), SIZE, "crop").images.copy()
     os.utime(next(image_folder.rglob("*.png")))
     during = store.open_set(Replaced(str(image_folder)), SIZE, "crop")
-    after = store.open_set(Folder(str(image_folder)), SIZE, "crop")
+    after = store.open_set(FolderSource(str(image_folder)), SIZE, "crop")
     assert during.folder != after.folder
     assert (during.images[:-1] == undisturbed[:-1]).all()
     assert (after.images[:-1] == undisturbed[:-1]).all()
@@ -152,10 +153,10 @@ def test_a_script_without_a_guard_opens_a_set_and_loads_it_with_workers(tmp_path
     script = (
         "import numpy as np\n"
         "from chrysalis.data.loaders import Order, BatchDataset, loader\n"
-        "from chrysalis.data.sources import Drawn\n"
+        "from chrysalis.data.synthetic.source import DrawnSource\n"
         "from chrysalis.data.store import open_set\n"
-        "images = open_set(Drawn('moths', 200), (16, 16), 'crop')\n"
-        "batches = loader(Images(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
+        "images = open_set(DrawnSource('moths', 200), (16, 16), 'crop')\n"
+        "batches = loader(BatchDataset(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
         "print(sum(len(batch.image) for batch in batches))\n"
     )
     assert unguarded(tmp_path, script) == ["begins", "200"]

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.domains import DOMAINS, draw, species_names
+from chrysalis.data.synthetic.source import DrawnSource
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_a_picture_is_a_function_of_domain_index_and_seed(domain):
+def test_an_image_is_a_function_of_domain_index_and_seed(domain):
     first, again = draw(domain, 3, 1, 32), draw(domain, 3, 1, 32)
     assert (first.image == again.image).all()
     assert first.caption == again.caption
@@ -39,7 +39,7 @@ def test_ten_species_all_drawn_and_named_in_their_captions():
     assert all(names[d.label] in d.caption for d in drawn)
 
 
-def test_colour_words_tell_the_colour():
+def test_colour_words_match_the_colour():
     """The mean colour under the mask of 'blue' morphos is bluer than of 'violet' ones, and so on."""
 
     drawn = [draw("butterflies", i, 0, 32) for i in range(250)]
@@ -63,8 +63,8 @@ def test_masks_cover_the_subject(domain):
         assert set(np.unique(drawn.mask)) == {0, 255}
 
 
-def test_the_source_gives_what_is_drawn():
-    images = open_set(Drawn("moths", 8), (32, 32), "crop")
+def test_the_source_returns_the_drawn_images():
+    images = open_set(DrawnSource("moths", 8), (32, 32), "crop")
     for i in range(8):
         drawn = draw("moths", i, 0, 32)
         assert torch.equal(torch.from_numpy(images.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))

@@ -114,5 +114,5 @@ def test_insects_are_as_far_from_the_butterflies_in_the_eyes_of_a_network():
     assert torch.cdist(insects, centres).min() >= nearest_species
 
 
-def test_domain_all_is_what_it_was():
+def test_domain_all_is_unchanged():
     assert ALL == ("butterflies", "moths", "flowers")

@@ -83,10 +83,10 @@ def test_bad_sizes_are_named(bad):
         checked_size(bad)
 
 
-def test_what_lies_on_a_picture_takes_its_shape():
+def test_masks_take_the_shape_of_their_image():
     mask = Image.new("L", (64, 40), 255)
     assert in_shape_of((60, 40), mask, "crop", nearest=True).size == (60, 40)
     assert in_shape_of((32, 20), mask, "crop", nearest=True) is mask
     assert in_shape_of((20, 20), mask, "stretch", nearest=True) is mask
-    with pytest.raises(ValueError, match="64 x 40 pixels are another shape than the image's 40 x 64"):
+    with pytest.raises(ValueError, match="64 x 40 pixels is another shape than the image's 40 x 64"):
         in_shape_of((40, 64), mask, "pad", nearest=True)

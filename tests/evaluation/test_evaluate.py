@@ -18,8 +18,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks import early_stopping
-from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import distances, features, plots, report, validation_record
 from chrysalis.evaluation.task import distinctly_named
 from chrysalis.evaluation.validation_loss import paired
@@ -51,7 +51,7 @@ def test_figures_of_a_run_are_those_of_the_pictures_it_would_draw(run, tmp_path,
     """sample.py draws the same images from the export; torch-fidelity has KD of them and the validation images."""
     assert run("train", *RUN, *looked, "export.report=true") == 0
     told = capfd.readouterr().err
-    images = open_set(Drawn("butterflies", 150), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 150), (16, 16), "crop")
     held = images.split(0.1)[1]
     assert f"step 4: 24 samples against {len(held)} validation images: KD" in told
     assert "share of copies is withheld" in told
@@ -542,7 +542,7 @@ SPOILED = {"noise": (0.1, 0.4), "blur": (0.1, 0.3), "modes": (0.5, 0.9)}
 def two_halves():
     """(the bundled network, images of one half, its features, features of the other); each half sorted by kind."""
     network = features.Denoiser("assets/features")
-    images = open_set(Drawn("butterflies", 300), (64, 64), "crop")
+    images = open_set(DrawnSource("butterflies", 300), (64, 64), "crop")
     order = images.labels.argsort(kind="stable")
     real, others = (torch.from_numpy(images.images[order[k::2]]) for k in (0, 1))
     return network, others, features.features(network, others), features.features(network, real)

@@ -19,15 +19,15 @@ from transformers import (
     ViTMAEModel,
 )
 
-from chrysalis.data.sources import Drawn
 from chrysalis.data.store import open_set
+from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import features as f
 from chrysalis.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.from_numpy(open_set(Drawn("moths", 9), (40, 32), "crop").images.copy())
+    return torch.from_numpy(open_set(DrawnSource("moths", 9), (40, 32), "crop").images.copy())
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_transformers_models_are_theirs(tmp_path, images, kind):
 
 
 def test_a_set_is_looked_at_once(denoiser_features, monkeypatch):
-    images, looked = open_set(Drawn("moths", 12), (16, 16), "crop"), []
+    images, looked = open_set(DrawnSource("moths", 12), (16, 16), "crop"), []
     plain = f.features
     monkeypatch.setattr(f, "features", lambda network, images, on: looked.append(len(images)) or plain(network, images))
     first = f.of_set(denoiser_features, images, range(5))

@@ -73,4 +73,4 @@ def test_values_that_cannot_be(make, wrong):
 
 def test_a_window_larger_than_the_set_is_refused(run, capfd):
     assert run("train", *RUN, "data.batch_size=auto", "data.effective_batch=100") == 2
-    assert "data.effective_batch=100 is larger than the set" in capfd.readouterr().err
+    assert "data.effective_batch=100 is larger than the training set" in capfd.readouterr().err

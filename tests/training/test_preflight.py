@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler
 from lightning import Trainer
 from rich.console import Console
 
-from chrysalis.data import datamodule, pixels
+from chrysalis.data import pixels
+from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
@@ -43,7 +44,7 @@ def plan(tmp_path):
         denoiser = Denoiser(unet, scheduler, objective(prediction))
         constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
         module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
-        data = datamodule.drawn(n=30, image_size=16, batch_size=batch_size)
+        data = drawn_data(n=30, image_size=16, batch_size=batch_size)
         data.setup()
         callbacks = [Validation(2, n_images=2, timesteps=2), Samples(str(tmp_path), 2, n=2, steps=2)]
         callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]

@@ -22,7 +22,7 @@ from chrysalis.command.config_tree import as_dict, instantiate
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import KINDS
 from chrysalis.conditions.request import Request
-from chrysalis.data.example import contents
+from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import suffixes
 from chrysalis.models import location
 from chrysalis.models.model import Model
@@ -48,7 +48,7 @@ def expanded(arguments: list[str]) -> list[str]:
     if not path:
         return arguments
     try:
-        with Image.open(io.BytesIO(contents(Path(str(path))))) as file:
+        with Image.open(io.BytesIO(read_bytes(Path(str(path))))) as file:
             text = getattr(file, "text", {})  # of PNG files only
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way

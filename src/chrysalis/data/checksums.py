@@ -1,4 +1,4 @@
-"""Whether the files of a cache folder are what was written there: sizes, times and checksums."""
+"""Integrity of a cache folder: sizes, times and checksums of its files."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 from chrysalis.system.files import write_text
 
 NAME = "checksums.json"
-ALWAYS = 2**28  # bytes, half a second; larger files are read again only if their time has changed since
+ALWAYS = 2**28  # bytes (half a second): larger files are read again only if their time has changed
 
 
 def write(folder: Path) -> None:
-    """Record every file of a folder that is complete."""
+    """Record all files of a complete folder."""
     files = sorted(path for path in folder.iterdir() if path.name != NAME)
     write_text(folder / NAME, json.dumps({path.name: [*_stamp(path), _crc32(path)] for path in files}))
 
 
 def damaged(folder: Path) -> str | None:
-    """The name of a file that is missing, or not as it was written; None if all are sound."""
+    """Return the name of a file that is missing or changed, or None if all are intact."""
     try:
         recorded = json.loads((folder / NAME).read_text(encoding="utf-8"))
         for name, (size, time, crc) in recorded.items():

@@ -1,32 +1,38 @@
-"""Source -> decoded set -> loaders: the LightningDataModule, and one maker for each kind of source."""
+"""The LightningDataModule: source -> decoded set -> batches."""
 
 from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from chrysalis.data import loaders
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed, content_hash
-from chrysalis.data.loaders import Order, Rows, loader
-from chrysalis.data.sources import Drawn, Folder, Hub, Source
+from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
+from chrysalis.data.source import Source
 from chrysalis.data.store import ImageSet, open_folder, open_set
 from chrysalis.data.transforms import checked_resize, checked_size
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import warn
 
-FEW = 5  # training images of a label
+FEW = 5  # training images per label: fewer are reported
 
 
 class ImageDataModule(LightningDataModule):
-    """Training batches in a reproducible order, and the validation rows that callbacks measure on.
+    """Training batches in a reproducible order, and the validation images that callbacks measure on.
 
-    batch_size: images a device and micro-batch; `auto`: as many as memory allows of effective_batch, those of an
-    optimizer step, see training/batch_size.py. val_fraction: the share held out, by a hash of the image.
-    on_device: hold the decoded set on the accelerator; None: where it takes no more than an eighth of its free memory.
+    Args:
+        image_size: pixels, or (height, width).
+        batch_size: images per device and micro-batch; "auto": as many of effective_batch as fit in memory, see
+            training/batch_size.py.
+        effective_batch: with batch_size="auto", images per optimizer step.
+        resize: crop, stretch or pad.
+        flip: mirror half of the training images.
+        val_fraction: fraction of validation images, chosen by a hash of each image.
+        seed: of the order, the timesteps and the noise.
+        on_device: keep the decoded set on the accelerator; None: if it takes at most an eighth of its free memory.
     """
 
     def __init__(
@@ -53,96 +59,103 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
-        self.image_set: ImageSet | None = None
-        self._held: loaders.BatchDataset | None = None
+        self.train_rows: np.ndarray  # int64, set by open_images
+        self.validation_rows: np.ndarray
+        self._image_set: ImageSet | None = None
+        self._dataset: BatchDataset | None = None
+
+    @property
+    def image_set(self) -> ImageSet:
+        assert self._image_set is not None, "call open_images() or setup() first"
+        return self._image_set
 
     def prepare_data(self) -> None:
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.image_set is not None:
+        if self._image_set is not None:
             return
-        self.look()
+        self.open_images()
         key = "effective_batch" if self.batch_size == "auto" else "batch_size"
-        if getattr(self, key) > len(self.train_rows):
+        if (size := getattr(self, key)) > (n := len(self.train_rows)):
             raise UserError(
-                f"data.{key}={getattr(self, key)} is larger than the set: {len(self.train_rows)} images to learn "
-                f"from ({len(self.validation_rows)} are held out). Use data.{key}={len(self.train_rows)} or less."
+                f"data.{key}={size} is larger than the training set ({n} images): use data.{key}={n} or less."
             )
 
-    def look(self) -> None:
-        """Decode the images and part them, which is all that measuring needs."""
-        self.image_set = open_set(self.source, self.size, self.resize)
-        if len(self.image_set) < 2:
-            raise UserError(f"{self.source.name} has one usable image: at least two are needed, one of them held out.")
-        self.train_rows, validation = self.image_set.split(self.val_fraction)
-        self.validation_rows = self.image_set.distinct(validation)  # an image that is there twice is one observation
+    def open_images(self) -> None:
+        """Decode the images and split them, which is all that evaluation needs."""
+        self._image_set = open_set(self.source, self.size, self.resize)
+        if len(self._image_set) < 2:
+            raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
+        self.train_rows, validation = self._image_set.split(self.val_fraction)
+        self.validation_rows = self._image_set.distinct(validation)  # equal images are one observation
 
     def use_labels(self, names: Sequence[str]) -> None:
-        """Number the labels as a model does that knows `names`."""
+        """Number the labels in the order of `names`, those of a model."""
         if tuple(names) == self.image_set.label_names:
             return
         if new := sorted(set(self.image_set.label_names) - {*names, *map(composed, names)}):
-            shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+            known = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
-                f"{self.source.name} has labels that the model does not know: {', '.join(new[:5])}. It knows {shown}. "
-                "Start from its base model, or name the labels as it does."
+                f"{self.source.name} has labels that the model does not know ({', '.join(new[:5])}): train from its "
+                f"base model, or rename the labels. The model knows {known}."
             )
-        self.image_set, self._held = open_folder(self.image_set.folder, tuple(names)), None
+        self._image_set, self._dataset = open_folder(self.image_set.folder, tuple(names)), None
 
     def description(self) -> str:
-        p, (height, width) = self.image_set, self.size
-        known = {
-            f"{len(p.label_names)} labels": p.label_names,
-            "captions": p.captions,
-            "masks": p.masks is not None,
-            "conditioning images": p.conditionings is not None,
-            f"vectors of {len(p.vector_names)}": p.vector_names,
+        images, (height, width) = self.image_set, self.size
+        columns = {
+            f"{len(images.label_names)} labels": images.label_names,
+            "captions": images.captions,
+            "masks": images.masks is not None,
+            "conditioning images": images.conditionings is not None,
+            f"vectors of {len(images.vector_names)}": images.vector_names,
         }
-        also = "".join(f", {what}" for what, there in known.items() if there)
-        sentences = (p.enlarged_note(), p.near_duplicates_note(), self.source.note)
+        listed = "".join(f", {name}" for name, present in columns.items() if present)
+        sentences = (images.enlarged_note(), images.near_duplicates_note(), self.source.note)
         notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
         return (
-            f"data: {self.source.name}, {len(self.train_rows)} images of {width} x {height} px to learn from, "
-            f"{len(self.validation_rows)} held out{also}{notes}"
+            f"data: {self.source.name}, {len(self.train_rows)} training and {len(self.validation_rows)} validation "
+            f"images of {width} x {height} px{listed}{notes}"
         )
 
     def notes(self, conditions: Collection[str]) -> list[str]:
-        """Sentences on labels that are learned from few images, and on a step that is larger than the set."""
+        """Return sentences on labels with few images, and on an optimizer step larger than the set."""
         return [note for note in (self._step_note(), "label" in conditions and self._labels_note()) if note]
 
     def _step_note(self) -> str:
-        pieces, n = self.trainer.accumulate_grad_batches, len(self.train_rows)
-        size = self.batch_size * pieces * self.trainer.world_size
+        accumulate, devices, n = self._trainer.accumulate_grad_batches, self._trainer.world_size, len(self.train_rows)
+        size = self._batch_size * accumulate * devices
         if size <= n:
             return ""
-        devices = f" x trainer.devices={self.trainer.world_size}" * (self.trainer.world_size > 1)
+        times_devices = f" x trainer.devices={devices}" * (devices > 1)
         return (
-            f"data.batch_size={self.batch_size} x trainer.accumulate_grad_batches={pieces}{devices} is {size} images "
-            f"an optimizer step, more than the {n} training images: each step takes these once, and is one epoch."
+            f"data.batch_size={self.batch_size} x trainer.accumulate_grad_batches={accumulate}{times_devices} is "
+            f"{size} images per optimizer step, more than the {n} training images: each step is one epoch."
         )
 
     def _labels_note(self) -> str:
         names, labels = self.image_set.label_names, self.image_set.labels
+        assert labels is not None  # condition=label requires them
         training, validation = (
             np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
             for rows in (self.train_rows, self.validation_rows)
         )
-        there = training + validation > 0  # the model may know others
+        present = training + validation > 0  # the model may know others
         lacking = {
-            f"fewer than {FEW} training images": np.flatnonzero(there & (training < FEW)),
-            "no validation image": np.flatnonzero(there & (validation == 0)),
+            f"fewer than {FEW} training images": np.flatnonzero(present & (training < FEW)),
+            "no validation image": np.flatnonzero(present & (validation == 0)),
         }
         parts = [
-            f"{what}: {len(rows)} of {there.sum()} labels ({', '.join(names[i] for i in rows[:5])}"
-            f"{', ...' * (len(rows) > 5)})"
-            for what, rows in lacking.items()
-            if len(rows)
+            f"{len(found)} of {present.sum()} labels have {problem} ({', '.join(names[i] for i in found[:5])}"
+            f"{', ...' * (len(found) > 5)})"
+            for problem, found in lacking.items()
+            if len(found)
         ]
-        return f"condition=label: {'; '.join(parts)}. Add images of them or merge labels." if parts else ""
+        return f"condition=label: {'; '.join(parts)}. Add images or merge labels." if parts else ""
 
     def state_dict(self) -> dict:
-        """What a checkpoint keeps to notice, when it is resumed, that the set has changed."""
+        """Return what identifies the set, so that a resumed run can report changes."""
         contents = np.sort(self.image_set.contents).astype(">i8").tobytes()
         return {"images": len(self.image_set), "contents": content_hash(contents)}
 
@@ -150,31 +163,32 @@ class ImageDataModule(LightningDataModule):
         if (now := self.state_dict()) != state_dict:
             warn(
                 f"{self.source.name} has changed since this run began: {state_dict['images']} images then, "
-                f"{now['images']} now. Training continues with those of now."
+                f"{now['images']} now. Training continues with the current images."
             )
 
     def train_dataloader(self) -> DataLoader:
-        if self._held is None:
-            self._held = loaders.BatchDataset(self.image_set, self.flip, self._holding_device())
-        return loader(self._held, self._order(), self.num_workers)
+        if self._dataset is None:
+            self._dataset = BatchDataset(self.image_set, self.flip, self._storage_device())
+        return loader(self._dataset, self._order(), self.num_workers)
 
-    def _holding_device(self) -> torch.device:
-        on, p = self.trainer.strategy.root_device, self.image_set
-        if on.type == "cpu":
-            return on
-        size = sum(a.nbytes for a in (p.images, p.masks, p.conditionings) if a is not None)
-        fits = size <= memory.free(on) / 8 if self.on_device is None else self.on_device
-        return on if fits and self.num_workers == 0 else torch.device("cpu")
+    def _storage_device(self) -> torch.device:
+        """Return the device that keeps the decoded set."""
+        device, images = self._trainer.strategy.root_device, self.image_set
+        if device.type == "cpu":
+            return device
+        size = sum(a.nbytes for a in (images.images, images.masks, images.conditionings) if a is not None)
+        fits = size <= memory.free(device) / 8 if self.on_device is None else self.on_device
+        return device if fits and self.num_workers == 0 else torch.device("cpu")
 
     def micro_batches(self) -> int:
-        """How many of them one pass over the training rows has."""
+        """Return the number of micro-batches in an epoch."""
         return len(self._order())
 
     def _order(self) -> Order:
-        trainer = self.trainer
+        trainer = self._trainer
         return Order(
             self.train_rows,
-            self.batch_size,
+            self._batch_size,
             self.seed,
             trainer.accumulate_grad_batches,
             trainer.global_rank,
@@ -182,42 +196,18 @@ class ImageDataModule(LightningDataModule):
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
 
+    @property
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None  # Lightning sets it before it calls hooks
+        return self.trainer
+
+    @property
+    def _batch_size(self) -> int:
+        assert isinstance(self.batch_size, int)  # training/batch_size.py replaces "auto" before batches are loaded
+        return self.batch_size
+
     def validation_batch(self, n: int) -> Batch:
-        """Up to n validation images, always the same ones and never mirrored; a key is the image's content hash."""
+        """Return the first n validation images or all, never mirrored; the key of each is its content hash."""
         rows = self.validation_rows[:n]
         request = Rows(rows, self.image_set.contents[rows], np.zeros(len(rows), np.float32), window=len(rows))
-        return loaders.BatchDataset(self.image_set, flip=False)[request]
-
-
-def drawn(domain: str = "butterflies", n: int = 1000, **loading) -> ImageDataModule:
-    return ImageDataModule(Drawn(domain, n), **loading)
-
-
-def folder(
-    path: str,
-    masks: str | None = None,
-    conditioning_images: str | None = None,
-    label_column: str | None = None,
-    caption_column: str | None = None,
-    vector_columns: Sequence[str] = (),
-    **loading,
-) -> ImageDataModule:
-    source = Folder(path, masks, conditioning_images, label_column, caption_column, vector_columns)
-    return ImageDataModule(source, **loading)
-
-
-def hub(
-    path: str,
-    split: str = "train",
-    image_column: str = "image",
-    label_column: str | None = None,
-    caption_column: str | None = None,
-    mask_column: str | None = None,
-    conditioning_image_column: str | None = None,
-    vector_columns: Sequence[str] = (),
-    name: str | None = None,
-    revision: str | None = None,
-    **loading,
-) -> ImageDataModule:
-    columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
-    return ImageDataModule(Hub(path, split, *columns, name, revision), **loading)
+        return BatchDataset(self.image_set, flip=False)[request]

@@ -1,4 +1,4 @@
-"""Every image of a source, decoded once into the arrays of the store."""
+"""Decoding of all images of a source into the arrays of the store."""
 
 import json
 import os
@@ -14,29 +14,29 @@ from PIL import UnidentifiedImageError
 
 from chrysalis.data import checksums, near_duplicates
 from chrysalis.data.example import Example
-from chrysalis.data.sources import Drawn, Source
+from chrysalis.data.source import Source
 from chrysalis.data.transforms import Resize
 from chrysalis.data.worker_processes import FreshContext
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import write_text, written_folder
 from chrysalis.system.terminal import stage
 
-MAX_UNREADABLE = 0.05
+MAX_UNREADABLE = 0.05  # fraction of the images
 
 
-def listed(rejected: Sequence[tuple[str, str]], most: int) -> str:
-    """The first of what cannot be read, each with the reason."""
-    more = f"; and {len(rejected) - most} more" if len(rejected) > most else ""
-    return "; ".join(f"{name} ({why})" for name, why in rejected[:most]) + more
+def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
+    """Return up to `limit` names of unreadable images, each with the reason."""
+    more = f"; and {len(rejected) - limit} more" if len(rejected) > limit else ""
+    return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
 
 
 class _Column:
-    """One uint8 array of the store while it grows row by row; made when the first row has a value for it."""
+    """One uint8 array of the store that grows row by row; created when the first row has a value for it."""
 
     def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
         self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
         self.shape = (rows, channels, *size)
-        self.values: np.ndarray | None = None
+        self.values: np.memmap | None = None
         self.without: list[str] = []
         self.n = 0
 
@@ -50,29 +50,31 @@ class _Column:
         self.n += 1
 
     def finish(self) -> list[str]:
-        """Keep the array if every row has a value. Returns the names of those without, if others have one."""
+        """Keep the array if all rows have a value. Return the names of rows without one, if others have one."""
         if self.values is None:
             return []
         if self.without:
             self.partial.unlink()
         else:
-            self._shorten()
+            self.values.flush()
+            self._shorten(self.values)
         return self.without
 
-    def _shorten(self) -> None:
-        self.values.flush()
-        if self.n == len(self.values):
+    def _shorten(self, values: np.ndarray) -> None:
+        """Write the final file: only the first `n` rows, as some images could not be read."""
+        if self.n == len(values):
             os.replace(self.partial, self.final)
             return
         short = np.lib.format.open_memmap(self.final, "w+", np.uint8, (self.n, *self.shape[1:]))
         for start in range(0, self.n, 1024):
-            short[start : start + 1024] = self.values[start : min(start + 1024, self.n)]
+            short[start : start + 1024] = values[start : min(start + 1024, self.n)]
         short.flush()
         self.partial.unlink()
 
 
 def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
-    _require_room(folder.parent, len(source) * 3 * size[0] * size[1])
+    """Write all readable rows of a source to `folder`, which appears once it is complete."""
+    _require_space(folder.parent, len(source) * 3 * size[0] * size[1])
     with written_folder(folder) as partial_folder:
         rows, vectors, rejected, enlarged = [], [], [], 0
         empty_masks, full_masks = [], []
@@ -98,7 +100,7 @@ def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) 
         images.finish()
         if source.vector_names:
             np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
-        listing = {
+        listing = {  # all but the rows are fields of ImageSet
             "rows": rows,
             "rejected": rejected,
             "vector_names": source.vector_names,
@@ -107,26 +109,21 @@ def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) 
             "empty_masks": empty_masks,
             "full_masks": full_masks,
             "enlarged": enlarged,
-            "near_duplicates": _near_duplicates(source, partial_folder),
+            "near_duplicates": []
+            if source.synthetic
+            else near_duplicates.groups(np.load(partial_folder / "images.npy", mmap_mode="r")),
         }
         write_text(partial_folder / "rows.json", json.dumps(listing))
         checksums.write(partial_folder)
 
 
-def _near_duplicates(source: Source, folder: Path) -> list[list[int]]:
-    """Of drawn images there are none that matter: each is a scene of its own."""
-    if isinstance(source, Drawn):
-        return []
-    return near_duplicates.groups(np.load(folder / "images.npy", mmap_mode="r"))
-
-
-def _require_room(folder: Path, needed: int) -> None:
-    """Four times the images, as masks, conditioning images and a shortened copy may come to them."""
+def _require_space(folder: Path, needed: int) -> None:
+    """Require four times the images' bytes: for masks, conditioning images and shortened arrays too."""
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < 4 * needed:
         raise UserError(
-            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f}: "
-            "make room there or set CHRYSALIS_CACHE to another folder."
+            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} GiB: "
+            "free space there or set CHRYSALIS_CACHE to another folder."
         )
 
 
@@ -134,8 +131,8 @@ def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
     if len(rejected) <= MAX_UNREADABLE * n and len(rejected) < n:
         return
     raise UserError(
-        f"{len(rejected)} of {n} images cannot be read, more than {MAX_UNREADABLE:.0%}: {listed(rejected, 5)}. "
-        "Mend or remove them, or point data.path at another folder."
+        f"{len(rejected)} of {n} images cannot be read, more than {MAX_UNREADABLE:.0%}: "
+        f"{describe_rejected(rejected, 5)}. Fix or remove them, or set data.path to another folder."
     )
 
 
@@ -144,27 +141,29 @@ def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Examp
         return source.read(i, size, resize)
     except UnidentifiedImageError:
         return "not an image"
-    except Exception as error:  # an image from anywhere can fail in any way; it is listed, never fatal alone
+    except Exception as error:  # arbitrary files raise arbitrary errors: listed, never fatal alone
         return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
 def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Example | str]]:
-    n, verb = len(source), "drawing" if isinstance(source, Drawn) else "decoding"
+    """Yield (row number, the row or why it cannot be used) in order."""
+    n, verb = len(source), "drawing" if source.synthetic else "decoding"
     with (
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it can read nevertheless
+        warnings.catch_warnings(action="ignore"),  # Pillow's, about images that it can read nevertheless
         _pool(source, n) as pool,
-        stage(f"{verb} {n} images", n) as at,
+        stage(f"{verb} {n} images", n) as progress,
     ):
         for start in range(0, n, 512):
             rows = range(start, min(start + 512, n))
             for i, result in zip(rows, pool.map(partial(_try, source, size, resize), rows, chunksize=8), strict=True):
-                at.advance(1)
+                progress.advance(1)
                 yield i, result
 
 
 def _pool(source: Source, n: int) -> Executor:
-    """Drawing is Python and numpy, so it takes processes; decoding happens outside the GIL, so threads do."""
+    """Return processes to compute images, which holds the GIL, and threads to decode them, which does not."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if type(source) is Drawn and n >= 200 and cores > 1:  # another class may be one of the caller's script
+    importable = type(source).__module__ != "__main__" and "<locals>" not in type(source).__qualname__
+    if source.synthetic and importable and n >= 200 and cores > 1:
         return ProcessPoolExecutor(min(cores, 16), mp_context=FreshContext())
     return ThreadPoolExecutor(min(cores, 16))

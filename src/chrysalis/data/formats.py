@@ -1,4 +1,4 @@
-"""Which image files can be opened here, by Pillow and its plugins, and what opens the others."""
+"""Image formats that Pillow and its installed plugins open, and the plugins for others."""
 
 import functools
 import importlib
@@ -17,22 +17,22 @@ INSTALL = {"pillow_heif": 'pip install "chrysalis[heif]"', "pillow_jxl": "pip in
 
 
 class PluginMissing(ValueError):
-    """What to install to open a file."""
+    """A plugin must be installed to open a file; the message names it."""
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Lower-case suffixes of the image files that can be opened with what is installed."""
+    """Return the lower-case suffixes of image files that can be opened with the installed packages."""
     built_in = [known for feature, known in BUILT_IN.items() if features.check(feature)]
     return frozenset(COMMON | RARER).union(*built_in, *(PLUGINS[name] for name in PLUGINS if find_spec(name)))
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image of a file's bytes, not yet decoded.
+    """Open the image in a file's bytes without decoding it.
 
     Raises:
         UnidentifiedImageError: it is not an image.
-        PluginMissing: it is one that a plugin opens which is not installed.
+        PluginMissing: the plugin that opens it is not installed.
     """
     try:
         return Image.open(io.BytesIO(data))
@@ -46,7 +46,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _plugin_for(data: bytes) -> str | None:
-    """By the file's first bytes: photographs of telephones are often HEIF under the name of .jpg."""
+    """Choose by the first bytes, as phones often save HEIF photographs with the suffix .jpg."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "pillow_heif"
     return "pillow_jxl" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
@@ -54,7 +54,7 @@ def _plugin_for(data: bytes) -> str | None:
 
 @functools.cache
 def _registered(plugin: str) -> bool:
-    """Import a plugin, which takes a while and is therefore left until a file needs it."""
+    """Import a plugin on first use, as importing is slow. Return whether it is installed."""
     try:
         module = importlib.import_module(plugin)
     except ImportError:
@@ -65,16 +65,16 @@ def _registered(plugin: str) -> bool:
 
 
 def unused_note(counts: Mapping[str, int]) -> str:
-    """A sentence on files that are not used, from how many there are by suffix; empty if there are none."""
+    """Return a sentence on files that are not used, given their number by suffix, or ""."""
     if not counts:
         return ""
     shown = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
-    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{_how(suffix)}" for suffix in shown[:8]]
+    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{_install_hint(suffix)}" for suffix in shown[:8]]
     if len(shown) > 8:
         parts.append(f"{sum(counts[suffix] for suffix in shown[8:])} others")
     return f"Files not used: {', '.join(parts)}."
 
 
-def _how(suffix: str) -> str:
+def _install_hint(suffix: str) -> str:
     plugin = next((name for name, known in PLUGINS.items() if suffix in known), None)
     return "" if plugin is None else f" ({INSTALL[plugin]})"

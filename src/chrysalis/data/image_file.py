@@ -1,4 +1,4 @@
-"""A single image that the user names: to guide by, to start from, to fill in."""
+"""A single image that a configuration names, for guidance, editing or conditioning."""
 
 import functools
 from collections.abc import Callable
@@ -9,54 +9,56 @@ from PIL import Image
 
 from chrysalis.data import pixels
 from chrysalis.data.color import to_rgb
-from chrysalis.data.example import contents
+from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import PluginMissing, open_image
-from chrysalis.data.masks import marked
+from chrysalis.data.masks import to_mask
 from chrysalis.data.transforms import fit, upright_size
 from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.terminal import warn
 
 
 class ImageFile:
-    """Read at once, so that a mistake is told before anything is drawn. key: what the user set it by."""
+    """An image read on construction, so that errors appear before sampling starts. key: the configuration key."""
 
     def __init__(self, path: str, key: str):
         self.path, self.key = str(path), key
         try:
-            self.image = open_image(contents(require_path(key, path)))
+            self.image = open_image(read_bytes(require_path(key, path)))
             self.size = upright_size(self.image)
-            self.image.load()  # it stays what was opened: a copy would not know its TIFF tags
+            self.image.load()  # no converted copy: it would lose the TIFF tags
         except UserError:
             raise
-        except Exception as error:  # a damaged image makes Pillow raise a dozen kinds
-            raise UserError(f"{key}={path} is not an image that can be read{_missing(error)}.") from error
+        except Exception as error:  # Pillow raises a dozen kinds on damaged images
+            raise UserError(f"{key}={path} is not an image that can be read{_missing_plugin(error)}.") from error
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 -- one of a few, and it lives as long as the command
+    @functools.lru_cache(maxsize=4)  # noqa: B019 -- few instances, which live as long as the command
     def at(self, size: tuple[int, int]) -> torch.Tensor:
-        """float32 [1, 3, height, width] in [-1, 1], the centre cropped to that shape."""
+        """Crop the center to (height, width): float32 [1, 3, height, width] in [-1, 1]."""
         return pixels.to_signed(pixels.from_image(fit(self._read_by(to_rgb), size, "crop")))[None]
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def spread_over(self, size: tuple[int, int]) -> torch.Tensor:
-        """float32 [1, 3, height, width]: pixels taken evenly from the whole image, as a set of its colours."""
+        """Take pixels evenly from the whole image, to sample its colors: float32 [1, 3, height, width] in [-1, 1]."""
         return pixels.to_signed(pixels.from_image(fit(self._read_by(to_rgb), size, "stretch", nearest=True)))[None]
 
     def require_shape_of(self, other: "ImageFile") -> None:
-        """Refuse another shape than the other image's: cropped to one size, the two would not lie on each other."""
+        """Require the aspect ratio of another image: cropped to one size, the two would not align otherwise."""
         (w, h), (other_w, other_h) = self.size, other.size
         if abs(w * other_h - h * other_w) > 0.02 * w * other_h:
             raise UserError(
-                f"{self.key}={self.path} is {w} x {h} pixels and {other.key} {other_w} x {other_h}: the two must have "
+                f"{self.key}={self.path} is {w} x {h} pixels and {other.key} is {other_w} x {other_h}: give images of "
                 "the same shape."
             )
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def mask_at(self, size: tuple[int, int], hole: bool = False, both: bool = True) -> torch.Tensor:
-        """float32 [1, 1, height, width], 1 where `marked` finds the inside, 0 outside. hole: see there.
+        """Return float32 [1, 1, height, width], 1 inside and 0 outside.
 
-        both: refuse a mask that has no inside or no outside; else warn of it.
+        Args:
+            hole: see to_mask.
+            both: refuse a mask without an inside or without an outside; else warn about it.
         """
-        inside = fit(self._read_by(functools.partial(marked, hole=hole)), size, "crop", nearest=True)
+        inside = fit(self._read_by(functools.partial(to_mask, hole=hole)), size, "crop", nearest=True)
         mask = torch.from_numpy(np.array(inside))[None, None].float() / 255
         if mask.mean() in (0, 1):
             if both:
@@ -71,6 +73,6 @@ class ImageFile:
             raise UserError(f"{self.key}={self.path} cannot be used: {error}.") from error
 
 
-def _missing(error: Exception) -> str:
-    """What to install for it, if that is all."""
+def _missing_plugin(error: Exception) -> str:
+    """Return the plugin to install, if one would open the image."""
     return f": {error}" if isinstance(error, PluginMissing) else ""

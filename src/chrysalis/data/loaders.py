@@ -1,4 +1,4 @@
-"""From a decoded set to batches: an order that is a pure function of (seed, pass), shards and exact windows."""
+"""Batches of a decoded set, in an order that is a pure function of (seed, epoch), sharded over processes."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from chrysalis.diffusion import seeds
 
 @dataclass(frozen=True)
 class Rows:
-    """One micro-batch as the sampler asks for it: places in `rows`, and what Batch carries beside images."""
+    """One micro-batch as the sampler requests it: row numbers, and the fields of Batch that come with them."""
 
     rows: np.ndarray
     keys: np.ndarray
@@ -25,13 +25,16 @@ class Rows:
 
 
 class Order(Sampler[Rows]):
-    """Micro-batches of every pass over `rows`.
+    """Micro-batches of one epoch after another over `rows`.
 
-    batch_size: images a process and micro-batch. accumulate: micro-batches an optimizer step, so that each
-    knows its window. rank, world: this process takes every world-th image of each joint micro-batch.
-    done: returns how many micro-batches the run has had when an iterator starts, so that it continues there.
-    The last micro-batch of a pass is shorter, and so is the last window; none is dropped unless a rank
-    would go without an image.
+    The last micro-batch of an epoch is shorter, and so is its last accumulation window; none is dropped unless a rank
+    would have no image.
+
+    Args:
+        batch_size: images per process and micro-batch.
+        accumulate: micro-batches per optimizer step, from which each micro-batch knows its window.
+        rank, world: this process takes every world-th image of each joint micro-batch, from `rank`.
+        done: returns the number of micro-batches so far in the run when an iterator starts, which continues there.
     """
 
     def __init__(
@@ -53,26 +56,26 @@ class Order(Sampler[Rows]):
         return -(-self.usable // self.joint)
 
     def window(self, micro_batch: int) -> int:
-        """Images, over all ranks, in the accumulation window that a micro-batch of a pass belongs to."""
+        """Return the number of images, over all ranks, in the accumulation window of a micro-batch of an epoch."""
         first = micro_batch // self.accumulate * self.accumulate * self.joint
         return min(self.usable, first + self.accumulate * self.joint) - first
 
     def __iter__(self) -> Iterator[Rows]:
-        one_pass, start = divmod(self.done(), len(self))
-        order = self.rows[seeds.permutation(len(self.rows), self.seed, "order", one_pass).numpy()]
-        u = seeds.low_discrepancy(len(self.rows), self.seed, "timesteps", one_pass).numpy()
+        epoch, start = divmod(self.done(), len(self))
+        order = self.rows[seeds.permutation(len(self.rows), self.seed, "order", epoch).numpy()]
+        u = seeds.low_discrepancy(len(self.rows), self.seed, "timesteps", epoch).numpy()
         for micro_batch in range(start, len(self)):
             at = slice(micro_batch * self.joint, min((micro_batch + 1) * self.joint, self.usable))
             rows, places = order[at][self.rank :: self.world], u[at][self.rank :: self.world]
-            keys = np.array([seeds.key(self.seed, "noise", one_pass, int(row)) for row in rows])
+            keys = np.array([seeds.key(self.seed, "noise", epoch, int(row)) for row in rows])
             yield Rows(rows, keys, places, self.window(micro_batch))
 
 
 class BatchDataset(Dataset):
-    """Answers a Request with a Batch; `flip` mirrors half of the images, each by a bit of its own key.
+    """Batches by their Rows; `flip` mirrors half of the images, each by a bit of its own key.
 
-    device: where the whole decoded set is held and batches are picked and mirrored; on a CPU it is the memory-mapped
-    store itself, which lies in the page cache after the first pass.
+    device: where the decoded set is kept and batches are assembled. On the CPU it is the memory-mapped store, which is
+    in the page cache after the first epoch.
     """
 
     def __init__(self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu"):
@@ -80,47 +83,47 @@ class BatchDataset(Dataset):
         arrays = {name: getattr(image_set, name) for name in ("images", "masks", "conditionings")}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing writes to them
-            self.held = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
+            self.arrays = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
 
     def __reduce__(self):
-        """A worker process holds the memory-mapped store: the images themselves do not travel."""
+        """Pickle the memory-mapped store instead of the images."""
         return BatchDataset, (self.image_set, self.flip)
 
     def __len__(self) -> int:
         return len(self.image_set)
 
-    def __getitem__(self, request: Rows) -> Batch:
-        """The rows of `request`. Where an image is mirrored, so are its mask and its conditioning image."""
-        p, rows = self.image_set, np.asarray(request.rows)
-        mirrored = np.flatnonzero((request.keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
-        laid = {name: picked(held, rows, mirrored) for name, held in self.held.items()}
+    def __getitem__(self, index: Rows) -> Batch:
+        """Return the batch of these rows. A mirrored image has its mask and its conditioning image mirrored too."""
+        images, rows = self.image_set, np.asarray(index.rows)
+        mirrored = np.flatnonzero((index.keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
+        selected = {name: _select(array, rows, mirrored) for name, array in self.arrays.items()}
         return Batch(
-            laid["images"],
+            selected["images"],
             torch.from_numpy(rows),
-            torch.from_numpy(request.keys),
-            torch.from_numpy(request.u),
-            request.window,
-            None if p.labels is None else torch.from_numpy(p.labels[rows]),
-            None if p.captions is None else tuple(map(p.caption, rows, request.keys)),
-            laid.get("masks"),
-            laid.get("conditionings"),
-            None if p.vectors is None else torch.from_numpy(p.vectors[rows]),
+            torch.from_numpy(index.keys),
+            torch.from_numpy(index.u),
+            index.window,
+            None if images.labels is None else torch.from_numpy(images.labels[rows]),
+            None if images.captions is None else tuple(map(images.caption, rows, index.keys)),
+            selected.get("masks"),
+            selected.get("conditionings"),
+            None if images.vectors is None else torch.from_numpy(images.vectors[rows]),
         )
 
 
-def picked(held: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:
-    """held[rows], uint8 [B, C, H, W], where it is held; of these the places `mirrored` from right to left."""
-    here = held.index_select(0, torch.from_numpy(rows).to(held.device))
+def _select(array: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:
+    """Return array[rows], uint8 [B, C, H, W], on its device, with the batch positions `mirrored` flipped left-right."""
+    selected = array.index_select(0, torch.from_numpy(rows).to(array.device))
     if len(mirrored):
-        places = torch.from_numpy(mirrored).to(held.device)
-        here.index_copy_(0, places, here.index_select(0, places).flip(-1))
-    return here
+        positions = torch.from_numpy(mirrored).to(array.device)
+        selected.index_copy_(0, positions, selected.index_select(0, positions).flip(-1))
+    return selected
 
 
-def loader(image_set: BatchDataset, order: Order, num_workers: int = 0) -> DataLoader:
-    """Batches in `order`. Without workers the main process picks them from what is held, which is rarely slower."""
+def loader(dataset: BatchDataset, order: Order, num_workers: int = 0) -> DataLoader:
+    """Return a loader of batches in `order`. Workers are rarely faster than the main process."""
     return DataLoader(
-        image_set,
+        dataset,
         batch_size=None,
         sampler=order,
         num_workers=num_workers,

@@ -1,26 +1,26 @@
-"""Any mask file -> what it marks."""
+"""Conversion of mask files of any kind to black and white."""
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from chrysalis.data.color import grey_range, grey_values, has_alpha, is_deep
 
-FEW = 64  # distinct values: class ids; a photograph or a soft mask of 8 bits has more
-NEAR_WHITE = 7 / 8  # of the range
-ID_BESIDE_WHITE = 1 / 8  # of the range: 0, 1 and 255 are ids and an ignore value, 0, 128 and 255 are a soft mask
+MAX_IDS = 64  # distinct class ids; a photograph or a soft mask of 8 bits has more values
+NEAR_WHITE = 7 / 8  # fraction of the range
+MAX_ID_BESIDE_WHITE = 1 / 8  # of the range: 0, 1, 255 are ids and an ignore value; 0, 128, 255 are a soft mask
 
 
-def marked(image: Image.Image, hole: bool = False) -> Image.Image:
-    """What a mask marks: an upright image of mode L, 255 inside and 0 outside.
+def to_mask(image: Image.Image, hole: bool = False) -> Image.Image:
+    """Convert a mask to an upright image of mode L, 255 inside and 0 outside.
 
-    Alpha: where it has any transparency, a mask marks what is opaque (alpha above one half): a subject cut out. With
-    `hole`, for inpainting, it marks what is transparent, unless all that is opaque has one light color: a mask
-    painted on a transparent layer.
-    Palette: indices other than 0 are marked, as class ids are stored; if the whole palette is grey it is a grey image.
-    Class ids: values above 0 are marked where there are at most 64 distinct ones, or more than 8 bits, and none comes
-    near white (7/8 of the range): 0 and 1, 0 and 2, 0 to 20. Of a JPEG, whose black is noisy, none are ids.
-    Grey otherwise: values above half of the range are marked, which is that of `grey_range`: 255, 4095, 65535, 1.0.
-    Color: as grey, by the largest of red, green and blue, so that (128, 0, 0) on black is an id like any other.
+    Alpha: if any pixel is transparent, opaque pixels (alpha above one half) are inside: a cut-out subject. With `hole`,
+    for inpainting, transparent pixels are inside, unless all opaque ones have one light color: a mask painted on a
+    transparent layer.
+    Palette: indices other than 0 are inside, as class ids are stored; an all-grey palette makes a grey image.
+    Class ids: values above 0 are inside if there are at most 64 distinct ones, or more than 8 bits, and none is near
+    white (7/8 of the range): 0 and 1, 0 and 2, 0 to 20. Values of a JPEG, whose black is noisy, are never ids.
+    Other grey: values above half of the range are inside; the range is that of `grey_range`: 255, 4095, 65535, 1.0.
+    Color: like grey, by the largest of red, green and blue, so that (128, 0, 0) on black is an id too.
 
     Raises:
         ValueError: the values are both ids and white (0, 1, 255), or floats above 1 that are no ids.
@@ -34,7 +34,7 @@ def marked(image: Image.Image, hole: bool = False) -> Image.Image:
             return _as_image(~opaque if hole and not _is_light(rgba[opaque]) else opaque)
 
     # palette
-    if upright.mode == "P" and not _is_grey(upright.getpalette()):
+    if upright.mode == "P" and not _is_grey(upright.getpalette() or []):
         return _as_image(np.asarray(upright) != 0)
 
     # grey
@@ -51,16 +51,16 @@ def marked(image: Image.Image, hole: bool = False) -> Image.Image:
 
 
 def _threshold(distinct: np.ndarray, top: float, deep: bool) -> float:
-    """Marked is what lies above it. distinct: the values that there are, sorted; top: white."""
-    largest, few = distinct[-1], len(distinct) <= FEW
+    """Return the value above which pixels are inside. distinct: the sorted values of the mask; top: white."""
+    largest, few = distinct[-1], len(distinct) <= MAX_IDS
     if largest > 1.01 * top and not few:
         raise ValueError(
-            f"its values reach {largest:g}, and white is {top:g}: save it with 0 outside and {top:g} inside"
+            f"its values reach {largest:g} and white is {top:g}: save it with 0 outside and {top:g} inside"
         )
     if largest > 1.01 * top or (largest < NEAR_WHITE * top and (few or (deep and top > 1))):
         return 0
     low = distinct[(distinct > 0) & (distinct < largest)]
-    if few and largest == top and low.size and low[-1] <= ID_BESIDE_WHITE * top:
+    if few and largest == top and low.size and low[-1] <= MAX_ID_BESIDE_WHITE * top:
         raise ValueError(
             f"its values {', '.join(f'{v:g}' for v in (*low[:3], largest))} may be class ids or grey: save it with 0 "
             f"outside and {top:g} inside"
@@ -69,7 +69,7 @@ def _threshold(distinct: np.ndarray, top: float, deep: bool) -> float:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Mode L: the largest channel."""
+    """Convert to mode L, the largest channel."""
     if image.mode in ("1", "L", "LA", "La"):
         return image.convert("LA" if image.mode == "La" else "L").convert("L")
     return Image.fromarray(
@@ -82,7 +82,7 @@ def _is_grey(palette: list[int]) -> bool:
 
 
 def _is_light(colors: np.ndarray) -> bool:
-    """Whether colors, uint8 [N, 4], are one, and a light one."""
+    """Whether colors, uint8 [N, 4], are all the same light color."""
     return len(colors) > 0 and bool((colors[:, :3] == colors[0, :3]).all()) and int(colors[0, :3].max()) > 127
 
 

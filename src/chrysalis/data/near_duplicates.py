@@ -1,21 +1,21 @@
-"""Images of a set that are near-duplicates of one another: saved twice, in two formats, or at two qualities."""
+"""Search for near-duplicates in a set: images saved twice, in two formats or at two qualities."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-GRID = 8  # blocks a side whose mean colors are compared
-MOST_BLOCK = 8  # grey levels between two blocks; JPEG at quality 50 differs by up to 7 from its original
-MOST_MEAN = 6  # grey levels between two images on average; JPEG at quality 50 differs by up to 5 at 128 px
-NEIGHBOURS = 8  # that are looked at for each image: so many more link a larger group through one another
+GRID = 8  # blocks per side whose mean colors are compared
+MAX_BLOCK = 8  # grey levels between two blocks; JPEG at quality 50 differs by up to 7 from its original
+MAX_MEAN = 6  # grey levels between two images on average; JPEG at quality 50 differs by up to 5 at 128 px
+NEIGHBORS = 8  # examined per image; larger groups are linked through one another
 CHUNK = 1024  # images in memory at once
 
 
 def groups(images: np.ndarray) -> list[list[int]]:
-    """Rows of images, uint8 [N, 3, H, W], in groups of near-duplicates: each one is near another one of its group.
+    """Return groups of rows of `images`, uint8 [N, 3, H, W]; each row is near another row of its group.
 
-    Two images are near if no block of an 8 x 8 grid differs by more than MOST_BLOCK grey levels in any channel, and
-    all pixels by no more than MOST_MEAN on average. Memory is proportional to N.
+    Two images are near if no block of an 8 x 8 grid differs by more than MAX_BLOCK grey levels in any channel, and
+    pixels differ by at most MAX_MEAN on average. Memory is proportional to N.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -32,27 +32,27 @@ def groups(images: np.ndarray) -> list[list[int]]:
     rows = np.unique(pairs)
     rows = rows[np.argsort(group[rows], kind="stable")]
     found = np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1)
-    return sorted(each.tolist() for each in found)
+    return sorted(rows.tolist() for rows in found)
 
 
 def _blocks(images: np.ndarray) -> np.ndarray:
-    """Mean colors of the blocks of a grid: float32 [N, 3 * GRID * GRID]."""
-    down, across = (_of_blocks(side) for side in images.shape[-2:])
-    sums = np.swapaxes(images.astype(np.float32) @ across, 2, 3) @ down  # of whole numbers below 2**24: exact
+    """Return the mean colors of the blocks of a grid: float32 [N, 3 * GRID * GRID]."""
+    down, across = (_block_membership(side) for side in images.shape[-2:])
+    sums = np.swapaxes(images.astype(np.float32) @ across, 2, 3) @ down  # integers below 2**24: exact
     return (sums / (across.sum(axis=0)[:, None] * down.sum(axis=0))).reshape(len(images), -1)
 
 
-def _of_blocks(side: int) -> np.ndarray:
-    """float32 [side, GRID], 1 where a pixel is part of a block."""
+def _block_membership(side: int) -> np.ndarray:
+    """Return float32 [side, GRID], 1 where a pixel is part of a block."""
     edges = np.linspace(0, side, GRID + 1).astype(int)
     return np.repeat(np.eye(GRID, dtype=np.float32), np.diff(edges), axis=0)
 
 
 def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """Pairs of rows that may be near each other, int64 [M, 2], found in a tree of their coarser grid."""
-    from scipy.spatial import cKDTree
+    """Yield pairs of rows that may be near each other, int64 [M, 2], from a k-d tree of their coarser grid."""
+    from scipy.spatial import KDTree
 
-    # the same blocks: these would be as many neighbours of one another as there are, so each is a pair with the first
+    # rows with identical blocks are all neighbors of one another: pair each with the first only
     first: dict[bytes, int] = {}
     same = np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(blocks)])
     again = np.flatnonzero(same != np.arange(len(blocks)))
@@ -61,10 +61,10 @@ def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
     distinct = np.flatnonzero(same == np.arange(len(blocks)))
     half = GRID // 2
     coarse = blocks[distinct].reshape(-1, 3, half, 2, half, 2).mean(axis=(3, 5)).reshape(len(distinct), -1)
-    tree = cKDTree(coarse)
+    tree = KDTree(coarse)
     for start in range(0, len(distinct), CHUNK):
         part = coarse[start : start + CHUNK]
-        near = tree.query(part, NEIGHBOURS + 1, p=np.inf, distance_upper_bound=MOST_BLOCK)[1]
+        near = tree.query(part, NEIGHBORS + 1, p=np.inf, distance_upper_bound=MAX_BLOCK)[1]
         own = np.repeat(np.arange(start, start + len(part))[:, None], near.shape[1], axis=1)
         real = near < len(distinct)
         pairs = np.sort(np.stack([own[real], near[real]], axis=1), axis=1)
@@ -72,12 +72,12 @@ def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _near(images: np.ndarray, blocks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Those of the pairs that are near each other."""
-    pairs = pairs[(np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) <= MOST_BLOCK).all(axis=1)]
+    """Return the pairs that are near each other."""
+    pairs = pairs[(np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) <= MAX_BLOCK).all(axis=1)]
     kept = []
     for start in range(0, len(pairs), CHUNK):
         part = pairs[start : start + CHUNK]
         one, other = images[part[:, 0]], images[part[:, 1]]
         difference = np.maximum(one, other) - np.minimum(one, other)
-        kept.append(part[difference.mean(axis=(1, 2, 3)) <= MOST_MEAN])
+        kept.append(part[difference.mean(axis=(1, 2, 3)) <= MAX_MEAN])
     return np.concatenate([np.empty((0, 2), np.int64), *kept])

@@ -1,19 +1,19 @@
-"""Images decoded once: a fingerprinted, memory-mapped uint8 store under the user's cache folder."""
+"""The decoded images of a source: a fingerprinted, memory-mapped uint8 store in the user's cache folder."""
 
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from chrysalis.data import checksums
-from chrysalis.data.decoding import decode, listed
+from chrysalis.data import checksums, garbage_collection
+from chrysalis.data.decoding import decode, describe_rejected
 from chrysalis.data.example import composed, content_hash
-from chrysalis.data.listing import uncollected
-from chrysalis.data.sources import Source
+from chrysalis.data.source import Source
 from chrysalis.data.transforms import Resize
 from chrysalis.diffusion import seeds
 from chrysalis.system.errors import UserError
@@ -25,52 +25,52 @@ FORMAT = 4
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images uint8 [N, 3, H, W], and masks uint8 [N, 1, H, W] and conditionings uint8 [N, 3, H, W] or None.
+    """N decoded rows. Arrays are memory-mapped and read-only; the rest is in memory.
 
-    These and vectors are memory-mapped and cannot be written to; the rest is in memory. There are
-    masks (conditionings) for every row or there are None; without_mask (without_conditioning) names the rows that
-    lack one although others have it.
+    All rows have a mask (a conditioning image), or `masks` (`conditionings`) is None; then without_mask
+    (without_conditioning) names the rows that lack one, if others have one.
     """
 
-    images: np.ndarray
-    masks: np.ndarray | None
+    images: np.ndarray  # uint8 [N, 3, H, W]
+    masks: np.ndarray | None  # uint8 [N, 1, H, W]
     labels: np.ndarray | None  # int64 [N], -1 where unknown
     label_names: tuple[str, ...]
-    captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which an epoch has one
+    captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which each epoch takes one
     contents: np.ndarray  # int64 [N], a hash of each image's bytes
     names: tuple[str, ...]
-    rejected: tuple[tuple[str, str], ...]  # (name, why)
+    rejected: tuple[tuple[str, str], ...]  # (name, reason) of unreadable images
     folder: Path
-    conditionings: np.ndarray | None = None
+    conditionings: np.ndarray | None = None  # uint8 [N, 3, H, W]
     vectors: np.ndarray | None = None  # float32 [N, D], NaN where unknown
     vector_names: tuple[str, ...] = ()
     without_mask: tuple[str, ...] = ()
     without_conditioning: tuple[str, ...] = ()
-    empty_masks: tuple[str, ...] = ()  # names of the rows of which the mask marks nothing
+    empty_masks: tuple[str, ...] = ()  # names of rows whose mask marks nothing
     full_masks: tuple[str, ...] = ()  # or everything
-    enlarged: int = 0  # how many had fewer pixels than the training size
+    enlarged: int = 0  # number of images with fewer pixels than the training size
     near_duplicates: tuple[tuple[int, ...], ...] = ()  # groups of rows
 
     def __reduce__(self):
-        """A worker process opens the store again; the images themselves do not travel."""
+        """Pickle the folder instead of the images: a worker process opens it again."""
         return open_folder, (self.folder, self.label_names)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def caption(self, row: int, key: int) -> str:
-        """A row's caption; of alternatives one by the key, so that every epoch has another."""
+        """Return a row's caption, or one of its alternatives chosen by the key, which differs between epochs."""
+        assert self.captions is not None  # callers ask for captions of sets that have them
         caption = self.captions[row]
         return caption if isinstance(caption, str) else caption[seeds.key("caption", int(key)) % len(caption)]
 
     def enlarged_note(self) -> str:
-        """A sentence on images with fewer pixels than the training size, or ""."""
+        """Return a sentence on images with fewer pixels than the training size, or ""."""
         height, width = self.images.shape[-2:]
         verb = "is" if self.enlarged == 1 else "are"
         return f"{self.enlarged} of them {verb} smaller than {width} x {height} px and enlarged." * (self.enlarged > 0)
 
     def near_duplicates_note(self) -> str:
-        """A sentence on near-duplicates, with the names of two, or ""."""
+        """Return a sentence on near-duplicates, with the names of two, or ""."""
         if not self.near_duplicates:
             return ""
         n = sum(map(len, self.near_duplicates))
@@ -80,20 +80,25 @@ class ImageSet:
         return f"{n} images are near-duplicates of others ({examples}), which all stay on one side of the split."
 
     def distinct(self, rows: np.ndarray) -> np.ndarray:
-        """The rows in their order, but for those whose image, by its bytes, an earlier one has."""
+        """Drop rows whose image has the same bytes as an earlier one."""
         _, first = np.unique(self.contents[rows], return_index=True)
         return rows[np.sort(first)]
 
     def split(self, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        """(training, validation) rows by a hash of each image's bytes: order and names do not matter, and
-        near-duplicates fall on the same side. Both sides have at least one row."""
+        """Split rows by a hash of each image's bytes, independent of order and names.
+
+        Near-duplicates fall on the same side. Both sides have at least one row.
+
+        Returns:
+            training rows in order, and validation rows in the order of their hashes; int64.
+        """
         if len(set(self.contents.tolist())) < 2:
-            raise UserError("All images are the same one: two different ones are needed, one of them held out.")
+            raise UserError("All images are identical: training and validation need at least two different ones.")
         group = self._groups()
-        place = np.array([content_hash(int(g).to_bytes(8, "big")) for g in group]) / 2**63
-        of_group, counts = np.unique(group, return_counts=True)
-        if 2 * counts.max() > len(group):  # more than half of the set is for training
-            place[group == of_group[counts.argmax()]] = 1
+        place = np.array([content_hash(int(least).to_bytes(8, "big")) for least in group]) / 2**63  # in [0, 1)
+        groups, counts = np.unique(group, return_counts=True)
+        if 2 * counts.max() > len(group):  # a group of more than half of the images goes to training
+            place[group == groups[counts.argmax()]] = 1
         validation = place < val_fraction
         if not validation.any():
             validation = group == group[place.argmin()]
@@ -103,7 +108,7 @@ class ImageSet:
         return np.flatnonzero(~validation), order[validation[order]]
 
     def _groups(self) -> np.ndarray:
-        """int64 [N]: the least content hash of a row's near-duplicates; its own if all rows are near-duplicates."""
+        """Return the least content hash among a row's near-duplicates; its own if all rows are near-duplicates."""
         group = self.contents.copy()
         for rows in self.near_duplicates:
             group[list(rows)] = self.contents[list(rows)].min()
@@ -111,53 +116,53 @@ class ImageSet:
 
 
 def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
-    """The decoded set, from the cache if it is sound and nothing has changed since, else decoded now."""
+    """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
     key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
     if checksums.damaged(folder):
         _decode_once(source, size, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
-        some = listed(image_set.rejected, 10)
-        warn(f"{len(image_set.rejected)} of {len(source)} images cannot be read and are left out: {some}.")
+        reasons = describe_rejected(image_set.rejected, 10)
+        warn(f"{len(image_set.rejected)} of {len(source)} images cannot be read and are left out: {reasons}.")
     if image_set.masks is not None and (image_set.empty_masks or image_set.full_masks):
-        warn(_on_masks(image_set))
+        warn(_mask_note(image_set))
     return image_set
 
 
-def _on_masks(image_set: ImageSet) -> str:
-    """A sentence on masks that mark nothing or everything."""
+def _mask_note(image_set: ImageSet) -> str:
+    """Return a sentence on masks that mark nothing or everything."""
     kinds = {"empty": image_set.empty_masks, "full": image_set.full_masks}
     for kind, names in kinds.items():
         if len(names) == len(image_set):
             return (
-                f"Every one of the {len(names)} masks is {kind}: masks are white, opaque or a class id above 0 "
-                "where they mark the subject."
+                f"All {len(names)} masks are {kind}: a mask must be white, opaque or a class id above 0 where it marks "
+                "the subject."
             )
     counted = "; ".join(
         f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
         for kind, names in kinds.items()
         if names
     )
-    return f"Of {len(image_set)} masks some mark nothing or everything: {counted}."
+    return f"Some of {len(image_set)} masks mark nothing or everything: {counted}."
 
 
 def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
-    """Of several processes that want the same set, one decodes it and the others wait for it."""
+    """Decode the set unless another process does so meanwhile; then wait for it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        for killed in folder.parent.glob(f".{folder.name}.*.partial"):
-            shutil.rmtree(killed, ignore_errors=True)
+        for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         damage = checksums.damaged(folder)
         if damage and folder.is_dir():
-            warn(f"The cached images in {folder} are damaged ({damage}): they are decoded again.")
+            warn(f"The cached images in {folder} are damaged ({damage}): decoding them again.")
         if damage:
             decode(source, size, resize, folder)
 
 
-@uncollected()
+@garbage_collection.paused()
 def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> ImageSet:
-    """The set that lies there. label_names: in the order of their numbers; None for those that the images have."""
+    """Open a decoded set. label_names: in the order of their numbers; None: those of the images, sorted."""
     try:
         listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -166,26 +171,26 @@ def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> Image
             for name in ("masks", "conditionings", "vectors")
         )
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"The cached images in {folder} are damaged ({error}): remove that folder.") from error
-    names, contents, labels, captions = zip(*listing["rows"], strict=True)
+        raise UserError(f"The cached images in {folder} are damaged ({error}): remove this folder.") from error
+    names, contents, labels, captions = zip(*listing.pop("rows"), strict=True)
     label_names = tuple(
         sorted({label for label in labels if label is not None}) if label_names is None else label_names
     )
     number = {composed(name): i for i, name in enumerate(label_names)} | {n: i for i, n in enumerate(label_names)}
     return ImageSet(
-        images,
-        masks,
-        np.array([number.get(label, -1) for label in labels]) if label_names else None,
-        label_names,
-        tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
-        np.array(contents, dtype=np.int64),
-        names,
-        tuple((name, why) for name, why in listing["rejected"]),
-        folder,
-        conditionings,
-        vectors,
-        *(tuple(listing[what]) for what in ("vector_names", "without_mask", "without_conditioning")),
-        *(tuple(listing[what]) for what in ("empty_masks", "full_masks")),
-        listing["enlarged"],
-        tuple(map(tuple, listing["near_duplicates"])),
+        images=images,
+        masks=masks,
+        labels=np.array([number.get(label, -1) for label in labels]) if label_names else None,
+        label_names=label_names,
+        captions=tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
+        contents=np.array(contents, dtype=np.int64),
+        names=names,
+        folder=folder,
+        conditionings=conditionings,
+        vectors=vectors,
+        **{field: _as_tuples(value) for field, value in listing.items()},
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Any image file -> RGB at the training size."""
+"""Resizing of images and masks to the training size."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -7,14 +7,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from chrysalis.data.color import to_rgb
-from chrysalis.data.masks import marked
+from chrysalis.data.masks import to_mask
 from chrysalis.system.errors import UserError
 
 Resize = Literal["crop", "stretch", "pad"]
 
 
 def checked_size(image_size: int | tuple[int, int], key: str = "data.image_size") -> tuple[int, int]:
-    """An image size, as the user set it by `key`, as (height, width)."""
+    """Validate an image size set by `key`. Return (height, width)."""
     pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(pair) != 2 or any(not isinstance(s, int) or isinstance(s, bool) or not 8 <= s <= 4096 for s in pair):
         raise UserError(f"{key}={image_size} must be a number of pixels from 8 to 4096, or [height,width].")
@@ -22,29 +22,33 @@ def checked_size(image_size: int | tuple[int, int], key: str = "data.image_size"
 
 
 def checked_resize(resize: str) -> Resize:
-    if resize not in get_args(Resize):
-        raise UserError(f"data.resize={resize} is unknown: choose crop, stretch or pad.")
-    return resize
+    for known in get_args(Resize):
+        if resize == known:
+            return known
+    raise UserError(f"data.resize={resize} is unknown: choose crop, stretch or pad.")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) once EXIF rotation is applied; of the whole image, so ask before a draft is decoded."""
+    """Return (width, height) after EXIF rotation. Call it before Image.draft, which changes the size."""
     width, height = image.size
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns these itself
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow rotates these itself
         return width, height
     return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
 
 
 def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, nearest: bool) -> Image.Image:
-    """`image`, which shows all that an image of (width, height) `whole` shows, so that both are cropped alike.
+    """Give a mask or conditioning image the shape of its image, (width, height) `whole`, so that crops align.
 
-    Detectors round sides to multiples of their own; a quite different shape is a ValueError.
+    Small differences are stretched away, as detectors round sides to multiples.
+
+    Raises:
+        ValueError: the aspect ratios differ by more than a tenth.
     """
     width, height = upright_size(image)
     if resize == "stretch" or width * whole[1] == height * whole[0]:
         return image
     if abs(width * whole[1] - height * whole[0]) > 0.1 * height * whole[0]:
-        raise ValueError(f"{width} x {height} pixels are another shape than the image's {whole[0]} x {whole[1]}")
+        raise ValueError(f"{width} x {height} pixels is another shape than the image's {whole[0]} x {whole[1]}")
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     return (ImageOps.exif_transpose(image) if nearest else to_rgb(image)).resize(whole, filter)
 
@@ -56,7 +60,7 @@ def is_enlarged(whole: tuple[int, int], size: tuple[int, int], resize: Resize) -
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white", nearest: bool = False) -> Image.Image:
-    """To (height, width): `crop` the centre, `stretch` both sides, or `pad` with `fill` to the whole image."""
+    """Resize to (height, width): `crop` the center, `stretch` both sides, or `pad` with `fill`."""
     target = (size[1], size[0])
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     if resize == "stretch":
@@ -67,11 +71,11 @@ def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white",
 
 
 def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """uint8 [3, H, W]. JPEGs decode at a half, quarter or eighth where that still has twice the pixels needed."""
+    """Return uint8 [3, H, W]. JPEGs are decoded at 1/2, 1/4 or 1/8 size if that is at least twice the size needed."""
     image.draft("RGB", (2 * size[1], 2 * size[0]))
     return np.asarray(fit(to_rgb(image), size, resize)).transpose(2, 0, 1)
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
     """uint8 [1, H, W], 0 or 255, see `marked`; padding counts as outside."""
-    return np.asarray(fit(marked(mask), size, resize, fill=0, nearest=True))[None]
+    return np.asarray(fit(to_mask(mask), size, resize, fill=0, nearest=True))[None]

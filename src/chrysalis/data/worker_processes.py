@@ -1,4 +1,4 @@
-"""Processes that do not run the caller's script, which therefore needs no `if __name__ == "__main__":`."""
+"""Worker processes that do not import the caller's script, which then needs no `if __name__ == "__main__":`."""
 
 import sys
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ from types import ModuleType
 
 
 class FreshProcess(SpawnProcess):
-    """A spawned process that imports what it is given and nothing else.
+    """A spawned process that imports only the modules of what it is given, never the script.
 
-    A stock one first imports the script of its parent, and where that opens a set unguarded, each child would start
-    children of its own. What it is given must come from modules other than the script.
+    A standard one first imports its parent's script; if that opens a set unguarded, each child would start children of
+    its own.
     """
 
     @staticmethod
-    def _Popen(process):
+    def _Popen(process_obj):
         with _no_script():
-            return SpawnProcess._Popen(process)
+            return SpawnProcess._Popen(process_obj)
 
 
 class FreshContext(SpawnContext):
-    """For ProcessPoolExecutor and DataLoader."""
+    """Multiprocessing context of FreshProcess for ProcessPoolExecutor and DataLoader."""
 
     Process = FreshProcess
 
@@ -29,7 +29,7 @@ class FreshContext(SpawnContext):
 @contextmanager
 def _no_script() -> Iterator[None]:
     script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing sends its file and spec, of which it has none
+    sys.modules["__main__"] = ModuleType("__main__")  # without the file and spec that multiprocessing would send
     try:
         yield
     finally:

@@ -52,7 +52,7 @@ class Evaluate(Generate):
 
     def prepare(self, sampler: Sampler) -> None:
         self.data.size = sampler.size
-        self.data.look()
+        self.data.open_images()
         if len(distinct(self.data)) < 2:
             raise UserError(
                 f"{self.data.source.name} has too few usable images to evaluate against: give three or more."

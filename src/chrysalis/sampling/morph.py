@@ -8,7 +8,8 @@ import torch
 from chrysalis.data import pixels
 from chrysalis.diffusion import mixing
 from chrysalis.diffusion import seeds as keyed
-from chrysalis.models import lora
+from chrysalis.models import location, lora, second_model
+from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec

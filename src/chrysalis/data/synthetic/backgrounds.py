@@ -1,4 +1,4 @@
-"""What lies behind the insect: each background is a function (plane, rng) -> image, and a phrase for captions."""
+"""Backgrounds of butterflies, moths and flowers: functions (plane, rng) -> image, and their caption phrases."""
 
 from collections.abc import Callable
 
@@ -91,3 +91,5 @@ PHRASES: dict[Background, str] = {
     dusk: "in the dusk",
     lichen: "on grey lichen",
 }
+
+OPEN_AIR: tuple[Background, ...] = (meadow, garden, sky, leaf, stone, paper)

@@ -1,4 +1,4 @@
-"""What a camera adds to a scene: light from a side, depth of field, vignette, colour temperature, tone, grain."""
+"""Effects of a camera: uneven light, blur, vignette, colour temperature, tone and grain."""
 
 from dataclasses import dataclass, fields
 
@@ -12,7 +12,7 @@ SHOULDER = np.float32(0.82)  # brighter values are compressed, so that pale thin
 
 @dataclass(frozen=True)
 class Camera:
-    """Settings of one photograph; all of them zero leave a scene as it is."""
+    """Settings of one photograph; zeros leave a scene unchanged."""
 
     exposure: float  # in stops
     warmth: float  # red gained, blue lost
@@ -31,7 +31,7 @@ PLAIN = Camera(*[0.0] * len(fields(Camera)))
 
 
 def random_camera(rng: np.random.Generator) -> Camera:
-    """Choose settings: a quarter of the images are plain, as the drawn butterflies are."""
+    """Choose settings. A quarter of the images are plain, like the drawn butterflies."""
     if rng.random() < 0.25:
         return PLAIN
     return Camera(

@@ -1,4 +1,4 @@
-"""Flowers: rings of petals about a disc, a far domain for experiments in transfer."""
+"""Flowers: rings of petals about a disc. A distant domain for transfer experiments."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ BACKGROUNDS: tuple[Background, ...] = (meadow, leaf, sky, stone, paper, dusk)
 
 @dataclass(frozen=True)
 class Flower:
+    """One species of flower."""
+
     name: str
     petals: tuple[int, ...]  # how many in each ring, outside in
     pointed: float  # 0 round, 1 pointed
@@ -20,46 +22,21 @@ class Flower:
 
 
 FLOWERS = (
-    Flower(
-        "daisy",
-        (16,),
-        0.25,
-        0.24,
-        (("white", "#f7f4ea", "#e8e2c8", "#eeb92c"), ("pink", "#e9a5c0", "#f6dbe6", "#e8c03a")),
-    ),
-    Flower(
-        "poppy",
-        (4,),
-        0.0,
-        0.16,
-        (("red", "#d8341f", "#2a1512", "#3a4a2c"), ("orange", "#ee8a2a", "#f6c04a", "#8a9a3c")),
-    ),
-    Flower(
-        "dahlia",
-        (14, 11, 8),
-        0.7,
-        0.1,
-        (("magenta", "#b02a6a", "#d8609a", "#5e1438"), ("yellow", "#eec43a", "#f6e07a", "#a8741c")),
-    ),
-    Flower(
-        "gentian",
-        (5,),
-        0.8,
-        0.12,
-        (("blue", "#3552c8", "#9fb4f2", "#f0eccf"), ("violet", "#6a3cb0", "#c4a4ee", "#f2eccf")),
-    ),
-    Flower(
-        "rose",
-        (5, 5, 4),
-        0.0,
-        0.12,
-        (("pink", "#e0688a", "#f2a8b8", "#f0cf6a"), ("cream", "#f0e2c0", "#f8f2dd", "#d8b04a")),
-    ),
-)
+    Flower("daisy", (16,), 0.25, 0.24,
+           (("white", "#f7f4ea", "#e8e2c8", "#eeb92c"), ("pink", "#e9a5c0", "#f6dbe6", "#e8c03a"))),
+    Flower("poppy", (4,), 0.0, 0.16,
+           (("red", "#d8341f", "#2a1512", "#3a4a2c"), ("orange", "#ee8a2a", "#f6c04a", "#8a9a3c"))),
+    Flower("dahlia", (14, 11, 8), 0.7, 0.1,
+           (("magenta", "#b02a6a", "#d8609a", "#5e1438"), ("yellow", "#eec43a", "#f6e07a", "#a8741c"))),
+    Flower("gentian", (5,), 0.8, 0.12,
+           (("blue", "#3552c8", "#9fb4f2", "#f0eccf"), ("violet", "#6a3cb0", "#c4a4ee", "#f2eccf"))),
+    Flower("rose", (5, 5, 4), 0.0, 0.12,
+           (("pink", "#e0688a", "#f2a8b8", "#f0cf6a"), ("cream", "#f0e2c0", "#f8f2dd", "#d8b04a")))
+)  # fmt: skip
 
 
 def draw_flower(flower: Flower, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """Return (image [S, S, 3], silhouette [S, S], colour word, background), super-sampled."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     rgb = background(plane, rng)
     word, petal, throat, centre = flower.forms[rng.integers(len(flower.forms))]

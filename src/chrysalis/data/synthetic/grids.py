@@ -9,15 +9,13 @@ from chrysalis.data.synthetic.plane import Array, Plane
 
 @lru_cache(maxsize=16)
 def pixel_plane(size: int) -> Plane:
-    """A plane with one sample per pixel, for scenery that antialiases its own edges."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-    x, y = np.meshgrid(line, line)
-    return Plane(x, y, 2 / size)
+    """Return a plane with one sample per pixel, for scenery that antialiases its own edges."""
+    return Plane.of_size(size, samples=1)
 
 
 @lru_cache(maxsize=256)
 def _spline(size: int, cells: int) -> Array:
-    """Cubic B-spline weights [size, cells + 3] of `cells` equal cells, read at the centres of `size` pixels."""
+    """Return cubic B-spline weights [size, cells + 3] of `cells` equal cells at the centres of `size` pixels."""
     position = (np.arange(size) + 0.5) / size * cells
     left = np.minimum(position.astype(int), cells - 1)
     f = position - left
@@ -28,7 +26,7 @@ def _spline(size: int, cells: int) -> Array:
 
 
 def noise(rng: np.random.Generator, size: int, scale: float, octaves: int = 2, stretch: float = 1.0) -> Array:
-    """Smooth noise float32 [size, size] in about [-1, 1].
+    """Return smooth noise, float32 [size, size] in about [-1, 1].
 
     Args:
         scale: width of its features in the plane; each octave has half the width and half the amplitude.
@@ -45,7 +43,7 @@ def noise(rng: np.random.Generator, size: int, scale: float, octaves: int = 2, s
 
 
 def blurred(image: Array, sigma: float) -> Array:
-    """Gaussian blur of [S, S] or [S, S, C]; `sigma` in units of the plane (its width is 2)."""
+    """Blur [S, S] or [S, S, C] with a Gaussian; `sigma` in units of the plane, whose width is 2."""
     size = image.shape[0]
     pixels = sigma * size / 2
     if pixels < 0.25:

@@ -1,10 +1,9 @@
-"""Imaginary insects in front of a camera: every image has a random species, pose, scenery and light of its own."""
+"""Scenes of imaginary insects: each image has its own random species, pose, scenery and light."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chrysalis.data.synthetic import scenery
 from chrysalis.data.synthetic.camera import photographed, random_camera
 from chrysalis.data.synthetic.grids import blurred
 from chrysalis.data.synthetic.insect_appearance import appearance, butterfly_appearances, distances, gap
@@ -16,10 +15,14 @@ from chrysalis.data.synthetic.insect_poses import Pose, random_pose
 from chrysalis.data.synthetic.insect_wings import paint_pair
 from chrysalis.data.synthetic.plane import Array, Plane
 from chrysalis.data.synthetic.scenery_objects import paint_blur, paint_flower, paint_twig
+from chrysalis.data.synthetic.scenery_surfaces import SURFACES
+from chrysalis.data.synthetic.scenery_views import VIEWS
 
 
 @dataclass(frozen=True)
 class ImaginarySpecies:
+    """A random species: its kind, colours, wing pattern and anatomy."""
+
     kind: Kind
     palette: Palette
     pattern: Pattern
@@ -28,7 +31,7 @@ class ImaginarySpecies:
 
 
 class Canvas:
-    """Premultiplied colour, coverage and silhouette of what lies on the backdrop, super-sampled."""
+    """Super-sampled, premultiplied colour, coverage and silhouette of everything in front of the backdrop."""
 
     def __init__(self, plane: Plane):
         self.plane = plane
@@ -37,19 +40,21 @@ class Canvas:
         self.cover, self.shape = np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.float32)
 
     def lay(self, index: Array, rgb: Array, cover: Array, shape: Array | None = None) -> None:
+        """Composite colours [N, 3] with coverage [N] over the samples at flat indices [N]."""
         rest = 1 - cover
         self.rgb[index] = self.rgb[index] * rest[:, None] + np.clip(rgb, 0, 1) * cover[:, None]
         self.cover[index] = self.cover[index] * rest + cover
         self.shape[index] = np.maximum(self.shape[index], cover if shape is None else shape)
 
     def settled(self) -> tuple[Array, Array, Array]:
-        """Colour [size, size, 3], coverage and silhouette [size, size], one value per pixel."""
-        side, parts = self.plane.x.shape, (self.rgb, self.cover, self.shape)
-        return tuple(self.plane.settle(part.reshape(*side, *part.shape[1:])) for part in parts)
+        """Return colour [size, size, 3], coverage and silhouette [size, size], averaged to pixels."""
+        side = self.plane.x.shape
+        rgb, cover, shape = (part.reshape(*side, *part.shape[1:]) for part in (self.rgb, self.cover, self.shape))
+        return self.plane.settle(rgb), self.plane.settle(cover), self.plane.settle(shape)
 
 
 def random_species(rng: np.random.Generator) -> tuple[int, ImaginarySpecies]:
-    """The number of a random kind in KINDS, and a species of that kind that looks like no drawn butterfly.
+    """Return the label of a random kind and a species of it that resembles no drawn butterfly.
 
     A species is discarded if it is nearer to a butterfly species than these are to each other.
     """
@@ -65,7 +70,7 @@ def random_species(rng: np.random.Generator) -> tuple[int, ImaginarySpecies]:
 
 
 def lay_insect(canvas: Canvas, species: ImaginarySpecies, pose: Pose, light: Array, rng: np.random.Generator) -> None:
-    """Paint an insect on the canvas, what is farther from the camera first."""
+    """Paint an insect on the canvas, parts farther from the camera first."""
     anatomy, colours, plane = species.anatomy, species.palette.colours, canvas.plane
     if anatomy.legs or pose.name == "folded":
         canvas.lay(*paint_legs(anatomy, colours, pose, plane, rng))
@@ -85,7 +90,7 @@ def lay_insect(canvas: Canvas, species: ImaginarySpecies, pose: Pose, light: Arr
 
 
 def _poses(species: ImaginarySpecies, rng: np.random.Generator) -> list[Pose]:
-    """One insect mostly; sometimes two or three of a species, smaller and apart."""
+    """Choose the pose of one insect, or sometimes of two or three smaller ones that keep apart."""
     first = random_pose(rng.uniform(*species.kind.size), rng)
     number = int(rng.choice((1, 2, 3), p=(0.9, 0.08, 0.02)))
     if number == 1:
@@ -101,11 +106,12 @@ def _poses(species: ImaginarySpecies, rng: np.random.Generator) -> list[Pose]:
 
 
 def _backdrop(size: int, pose: Pose, rng: np.random.Generator) -> tuple[Array, str, bool]:
-    """The scenery, how captions put it, and whether it lies right below the insect."""
+    """Return the scenery, its caption phrase, and whether the insect sits on it."""
     open_air = {"spread": 0.5, "raised": 0.45, "folded": 0.8, "flying": 0.85}[pose.name]
     above = rng.random() >= open_air
-    backdrop, phrase = scenery.choose(scenery.SURFACES if above else scenery.VIEWS, rng)
-    rgb = backdrop(size, rng)
+    backdrops, weights, phrases = zip(*(SURFACES if above else VIEWS), strict=True)
+    chosen = rng.choice(len(backdrops), p=np.array(weights) / np.array(weights).sum())
+    rgb, phrase = backdrops[chosen](size, rng), phrases[chosen]
     if above:
         return (blurred(rgb, rng.uniform(0.005, 0.03)) if rng.random() < 0.3 else rgb), phrase, True
     rgb = blurred(rgb, rng.uniform(0.01, 0.06))
@@ -124,7 +130,7 @@ def _backdrop(size: int, pose: Pose, rng: np.random.Generator) -> tuple[Array, s
 
 
 def _light(rng: np.random.Generator) -> Array:
-    """Unit vector to the lamp: from above the image's upper half mostly, more or less slanted."""
+    """Return a random unit vector to the lamp, mostly above the upper half of the image."""
     angle, height = rng.normal(-np.pi * 0.6, 0.8), rng.uniform(0.55, 0.95)
     flat = np.sqrt(1 - height**2)
     return np.array([flat * np.cos(angle), flat * np.sin(angle), height])
@@ -142,7 +148,7 @@ def _set_apart(rgb: Array, tone: Array, cover: Array) -> Array:
 
 
 def _with_shadow(rgb: Array, shape: Array, light: Array, above: bool, rng: np.random.Generator) -> Array:
-    """A soft shadow away from the light: close and dark on a surface, far and faint otherwise."""
+    """Add a soft shadow away from the light: close and dark on a surface, far and faint otherwise."""
     height = rng.uniform(0.02, 0.09) if above else rng.uniform(0.05, 0.16)
     strength = rng.uniform(0.28, 0.55) if above else rng.uniform(0.0, 0.22)
     size = shape.shape[0]
@@ -154,13 +160,13 @@ def _with_shadow(rgb: Array, shape: Array, light: Array, above: bool, rng: np.ra
 
 
 def draw_imaginary_insect(size: int, rng: np.random.Generator) -> tuple[Array, Array, int, str]:
-    """Draw one scene: rgb [size, size, 3] in [0, 1], silhouette [size, size], number of the kind, caption."""
-    # 1. who, where, in what light
+    """Draw one scene. Return rgb [size, size, 3] in [0, 1], silhouette [size, size], label and caption."""
+    # 1. species, poses, light
     label, species = random_species(rng)
     poses, light = _poses(species, rng), _light(rng)
-    # 2. the scenery
+    # 2. scenery
     rgb, phrase, above = _backdrop(size, poses[0], rng)
-    # 3. the insects, and their shadow
+    # 3. insects and their shadow
     canvas = Canvas(Plane.of_size(size))
     for pose in poses:
         lay_insect(canvas, species, pose, light, rng)
@@ -168,7 +174,7 @@ def draw_imaginary_insect(size: int, rng: np.random.Generator) -> tuple[Array, A
     rgb = _set_apart(rgb, species.tone, cover)
     rgb = _with_shadow(rgb, shape, light, above, rng)
     rgb = rgb * (1 - cover)[..., None] + paint
-    # 4. what is before them, and the camera
+    # 4. foreground and camera
     if not above and rng.random() < 0.08:
         corner = rng.choice((-1, 1)) * rng.uniform(0.75, 1.0), rng.uniform(0.7, 1.1)
         green = oklch(rng.uniform(0.4, 0.75), 0.09, rng.uniform(100, 140))
@@ -178,7 +184,7 @@ def draw_imaginary_insect(size: int, rng: np.random.Generator) -> tuple[Array, A
 
 
 def _caption(species: ImaginarySpecies, poses: list[Pose], phrase: str) -> str:
-    """'a pale blue tailed insect with dark bands and eyespots, wings spread, on stone'."""
+    """Compose a caption: 'a pale blue tailed insect with dark bands and eyespots, wings spread, on stone'."""
     motifs = [m for m in species.pattern.motifs if m not in ("clear", "twin eyespots", "pale tip spots")][-2:]
     word = species.palette.word
     article = ("an" if word[0] in "aeiou" else "a", "two", "three")[len(poses) - 1]

@@ -1,6 +1,6 @@
-"""How the wings of a species look regardless of pose, and how far that is from each drawn butterfly.
+"""Appearance of a species' wings regardless of pose, and its distance from each drawn butterfly.
 
-The domain insects must not contain the species that a model is fine-tuned on later.
+The domain `insects` must not contain the species on which a model is fine-tuned later.
 """
 
 from functools import lru_cache
@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
-from chrysalis.data.synthetic.insect_wings import LitWing
+from chrysalis.data.synthetic.insect_layers import LitWing
 from chrysalis.data.synthetic.plane import Array, colour
 from chrysalis.data.synthetic.wings import Layer, Outline
 
@@ -17,12 +17,11 @@ ROWS = np.linspace(0.06, 0.94, 8, dtype=np.float32)  # v
 
 
 def wing_colours(outline: Outline, layers: tuple[Layer, ...], palette: dict[str, Array]) -> Array:
-    """Colours [64, 3] at 8 x 8 places of a wing, blurred to a sixteenth of its length; bare membrane is grey."""
+    """Return colours [64, 3] at 8 x 8 places of a wing, blurred to 1/16 of its length; bare membrane is grey."""
     u, v = (grid.ravel() for grid in np.meshgrid(COLUMNS, ROWS))
-    r = u * outline.radius(v)
-    theta = np.deg2rad(outline.leading + v * (outline.trailing - outline.leading)) - outline.arch * r * r
-    x, y = outline.root[0] + r * np.cos(theta), outline.root[1] - r * np.sin(theta)
-    wing = LitWing(outline, x, y, 1 / 16, palette, np.random.default_rng(0), np.zeros_like(x))
+    dx, dy = outline.offset(u * outline.radius(v), v)
+    x, y = outline.root[0] + dx, outline.root[1] - dy
+    wing = LitWing(outline, x, y, 1 / 16, palette, np.zeros_like(x))
     wing.grain, wing.facing = np.zeros_like(x), np.full_like(x, 0.7)
     rgb = np.zeros((len(x), 3), dtype=np.float32)
     for layer in layers:
@@ -34,9 +33,9 @@ def wing_colours(outline: Outline, layers: tuple[Layer, ...], palette: dict[str,
 def appearance(
     outlines: tuple[Outline, Outline], layers: tuple[tuple[Layer, ...], tuple[Layer, ...]], palette: dict[str, Array]
 ) -> Array:
-    """float32 [768]: the mean colour of forewing and hind wing, and twice the deviations from it.
+    """Return float32 [768]: the mean colours of forewing and hind wing, and twice the deviations from them.
 
-    The pattern counts double, because species are told apart by it more than by their tone.
+    The pattern counts double, because it distinguishes species more than their tone does.
     """
     wings = np.stack([wing_colours(o, some, palette) for o, some in zip(outlines, layers, strict=True)])
     mean = wings.mean(axis=1, keepdims=True)
@@ -45,7 +44,7 @@ def appearance(
 
 @lru_cache(maxsize=1)
 def butterfly_appearances() -> tuple[Array, Array]:
-    """Appearances [F, 768] of all forms of the drawn butterflies, and the number [F] of each form's species."""
+    """Return the appearances [F, 768] of all forms of the drawn butterflies, and the label [F] of each."""
     found, numbers = [], []
     for number, species in enumerate(BUTTERFLIES):
         for form in species.forms:
@@ -57,13 +56,13 @@ def butterfly_appearances() -> tuple[Array, Array]:
 
 
 def distances(one: Array, others: Array) -> Array:
-    """Root mean square difference."""
+    """Return root mean square differences."""
     return np.sqrt(((one - others) ** 2).mean(axis=-1))
 
 
 @lru_cache(maxsize=1)
 def gap() -> float:
-    """The distance between the two drawn butterflies of different species that look most alike."""
+    """Return the distance between the two most similar drawn butterflies of different species."""
     found, numbers = butterfly_appearances()
     between = distances(found[:, None], found)
     return float(between[numbers[:, None] != numbers].min())

@@ -8,7 +8,7 @@ from chrysalis.data.synthetic.plane import Array, Plane, cloud, inside, over, sm
 
 
 def distance_to_path(x: Array, y: Array, path: Array) -> tuple[Array, Array]:
-    """Distance from a path of straight pieces through `path` [K, 2], and the position along it in [0, 1]."""
+    """Return the distance from the polyline `path` [K, 2], and the position along it in [0, 1]."""
     pieces = len(path) - 1
     nearest, along = np.full_like(x, 9.0), np.zeros_like(x)
     for k in range(pieces):
@@ -24,7 +24,7 @@ def distance_to_path(x: Array, y: Array, path: Array) -> tuple[Array, Array]:
 def paint_body(
     anatomy: Anatomy, palette: dict[str, Array], pose: Pose, light: Array, plane: Plane, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """Flat indices into the plane, colours [N, 3] and coverage [N] of body, eyes and antennae."""
+    """Paint body, eyes and antennae. Return flat indices into the plane, colours [N, 3] and coverage [N]."""
     reach = pose.scale * (max(anatomy.abdomen * 1.2 + 0.1, anatomy.reach * 1.1 + 0.3) + 0.05)
     size = plane.x.shape[0]
     low_x, low_y = (max(0, int((c - reach + 1) / 2 * size)) for c in (pose.x, pose.y))
@@ -104,7 +104,7 @@ def _antennae(anatomy, palette, pose, x, y, pixel) -> tuple[Array, Array]:
 def paint_legs(
     anatomy: Anatomy, palette: dict[str, Array], pose: Pose, plane: Plane, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """Flat indices, colours and coverage of six jointed legs, to lie below wings and body."""
+    """Paint six jointed legs, to lie below wings and body. Return indices, colours and coverage like paint_body."""
     size = plane.x.shape[0]
     long = 0.17 + 1.5 * anatomy.girth
     paths = []

@@ -1,4 +1,4 @@
-"""Coarse kinds of imaginary insects, and the random species of a kind: outlines of wings, body, antennae, legs."""
+"""The kinds of imaginary insects, and random species of a kind: outlines of wings, body, antennae, legs."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Kind:
-    """What the species of a kind share; a pair of numbers is a range to choose from, angles are in degrees."""
+    """Common properties of the species of a kind. Pairs of numbers are ranges to choose from; angles in degrees."""
 
     name: str
     style: str  # of the wing pattern: scaled | dusty | clear
@@ -111,6 +111,7 @@ def _outline(kind: Kind, hind: bool, rng: np.random.Generator) -> Outline:
 
 
 def random_anatomy(kind: Kind, rng: np.random.Generator) -> Anatomy:
+    """Choose the shapes of a species of this kind."""
     antennae = kind.antennae[rng.integers(len(kind.antennae))]
     reach = {"clubbed": 0.38, "feathered": 0.27, "thread": 0.42, "bristle": 0.09}[antennae] * rng.uniform(0.75, 1.2)
     return Anatomy(

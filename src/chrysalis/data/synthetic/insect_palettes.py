@@ -32,7 +32,7 @@ class Palette:
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> Array:
-    """sRGB float32 [3], clipped to [0, 1]; `hue` in degrees."""
+    """Convert OKLCH to sRGB float32 [3], clipped to [0, 1]; `hue` in degrees."""
     a, b = chroma * np.cos(np.deg2rad(hue)), chroma * np.sin(np.deg2rad(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -48,7 +48,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> Array:
 
 
 def colour_word(lightness: float, chroma: float, hue: float) -> str:
-    """The everyday name of an OKLCH colour."""
+    """Return the everyday name of an OKLCH colour."""
     hue = hue % 360
     if chroma < 0.035 or lightness < 0.27:
         warm = chroma > 0.018 and 40 < hue < 120
@@ -64,7 +64,7 @@ def colour_word(lightness: float, chroma: float, hue: float) -> str:
 
 
 def _ground(scheme: str, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Lightness, chroma and hue of a wing's main colour."""
+    """Choose lightness, chroma and hue of a wing's main colour."""
     hue = rng.uniform(0, 360)
     if scheme == "earth":
         return rng.uniform(0.38, 0.78), rng.uniform(0.03, 0.1), rng.normal(68, 18)
@@ -82,6 +82,7 @@ def _ground(scheme: str, rng: np.random.Generator) -> tuple[float, float, float]
 
 
 def random_palette(rng: np.random.Generator) -> Palette:
+    """Choose a colour scheme and the colours of a species."""
     scheme = SCHEMES[rng.choice(6, p=(0.25, 0.29, 0.13, 0.13, 0.11, 0.09))]
     lightness, chroma, hue = _ground(scheme, rng)
     dark = lightness < 0.45

@@ -1,4 +1,4 @@
-"""Poses: where an insect sits in the image, and how its wings and body turn in space before a distant camera."""
+"""Poses: the position of an insect in the image, and the angles of its body and wings to a distant camera."""
 
 from dataclasses import dataclass
 
@@ -24,14 +24,14 @@ class Pose:
     swing: float  # of the forewings towards the head, degrees
 
     def project(self, points: Array) -> Array:
-        """Body frame [..., 3] -> flattened body plane [..., 2]: rolled and pitched, not yet turned and scaled."""
+        """Project points [..., 3] of the body frame to the body plane [..., 2], before turning and scaling."""
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         across = x * np.cos(self.roll) + z * np.sin(self.roll)
         depth = z * np.cos(self.roll) - x * np.sin(self.roll)
         return np.stack([across, y * np.cos(self.pitch) - depth * np.sin(self.pitch)], axis=-1)
 
     def wing(self, side: int) -> tuple[Array, Array]:
-        """Matrix [2, 2] from a wing's own plane to the image, and the wing's upward normal [3] in the image."""
+        """Return the matrix [2, 2] from a wing's plane to the image, and the wing's upward normal [3] in the image."""
         c, s = np.cos(self.lift), np.sin(self.lift)
         out, back = self.project(np.array([[side * c, 0, s], [0, 1.0, 0]]))
         turn = np.array([[np.cos(self.turn), -np.sin(self.turn)], [np.sin(self.turn), np.cos(self.turn)]])
@@ -41,16 +41,16 @@ class Pose:
         return self.scale * turn @ np.stack([out, back], axis=1), np.array([*(turn @ normal[:2]), normal[2]])
 
     def nearness(self, side: int) -> float:
-        """How far a wing's tip rises towards the camera."""
+        """Return how far a wing's tip rises towards the camera."""
         return np.sin(self.lift) * np.cos(self.roll) - side * np.cos(self.lift) * np.sin(self.roll)
 
     def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Image coordinates -> flattened body plane, in which `project` puts its points."""
+        """Transform image coordinates to the body plane of `project`."""
         x, y = rotated(x - np.float32(self.x), y - np.float32(self.y), self.turn)
         return x / np.float32(self.scale), y / np.float32(self.scale)
 
     def to_image(self, point: tuple[float, float]) -> tuple[float, float]:
-        """Inverse of `to_body` for one point."""
+        """Transform one point of the body plane to image coordinates, the inverse of `to_body`."""
         c, s = np.cos(self.turn), np.sin(self.turn)
         return (
             self.x + self.scale * (c * point[0] - s * point[1]),
@@ -58,14 +58,14 @@ class Pose:
         )
 
 
-def random_pose(size: float, rng: np.random.Generator, share: tuple[float, ...] = (0.58, 0.13, 0.15, 0.14)) -> Pose:
-    """Choose a pose; most frame the insect as the drawn butterflies are framed, some are far, some very near.
+def random_pose(size: float, rng: np.random.Generator, chances: tuple[float, ...] = (0.58, 0.13, 0.15, 0.14)) -> Pose:
+    """Choose a pose. Most frame the insect like the drawn butterflies; some are far away, some very near.
 
     Args:
-        size: of the species, relative to a forewing of length 1.
-        share: how often each of NAMES is chosen.
+        size: size of the species, relative to a forewing of length 1.
+        chances: probability of each of NAMES.
     """
-    name = NAMES[rng.choice(4, p=share)]
+    name = NAMES[rng.choice(4, p=chances)]
     x, y = np.clip(rng.normal(0, 0.09, 2), -0.2, 0.2)
     zoom = rng.choice((0, 1, 2), p=(0.8, 0.11, 0.09))
     scale = size * (rng.uniform(0.86, 1.06), rng.uniform(0.6, 0.86), rng.uniform(1.06, 1.5))[zoom]

@@ -1,13 +1,14 @@
-"""The wings of an imaginary insect as flat plates in space, painted only where they are in the image."""
+"""The wings of an imaginary insect: flat plates in space, painted only where they are visible."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from chrysalis.data.synthetic.insect_layers import LitWing
 from chrysalis.data.synthetic.insect_patterns import Pattern
 from chrysalis.data.synthetic.insect_poses import Pose
 from chrysalis.data.synthetic.plane import Array, Plane, cloud, inside, smoothstep
-from chrysalis.data.synthetic.wings import Outline, Wing
+from chrysalis.data.synthetic.wings import Outline
 
 FIELDS = ("x", "y", "dx", "dy", "r", "u", "v", "reach", "depth")
 
@@ -23,20 +24,11 @@ class Painted:
     nearness: float
 
 
-class LitWing(Wing):
-    """A wing with finer noise for single scales, and how far it faces the light (0 to 1)."""
-
-    grain: Array
-    facing: float
-
-
 def _box(outline: Outline, matrix: Array, centre: tuple[float, float], plane: Plane) -> tuple[slice, slice]:
     """Rows and columns of the plane that a wing may cover."""
     v = np.linspace(0, 1, 41, dtype=np.float32)
-    r = outline.radius(v) * 1.02
-    theta = np.deg2rad(outline.leading + v * (outline.trailing - outline.leading)) - outline.arch * r * r
-    x = np.append(outline.root[0] + r * np.cos(theta), outline.root[0])
-    y = np.append(outline.root[1] - r * np.sin(theta), outline.root[1])
+    dx, dy = outline.offset(outline.radius(v) * 1.02, v)
+    x, y = np.append(outline.root[0] + dx, outline.root[0]), np.append(outline.root[1] - dy, outline.root[1])
     corners = matrix @ np.stack([x, y]) + np.array(centre)[:, None]
     size = plane.x.shape[0]
     low = np.floor((corners.min(axis=1) + 1) / 2 * size - 1).astype(int).clip(0, size)
@@ -75,7 +67,7 @@ def paint_pair(
     x, y = (np.concatenate([place[k] for place in places]) for k in (1, 2))
     side = np.repeat(np.array([0, 1]), [len(place[0]) for place in places])
     index = np.concatenate([place[0] for place in places])
-    wing = LitWing(outline, x, y, plane.pixel / pose.scale, palette, rng, x)
+    wing = LitWing(outline, x, y, plane.pixel / pose.scale, palette, x)
     keep = np.flatnonzero(wing.depth > -wing.pixel)
     for name in FIELDS:
         setattr(wing, name, getattr(wing, name)[keep])

@@ -1,26 +1,33 @@
-"""A whole insect: pose, shadow, two pairs of wings, body and antennae, laid on its background."""
+"""Species of butterflies and moths, drawn with shadow, two pairs of wings, body and antennae on a background."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chrysalis.data.synthetic.backgrounds import Background
+from chrysalis.data.synthetic.backgrounds import OPEN_AIR, Background
 from chrysalis.data.synthetic.plane import Array, Plane, cloud, colour, inside, over, rotated, smoothstep
 from chrysalis.data.synthetic.wings import Layer, Outline, Wing
 
 
 @dataclass(frozen=True)
 class Form:
-    """One colouring of a species: the colour word that captions use, and the palette its layers read."""
+    """One colouring of a species: its colour word for captions, and the palette of its layers."""
 
     word: str
     palette: dict[str, str]
 
 
+def form(word: str, **palette: str) -> Form:
+    """Return a colouring from colour codes like '#d9822b'."""
+    return Form(word, palette)
+
+
 @dataclass(frozen=True)
 class Species:
+    """One species: shapes, wing layers, colourings, and the backgrounds it is found on."""
+
     name: str
-    traits: str  # what a caption says after the colour word
+    traits: str  # caption words after the name
     fore: Outline
     hind: Outline
     fore_layers: tuple[Layer, ...]
@@ -30,25 +37,17 @@ class Species:
     girth: float = 0.045
     feathered: bool = False
     size: float = 1.0
-    backgrounds: tuple[Background, ...] = field(default=())
+    backgrounds: tuple[Background, ...] = OPEN_AIR
 
 
 def _swung(outline: Outline, degrees: float, stretch: float, rng: np.random.Generator) -> Outline:
-    """The individual: wings a little raised or lowered, a little longer, radii a few percent off."""
+    """Vary an outline for one individual: raise or lower the wing, lengthen it, change radii by a few percent."""
     radii = tuple(stretch * r * (1 + 0.02 * rng.standard_normal()) for r in outline.radii)
-    return Outline(
-        outline.leading + degrees,
-        outline.trailing + degrees,
-        radii,
-        outline.root,
-        outline.arch,
-        outline.scallops,
-        outline.tail,
-    )
+    return replace(outline, leading=outline.leading + degrees, trailing=outline.trailing + degrees, radii=radii)
 
 
 def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Array]:
-    """The palette of one individual: slightly lighter or darker, warmer or cooler."""
+    """Vary a palette for one individual: slightly lighter or darker, warmer or cooler."""
     light, warm = rng.uniform(0.9, 1.08), rng.uniform(-0.03, 0.03)
     tint = np.array([1 + warm, 1.0, 1 - warm], dtype=np.float32) * np.float32(light)
     return {name: np.clip(colour(code) * tint, 0, 1) for name, code in palette.items()}
@@ -57,7 +56,7 @@ def _shifted(palette: dict[str, str], rng: np.random.Generator) -> dict[str, Arr
 def _painted(
     species: Species, form: Form, rng: np.random.Generator, x: Array, y: Array, pixel: float
 ) -> list[tuple[Array, Array, Array]]:
-    """(image, coverage, silhouette) of the hind wings, then of the fore wings; glass covers less than its outline."""
+    """Return (image, coverage, silhouette) of the hind, then of the fore wings; glass covers less than its outline."""
     palette = _shifted(form.palette, rng)
     texture = cloud(x, y, rng, 0.09, 2)
     stretch, open_fore = 1 + 0.04 * rng.standard_normal(), rng.uniform(-9, 7)
@@ -66,7 +65,7 @@ def _painted(
         (species.hind, species.hind_layers, open_fore * 0.6 + rng.uniform(-3, 3)),
         (species.fore, species.fore_layers, open_fore),
     ):
-        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, rng, texture)
+        wing = Wing(_swung(outline, swing, stretch, rng), x, y, pixel, palette, texture)
         rgb = np.zeros((*x.shape, 3), dtype=np.float32)
         for layer in layers:
             rgb = layer(wing, rgb)
@@ -76,8 +75,8 @@ def _painted(
     return painted
 
 
-def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Array, Array]:
-    """Abdomen, thorax and head as ellipses, banded and furred; (image, coverage)."""
+def _body(species: Species, x: Array, y: Array, pixel: float) -> tuple[Array, Array]:
+    """Paint abdomen, thorax and head as banded ellipses. Return (image, coverage)."""
     girth, base = species.girth, colour(species.body)
     depth = np.full_like(x, -9.0)
     for cy, half_width, half_length in ((0.2, girth * 0.85, 0.25), (-0.06, girth * 1.25, 0.13), (-0.2, girth, 0.055)):
@@ -89,8 +88,8 @@ def _body(species: Species, x: Array, y: Array, pixel: float, rng) -> tuple[Arra
     return rgb, inside(depth, pixel)
 
 
-def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
-    """Coverage: a clubbed pair for butterflies, a feathered pair for moths."""
+def _antennae(species: Species, x: Array, y: Array, pixel: float, rng: np.random.Generator) -> Array:
+    """Return the coverage of the antennae: clubbed for butterflies, feathered for moths."""
     length = rng.uniform(0.30, 0.4) if not species.feathered else rng.uniform(0.2, 0.26)
     spread = rng.uniform(0.5, 0.9)
     rise = np.clip((-0.22 - y) / length, 0, 1)
@@ -107,7 +106,7 @@ def _antennae(species: Species, x: Array, y: Array, pixel: float, rng) -> Array:
 
 
 def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """(image [S,S,3], silhouette [S,S], colour word, background), super-sampled and not yet settled."""
+    """Return (image [S, S, 3], silhouette [S, S], colour word, background), super-sampled."""
     background = species.backgrounds[rng.integers(len(species.backgrounds))]
     rgb = background(plane, rng)
     form = species.forms[rng.integers(len(species.forms))]
@@ -123,7 +122,7 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
     pixel = plane.pixel / scale
     x, y = insect_frame(0, 0)
     wings = _painted(species, form, rng, x, y, pixel)
-    body, body_cover = _body(species, x, y, pixel, rng)
+    body, body_cover = _body(species, x, y, pixel)
     feelers = _antennae(species, x, y, pixel, rng)
 
     silhouette = np.maximum(np.maximum(wings[0][2], wings[1][2]), np.maximum(body_cover, feelers))
@@ -136,7 +135,7 @@ def draw_insect(species: Species, plane: Plane, rng: np.random.Generator) -> tup
 
 
 def _soft_shadow(silhouette: Array) -> Array:
-    """The silhouette moved down-right and blurred by box averages (three of them are nearly a Gaussian)."""
+    """Move the silhouette down and right and blur it by two box averages per axis."""
     size = silhouette.shape[0]
     shift, reach = round(0.035 * size / 2), max(1, round(0.03 * size / 2))
     shadow = np.roll(silhouette, (shift, shift), axis=(0, 1))

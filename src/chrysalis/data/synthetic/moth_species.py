@@ -1,7 +1,9 @@
-"""Six moths, after living ones: duller, thicker-bodied, feathered, and at home on bark and in the dusk."""
+"""The six species of the drawn moths, modelled on living ones; wings.py paints them."""
+
+from dataclasses import replace
 
 from chrysalis.data.synthetic.backgrounds import bark, dusk, leaf, lichen, paper, stone
-from chrysalis.data.synthetic.insects import Form, Species
+from chrysalis.data.synthetic.insects import Species, form
 from chrysalis.data.synthetic.wings import (
     Outline,
     band,
@@ -41,19 +43,11 @@ LUNA = Species(
         eye(0.6, 0.36, 0.05, ("rim", "cream", "shade"), None),
     ),
     (
-        Form(
-            "pale green",
-            {"ground": "#b5d8a0", "light": "#dcecc8", "shade": "#94b884", "rim": "#8a4a5c", "cream": "#f2e6c0"},
-        ),
-        Form(
-            "pale yellow",
-            {"ground": "#e3d98a", "light": "#f3eec4", "shade": "#c4b868", "rim": "#96603e", "cream": "#f8f0d2"},
-        ),
+        form("pale green", ground="#b5d8a0", light="#dcecc8", shade="#94b884", rim="#8a4a5c", cream="#f2e6c0"),
+        form("pale yellow", ground="#e3d98a", light="#f3eec4", shade="#c4b868", rim="#96603e", cream="#f8f0d2"),
     ),
     body="#e8e2d0",
     girth=0.06,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
 EMPEROR = Species(
@@ -77,33 +71,13 @@ EMPEROR = Species(
         eye(0.52, 0.42, 0.1, ("pale", "dark", "gold", "ink")),
     ),
     (
-        Form(
-            "grey",
-            {
-                "ground": "#9c938c",
-                "second": "#b0a698",
-                "dark": "#4d4440",
-                "pale": "#ded6c8",
-                "gold": "#c98f3c",
-                "ink": "#17130f",
-            },
-        ),
-        Form(
-            "tawny",
-            {
-                "ground": "#b58a58",
-                "second": "#cd9550",
-                "dark": "#5e3d24",
-                "pale": "#ead7b0",
-                "gold": "#d5a53f",
-                "ink": "#1a120c",
-            },
+        form("grey", ground="#9c938c", second="#b0a698", dark="#4d4440", pale="#ded6c8", gold="#c98f3c", ink="#17130f"),
+        form(
+            "tawny", ground="#b58a58", second="#cd9550", dark="#5e3d24", pale="#ead7b0", gold="#d5a53f", ink="#1a120c"
         ),
     ),
     body="#7d7267",
     girth=0.07,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
 HAWK = Species(
@@ -121,13 +95,11 @@ HAWK = Species(
     ),
     (fill("bright"), glow("dark", 0.3, 0.0), band("dark", 0.86, 0.09), band("dark", 0.5, 0.05)),
     (
-        Form("olive and pink", {"ground": "#8b8a52", "dark": "#4e4c30", "pale": "#d7b9b0", "bright": "#d9738f"}),
-        Form("grey and rose", {"ground": "#8a837f", "dark": "#433c3c", "pale": "#c6bdb6", "bright": "#c9707c"}),
+        form("olive and pink", ground="#8b8a52", dark="#4e4c30", pale="#d7b9b0", bright="#d9738f"),
+        form("grey and rose", ground="#8a837f", dark="#433c3c", pale="#c6bdb6", bright="#c9707c"),
     ),
     body="#6f6046",
     girth=0.085,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
 TIGER = Species(
@@ -157,13 +129,11 @@ TIGER = Species(
         ),
     ),
     (
-        Form("red", {"cream": "#f0e4c8", "dark": "#3f2a20", "bright": "#d5502c"}),
-        Form("yellow", {"cream": "#f4ecd4", "dark": "#2f2622", "bright": "#e5b23a"}),
+        form("red", cream="#f0e4c8", dark="#3f2a20", bright="#d5502c"),
+        form("yellow", cream="#f4ecd4", dark="#2f2622", bright="#e5b23a"),
     ),
     body="#a5512c",
     girth=0.075,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
 GEOMETER = Species(
@@ -184,14 +154,12 @@ GEOMETER = Species(
         margin_dots("line", 7, 0.96, 0.012),
     ),
     (
-        Form("white", {"ground": "#eae6da", "dust": "#cbc5b4", "line": "#6d675c"}),
-        Form("sandy", {"ground": "#dcc59c", "dust": "#c2a679", "line": "#7c5d3a"}),
-        Form("emerald", {"ground": "#7fb894", "dust": "#a3cdb0", "line": "#e6f0de"}),
+        form("white", ground="#eae6da", dust="#cbc5b4", line="#6d675c"),
+        form("sandy", ground="#dcc59c", dust="#c2a679", line="#7c5d3a"),
+        form("emerald", ground="#7fb894", dust="#a3cdb0", line="#e6f0de"),
     ),
     body="#b8ac98",
     girth=0.038,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
 ATLAS = Species(
@@ -218,14 +186,14 @@ ATLAS = Species(
         eye(0.5, 0.44, 0.07, ("dark", "pale", "pale"), None),
     ),
     (
-        Form("rust", {"ground": "#a8522a", "dark": "#4e2416", "pale": "#f0e0c4", "sand": "#d2a45e"}),
-        Form("chestnut", {"ground": "#7e4a34", "dark": "#3a221a", "pale": "#e8d8c0", "sand": "#b98f62"}),
+        form("rust", ground="#a8522a", dark="#4e2416", pale="#f0e0c4", sand="#d2a45e"),
+        form("chestnut", ground="#7e4a34", dark="#3a221a", pale="#e8d8c0", sand="#b98f62"),
     ),
     body="#8f4a2a",
     size=0.92,
     girth=0.06,
-    feathered=True,
-    backgrounds=NIGHT,
 )
 
-MOTHS = (LUNA, EMPEROR, HAWK, TIGER, GEOMETER, ATLAS)
+MOTHS = tuple(
+    replace(moth, feathered=True, backgrounds=NIGHT) for moth in (LUNA, EMPEROR, HAWK, TIGER, GEOMETER, ATLAS)
+)

@@ -1,11 +1,13 @@
-"""The plane [-1, 1] x [-1, 1] that images are functions of (x right, y down), and how to paint on it."""
+"""The plane [-1, 1] x [-1, 1] on which images are defined (x right, y down), and functions to paint on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Array = np.ndarray
-SAMPLES = 2  # per pixel and axis; edges are softened analytically as well
+Point = tuple[float, float] | Array
+SAMPLES = 2  # per pixel and axis; edges are also softened analytically
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,9 @@ class Plane:
     pixel: float
 
     @classmethod
-    def of_size(cls, size: int) -> "Plane":
-        line = (np.arange(size * SAMPLES, dtype=np.float32) + 0.5) / (size * SAMPLES) * 2 - 1
+    def of_size(cls, size: int, samples: int = SAMPLES) -> "Plane":
+        """Return the plane of an image of `size` pixels, with `samples` per pixel and axis."""
+        line = (np.arange(size * samples, dtype=np.float32) + 0.5) / (size * samples) * 2 - 1
         x, y = np.meshgrid(line, line)
         return cls(x, y, 2 / size)
 
@@ -34,34 +37,34 @@ def colour(code: str) -> Array:
 
 
 def smoothstep(low: float, high: float, value: Array) -> Array:
-    """0 below `low`, 1 above `high`, a cubic between (works for low > high too)."""
+    """Return 0 below `low`, 1 above `high`, and a cubic between; low > high falls instead of rising."""
     z = np.clip((value - low) / (high - low), 0, 1)
     return z * z * (3 - 2 * z)
 
 
 def inside(distance: Array, softness: float) -> Array:
-    """Coverage in [0, 1] of a shape whose signed distance is positive inside."""
+    """Return the coverage in [0, 1] of a shape from its signed distance, positive inside."""
     return np.clip(distance / softness + 0.5, 0, 1)
 
 
 def over(base: Array, paint: Array, coverage: Array) -> Array:
-    """Lay `paint` ([3] or [S, S, 3]) on `base` [S, S, 3] where `coverage` [S, S] says."""
+    """Composite `paint`, [3] or [S, S, 3], over `base` [S, S, 3] with `coverage` [S, S]."""
     return base + (paint - base) * coverage[..., None]
 
 
-def through(knots: Array, z: Array) -> Array:
-    """A Catmull-Rom curve through equally spaced `knots` [K], read at z in [0, 1]."""
-    knots = np.asarray(knots, dtype=np.float32)
-    padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]]).astype(np.float32)
-    position = np.clip(z, 0, 1) * (len(knots) - 1)
-    left = np.minimum(position.astype(np.int32), len(knots) - 2)
+def through(knots: Sequence[float], z: Array | np.floating) -> Array:
+    """Evaluate a Catmull-Rom curve through equally spaced `knots` [K] at z in [0, 1]."""
+    points = np.asarray(knots, dtype=np.float32)
+    padded = np.concatenate([[2 * points[0] - points[1]], points, [2 * points[-1] - points[-2]]]).astype(np.float32)
+    position = np.clip(z, 0, 1) * (len(points) - 1)
+    left = np.minimum(position.astype(np.int32), len(points) - 2)
     f = position - left
     a, b, c, d = (padded[left + i] for i in range(4))
     return b + 0.5 * f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * (b - c) + d - a)))
 
 
 def cloud(x: Array, y: Array, rng: np.random.Generator, scale: float, octaves: int = 3) -> Array:
-    """Smooth value noise in about [-1, 1]; features are `scale` wide, each octave half of the last."""
+    """Return smooth value noise in about [-1, 1]; features are `scale` wide, half as wide in each further octave."""
     total, weight = np.zeros_like(x), 0.0
     for octave in range(octaves):
         lattice = rng.uniform(-1, 1, (64, 64)).astype(np.float32)
@@ -79,6 +82,6 @@ def cloud(x: Array, y: Array, rng: np.random.Generator, scale: float, octaves: i
 
 
 def rotated(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
-    """Coordinates in a frame turned by `angle` (radians)."""
+    """Return coordinates in a frame turned by `angle` in radians."""
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return c * x + s * y, c * y - s * x

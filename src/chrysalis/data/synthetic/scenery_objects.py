@@ -4,13 +4,13 @@ import numpy as np
 
 from chrysalis.data.synthetic.grids import noise, pixel_plane
 from chrysalis.data.synthetic.insect_palettes import oklch
-from chrysalis.data.synthetic.plane import Array, inside, over, rotated, smoothstep
+from chrysalis.data.synthetic.plane import Array, Point, inside, over, rotated, smoothstep
 
 
 def paint_leaf(
     rgb: Array,
     rng: np.random.Generator,
-    centre: tuple[float, float],
+    centre: Point,
     turn: float,
     length: float,
     width: float,
@@ -53,14 +53,14 @@ def paint_stem(rgb: Array, rng: np.random.Generator, width: float, colour: Array
     return over(rgb, colour * lit[..., None], 0.9 * np.clip(cover, 0, 1).astype(np.float32))
 
 
-def paint_blur(rgb: Array, centre: tuple[float, float], radius: float, colour: Array) -> Array:
+def paint_blur(rgb: Array, centre: Point, radius: float, colour: Array) -> Array:
     """Something close to the lens, wholly out of focus."""
     plane = pixel_plane(rgb.shape[0])
     away = np.hypot(plane.x - np.float32(centre[0]), 0.7 * (plane.y - np.float32(centre[1])))
     return over(rgb, colour, 0.85 * smoothstep(1.3 * radius, 0.5 * radius, away))
 
 
-def paint_twig(rgb: Array, rng: np.random.Generator, point: tuple[float, float], turn: float, width: float) -> Array:
+def paint_twig(rgb: Array, rng: np.random.Generator, point: Point, turn: float, width: float) -> Array:
     """A twig in focus through `point`, its length along `turn`, with a knot or a few leaves."""
     size = rgb.shape[0]
     plane = pixel_plane(size)
@@ -84,9 +84,7 @@ def paint_twig(rgb: Array, rng: np.random.Generator, point: tuple[float, float],
     return over(rgb, colour * lit[..., None], inside(wide - np.abs(y), plane.pixel * 1.3))
 
 
-def paint_flower(
-    rgb: Array, rng: np.random.Generator, centre: tuple[float, float], radius: float, blur: float
-) -> Array:
+def paint_flower(rgb: Array, rng: np.random.Generator, centre: Point, radius: float, blur: float) -> Array:
     """A flower head seen from above or from an angle: rings of petals about a disc."""
     size = rgb.shape[0]
     plane = pixel_plane(size)

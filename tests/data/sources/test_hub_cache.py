@@ -15,7 +15,7 @@ from PIL import Image
 NO_NETWORK = """
 import socket
 def refuse(*arguments, **settings):
-    raise AssertionError("the network was asked")
+    raise AssertionError("a request was sent")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 """
 
@@ -60,8 +60,8 @@ def test_cached_models_and_datasets_ask_the_network_nothing(tmp_path):
     cached_model(tmp_path / "hub")
     cached_dataset(tmp_path)
     program = """
-from chrysalis import folder
-from chrysalis.data.sources import Hub
-print(len(Hub("me/pics")), folder.load("me/model").prediction)
+from chrysalis.data.sources.hub import HubSource
+from chrysalis.models import folder
+print(len(HubSource("me/pics")), folder.load("me/model").prediction)
 """
     assert without_network(tmp_path, program).split() == ["6", "epsilon"]

@@ -1,51 +1,40 @@
-"""What a folder of images holds: its images, and what metadata and mirrored folders say of each."""
+"""The rows of a folder of images: found by suffix or listed in metadata, and matched with mirrored folders."""
 
-import gc
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-from chrysalis.data.example import cleaned, composed
+from chrysalis.data import garbage_collection
+from chrysalis.data.example import clean_text, composed
 from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.metadata import NAMES, Columns, Row, listed
+from chrysalis.data.sources.metadata import NAMES, Columns, Row, read_rows
 from chrysalis.system.errors import UserError, require_path
 
-MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # the field of a Row, and its key
+MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # field of a Row: configuration key
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Inside, Python does not look for cycles: among hundreds of thousands of new rows that takes longer than they."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-@uncollected()
+@garbage_collection.paused()
 def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> tuple[list[Row], str]:
-    """The images that metadata lists, else all below `path`; and a sentence on what else lies there and is not used.
+    """Return the images that metadata lists, else all below `path`, and a sentence on files that are not used.
 
-    mirrors: a folder or None by a Row's field. Without metadata .txt files are captions, and no part of what is unused.
+    Args:
+        mirrors: by field of a Row, the folder that mirrors `path`, or None. Without metadata, .txt files count as used:
+            they are captions.
     """
     folders = {field: _mirror(field, given, path) for field, given in mirrors.items() if given is not None}
     files = walk(path, folders.values())
     listings = _listings(path, files)
     if listings:
-        rows = [row for listing in listings for row in listed(listing, path, columns)]
+        rows = [row for listing in listings for row in read_rows(listing, path, columns)]
         note = _unlisted_note(path, files, rows, listings)
     else:
-        for key, column in columns.asked():
+        for key, column in columns.by_key():
             raise UserError(
-                f"{key}={column} needs {path / 'metadata.jsonl'}, which is not there: one object a line, with "
-                f"file_name and {column}."
+                f"{key}={column} needs {path / 'metadata.jsonl'}, which does not exist: write one object per line, "
+                f"with file_name and {column}."
             )
         rows, unused = _found(path, files, folders.values())
         note = unused_note(unused)
@@ -55,22 +44,22 @@ def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) 
 
 
 def _listings(path: Path, files: Iterable[Path]) -> list[Path]:
-    """The metadata of `path` itself, else those of the folders below it."""
-    there = sorted(file for file in files if file.name in NAMES)
-    listings = [file for file in there if file.parent == path] or there
+    """Return the metadata file of `path` itself, else those of the folders below it."""
+    candidates = sorted(file for file in files if file.name in NAMES)
+    listings = [file for file in candidates if file.parent == path] or candidates
     for one, other in pairwise(listings):
         if one.parent == other.parent:
-            raise UserError(f"{one.parent} has {one.name} and {other.name}: leave one of them.")
+            raise UserError(f"{one.parent} has {one.name} and {other.name}: remove one of them.")
     return listings
 
 
 def _unlisted_note(path: Path, files: Iterable[Path], rows: Iterable[Row], listings: Sequence[Path]) -> str:
-    """A sentence on images and further metadata below `path` that `listings` leave out, or ""."""
+    """Return a sentence on images and metadata files below `path` that `listings` leave out, or ""."""
     used = {str(file) for row in rows for file in (row.file, row.mask, row.conditioning) if file is not None}
     images = [file for file in files if file.suffix.lower() in suffixes()]
     root = path.resolve()
     images = [file for file in images if str(root / file.relative_to(path)) not in used]
-    images = [file for file in images if os.path.realpath(file) not in used]  # slower: for what is linked
+    images = [file for file in images if os.path.realpath(file) not in used]  # slower, therefore last: resolves links
     further = [file.relative_to(path) for file in files if file.name in NAMES and file not in listings]
     parts = []
     if images:
@@ -90,57 +79,58 @@ def _mirror(field: str, given: str, path: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{MIRRORS[field]}={given} is not a folder. {nearest_folder(folder)}")
     if folder.samefile(path):
-        raise UserError(f"{MIRRORS[field]}={given} is data.path itself: name the folder that mirrors it.")
+        raise UserError(f"{MIRRORS[field]}={given} is data.path itself: give the folder that mirrors it.")
     return folder
 
 
 def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tuple[list[Row], dict[str, int]]:
-    """Every image among the files below `path`, labelled by the folder it lies in; and the other files by suffix."""
+    """Return all images among the files below `path`, labelled by folder, and the number of other files by suffix."""
     by_suffix: dict[str, list[Path]] = {}
     for file in walked:
         by_suffix.setdefault(file.suffix.lower(), []).append(file)
     files = sorted((file for s in suffixes() for file in by_suffix.get(s, ())), key=attrgetter("parts"))
     unused = {s: len(others) for s, others in by_suffix.items() if s not in {*suffixes(), ".txt"}}
-    places = [p.relative_to(path) for p in files]
-    mirrored_inside = any(m.resolve().is_relative_to(path.resolve()) for m in mirrors)
-    parents = [place.parent for place in (_below_their_one_folder(places) if mirrored_inside else places)]
+    places = [file.relative_to(path) for file in files]
+    mirrored_inside = any(mirror.resolve().is_relative_to(path.resolve()) for mirror in mirrors)
+    parents = [place.parent for place in (_without_common_folder(places) if mirrored_inside else places)]
     labelled = any(parent.parts for parent in parents)
     rows = [
-        Row(file, place, cleaned(parent.as_posix()) if labelled else None)
+        Row(file, place, clean_text(parent.as_posix()) if labelled else None)
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
     return rows, unused
 
 
-def _below_their_one_folder(places: Sequence[Path]) -> list[Path]:
-    """Without the first folder, if it is the same for all: `images` of a set with images/ and masks/."""
+def _without_common_folder(places: Sequence[Path]) -> list[Path]:
+    """Drop the first folder if it is the same for all: `images` of a set with images/ and masks/."""
     if len({place.parts[0] for place in places}) != 1 or any(len(place.parts) == 1 for place in places):
         return list(places)
     return [Path(*place.parts[1:]) for place in places]
 
 
 def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
-    """The rows with the files of `folder` that lie below it as a row does below data.path, whatever the suffix.
+    """Set `field` of each row to the file of `folder` with the row's place below data.path, whatever the suffix.
 
-    They replace what metadata.jsonl names. A set's one folder of images may be left out: images/a/1.jpg of
-    data.path has its mask at images/a/1.png or at a/1.png.
+    It replaces what the metadata names. A common first folder of all images may be left out: the mask of
+    images/a/1.jpg is images/a/1.png or a/1.png.
     """
     by_stem: dict[str, list[Path]] = {}
-    for file in sorted(p for p in walk(folder) if p.suffix.lower() in suffixes()):
+    for file in sorted(path for path in walk(folder) if path.suffix.lower() in suffixes()):
         by_stem.setdefault(_stem(file.relative_to(folder)), []).append(file)
-    shorter = _below_their_one_folder([row.place for row in rows])
+    shorter = _without_common_folder([row.place for row in rows])
     matched = []
     for row, short in zip(rows, shorter, strict=True):
         found = by_stem.get(_stem(row.place)) or by_stem.get(_stem(short)) or []
         found = [file for file in found if composed(file.name) == composed(row.place.name)] or found
         if len(found) > 1:
             names = " and ".join(str(file.relative_to(folder)) for file in found)
-            raise UserError(f"{MIRRORS[field]}={folder} has {names} for {row.file}: leave one of them.")
-        matched.append(replace(row, **{field: found[0] if found else None}))
+            raise UserError(f"{MIRRORS[field]}={folder} has {names} for {row.file}: remove one of them.")
+        file = found[0] if found else None
+        matched.append(replace(row, mask=file) if field == "mask" else replace(row, conditioning=file))
     if not any(getattr(row, field) for row in matched):
         raise UserError(
             f"{MIRRORS[field]}={folder} has no image that corresponds to one of data.path: for {rows[0].file} it "
-            f"must hold {shorter[0].with_suffix('.png')}, or that name with another image suffix."
+            f"must contain {shorter[0].with_suffix('.png')}, or that name with another image suffix."
         )
     return matched
 
@@ -150,8 +140,8 @@ def _stem(place: Path) -> str:
 
 
 def walk(root: Path, without: Iterable[Path] = ()) -> Sequence[Path]:
-    """Visible files below `root` through linked folders too, each folder once, so that a loop of links ends."""
-    found, seen = [], {(s.st_dev, s.st_ino) for s in map(os.stat, without)}
+    """Return visible files below `root`, following links but visiting each folder once, so that loops of links end."""
+    found, seen = [], {(status.st_dev, status.st_ino) for status in map(os.stat, without)}
     for here, folders, names in os.walk(root, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
@@ -164,8 +154,11 @@ def walk(root: Path, without: Iterable[Path] = ()) -> Sequence[Path]:
 
 
 def nearest_folder(path: Path) -> str:
+    """Return a sentence on the deepest folder of a path that exists, and the folders in it."""
     parent = path.absolute()
     while not parent.is_dir():
         parent = parent.parent
-    inside = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))[:8]
-    return f"The last part of it that exists is {parent}" + (f", which holds {', '.join(inside)}." if inside else ".")
+    inside = sorted(child.name for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))[:8]
+    return f"The last part of it that exists is {parent}" + (
+        f", which contains {', '.join(inside)}." if inside else "."
+    )

@@ -8,7 +8,7 @@ import pytest
 from conftest import real_data
 from PIL import Image
 
-from chrysalis.data.sources import Folder
+from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
@@ -47,7 +47,9 @@ def mirrored(tmp_path):
 
 
 def beside(root, **more):
-    return Folder(str(root / "images"), masks=str(root / "masks"), conditioning_images=str(root / "edges"), **more)
+    return FolderSource(
+        str(root / "images"), masks=str(root / "masks"), conditioning_images=str(root / "edges"), **more
+    )
 
 
 def test_mirrored_files_land_on_the_same_pixels(mirrored):
@@ -62,13 +64,13 @@ def test_mirrored_files_land_on_the_same_pixels(mirrored):
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
-def test_a_detectors_rounded_sides_still_show_the_whole_picture(tmp_path, resize):
+def test_a_conditioning_image_with_rounded_sides_still_aligns(tmp_path, resize):
     """64 x 40 for an image of 60 x 40: everything a bit wider, not cut off at the sides."""
     scene(tmp_path / "images" / "1.png", "white", "black")
     wide = Image.open(tmp_path / "images" / "1.png").resize((64, 40))
     (tmp_path / "edges").mkdir()
     wide.save(tmp_path / "edges" / "1.png")
-    source = Folder(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges"))
+    source = FolderSource(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges"))
     images = open_set(source, SIZE, resize)
     assert ((images.images > 127) == (images.conditionings > 127)).mean() > 0.98
 
@@ -81,18 +83,18 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
     turned = Image.open(tmp_path / "upright.png").transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "images" / "1.jpg", exif=exif, quality=100, subsampling=0)
     scene(tmp_path / "masks" / "1.png", 255, 0)
-    images = open_set(Folder(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
+    images = open_set(FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
     assert ((images.images[0, 0] > 127) == expected()).all()
     assert ((images.masks[0, 0] == 255) == expected()).all()
 
 
-def test_another_shape_cannot_lie_on_the_picture(mirrored):
+def test_a_mask_of_another_shape_is_rejected(mirrored):
     scene(mirrored / "masks" / "a" / "1.png", 255, 0, (40, 60))
     with pytest.raises(UserError, match=r"1\.jpg.*its mask: 40 x 60 pixels.*60 x 40"):
         open_set(beside(mirrored), SIZE, "crop")
 
 
-def test_a_broken_mask_is_told_from_a_broken_picture(mirrored):
+def test_a_broken_mask_is_distinguished_from_a_broken_image(mirrored):
     (mirrored / "masks" / "a" / "1.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="its mask is not an image"):
         open_set(beside(mirrored), SIZE, "crop")
@@ -104,13 +106,13 @@ def test_gaps_are_reported_by_name(mirrored):
     assert images.masks is None
     assert images.without_mask == (str(mirrored / "images" / "b" / "2.jpg"),)
     assert images.conditionings is not None
-    plain = open_set(Folder(str(mirrored / "images")), SIZE, "crop")
+    plain = open_set(FolderSource(str(mirrored / "images")), SIZE, "crop")
     assert (plain.masks, plain.without_mask, plain.conditionings, plain.without_conditioning) == (None, (), None, ())
 
 
-def test_masks_below_the_set_are_no_pictures(mirrored):
+def test_masks_below_the_set_are_not_training_images(mirrored):
     """images/ and masks/ side by side: mirrored without or with the folder of images in the name."""
-    source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    source = FolderSource(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
     images = open_set(source, SIZE, "crop")
     assert len(images) == 2
     assert images.label_names == ("a", "b")
@@ -118,7 +120,7 @@ def test_masks_below_the_set_are_no_pictures(mirrored):
     os.rename(mirrored / "masks", mirrored / "moved")
     (mirrored / "masks").mkdir()
     os.rename(mirrored / "moved", mirrored / "masks" / "images")
-    source = Folder(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    source = FolderSource(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
     assert (open_set(source, SIZE, "crop").masks == images.masks).all()
 
 
@@ -126,14 +128,14 @@ def test_metadata_names_conditioning_images(tmp_path):
     scene(tmp_path / "a.png", "red", "blue")
     scene(tmp_path / "edges of a.png", "lime", "black")
     metadata(tmp_path, {"file_name": "a.png", "conditioning_image_file_name": "edges of a.png"})
-    images = open_set(Folder(str(tmp_path)), SIZE, "crop")
+    images = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
     assert ((images.conditionings[0, 1] > 127) == expected()).all()
 
 
 def test_a_named_folder_replaces_what_metadata_names(mirrored):
     scene(mirrored / "images" / "empty.png", 0, 0)
     metadata(mirrored / "images", {"file_name": "a/1.jpg", "mask_file_name": "empty.png"})
-    assert open_set(Folder(str(mirrored / "images")), SIZE, "crop").masks.max() == 0
+    assert open_set(FolderSource(str(mirrored / "images")), SIZE, "crop").masks.max() == 0
     assert open_set(beside(mirrored), SIZE, "crop").masks.max() == 255
 
 
@@ -147,53 +149,53 @@ def measured(tmp_path, *values, **more):
 
 def test_columns_of_metadata(tmp_path):
     path = measured(tmp_path, 3.5, None, 2, float("nan"))
-    source = Folder(path, label_column="kind", caption_column="title", vector_columns=["span", "month"])
+    source = FolderSource(path, label_column="kind", caption_column="title", vector_columns=["span", "month"])
     images = open_set(source, SIZE, "crop")
     assert images.label_names == ("k0", "k1", "k2", "k3")
     assert images.captions == ("t0", "t1", "t2", "t3")
     assert images.vector_names == ("span", "month")
     assert images.vectors.dtype == np.float32
     np.testing.assert_array_equal(images.vectors, [[3.5, 0], [np.nan, 1], [2, 2], [np.nan, 3]])
-    unmeasured = open_set(Folder(path), SIZE, "crop")
+    unmeasured = open_set(FolderSource(path), SIZE, "crop")
     assert (unmeasured.vectors, unmeasured.vector_names) == (None, ())
     assert set(unmeasured.captions) == {"no"}
 
 
 @pytest.mark.parametrize("value", ["wide", "3.5", [1], float("inf"), 1e39, 10**400])
 def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
-    with pytest.raises(UserError, match=r"metadata\.jsonl line 2: span, which data\.vector_columns"):
-        Folder(measured(tmp_path, 1, value), vector_columns=["span"])
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 2: span, listed in data\.vector_columns"):
+        FolderSource(measured(tmp_path, 1, value), vector_columns=["span"])
 
 
 @pytest.mark.parametrize(
-    ("asked", "key"),
+    ("settings", "key"),
     [
         ({"label_column": "species"}, r"data\.label_column=species"),
         ({"caption_column": "species"}, r"data\.caption_column=species"),
         ({"vector_columns": ["species", "month"]}, r"data\.vector_columns=species"),
     ],
 )
-def test_an_unknown_column_is_refused(tmp_path, asked, key):
+def test_an_unknown_column_is_refused(tmp_path, settings, key):
     with pytest.raises(UserError, match=f"{key}.*metadata.jsonl.*file_name, span, month, kind, title, text"):
-        Folder(measured(tmp_path, 1, 2), **asked)
+        FolderSource(measured(tmp_path, 1, 2), **settings)
     (tmp_path / "metadata.jsonl").unlink()
-    with pytest.raises(UserError, match=f"{key} needs .*metadata.jsonl, which is not there"):
-        Folder(str(tmp_path), **asked)
+    with pytest.raises(UserError, match=f"{key} needs .*metadata.jsonl, which does not exist"):
+        FolderSource(str(tmp_path), **settings)
 
 
 @pytest.mark.parametrize(("argument", "key"), [("masks", "masks"), ("conditioning_images", "conditioning_images")])
 def test_a_folder_that_cannot_mirror_is_refused(mirrored, argument, key):
     images = str(mirrored / "images")
     with pytest.raises(UserError, match=rf"data\.{key}=.*maks is not a folder.*images, masks"):
-        Folder(images, **{argument: str(mirrored / "maks")})
+        FolderSource(images, **{argument: str(mirrored / "maks")})
     with pytest.raises(UserError, match=rf"data\.{key}=.*images is data\.path itself"):
-        Folder(images, **{argument: images})
+        FolderSource(images, **{argument: images})
     scene(mirrored / "other" / "1_mask.png", 255, 0)
-    with pytest.raises(UserError, match=rf"data\.{key}=.*other has no image that.*images/a/1\.jpg.*hold a/1\.png"):
-        Folder(images, **{argument: str(mirrored / "other")})
+    with pytest.raises(UserError, match=rf"data\.{key}=.*other has no image that.*images/a/1\.jpg.*contain a/1\.png"):
+        FolderSource(images, **{argument: str(mirrored / "other")})
     scene(mirrored / "masks" / "a" / "1.webp", 255, 0)
     with pytest.raises(UserError, match=rf"data\.{key}=.*masks has a/1\.png and a/1\.webp for .*a/1\.jpg"):
-        Folder(images, **{argument: str(mirrored / "masks")})
+        FolderSource(images, **{argument: str(mirrored / "masks")})
 
 
 def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
@@ -206,23 +208,25 @@ def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
     third = open_set(beside(mirrored), SIZE, "crop")
     assert ((third.conditionings[1, 1] < 128) == expected()).all()
     images, masks = str(mirrored / "images"), str(mirrored / "masks")
-    assert Folder(images, masks=masks).fingerprint() != Folder(images, conditioning_images=masks).fingerprint()
+    assert (
+        FolderSource(images, masks=masks).fingerprint() != FolderSource(images, conditioning_images=masks).fingerprint()
+    )
 
 
 def test_the_cache_notices_a_changed_measurement(tmp_path):
-    before = Folder(measured(tmp_path, 1, 2), vector_columns="span").fingerprint()
-    assert Folder(str(tmp_path), vector_columns="month").fingerprint() != before
-    assert Folder(str(tmp_path)).fingerprint() != before
+    before = FolderSource(measured(tmp_path, 1, 2), vector_columns="span").fingerprint()
+    assert FolderSource(str(tmp_path), vector_columns="month").fingerprint() != before
+    assert FolderSource(str(tmp_path)).fingerprint() != before
     lines = (tmp_path / "metadata.jsonl").read_text().replace('"span": 2', '"span": 3')
     (tmp_path / "metadata.jsonl").write_text(lines)
-    assert Folder(str(tmp_path), vector_columns="span").fingerprint() != before
+    assert FolderSource(str(tmp_path), vector_columns="span").fingerprint() != before
 
 
 @pytest.mark.skipif(not (real_data() / "butterflies").is_dir(), reason="the optional photographs are not here")
 def test_real_masks_by_folder_are_those_of_metadata():
     root = real_data() / "butterflies"
-    listed = open_set(Folder(str(root), caption_column="common_name"), (32, 32), "crop")
-    mirrored = open_set(Folder(str(root / "images"), masks=str(root / "masks")), (32, 32), "crop")
+    listed = open_set(FolderSource(str(root), caption_column="common_name"), (32, 32), "crop")
+    mirrored = open_set(FolderSource(str(root / "images"), masks=str(root / "masks")), (32, 32), "crop")
     row = {name: i for i, name in enumerate(mirrored.names)}
     same = [row[name] for name in listed.names]
     assert (mirrored.images[same] == listed.images).all()

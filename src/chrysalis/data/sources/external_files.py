@@ -1,0 +1,121 @@
+"""Image files that a dataset names instead of holding: by a path, a place in a repository or an address."""
+
+import hashlib
+import re
+from collections import Counter
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from chrysalis.data.example import LARGEST_FILE, read_bytes
+from chrysalis.system import hub
+from chrysalis.system.errors import first_line
+from chrysalis.system.files import cache_folder, written
+
+TIMEOUT = 20  # seconds without an answer, or a byte
+MAX_FAILURES = 5  # of one host in a row, after which it is not contacted again
+HF = re.compile(r"hf://datasets/(?P<hub_id>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
+RESOLVED = re.compile(r"/datasets/(?P<hub_id>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<file>[^?]+)")
+CACHED = re.compile(r".*/datasets--(?P<owner>.+?)--(?P<name>.+?)/snapshots/(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
+
+
+class ExternalFiles:
+    """Reader of the files that the rows of one dataset name.
+
+    Args:
+        root: the folder of a local dataset, which paths are relative to; None for a hub dataset.
+        hub_id, revision: of a hub dataset, whose relative paths lie in its repository. Only a hub dataset may name
+            addresses.
+    """
+
+    def __init__(self, root: Path | None, hub_id: str | None = None, revision: str | None = None):
+        self.root, self.hub_id, self.revision = root, hub_id, revision
+        self._failures: Counter[str] = Counter()
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of the file that a row names.
+
+        Raises:
+            ValueError, OSError: the file is not available.
+        """
+        if "::" in path:
+            raise ValueError(f"{path} lies in an archive: unpack it and name the files in it")
+        if re.match("hf://|https?://", path):
+            if self.hub_id is None:
+                raise ValueError(f"{path} is an address, and a local dataset is read without network: download it")
+            return self._read_address(path)
+        if not Path(path).is_absolute():
+            return self._read_relative(path)
+        pruned = None if Path(path).exists() else CACHED.fullmatch(Path(path).as_posix())
+        if pruned is not None:
+            return self._read_hub(f"{pruned['owner']}/{pruned['name']}", pruned["file"], pruned["revision"])
+        return read_bytes(Path(path))
+
+    def _read_relative(self, path: str) -> bytes:
+        """Read a file of the repository or below the folder."""
+        if self.hub_id is not None:
+            return self._read_hub(self.hub_id, path.removeprefix("./"), self.revision)
+        assert self.root is not None  # a local dataset
+        file = (self.root / path).resolve()
+        if not file.is_relative_to(self.root.resolve()):
+            raise ValueError(f"{path} lies outside {self.root}")
+        return read_bytes(file)
+
+    def _read_address(self, address: str) -> bytes:
+        from huggingface_hub import constants
+
+        in_hub = HF.fullmatch(address)
+        if in_hub is None and address.startswith(f"{constants.ENDPOINT}/"):
+            in_hub = RESOLVED.match(address.removeprefix(constants.ENDPOINT))
+        if in_hub is not None:
+            revision = in_hub["revision"] and unquote(in_hub["revision"])
+            file = in_hub["file"] if address.startswith("hf://") else unquote(in_hub["file"])
+            return self._read_hub(in_hub["hub_id"], file, revision)
+        if address.startswith("hf://"):
+            raise ValueError(f"{address} is not of the form hf://datasets/OWNER/NAME/FILE")
+        return self._read_web(address)
+
+    def _read_hub(self, hub_id: str, file: str, revision: str | None) -> bytes:
+        """Read a file of a dataset's repository, from the local cache of the hub if it is there."""
+        import huggingface_hub
+
+        for bar in ("http_get", "xet_get"):  # one per file, and decoding shows its own
+            huggingface_hub.utils.disable_progress_bars(f"huggingface_hub.{bar}")
+        where = {"repo_id": hub_id, "filename": file, "repo_type": "dataset", "revision": revision}
+        try:
+            with hub.quiet():
+                found = huggingface_hub.try_to_load_from_cache(**where)
+                found = found if isinstance(found, str) else huggingface_hub.hf_hub_download(**where)
+        except Exception as error:  # the hub's client raises dozens of kinds
+            raise ValueError(f"{file} of {hub_id}: {hub.why(error, hub_id, 'dataset', revision)}") from error
+        return read_bytes(Path(found))
+
+    def _read_web(self, address: str) -> bytes:
+        """Fetch an address of any other host, without a token, and keep it in the cache folder."""
+        cached = cache_folder() / "fetched" / hashlib.sha256(address.encode()).hexdigest()[:32]
+        if cached.is_file():
+            return read_bytes(cached)
+        if hub.offline():
+            raise ValueError(f"{address}: no network because HF_HUB_OFFLINE is set")
+        host = urlsplit(address).netloc
+        if self._failures[host] >= MAX_FAILURES:
+            raise ValueError(f"{address}: {host} does not answer")
+        try:
+            with urlopen(Request(address, headers={"User-Agent": "chrysalis"}), timeout=TIMEOUT) as answer:
+                data = answer.read(LARGEST_FILE + 1)
+                expected = answer.headers.get("Content-Length")
+        except HTTPError as error:
+            raise ValueError(f"{address}: HTTP {error.code} {error.reason}") from error
+        except (OSError, HTTPException) as error:
+            self._failures[host] += 1
+            raise ValueError(f"{address}: {getattr(error, 'reason', None) or first_line(error)}") from error
+        self._failures[host] = 0
+        if len(data) > LARGEST_FILE:
+            raise ValueError(f"{address}: more than {LARGEST_FILE / 2**20:.0f} MiB")
+        if expected is not None and len(data) < int(expected):
+            raise ValueError(f"{address}: the connection was interrupted")
+        with written(cached) as partial:
+            partial.write_bytes(data)
+        return data

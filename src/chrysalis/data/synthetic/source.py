@@ -1,0 +1,57 @@
+"""The drawn domains as a data source. Worker processes import this module, so it does not import Lightning."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from chrysalis.data.example import Example, content_hash
+from chrysalis.data.source import Source
+from chrysalis.data.synthetic import domains
+from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
+from chrysalis.system.errors import UserError
+
+
+class DrawnSource(Source):
+    """`n` images of a drawn domain: butterflies, moths, flowers, insects, or `all`, the first three in turn.
+
+    A row's vector is the mean color of its subject: red, green and blue, from 0 to 1.
+    """
+
+    vector_names = ("red", "green", "blue")
+    synthetic = True
+
+    def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
+        if domain not in (*domains.DOMAINS, "all"):
+            raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(domains.DOMAINS)}, all.")
+        if n < 2:
+            raise UserError(f"data.n={n} is too small: set at least 2, one training and one validation image.")
+        self.domains = list(domains.ALL) if domain == "all" else [domain]
+        self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    def fingerprint(self) -> str:
+        code = b"".join(file.read_bytes() for file in sorted(Path(domains.__file__).parent.glob("*.py")))
+        return f"drawn {self.domain} {self.n} {self.seed} {content_hash(code)}"
+
+    def _domain(self, i: int) -> str:
+        return self.domains[i % len(self.domains)]
+
+    def row_name(self, i: int) -> str:
+        return f"{self._domain(i)} {i}"
+
+    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
+        domain = self._domain(i)
+        drawn = domains.draw(domain, i, self.seed, max(size))
+        image = to_training_size(Image.fromarray(drawn.image), size, resize)
+        mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
+        subject = image[:, mask[0] > 0]
+        return Example(
+            image,
+            content_hash(f"{domain} {i} {self.seed}".encode()),
+            domains.species_names(domain)[drawn.label],
+            drawn.caption,
+            mask,
+            vector=tuple((subject.mean(axis=1) / 255).tolist()) if subject.size else None,
+        )
