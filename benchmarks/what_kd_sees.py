@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from chrysalis.data import datamodule
-from chrysalis.evaluation.distances import kernel
-from chrysalis.evaluation.features import features
+from chrysalis.evaluation.distances import kernel_distance
+from chrysalis.evaluation.features import extract
 from chrysalis.evaluation.reference import Reference
 from chrysalis.sampling.grids import read
 
@@ -40,8 +40,8 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|")
     print("| {} validation images | | | {:.3f} | {:.3f} |".format(len(shown), *look(shown)))
     for folder, images in zip(folders, drawn, strict=True):
-        x = features(network, images)
-        apart, centred = (kernel(real, y).value for y in (x, x - x.mean(0) + real.mean(0)))
+        x = extract(network, images)
+        apart, centred = (kernel_distance(real, y).value for y in (x, x - x.mean(0) + real.mean(0)))
         print("| {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} |".format(folder.name, apart, centred, *look(images)))
 
 

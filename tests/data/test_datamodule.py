@@ -8,7 +8,7 @@ from PIL import Image
 
 from chrysalis.data.datamodule import drawn, folder
 from chrysalis.data.loaders import Order
-from chrysalis.evaluation.reference import compared_with
+from chrysalis.evaluation.reference import reference_rows
 
 
 def test_a_held_out_batch_is_the_pictures_as_they_are():
@@ -75,8 +75,8 @@ def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
     data = folder(str(tmp_path), image_size=16, batch_size=4)
     data.look()
     assert (len(data.train_rows), len(data.validation_rows)) == (40, 1)
-    rows, name = compared_with(data)
-    assert (len(set(data.image_set.contents[rows].tolist())), len(rows), name) == (3, 3, "real ones")
+    rows, name = reference_rows(data)
+    assert (len(set(data.image_set.contents[rows].tolist())), len(rows), name) == (3, 3, "real images")
 
 
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):

@@ -69,7 +69,7 @@ HOW = (
     "animation",
     "task.features",
     "task.data",
-    "task.panel",
+    "task.n_nearest",
 )
 
 

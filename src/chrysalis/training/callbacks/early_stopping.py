@@ -3,7 +3,7 @@
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from chrysalis.evaluation.validation_loss import paired
+from chrysalis.evaluation.validation_loss import paired_difference
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.clock import of
@@ -50,8 +50,8 @@ class EarlyStopping(Callback):
     def hear(self, step: int, losses: torch.Tensor) -> None:
         self.seen = step
         if self.lowest is not None:
-            change = paired(losses, self.lowest)
-            if change.mean >= -self.min_delta * change.error:
+            change = paired_difference(losses, self.lowest)
+            if change.mean >= -self.min_delta * change.standard_error:
                 self.waited += 1
                 return
         self.lowest, self.step, self.waited = losses, step, 0

@@ -12,10 +12,10 @@ from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.diffusion import seeds
-from chrysalis.evaluation.distances import FEW, KERNEL_LEAST
+from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.nearest_panel import panel
-from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
+from chrysalis.evaluation.nearest_grid import nearest_grid
+from chrysalis.evaluation.reference import Evaluation, Reference, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
 from chrysalis.system import memory
@@ -76,10 +76,10 @@ class Evaluate(Callback):
         steps: int = 10,
         seed: int = 100_000,
         batch_size: int = 64,
-        panel: int = 8,
+        n_nearest: int = 8,
     ):
         require_whole("callbacks.evaluate.n", n, least=0)
-        for name, value in (("steps", steps), ("batch_size", batch_size), ("panel", panel)):
+        for name, value in (("steps", steps), ("batch_size", batch_size), ("n_nearest", n_nearest)):
             require_whole(f"callbacks.evaluate.{name}", value)
         if every_n_train_steps != "auto":
             require_whole("callbacks.evaluate.every_n_train_steps", every_n_train_steps)
@@ -87,7 +87,8 @@ class Evaluate(Callback):
             raise UserError(f"callbacks.evaluate.share={share} must be above 0 and at most 1.")
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
         self.run_dir, self.n, self.every_n_train_steps, self.share = Path(run_dir), n, every_n_train_steps, share
-        self.scheduler, self.steps, self.seed, self.batch_size, self.panel = scheduler, steps, seed, batch_size, panel
+        self.scheduler, self.steps, self.seed, self.batch_size = scheduler, steps, seed, batch_size
+        self.n_nearest = n_nearest
         self.features = features
         self.history: list[dict] = []  # the record of each evaluated step, in their order
         self.when = When(0)
@@ -98,14 +99,14 @@ class Evaluate(Callback):
         """What can be known before the first of `total` steps. Raises UserError for a network that cannot be had, and
         where callbacks.best.monitor is one that will not be measured."""
         self.when = self.plan(total, data.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
-        if self.when.n and len(distinct(data)) < 2:
+        if self.when.n and len(distinct_train_rows(data)) < 2:
             say("Nothing is evaluated: how near a copy comes cannot be said with one training image.")
             self.when = When(0)
         if self.when.n:
             if not callable(self.features):
                 raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
             self.network = self.features()
-        self._require_measured(of(trainer, Best).monitor, len(compared_with(data)[0]))
+        self._require_measured(of(trainer, Best).monitor, len(reference_rows(data)[0]))
 
     def _require_measured(self, monitor: str, n_real: int) -> None:
         """Of what chooses the best step."""
@@ -117,7 +118,7 @@ class Evaluate(Callback):
                 f"{asked} needs two measurements to choose between, and this run would make fewer: set "
                 "callbacks.evaluate.every_n_train_steps (and .n) to numbers."
             )
-        least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[monitor]
+        least = {"fd": self.network.dim + 1, "kd": MIN_IMAGES_FOR_KD, "coverage": MIN_IMAGES_FOR_PRECISION}[monitor]
         if min(n_real, self.when.n) < least:
             raise UserError(
                 f"{asked} takes {least} images, and there are {n_real} real and {self.when.n} drawn ones: raise "
@@ -139,7 +140,7 @@ class Evaluate(Callback):
         times = int(afford * total / self.n)
         if times == 0:
             n = int(afford * total)
-            return When(n if n >= KERNEL_LEAST else 0, total, total)
+            return When(n if n >= MIN_IMAGES_FOR_KD else 0, total, total)
         base = times >= 3
         return When(self.n, max(1, total // (times - base)), total, base)
 
@@ -174,18 +175,18 @@ class Evaluate(Callback):
                 self.reference = self._looked_at(trainer, module, alone)
             images = self.draw(trainer, module, alone)
             with stage("evaluation features"):
-                evaluation = self.reference.hold(images)
+                evaluation = self.reference.evaluate(images)
             row = {"step": step, **evaluation.record()}
             if not alone:
                 row = trainer.strategy.broadcast(row)  # whose last bits may differ, and with them what is the best
             if not self.history:
-                for why in evaluation.why:
+                for why in evaluation.notes:
                     say(why)
             self.history = sorted([*self.history, row], key=lambda other: other["step"])
             for name in LOWER.keys() & row.keys():
                 if step and not alone:
                     of(trainer, Best).hear(name, step, row[name])
-            say(f"step {step}: {evaluation.sentence()}")
+            say(f"step {step}: {evaluation.summary()}")
             self._show(trainer, evaluation, images, step)
 
     def _looked_at(self, trainer: Trainer, module: LightningModule, alone: bool) -> Reference:
@@ -230,10 +231,10 @@ class Evaluate(Callback):
     def _show(self, trainer: Trainer, evaluation: Evaluation, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:
             return
-        sheet = panel(evaluation, self.reference, images, self.panel)
+        sheet = nearest_grid(evaluation, self.reference, images, self.n_nearest)
         pixels.save_png(sheet, self.run_dir / "nearest" / f"step_{step:06d}.png")
         if trainer.logger is not None:
-            values = {f"samples_evaluation/{name}": value for name, value in evaluation.figures().items()}
+            values = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics().items()}
             trainer.logger.log_metrics(values, step=step)
             trainer.logger.experiment.add_image("samples_nearest", sheet, step)
 

@@ -13,7 +13,7 @@ from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
 from chrysalis.evaluation.validation_loss import fixed_timesteps
-from chrysalis.evaluation.verdict import change, verdict
+from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import card, export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import all_public, shown, shown_program, write_text
@@ -101,7 +101,7 @@ class Export(Callback):
         if self.report:
             with stage("report"):
                 loss_curve(self.run_dir / "loss.png", of(trainer, Curves).history, validation.history)
-                report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
+                report.write(self.run_dir / "report.html", [report.load_run(self.run_dir)])
         self._log(trainer, sheet)
         if not of(trainer, Stopping).asked:  # a run that was stopped from outside may be continued soon
             of(trainer, Checkpoint).drop_what_is_not_needed(trainer)
@@ -145,7 +145,7 @@ class Export(Callback):
         speed, first = clock.images_per_second(), clock.first_step_at
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
         difference = validation.difference(at)
-        self.change = change(difference, validation.history[0][1])
+        self.change = describe_change(difference, validation.history[0][1])
         found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
@@ -156,7 +156,7 @@ class Export(Callback):
             "final_train_loss": of(trainer, Curves).latest,
             **{f"val_loss_condition_{name}": loss for name, loss in validation.told_at(step).items()},
             "val_loss_minus_base": difference.mean,
-            "val_loss_minus_base_error": difference.known_error,
+            "val_loss_minus_base_error": difference.record()["standard_error"],
             "validation": validation.record(trainer, at),
             "val_fraction": trainer.datamodule.val_fraction,
             "evaluation": evaluation,

@@ -13,7 +13,7 @@ from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data.batch import Batch
 from chrysalis.evaluation import validation_record
-from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, paired, validation_loss
+from chrysalis.evaluation.validation_loss import PairedDifference, fixed_timesteps, paired_difference, validation_loss
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base_model import BaseModel
@@ -127,9 +127,9 @@ class Validation(Callback):
             fixed = (self.images, self.contents, self.bins, self.seed)
             return validation_loss(module.denoiser, *fixed, cond=self.conds.get(told), advance=at.advance)
 
-    def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
+    def difference(self, step: int, to: int = 0, weights: str = "ema") -> PairedDifference:
         """Of the losses at one measured step and another, image by image; the base model's are those of step 0."""
-        return paired(self.measured[step][weights], self.measured[to][weights])
+        return paired_difference(self.measured[step][weights], self.measured[to][weights])
 
     def record(self, trainer: Trainer, step: int) -> dict:
         """Of the EMA weights at a measured step, see evaluation/validation_record.py."""
@@ -147,10 +147,10 @@ class Validation(Callback):
         values = {
             "val/loss_raw": raw.mean().item(),
             "val/loss": averaged.mean().item(),
-            "val/loss_minus_base": paired(averaged, self.base).mean,
-            "val/loss_minus_base_error": paired(averaged, self.base).error,
-            "val/loss_raw_minus_base": paired(raw, self.base).mean,
-            "val/loss_raw_minus_base_error": paired(raw, self.base).error,
+            "val/loss_minus_base": paired_difference(averaged, self.base).mean,
+            "val/loss_minus_base_error": paired_difference(averaged, self.base).standard_error,
+            "val/loss_raw_minus_base": paired_difference(raw, self.base).mean,
+            "val/loss_raw_minus_base_error": paired_difference(raw, self.base).standard_error,
             "val/relative_to_base": (averaged.mean() / self.base.mean()).item(),
         }
         for t, ours, base in zip(
