@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from chrysalis.evaluation.memorization import NearDuplicateDetector, distance_ratios, median_spacing, wilson_interval
+from chrysalis.evaluation.memorization import (
+    SIGNIFICANCE_LEVEL,
+    NearDuplicateDetector,
+    distance_ratios,
+    median_spacing,
+    wilson_interval,
+)
 
 
 def points(n: int, seed: int, dim: int = 6) -> torch.Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def is_memorized(train: torch.Tensor, validation: torch.Tensor, samples: torch.Tensor) -> bool:
+    return NearDuplicateDetector(train, validation).detect(samples).p_value < SIGNIFICANCE_LEVEL
 
 
 def test_the_ratio_follows_its_definition():
@@ -28,12 +38,12 @@ def test_near_duplicates_are_flagged_and_new_images_are_not():
     train, validation = points(300, 0), points(100, 1)
     detector = NearDuplicateDetector(train, validation)
     new = detector.detect(points(400, 2))
-    assert not new.is_significant
+    assert new.p_value >= SIGNIFICANCE_LEVEL
     assert 0.01 < new.fraction < 0.12
     assert new.p_value > 0.01
     copied = train[:200] + 0.05 * points(200, 3)
     found = detector.detect(torch.cat([points(200, 4), copied]))
-    assert found.is_significant
+    assert found.p_value < SIGNIFICANCE_LEVEL
     assert found.flagged[200:].all()
     assert found.nearest[200:].tolist() == list(range(200))
     assert 0.5 <= found.fraction < 0.58
@@ -62,7 +72,7 @@ def test_computing_in_parts_changes_nothing(monkeypatch):
 
 def test_too_few_validation_images_give_no_fraction():
     few = NearDuplicateDetector(points(30, 1), points(19, 2)).detect(points(30, 0))
-    assert (few.threshold, few.fraction, few.interval, few.is_significant) == (None, None, None, False)
+    assert (few.threshold, few.fraction, few.interval, few.p_value) == (None, None, None, 1.0)
     assert not few.flagged.any()
     assert len(few.ratio) == 30
 
@@ -71,7 +81,10 @@ def test_false_positives_are_as_rare_as_the_p_value_says():
     """1 % of sets without near-duplicates: of 300 sets 3 are expected, and more than 10 once in a thousand times."""
     train, alarms = points(60, 0), 0
     for seed in range(300):
-        alarms += NearDuplicateDetector(train, points(24, 2 * seed + 2)).detect(points(40, 2 * seed + 1)).is_significant
+        alarms += (
+            NearDuplicateDetector(train, points(24, 2 * seed + 2)).detect(points(40, 2 * seed + 1)).p_value
+            < SIGNIFICANCE_LEVEL
+        )
     assert alarms <= 10
 
 
@@ -84,7 +97,7 @@ def test_near_duplicates_of_repeated_training_images_are_found(apart):
     )
     assert found.flagged[:60].all()
     assert found.flagged[60:].double().mean() < 0.15
-    assert not NearDuplicateDetector(train, points(100, 2)).detect(points(100, 4)).is_significant
+    assert not is_memorized(train, points(100, 2), points(100, 4))
 
 
 def test_validation_images_that_are_trained_on_too_do_not_lower_the_threshold():
@@ -107,10 +120,7 @@ def test_sets_that_contain_near_duplicates_are_not_called_memorized():
         x[: n // 10] = centres[torch.arange(n // 10) % 5] + 1e-3 * points(n // 10, seed + 5000)
         return x
 
-    alarms = [
-        NearDuplicateDetector(alike(400, 3 * s), alike(100, 3 * s + 1)).detect(alike(200, 3 * s + 2)).is_significant
-        for s in range(40)
-    ]
+    alarms = [is_memorized(alike(400, 3 * s), alike(100, 3 * s + 1), alike(200, 3 * s + 2)) for s in range(40)]
     assert sum(alarms) <= 3
 
 

@@ -11,8 +11,9 @@ import pytest
 from conftest import EVALUATED_RUN, results
 from PIL import Image
 
-from chrysalis.evaluation import plots, report, validation_record
+from chrysalis.evaluation import plots, report
 from chrysalis.evaluation.task import uniquely_named
+from chrysalis.evaluation.validation_loss import compare_records
 
 
 def test_any_folder_of_images_can_be_the_reference(run, tmp_path, tiny_features, model_folder, image_folder, capfd):
@@ -148,7 +149,7 @@ def test_a_runs_model_evaluated_again_has_the_same_validation_losses(run, tmp_pa
         ("image_size", [32, 32], "image sizes"),
         ("loss_by_image", {}, "validation images"),
     ):
-        assert re.match(f"not comparable: different {why}", validation_record.difference(ran, {**again, key: value}))
+        assert re.match(f"not comparable: different {why}", compare_records(ran, {**again, key: value}))
 
 
 def test_a_validation_fraction_other_than_the_runs_is_warned_of(run, tmp_path, tiny_features, capfd):

@@ -6,6 +6,7 @@ Everything is computed in float64. `missing_metrics` says which metrics too few 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from chrysalis.diffusion import seeds
 
@@ -27,7 +28,7 @@ class KernelDistance:
         return f"{self.value:.2g} (95 % CI {self.low:.2g} to {self.high:.2g})"
 
 
-def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+def frechet_distance(a: Tensor, b: Tensor) -> float:
     """FD = |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of the Gaussians with the sets' moments.
 
     With Inception features this is FID (Heusel et al. 2017, arXiv 1706.08500). The trace of the root equals the sum
@@ -41,12 +42,12 @@ def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(shift + spread - 2 * shared)
 
 
-def polynomial_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
     """Compute k(x, y) = (x . y / D + 1)^3 for each pair, [N, M]."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def kernel_distance(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, seed: int = 0) -> KernelDistance:
+def kernel_distance(a: Tensor, b: Tensor, resamples: int = 1000, seed: int = 0) -> KernelDistance:
     """KD = MMD^2 with the cubic kernel, unbiased at every n, of the whole sets.
 
     With Inception features this is KID (Binkowski et al. 2018, arXiv 1801.01401), which averages over subsets. The
@@ -68,37 +69,33 @@ def kernel_distance(a: torch.Tensor, b: torch.Tensor, resamples: int = 1000, see
     return KernelDistance(float(value), low, high)
 
 
-def _bootstrap_counts(n: int, resamples: int, generator: torch.Generator) -> torch.Tensor:
+def _bootstrap_counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
     """Count how often each of n images occurs in each resample, [resamples, n]."""
     chosen = torch.randint(n, (resamples, n), generator=generator)
-    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, chosen, torch.ones(1, 1).double().expand(resamples, n)
-    )
+    return torch.zeros(resamples, n).double().scatter_add_(1, chosen, torch.ones(resamples, n).double())
 
 
-def _mmd_squared(
-    within_a: torch.Tensor, within_b: torch.Tensor, across: torch.Tensor, count_a: torch.Tensor, count_b: torch.Tensor
-) -> torch.Tensor:
+def _mmd_squared(within_a: Tensor, within_b: Tensor, across: Tensor, count_a: Tensor, count_b: Tensor) -> Tensor:
     """MMD^2 of weighted sets, [resamples]; a row of the counts is one resample, `within_*` have a zero diagonal."""
 
-    def mean_within(k: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def mean_within(k: Tensor, w: Tensor) -> Tensor:
         return ((w @ k) * w).sum(1) / (w.sum(1) ** 2 - w.square().sum(1))
 
     mean_across = ((count_a @ across) * count_b).sum(1) / (count_a.sum(1) * count_b.sum(1))
     return mean_within(within_a, count_a) + mean_within(within_b, count_b) - 2 * mean_across
 
 
-def euclidean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Distance of each pair, [N, M], without the matrix product whose rounding makes near-duplicates look far apart."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _neighbour_radius(x: torch.Tensor, k: int) -> torch.Tensor:
+def _neighbour_radius(x: Tensor, k: int) -> Tensor:
     """Distance of each image to its k-th nearest other image, [N]."""
     return euclidean(x, x).fill_diagonal_(0).kthvalue(k + 1, dim=1).values
 
 
-def precision_recall(real: torch.Tensor, samples: torch.Tensor, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, float]:
     """Fraction of samples within a real image's k-nearest-neighbour ball, and of real images within a sample's
     (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
     real, samples = _as_double(real, samples)
@@ -108,7 +105,7 @@ def precision_recall(real: torch.Tensor, samples: torch.Tensor, k: int = 3) -> t
     return float(precision), float(recall)
 
 
-def density_coverage(real: torch.Tensor, samples: torch.Tensor, k: int = 5) -> tuple[float, float]:
+def density_coverage(real: Tensor, samples: Tensor, k: int = 5) -> tuple[float, float]:
     """Number of real balls around a sample over k (about 1 for equal distributions), and the fraction of real balls
     that contain a sample (Naeem et al. 2020, arXiv 2002.09797); more robust to outliers than precision and recall."""
     real, samples = _as_double(real, samples)
@@ -131,7 +128,7 @@ class Distances:
     notes: tuple[str, ...]
 
 
-def measure(real: torch.Tensor, samples: torch.Tensor, seed: int = 0) -> Distances:
+def measure(real: Tensor, samples: Tensor, seed: int = 0) -> Distances:
     """Compute every metric that the numbers of images allow.
 
     FD falls as n grows, so it compares equally many images of each set; the others compare every pair of at most
@@ -156,13 +153,13 @@ def measure(real: torch.Tensor, samples: torch.Tensor, seed: int = 0) -> Distanc
     return Distances(n, m, fd, kd, precision, recall, density, coverage, notes)
 
 
-def count_repeated(real: torch.Tensor, samples: torch.Tensor) -> int:
+def count_repeated(real: Tensor, samples: Tensor) -> int:
     """Count the samples whose features equal those of a real image up to rounding."""
     real, samples = _as_double(real, samples)
     return int((euclidean(real, samples).amin(0) <= IDENTICAL * samples.norm(dim=1)).sum())
 
 
-def subsample(x: torch.Tensor, n: int, seed: int) -> torch.Tensor:
+def subsample(x: Tensor, n: int, seed: int) -> Tensor:
     """Choose n random rows, always the same ones for a seed; all rows where there are no more than n."""
     return x if len(x) <= n else x[seeds.permutation(len(x), seed, "some")[:n]]
 
@@ -170,18 +167,16 @@ def subsample(x: torch.Tensor, n: int, seed: int) -> torch.Tensor:
 def missing_metrics(n_real: int, n_samples: int, dim: int) -> tuple[str, ...]:
     """One sentence for each metric that so few images cannot support."""
     least, counts = min(n_real, n_samples), f"there are {n_real} real images and {n_samples} samples"
-    notes = []
-    if least <= dim:
-        notes.append(f"FD needs more images than the {dim} features ({counts}); KD is unbiased at any number.")
-    if least < MIN_IMAGES_FOR_PRECISION:
-        metrics = "Precision, recall, density and coverage"
-        notes.append(f"{metrics} need at least {MIN_IMAGES_FOR_PRECISION} images of each set ({counts}).")
-    if least < MIN_IMAGES_FOR_KD:
-        notes.append(f"KD needs at least {MIN_IMAGES_FOR_KD} images of each set ({counts}).")
-    return tuple(notes)
+    needs = {
+        f"FD needs more images than the {dim} features ({counts}); KD is unbiased at any number.": dim + 1,
+        f"Precision, recall, density and coverage need at least {MIN_IMAGES_FOR_PRECISION} images of each set "
+        f"({counts}).": MIN_IMAGES_FOR_PRECISION,
+        f"KD needs at least {MIN_IMAGES_FOR_KD} images of each set ({counts}).": MIN_IMAGES_FOR_KD,
+    }
+    return tuple(note for note, n in needs.items() if least < n)
 
 
-def _as_double(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_double(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be [N, D] and [M, D], not {list(a.shape)} and {list(b.shape)}")
     return a.double(), b.double()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from chrysalis.data import pixels
@@ -29,22 +30,19 @@ class Network(Protocol):
     dim: int
     module: torch.nn.Module
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Turn uint8 images [B, 3, H, W] of any size, on the module's device, into float features [B, dim]."""
         ...
 
 
-def extract(network: Network, images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+def extract(network: Network, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Features float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; each image's are independent of the others.
-
-    Raises:
-        UserError: the features are not finite.
-    """
+    Raises UserError if they are not finite."""
     network.module.to(device)
     if not len(images):
         return torch.empty(0, network.dim)
 
-    def embed(rows: slice) -> torch.Tensor:
+    def embed(rows: slice) -> Tensor:
         return network.embed(images[rows].to(device)).float().cpu()
 
     with torch.no_grad():
@@ -60,7 +58,7 @@ def extract_rows(
     rows: Sequence[int] | np.ndarray,
     mirrored: bool = False,
     device: torch.device | str = "cpu",
-) -> torch.Tensor:
+) -> Tensor:
     """Features float32 [len(rows), dim] of rows of a decoded set, or of their mirror images.
 
     They are kept in the cache folder, keyed by the images' contents and size and by the network's weights.
@@ -83,7 +81,7 @@ def extract_rows(
     return cached["features"][wanted]
 
 
-def _read_cache(file: Path, n: int, dim: int) -> dict[str, torch.Tensor]:
+def _read_cache(file: Path, n: int, dim: int) -> dict[str, Tensor]:
     try:
         cached = load_file(file)
         if cached["features"].shape == (n, dim):
@@ -108,13 +106,8 @@ class DenoiserEncoder:
     Autoencoders are Unified Self-supervised Learners, arXiv 2303.09769).
 
     The features are the spatial means of the lowest levels and of the middle block, each normalized, so that they need
-    no statistics of another data set.
-
-    Args:
-        pretrained: a model folder or hub id.
-        at: timestep as a fraction of T.
-        levels: number of encoder levels, from the lowest.
-        size: images are resized to this many pixels; None: the model's training size.
+    no statistics of another data set. pretrained: a model folder or hub id. at: timestep as a fraction of T. levels:
+    number of encoder levels, from the lowest. size: of the resized images in pixels; None: the training size.
     """
 
     def __init__(self, pretrained: str = "assets/features", at: float = 0.1, levels: int = 1, size: int | None = None):
@@ -137,11 +130,11 @@ class DenoiserEncoder:
         widths = list(self.unet.config.block_out_channels)
         self.dim = sum(widths[len(widths) - self.levels :]) + widths[-1]
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         x = self.alpha * pixels.to_signed(resized(images, self.size))
         return torch.cat([F.layer_norm(h.mean((2, 3)), h.shape[1:2]) for h in self._activations(x)], dim=1)
 
-    def _activations(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def _activations(self, x: Tensor) -> list[Tensor]:
         """The outputs of the lowest encoder levels and of the middle block, each [B, C, h, w]."""
         t = torch.full((len(x),), self.t, device=x.device)
         emb = self.unet.time_embedding(self.unet.time_proj(t).to(x.dtype))
@@ -175,16 +168,14 @@ class Inception:
             raise UserError(f"{setting} could not be loaded as torch-fidelity's Inception weights: {why}.") from error
         self.name = "Inception"
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         return self.module(images)[0]
 
 
-def _build_inception(torch_fidelity: Any, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _build_inception(torch_fidelity: Any, state: Mapping[str, Tensor]) -> torch.nn.Module:
     """Build their extractor from `state`: its constructor alone would download a file or unpickle one."""
-    download, torch_fidelity.load_state_dict_from_url = (
-        torch_fidelity.load_state_dict_from_url,
-        lambda *args, **kwargs: state,
-    )
+    download = torch_fidelity.load_state_dict_from_url
+    torch_fidelity.load_state_dict_from_url = lambda *args, **kwargs: state
     try:
         return torch_fidelity.FeatureExtractorInceptionV3("inception", ["2048"])
     finally:
@@ -218,7 +209,7 @@ class Transformer:
             raise UserError(f"{setting} does not turn an image into one vector, as DINOv2 and CLIP do.")
         return first.shape[1]
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         x = (resized(images, self.size).float() / 255 - mean) / std
         model: Any = self.module  # either of two architectures
@@ -233,7 +224,7 @@ def _input_size(processor: Any, trained_at: int) -> tuple[int, int]:
     return (crop["height"], crop["width"]) if "height" in crop else (trained_at, trained_at)
 
 
-def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize uint8 [B, 3, H, W] to uint8 [B, 3, *size], antialiased; images of that size already stay as they are."""
     if tuple(images.shape[2:]) == tuple(size):
         return images

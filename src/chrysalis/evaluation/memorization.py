@@ -7,6 +7,7 @@ other one. How near genuinely new images come is measured on the validation imag
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from chrysalis.evaluation.distances import euclidean
 
@@ -15,7 +16,7 @@ MIN_VALIDATION_IMAGES = 20  # fewer have no fifth percentile
 MAX_VALIDATION_IMAGES = 1000  # more hardly make the percentile more exact
 DUPLICATE_RATIO = 0.1  # a validation image with a lower ratio is in the training set itself
 MAX_SPACING_IMAGES = 1000  # training images whose nearest neighbours are looked up for the spacing
-SIGNIFICANCE_LEVEL = 0.01
+SIGNIFICANCE_LEVEL = 0.01  # of the p-value, before a correction for several evaluations
 MAX_DISTANCES = 2**24  # in memory at once
 
 
@@ -24,21 +25,20 @@ class NearDuplicates:
     """The outcome for N samples.
 
     ratio: d(sample, nearest training image) / d(that image, its nearest other training image), [N].
-    nearest: row of the nearest training image, [N]. distance: to it, [N].
+    nearest: row of the nearest training image, [N].
     threshold: the `rank`-th smallest ratio of `n_validation` images, which is the 5th percentile of those that are not
     duplicates of training images themselves (`n_duplicates`); None where there are too few.
     """
 
-    ratio: torch.Tensor
-    nearest: torch.Tensor
-    distance: torch.Tensor
+    ratio: Tensor
+    nearest: Tensor
     threshold: float | None
     n_validation: int
     rank: int
     n_duplicates: int
 
     @property
-    def flagged(self) -> torch.Tensor:
+    def flagged(self) -> Tensor:
         """Whether each sample is called a near-duplicate, bool [N]."""
         return self.ratio < (-torch.inf if self.threshold is None else self.threshold)
 
@@ -71,11 +71,6 @@ class NearDuplicates:
         k, left = self.rank, self.n_validation + 1 - self.rank
         return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, left))
 
-    @property
-    def is_significant(self) -> bool:
-        """Whether more samples are flagged than chance explains."""
-        return self.p_value < SIGNIFICANCE_LEVEL
-
 
 def percentile_rank(n: int) -> int:
     """Rank, counted from 1, of the 5th percentile of n values."""
@@ -90,13 +85,12 @@ def wilson_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def distance_ratios(
-    x: torch.Tensor, train: torch.Tensor, mirrored: torch.Tensor | None = None, floor: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x: Tensor, train: Tensor, mirrored: Tensor | None = None, floor: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """(ratio, nearest, distance), each [N], of features x [N, D] to training features [M, D].
 
-    Args:
-        mirrored: features of the mirrored images x where training mirrors; the nearer version counts.
-        floor: the smallest denominator of the ratio, see `NearDuplicateDetector`.
+    mirrored: features of the mirrored images x where training mirrors; the nearer version counts. floor: the smallest
+    denominator of the ratio.
     """
     distance, nearest = _nearest(x, train)
     if mirrored is not None:
@@ -108,19 +102,14 @@ def distance_ratios(
     return distance / other.clamp(min=max(floor, torch.finfo(torch.float32).tiny))[which], nearest, distance
 
 
-def median_spacing(train: torch.Tensor) -> float:
+def median_spacing(train: Tensor) -> float:
     """The median distance of a training image to its nearest other training image."""
     rows = torch.arange(0, len(train), -(-len(train) // MAX_SPACING_IMAGES))
     return float(_nearest(train[rows], train, leave_out=rows)[0].median())
 
 
-def _nearest(
-    x: torch.Tensor, train: torch.Tensor, leave_out: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(distance, row) of the training image nearest to each x, in parts that fit in memory.
-
-    leave_out: one training row for each x that does not count.
-    """
+def _nearest(x: Tensor, train: Tensor, leave_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(distance, row) of the training image nearest to each x. leave_out: a training row for each x not to count."""
     nearest, at_once = [], max(1, MAX_DISTANCES // len(train))
     for start in range(0, len(x), at_once):
         part = slice(start, start + at_once)
@@ -134,21 +123,17 @@ def _nearest(
 class NearDuplicateDetector:
     """Flags samples nearer to a training image than 95 % of the validation images are.
 
-    Half of the median spacing of the training images is the floor of each ratio's denominator: an image that the set
-    contains twice has distance 0 to its nearest other one, which would hide its near-duplicates.
-
-    Args:
-        train: features of at least two training images, [M, D].
-        validation: features of the validation images.
-        mirrored: features of the mirrored validation images where training mirrors.
+    train, validation: features [M, D] of at least two images, and [N, D]. mirrored: features of the mirrored validation
+    images where training mirrors. The denominator of each ratio is at least half of the median spacing of the training
+    images: an image that the set contains twice has distance 0 to its nearest other one, which would hide its
+    near-duplicates.
     """
 
-    def __init__(self, train: torch.Tensor, validation: torch.Tensor, mirrored: torch.Tensor | None = None):
+    def __init__(self, train: Tensor, validation: Tensor, mirrored: Tensor | None = None):
         if len(train) < 2:
             raise ValueError("near-duplicates are detected among at least two training images")
         self.train, self.floor = train, median_spacing(train) / 2
-        some = slice(MAX_VALIDATION_IMAGES)
-        ratio = torch.empty(0)
+        some, ratio = slice(MAX_VALIDATION_IMAGES), torch.empty(0)
         if len(validation):
             mirrored = None if mirrored is None else mirrored[some]
             ratio, _, _ = distance_ratios(validation[some], train, mirrored, self.floor)
@@ -157,7 +142,7 @@ class NearDuplicateDetector:
         self.rank = self.n_duplicates + percentile_rank(n_new)
         self.threshold = float(ratio.kthvalue(self.rank).values) if n_new >= MIN_VALIDATION_IMAGES else None
 
-    def detect(self, samples: torch.Tensor, mirrored: torch.Tensor | None = None) -> NearDuplicates:
+    def detect(self, samples: Tensor, mirrored: Tensor | None = None) -> NearDuplicates:
         """Compare features [N, D] of samples, and of their mirror images, with the training images."""
-        found = distance_ratios(samples, self.train, mirrored, self.floor)
-        return NearDuplicates(*found, self.threshold, self.n_validation, self.rank, self.n_duplicates)
+        ratio, nearest, _ = distance_ratios(samples, self.train, mirrored, self.floor)
+        return NearDuplicates(ratio, nearest, self.threshold, self.n_validation, self.rank, self.n_duplicates)

@@ -141,7 +141,8 @@ def _sample_figures(histories: Histories, colours: Mapping[str, str]) -> Figures
             _intervals(axes, [row for row in history["evaluation"] if key in row], key, colours[name])
         axes.set(title=titles[key], xlabel="optimizer step")
         if key == "near_duplicate_fraction":
-            axes.axhline(0.05, color=GREY, linestyle="--", linewidth=1)
+            by_chance = next(row[f"{key}_by_chance"] for rows in evaluations for row in rows if key in row)
+            axes.axhline(by_chance, color=GREY, linestyle="--", linewidth=1)
             axes.set(ylim=(0, None))
             caption += " The dashed line is the fraction expected by chance."
     return [("Samples", caption, _svg(figure))]

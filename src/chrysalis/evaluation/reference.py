@@ -4,22 +4,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.store import ImageSet
 from chrysalis.evaluation import distances
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, Distances
 from chrysalis.evaluation.features import Network, extract, extract_rows, network_digest
 from chrysalis.evaluation.memorization import MIN_VALIDATION_IMAGES, NearDuplicateDetector, NearDuplicates
+from chrysalis.sampling import grids
+
+MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a set of samples.
-
-    features: name of the feature network. features_digest: hash of its weights and settings. compared_with: which real
-    images the distances are to.
-    """
+    """The evaluation of a set of samples. features: name of the feature network; features_digest: hash of its weights
+    and settings. compared_with: which real images the distances are to."""
 
     features: str
     features_digest: str
@@ -44,17 +46,10 @@ class Evaluation:
 
     def record(self) -> dict:
         """What results.json, history.json and evaluation.json contain."""
-        d = self.distances
-        return {
-            "features": self.features,
-            "features_digest": self.features_digest,
-            "compared_with": self.compared_with,
-            "n_samples": d.n_samples,
-            "n_real": d.n_real,
-            "n_validation": self.near_duplicates.n_validation,
-            **self.metrics(),
-            "notes": self.notes,
-        }
+        names = {name: getattr(self, name) for name in ("features", "features_digest", "compared_with")}
+        counts = {"n_samples": self.distances.n_samples, "n_real": self.distances.n_real}
+        counts["n_validation"] = self.near_duplicates.n_validation
+        return {**names, **counts, **self.metrics(), "notes": self.notes}
 
     @property
     def notes(self) -> list[str]:
@@ -116,10 +111,10 @@ class Reference:
         self.detector = NearDuplicateDetector(train, validation, mirrored)
         self.real = self._extract(rows)
 
-    def _extract(self, rows: np.ndarray, mirrored: bool = False) -> torch.Tensor:
+    def _extract(self, rows: np.ndarray, mirrored: bool = False) -> Tensor:
         return extract_rows(self.network, self.image_set, rows, mirrored, self.device)
 
-    def evaluate(self, images: torch.Tensor, seed: int = 0) -> Evaluation:
+    def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
         """Evaluate generated images, uint8 [N, 3, H, W]."""
         samples = extract(self.network, images, self.device)
         mirrored = extract(self.network, images.flip(-1), self.device) if self.flip else None
@@ -127,8 +122,14 @@ class Reference:
         measured = distances.measure(self.real, samples, seed)
         return Evaluation(self.network.name, self.digest, self.compared_with, measured, near_duplicates)
 
-    def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:
-        """Rows of the k samples with the lowest ratios, and the training image nearest to each, uint8 [k, 3, H, W]."""
-        lowest = evaluation.near_duplicates.ratio.argsort()[:k].tolist()
-        rows = self.train_rows[evaluation.near_duplicates.nearest[lowest].numpy()]
-        return lowest, torch.from_numpy(np.asarray(self.image_set.images[rows]))
+    def nearest_grid(self, evaluation: Evaluation, images: Tensor, k: int) -> Tensor:
+        """Draw the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training image
+        nearest to each; returns uint8 [3, h, w]."""
+        found = evaluation.near_duplicates
+        lowest = found.ratio.argsort()[:k].tolist()
+        nearest = torch.from_numpy(np.asarray(self.image_set.images[self.train_rows[found.nearest[lowest].numpy()]]))
+        flagged = int(found.flagged[lowest].sum())
+        title = f"the {len(lowest)} samples nearest to a training image"
+        title += f" ({flagged} near-duplicates)" if flagged else ""
+        rows = [(title, images[lowest]), ("the training image nearest to each", nearest)]
+        return pixels.from_image(grids.table(rows, enlarge=max(1, -(-MIN_SIDE // min(images.shape[-2:])))))

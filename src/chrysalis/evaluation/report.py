@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Column, Table
 
-from chrysalis.evaluation import plots, validation_record
+from chrysalis.evaluation import plots
 from chrysalis.evaluation.distances import KernelDistance
+from chrysalis.evaluation.validation_loss import compare_records
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import public, read_mapping, shown, write_text
 from chrysalis.system.plotting import COLOURS
@@ -19,7 +20,7 @@ from chrysalis.system.terminal import console
 REQUIRED = {
     "results": ("command", "best_step", "steps", "val_loss_minus_base", "val_loss_minus_base_error", "hardware"),
     "history": ("validation", "timesteps", "training", "evaluation"),
-    "evaluation": ("n_samples", "n_real", "compared_with", "features"),
+    "evaluation": ("n_samples", "n_real", "features_digest", "compared_with", "features"),
     "settings": ("settings", "command"),
 }
 MAX_GRIDS = 4  # grids of samples shown of a run: the first, the last, and some between
@@ -52,7 +53,7 @@ class Subject:
             yield "difference to the base model", f"{r['val_loss_minus_base']:+.5f}{standard_error}"
             yield "best step", f"{r['best_step']:,} of {r['steps']:,}"
         if "seconds" in r:
-            yield "time", f"{r['seconds']:.0f} s, {r['hardware']}"
+            yield "duration", f"{r['seconds']:.0f} s, {r['hardware']}"
 
     def _sample_metrics(self) -> Iterator[tuple[str, str]]:
         e = self.evaluation
@@ -69,7 +70,7 @@ class Subject:
             names = ("fraction", "fraction_low", "fraction_high", "fraction_by_chance")
             fraction, low, high, chance = (f"{e[f'near_duplicate_{name}'] * 100:.0f} %" for name in names)
             yield "near-duplicates of training images", f"{fraction} (95 % CI {low} to {high}), {chance} by chance"
-            yield "p-value of that many", f"{e['near_duplicate_p_value']:.2g}"
+            yield "p-value of the near-duplicates", f"{e['near_duplicate_p_value']:.2g}"
         at = f" at step {e['step']:,}" if "step" in e else ""
         yield "measured on", f"{e['n_samples']} samples{at} vs {e['n_real']} {e['compared_with']}"
         yield "features", e["features"]
@@ -114,11 +115,7 @@ def _subject(
 
 
 def load(folder: Path) -> Subject:
-    """Read either kind of folder.
-
-    Raises:
-        UserError: the folder is neither.
-    """
+    """Read either kind of folder. Raises UserError for any other."""
     if (folder / "results.json").is_file() and (folder / "history.json").is_file():
         return load_run(folder)
     if (folder / "evaluation.json").is_file():
@@ -135,7 +132,7 @@ def comparison(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
     titles = dict.fromkeys(title for metrics in cells for title in metrics)
     rows = [(title, [metrics.get(title, "") for metrics in cells]) for title in titles]
     if len(subjects) > 1 and first:
-        changes = [str(validation_record.difference(s.validation, first)) if s.validation else "" for s in subjects[1:]]
+        changes = [str(compare_records(s.validation, first)) if s.validation else "" for s in subjects[1:]]
         rows.insert(1, (f"difference to {subjects[0].name}", ["", *changes]))  # row 0 is the loss itself
     return rows
 

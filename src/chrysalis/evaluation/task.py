@@ -11,11 +11,10 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
-from chrysalis.evaluation import report, validation_record
+from chrysalis.evaluation import report
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.nearest_grid import nearest_grid
 from chrysalis.evaluation.reference import Reference, distinct_train_rows
-from chrysalis.evaluation.validation_loss import validation_loss
+from chrysalis.evaluation.validation_loss import loss_record, validation_loss
 from chrysalis.models.folder import Model
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Canvas, Generate, SampleSpec
@@ -29,10 +28,8 @@ MAX_VALIDATION_IMAGES = 256  # each measured at eight timesteps
 class Evaluate(Generate):
     """Generate samples as task=generate does, then write evaluation.json, nearest.png and report.html.
 
-    Args:
-        data: the real images, resized to the samples' size whatever data.image_size is.
-        n_nearest: number of samples shown beside the training images nearest to them.
-        compare: folders to compare instead of sampling, see `compare`.
+    data: the real images, resized to the samples' size whatever data.image_size is. n_nearest: number of samples shown
+    beside the training images nearest to them. compare: folders to compare instead of sampling, see `compare`.
     """
 
     def __init__(
@@ -91,7 +88,7 @@ class Evaluate(Generate):
             say(f"validation loss {validation['loss']:.5f} on {n} images (predicting {prediction})")
 
         # 2. Files
-        pixels.save_png(nearest_grid(evaluation, reference, images, self.n_nearest), out / "nearest.png")
+        pixels.save_png(reference.nearest_grid(evaluation, images, self.n_nearest), out / "nearest.png")
         write_text(out / "evaluation.json", json.dumps(self.notes, indent=2) + "\n")
         report.write(out / "report.html", [report.load_evaluation(out)])
 
@@ -102,8 +99,8 @@ class Evaluate(Generate):
         return ["evaluation.json", "nearest.png", "report.html"]
 
     def _validation(self) -> dict | None:
-        """The record of evaluation/validation_record.py; None with too few validation images, or for a conditional
-        model, whose conditions only its own run knows."""
+        """The record of the validation loss; None with too few validation images, or for a conditional model, whose
+        conditions only its own run knows."""
         if self.model.conditioner is not None or len(self.data.validation_rows) < 2:
             return None
         batch = self.data.validation_batch(MAX_VALIDATION_IMAGES)
@@ -111,7 +108,7 @@ class Evaluate(Generate):
         denoiser.to(self.device)
         contents = batch.key.tolist()
         losses = validation_loss(denoiser, batch.image, contents)
-        return validation_record.record(losses, contents, denoiser, self.data.size, seed=0)
+        return loss_record(losses, contents, denoiser, self.data.size, seed=0)
 
 
 def compare(folders: str | Sequence[str], out: Path) -> None:

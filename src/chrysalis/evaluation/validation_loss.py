@@ -1,9 +1,11 @@
 """Validation loss on fixed (image, t, noise) triples, so that every step of every run is measured on the same ones."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
@@ -11,8 +13,17 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.system import memory
 
+MUST_MATCH = {  # keys in which two comparable records agree, and their names in a sentence
+    "prediction": "prediction targets",
+    "seed": "seeds",
+    "bins": "numbers of timesteps",
+    "image_size": "image sizes",
+    "noise_schedule": "noise schedules",
+    "device": "devices, whose random generators differ",
+}
 
-def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
+
+def fixed_timesteps(total: int, bins: int) -> Tensor:
     """int64 [bins]: t_j = (j + 1/2) T / J, the middle of each bin."""
     return ((torch.arange(bins, dtype=torch.float64) + 0.5) * total / bins).long()
 
@@ -20,27 +31,24 @@ def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
 @torch.no_grad()
 def validation_loss(
     denoiser: Denoiser,
-    images: torch.Tensor,
+    images: Tensor,
     contents: Sequence[int],
     bins: int = 8,
     seed: int = 0,
     batch_size: int = 32,
     cond: Mapping | None = None,
     advance: Callable[[int], None] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Measure the unweighted MSE, float32 [N, bins], of uint8 images [N, 3, H, W].
 
-    Args:
-        contents: a hash of each image, which fixes its noise together with `seed` and the bin, in whatever order the
-            images come.
-        cond: the images' conditions; None for the null condition.
-        advance: called with the number of triples that each batch finished.
+    contents: a hash of each image, which fixes its noise together with `seed` and the bin, in whatever order the images
+    come. cond: the images' conditions; None: null. advance: called with the number of triples each batch finished.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
     pairs = [(i, j) for i in range(len(images)) for j in range(bins)]
 
-    def per_sample(places: slice) -> torch.Tensor:
+    def per_sample(places: slice) -> Tensor:
         chunk = pairs[places]
         rows = [i for i, _ in chunk]
         x0 = pixels.to_signed(images[rows].to(device))
@@ -80,7 +88,7 @@ class PairedDifference:
         return {**asdict(self), **(unknown if self.n < 2 else {})}
 
 
-def paired_difference(a: torch.Tensor, b: torch.Tensor) -> PairedDifference:
+def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
     """Average a - b of losses [N, bins] on the same triples.
 
     The standard error takes the N images for the sample, not their triples: an image that is hard at one timestep is
@@ -89,9 +97,35 @@ def paired_difference(a: torch.Tensor, b: torch.Tensor) -> PairedDifference:
     difference = (a - b).double()
     n = len(difference)
 
-    def standard_error(values: torch.Tensor) -> torch.Tensor:
+    def standard_error(values: Tensor) -> Tensor:
         return values.std(dim=0) / n**0.5 if n > 1 else torch.full(values.shape[1:], torch.inf)
 
     by_image = difference.mean(dim=1)
     by_timestep = difference.mean(dim=0).tolist(), standard_error(difference).tolist()
     return PairedDifference(float(by_image.mean()), float(standard_error(by_image)), *by_timestep, n)
+
+
+def loss_record(losses: Tensor, contents: Sequence[int], denoiser: Denoiser, size: Sequence[int], seed: int) -> dict:
+    """Describe losses [N, bins] and how they were measured. contents: the hash of each image, see `validation_loss`."""
+    alphas = denoiser.noise.alphas
+    mean_losses = losses.mean(dim=1).tolist()
+    return {
+        "loss": losses.mean().item(),
+        "prediction": denoiser.objective.name,
+        "seed": seed,
+        "bins": losses.shape[1],
+        "image_size": list(size),
+        "noise_schedule": hashlib.sha256(str([f"{a:.5f}" for a in alphas.tolist()]).encode()).hexdigest()[:12],
+        "device": alphas.device.type,
+        "loss_by_image": {f"{content:x}": loss for content, loss in zip(contents, mean_losses, strict=True)},
+    }
+
+
+def compare_records(a: dict, b: dict) -> PairedDifference | str:
+    """a - b over the images in both records, or a phrase on why they are not comparable."""
+    if key := next((key for key in MUST_MATCH if a[key] != b[key]), None):
+        return f"not comparable: different {MUST_MATCH[key]}"
+    common = sorted(a["loss_by_image"].keys() & b["loss_by_image"].keys())
+    if len(common) < 2:
+        return "not comparable: different validation images"
+    return paired_difference(*(torch.tensor([[side["loss_by_image"][key]] for key in common]) for side in (a, b)))

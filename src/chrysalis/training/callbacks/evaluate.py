@@ -14,7 +14,6 @@ from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.diffusion import seeds
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.nearest_grid import nearest_grid
 from chrysalis.evaluation.reference import Evaluation, Reference, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.generation import sample
@@ -231,7 +230,7 @@ class Evaluate(Callback):
     def _show(self, trainer: Trainer, evaluation: Evaluation, images: torch.Tensor, step: int) -> None:
         if not trainer.is_global_zero:
             return
-        sheet = nearest_grid(evaluation, self.reference, images, self.n_nearest)
+        sheet = self.reference.nearest_grid(evaluation, images, self.n_nearest)
         pixels.save_png(sheet, self.run_dir / "nearest" / f"step_{step:06d}.png")
         if trainer.logger is not None:
             values = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics().items()}

@@ -12,8 +12,13 @@ from lightning import Callback, LightningModule, Trainer
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data.batch import Batch
-from chrysalis.evaluation import validation_record
-from chrysalis.evaluation.validation_loss import PairedDifference, fixed_timesteps, paired_difference, validation_loss
+from chrysalis.evaluation.validation_loss import (
+    PairedDifference,
+    fixed_timesteps,
+    loss_record,
+    paired_difference,
+    validation_loss,
+)
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base_model import BaseModel
@@ -132,10 +137,10 @@ class Validation(Callback):
         return paired_difference(self.measured[step][weights], self.measured[to][weights])
 
     def record(self, trainer: Trainer, step: int) -> dict:
-        """Of the EMA weights at a measured step, see evaluation/validation_record.py."""
+        """Of the EMA weights at a measured step, see evaluation/validation_loss.py."""
         data, denoiser = trainer.datamodule, trainer.lightning_module.denoiser
         contents = self.contents or data.validation_batch(self.n_images).key.tolist()
-        return validation_record.record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
+        return loss_record(self.measured[step]["ema"], contents, denoiser, data.size, self.seed)
 
     def told_at(self, step: int) -> dict[str, float]:
         """{"null": loss, "shuffled": loss, ...} that was measured at a step; empty for an unconditional model."""
