@@ -116,7 +116,7 @@ class Judges:
         return [SPECIES[i] for i in self._predict("classifier", images)[0].argmax(1)]
 
     def word(self, images: torch.Tensor) -> list[str]:
-        """The colour words of the captions; species that share a word ("yellow") share its class."""
+        """The colour words of the captions; species with the same word ("yellow") have the same class."""
         return [WORDS[i] for i in self._predict("classifier", images)[1].argmax(1)]
 
     def silhouette(self, images: torch.Tensor) -> torch.Tensor:
@@ -199,5 +199,5 @@ def _recipe() -> str:
 
 if __name__ == "__main__":
     began, judges = time.perf_counter(), Judges.train()
-    print(f"drawn and trained in {time.perf_counter() - began:.0f} s")
+    print(f"trained in {time.perf_counter() - began:.0f} s")
     print(", ".join(f"{name} {value:.3f}" for name, value in judges.evaluate(butterflies(300, VALIDATION)).items()))

@@ -1,4 +1,4 @@
-"""The last table of docs/experiments.md: how much of KD is a shift that all samples share.
+"""The last table of docs/experiments.md: how much of KD is a shift of all samples.
 
     python benchmarks/kd_mean_shift.py FOLDER [FOLDER ...]
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
             file=sys.stderr,
         )
         return 2
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
     budget = Budget(options.budget, budget_began)
     with tempfile.TemporaryDirectory(prefix="chrysalis-gpu-", ignore_cleanup_errors=True) as scratch:
         before = {name: os.environ.get(name) for name in ("CHRYSALIS_CACHE", "TORCHINDUCTOR_CACHE_DIR")}

@@ -9,10 +9,7 @@ from chrysalis.data.store import open_set
 from chrysalis.system.terminal import say
 
 IMAGES = 583  # as many as the photographs of the published figures
-DRAWN, SIZE = (
-    64,
-    256,
-)  # drawn at 64 px and enlarged: a fourteenth of the time, and as costly to decode
+DRAWN, SIZE = 64, 256  # drawn at 64 px and enlarged: a fourteenth of the time, as costly to decode
 
 
 def images(scratch: Path, kept: Path) -> Path:

@@ -29,11 +29,11 @@ def test_metrics_of_a_run_are_those_of_the_images_it_would_generate(run, tmp_pat
     r = results(folder)
     assert [row["step"] for row in json.loads((folder / "history.json").read_text())["evaluation"]] == [0, 2, 4]
     assert r["evaluation"]["step"] == r["best_step"] == 4
-    draw = ["model.pretrained=runs/a", "n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24"]
-    assert run("sample", *draw, "out=drawn") == 0
-    drawn = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "drawn").glob("seed_*.png"))])
+    sampling = ["model.pretrained=runs/a", "n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24"]
+    assert run("sample", *sampling, "out=samples") == 0
+    samples = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "samples").glob("seed_*.png"))])
     extractor = features.DenoiserEncoder(str(model_folder), size=16)
-    sample_features = features.extract(extractor, torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    sample_features = features.extract(extractor, torch.from_numpy(samples).permute(0, 3, 1, 2))
     real = features.extract_rows(extractor, images, validation_rows)
     n = min(len(validation_rows), 24)
     theirs = kid_features_to_metric(
@@ -90,8 +90,10 @@ def test_evaluation_changes_no_bit_of_the_run(trained, tmp_path, tiny_features):
 
 def test_the_best_step_can_be_that_of_another_metric(run, tmp_path, tiny_features):
     """The base model is never the best step, however good it is."""
-    asked = ["callbacks.best.monitor=kd", "callbacks.evaluate.every_n_train_steps=1", "optimizer.lr=0.3"]
-    assert run("train", *EVALUATED_RUN, tiny_features[0], *asked, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
+    settings = ["callbacks.best.monitor=kd", "callbacks.evaluate.every_n_train_steps=1", "optimizer.lr=0.3"]
+    assert (
+        run("train", *EVALUATED_RUN, tiny_features[0], *settings, "lr_schedule=constant", "callbacks.ema.decay=0") == 0
+    )
     history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
     best = min(history[1:], key=lambda row: row["kd"])
     assert results(tmp_path / "runs" / "a")["best_step"] == best["step"]
@@ -101,21 +103,29 @@ def test_the_best_step_can_be_that_of_another_metric(run, tmp_path, tiny_feature
 
 def test_the_exported_weights_are_the_evaluated_ones(run, tmp_path, tiny_features):
     """Also where nothing was sampled at the best step: sample.py finds the same metrics."""
-    asked = [
+    settings = [
         "callbacks.evaluate.every_n_train_steps=9",
         "callbacks.validation.every_n_train_steps=1",
         "callbacks.ema.decay=0",
     ]
-    asked += ["optimizer.lr=1", "lr_schedule=constant", "trainer.max_steps=6"]
-    assert run("train", *EVALUATED_RUN, *tiny_features, *asked, "export.report=true") == 0
+    settings += ["optimizer.lr=1", "lr_schedule=constant", "trainer.max_steps=6"]
+    assert run("train", *EVALUATED_RUN, *tiny_features, *settings, "export.report=true") == 0
     r = results(tmp_path / "runs" / "a")
     steps = [row["step"] for row in json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]]
     assert 0 < r["best_step"] < 6, "otherwise this test shows nothing"
     assert steps == [0, r["best_step"], 6]
     assert r["evaluation"]["step"] == r["best_step"]
-    draw = ["n=24", "seed=100000", "scheduler=dpmpp_2m", "steps=2", "batch_size=24", "data=butterflies", "data.n=150"]
-    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *draw, *tiny_features, "out=drawn") == 0
-    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
+    sampling = [
+        "n=24",
+        "seed=100000",
+        "scheduler=dpmpp_2m",
+        "steps=2",
+        "batch_size=24",
+        "data=butterflies",
+        "data.n=150",
+    ]
+    assert run("sample", "task=evaluate", "model.pretrained=runs/a", *sampling, *tiny_features, "out=samples") == 0
+    again = json.loads((tmp_path / "samples" / "evaluation.json").read_text())
     assert again["kd"] == pytest.approx(r["evaluation"]["kd"], rel=1e-3)
     assert f"24 samples at step {r['best_step']}" in (tmp_path / "runs" / "a" / "report.html").read_text()
 

@@ -18,20 +18,20 @@ from chrysalis.evaluation.validation_loss import compare_records
 
 def test_any_folder_of_images_can_be_the_reference(run, tmp_path, tiny_features, model_folder, image_folder, capfd):
     model, data = f"model.pretrained={model_folder}", ["data=folder", f"data.path={image_folder}"]
-    words = ["task=evaluate", model, *data, *tiny_features, "n=20", "steps=2", "out=drawn"]
+    words = ["task=evaluate", model, *data, *tiny_features, "n=20", "steps=2", "out=samples"]
     assert run("sample", *words) == 0
     log = capfd.readouterr().err
     assert "20 samples vs 24 real images: KD" in log, "few validation images: all images"
-    found = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())
+    found = json.loads((tmp_path / "samples" / "evaluation.json").read_text())
     assert found["n_samples"] == 20
     assert any("FD needs more images than" in note for note in found["notes"])
-    page = (tmp_path / "drawn" / "report.html").read_text()
+    page = (tmp_path / "samples" / "report.html").read_text()
     assert 0 < page.index("<img") < page.index("<table")
     assert {"grid.png", "nearest.png", "report.html", "settings.json"} <= {
-        p.name for p in (tmp_path / "drawn").iterdir()
+        p.name for p in (tmp_path / "samples").iterdir()
     }
     assert run("sample", *words) == 0  # complete: not sampled again, but evaluated
-    assert json.loads((tmp_path / "drawn" / "evaluation.json").read_text()) == found
+    assert json.loads((tmp_path / "samples" / "evaluation.json").read_text()) == found
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_any_folder_of_images_can_be_the_reference(run, tmp_path, tiny_features,
     ],
 )
 def test_mistakes(run, capfd, model_folder, words, message, tmp_path):
-    assert run("sample", *words, f"model.pretrained={model_folder}", "out=drawn", "n=2") == 2
+    assert run("sample", *words, f"model.pretrained={model_folder}", "out=samples", "n=2") == 2
     assert message in capfd.readouterr().err
-    assert not (tmp_path / "drawn").exists()
+    assert not (tmp_path / "samples").exists()
 
 
 def test_a_data_set_smaller_than_a_training_batch_can_be_the_reference(run, tmp_path, tiny_features, model_folder):
     few = ["data=butterflies", "data.n=5", *tiny_features, f"model.pretrained={model_folder}"]
-    assert run("sample", "task=evaluate", *few, "n=2", "steps=2", "out=drawn") == 0
-    assert json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["n_real"] == 5
+    assert run("sample", "task=evaluate", *few, "n=2", "steps=2", "out=samples") == 0
+    assert json.loads((tmp_path / "samples" / "evaluation.json").read_text())["n_real"] == 5
 
 
 def test_runs_are_compared_in_one_table_and_page(run, trained, tmp_path, tiny_features, capfd):
@@ -134,15 +134,15 @@ def test_a_runs_model_evaluated_again_has_the_same_validation_losses(run, tmp_pa
         == 0
     )
     data = ["data=butterflies", "data.n=150", "data.seed=0"]
-    draw = ["model.pretrained=runs/a", *data, *tiny_features, "n=20", "steps=2", "out=drawn"]
-    assert run("sample", "task=evaluate", *draw) == 0
+    sampling = ["model.pretrained=runs/a", *data, *tiny_features, "n=20", "steps=2", "out=samples"]
+    assert run("sample", "task=evaluate", *sampling) == 0
     ran = results(tmp_path / "runs" / "a")["validation"]
-    again = json.loads((tmp_path / "drawn" / "evaluation.json").read_text())["validation"]
+    again = json.loads((tmp_path / "samples" / "evaluation.json").read_text())["validation"]
     assert len(ran["loss_by_image"]) == 6
     assert len(again["loss_by_image"]) > 6, "all validation images"
     for key, loss in ran["loss_by_image"].items():
         assert again["loss_by_image"][key] == pytest.approx(loss, rel=1e-5)
-    assert run("sample", "task=evaluate", "task.compare=[runs/a,drawn]", "out=both") == 0
+    assert run("sample", "task=evaluate", "task.compare=[runs/a,samples]", "out=both") == 0
     assert "0.00000 ± 0.00000" in capfd.readouterr().err
     for key, value, why in (
         ("prediction", "sample", "prediction targets"),
@@ -164,11 +164,11 @@ def test_a_validation_fraction_other_than_the_runs_is_warned_of(run, tmp_path, t
         "steps=2",
     ]
     capfd.readouterr()
-    assert run("sample", *words, "out=drawn") == 0
+    assert run("sample", *words, "out=samples") == 0
     assert "runs/a was trained with data.val_fraction=0.4" in capfd.readouterr().err
-    assert run("sample", *words, "data.val_fraction=0.4", "out=drawn") == 0, "the same images, tiny_features at anew"
+    assert run("sample", *words, "data.val_fraction=0.4", "out=samples") == 0, "the same samples, evaluated again"
     assert "was trained with data.val_fraction" not in capfd.readouterr().err
-    assert run("sample", *words, "data.val_fraction=0.4", "task.n_nearest=1", "features.at=0.2", "out=drawn") == 0
+    assert run("sample", *words, "data.val_fraction=0.4", "task.n_nearest=1", "features.at=0.2", "out=samples") == 0
 
 
 def test_runs_with_odd_names_are_compared_and_damaged_ones_refused(run, tmp_path, tiny_features, capfd):

@@ -51,9 +51,9 @@ def verdict(best: int, last: int, validation: ValidationHistory, evaluations: Se
 
 
 def _memorization(best: int, last: int, evaluations: Collection[dict]) -> str:
-    of_trained = [row for row in evaluations if row["step"]]
-    level = SIGNIFICANCE_LEVEL / max(1, len(of_trained))
-    first = next((row["step"] for row in of_trained if row.get("near_duplicate_p_value", 1.0) < level), None)
+    after_start = [row for row in evaluations if row["step"]]
+    level = SIGNIFICANCE_LEVEL / max(1, len(after_start))
+    first = next((row["step"] for row in after_start if row.get("near_duplicate_p_value", 1.0) < level), None)
     if first is None:
         return ""
     if first > best:
