@@ -1,11 +1,11 @@
-"""How well conditional models obey: images drawn with growing guidance, and judges that know nothing of the models.
+"""How well conditional models follow their conditions, at several guidance scales, according to independent judges.
 
     python benchmarks/conditions.py label=runs/label mask=runs/mask text=runs/text
 
-For label: 8 images of each of the ten species, of which the judge names the species. For mask: 80 silhouettes of
-butterflies that no model has seen, against the judge's silhouette of the image (mean IoU). For text: 80 captions of
-unseen butterflies, whose colours, and exact colour words, the judge is to name. The judges are trained once and kept in
-the cache folder.
+label: 8 images of each of the ten species; the judge names the species. mask: 80 silhouettes of butterflies that no
+model was trained on; compared with the judge's silhouette of the image (mean IoU). text: 80 captions of such
+butterflies; the judge names the colour and the exact colour word. The judges are trained once and kept in the cache
+folder. For scale 1 there is no guidance.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from judges import VALIDATION, Judges, agreement, drawings, iou
+from judges import VALIDATION, Judges, agreement, butterflies, iou
 
 from chrysalis.conditions.kinds.mask import UNSEEN, drawn_mask
 from chrysalis.data.store import cache_folder
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 CAPTIONS = [draw("butterflies", i, UNSEEN, 32).caption for i in range(80)]
 
 
-# The colour that each colour word of the captions stands for: amber is an orange, cream nearly white
+# The colour words of the captions by colour
 COLOURS = {
     "orange": ("orange", "amber", "orange-rimmed", "orange-banded"),
     "brown": ("brown-rimmed",),
@@ -46,40 +46,43 @@ def colours(words: list[str]) -> list[str]:
 
 
 def word_of(caption: str) -> str:
-    """The colour word of a caption, such as "black and yellow": what stands before the species."""
+    """The colour word of a caption, such as "black and yellow": the words before the species."""
     before = min((caption.partition(f" {name} ")[0] for name in species_names("butterflies")), key=len)
     return before.partition(" ")[2]
 
 
-def drawn(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.Tensor]:
-    """(names, images uint8 [B, 3, H, W]) of one sample.py command, in the order of their names."""
+def generate(model: str, scale: float, *overrides: str) -> tuple[list[str], torch.Tensor]:
+    """Run sample.py; returns (names, images uint8 [B, 3, H, W]) in the order of the names."""
     with tempfile.TemporaryDirectory() as folder:
         guided = [] if scale == 1 else ["guidance=cfg", f"guidance.scale={scale}"]
-        how = [f"model.pretrained={model}", "scheduler=dpmpp_2m", "steps=20", "batch_size=40", f"out={folder}/drawn"]
+        how = [f"model.pretrained={model}", "scheduler=dpmpp_2m", "steps=20", "batch_size=40", f"out={folder}/samples"]
         command = [sys.executable, "sample.py", *how, *guided, *overrides]
         done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{shlex.join(command)}\n{done.stderr}")
-        files = sorted(Path(folder, "drawn").glob("*seed_*.png"))
+        files = sorted(Path(folder, "samples").glob("*seed_*.png"))
         return [file.stem for file in files], torch.stack([read(file) for file in files])
 
 
-def obeyed(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> dict[str, float]:
-    """{what is looked at: the part of `n` images, 0 to 1, that show it as asked}; of masks the mean IoU."""
+def accuracy(judges: Judges, what: str, model: str, scale: float, n: int = 80) -> dict[str, float]:
+    """{metric: value from 0 to 1} over `n` images: the fraction that shows the condition; for masks the mean IoU."""
     if what == "label":
         each = -(-n // len(species_names("butterflies")))
-        names, images = drawn(model, scale, "label=all", f"n={each}")
-        asked = [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names]
-        return {"label: species": agreement(judges.species(images), asked)}
+        names, images = generate(model, scale, "label=all", f"n={each}")
+        expected = [name.rsplit("_seed_", 1)[0].replace("-", " ") for name in names]
+        return {"label: species": agreement(judges.species(images), expected)}
     if what == "mask":
-        _, images = drawn(model, scale, "mask=butterflies", f"n={n}")
-        asked = torch.stack([drawn_mask("butterflies", seed, tuple(images.shape[-2:])) for seed in range(n)])
-        return {"mask: IoU": iou(judges.silhouette(images), asked > 0).mean().item()}
+        _, images = generate(model, scale, "mask=butterflies", f"n={n}")
+        expected = torch.stack([drawn_mask("butterflies", seed, tuple(images.shape[-2:])) for seed in range(n)])
+        return {"mask: IoU": iou(judges.silhouette(images), expected > 0).mean().item()}
     listed = ",".join(json.dumps(caption) for caption in CAPTIONS[:n])
-    names, images = drawn(model, scale, f"text=[{listed}]", "n=1")
-    asked = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
-    seen = judges.word(images)
-    return {"text: colour": agreement(colours(seen), colours(asked)), "text: exact word": agreement(seen, asked)}
+    names, images = generate(model, scale, f"text=[{listed}]", "n=1")
+    expected = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
+    named = judges.word(images)
+    return {
+        "text: colour": agreement(colours(named), colours(expected)),
+        "text: exact word": agreement(named, expected),
+    }
 
 
 def main() -> None:
@@ -88,13 +91,13 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     judges = Judges.trained(cache_folder() / "judges.safetensors")
-    own = ", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, VALIDATION)).items())
-    print(f"The judges themselves, on 300 drawings that they did not learn from: {own}\n")
+    own = ", ".join(f"{name} {value:.3f}" for name, value in judges.evaluate(butterflies(300, VALIDATION)).items())
+    print(f"The judges themselves, on 300 other synthetic images: {own}\n")
     print("| condition |" + "".join(f" scale {scale:g} |" for scale in arguments.scales))
     print("|---" * (1 + len(arguments.scales)) + "|")
     for model in arguments.models:
         what, _, folder = model.partition("=")
-        figures = [obeyed(judges, what, folder, scale) for scale in arguments.scales]
+        figures = [accuracy(judges, what, folder, scale) for scale in arguments.scales]
         for row in figures[0]:
             print(f"| {row} |" + "".join(f" {figure[row]:.3f} |" for figure in figures), flush=True)
 

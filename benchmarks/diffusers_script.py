@@ -1,12 +1,12 @@
-"""What diffusers' own script for unconditional training does with its best flags: the second peer of `make bench`.
+"""What diffusers' own unconditional training script does with its best flags: the second baseline of `make bench`.
 
     python -m benchmarks.diffusers_script --model FOLDER --data FOLDER --image-size 64 --steps 28
 
-Written anew after the behaviour of examples/unconditional_image_generation/train_unconditional.py with
+An independent implementation of examples/unconditional_image_generation/train_unconditional.py with
 --mixed_precision, --use_ema, --center_crop and --random_flip: accelerate, images decoded and resized by the data
-loader whenever they are asked for, AdamW and a cosine schedule with the script's own values, gradients clipped at 1,
-diffusers' EMA after every optimizer step, the loss read back and logged at every step. The script starts from random
-weights; this starts from a given UNet, so that all sides train the same one. Prints one line of JSON.
+loader at every access, AdamW and a cosine schedule with the script's own values, gradients clipped at 1, diffusers' EMA
+after every optimizer step, the loss read back and logged at every step. The script starts from random weights; this one
+starts from a given UNet, so that all sides train the same one. Prints one line of JSON.
 """
 
 # ruff: noqa: E402
@@ -32,11 +32,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.plain_loop import forever, parts, print_record, wait_for
 
-BETAS, WEIGHT_DECAY, EPS = (0.95, 0.999), 1e-6, 1e-8  # of AdamW; the script's defaults, like those of the flags below
+BETAS, WEIGHT_DECAY, EPS = (0.95, 0.999), 1e-6, 1e-8  # AdamW's; the script's defaults, like those of the flags below
 
 
 def image_loader(options: argparse.Namespace, cache: str) -> DataLoader:
-    """Batches {"input": float32 [B, 3, S, S] in [-1, 1]}; every image is decoded anew each time."""
+    """Batches {"input": float32 [B, 3, S, S] in [-1, 1]}; every image is decoded at every access."""
     images = load_dataset("imagefolder", data_dir=options.data, split="train", cache_dir=cache)
     augment = transforms.Compose(
         [
@@ -63,7 +63,7 @@ def train(options: argparse.Namespace, scratch: str) -> dict:
     )
     torch.manual_seed(options.seed)
     unet, noising = parts(options.model, DDPMScheduler)
-    for p in unet.parameters():  # a file's weights lie anywhere in memory, the script's random ones on cache lines
+    for p in unet.parameters():  # loaded weights lie anywhere in memory, the script's random ones on cache lines
         p.data = p.data.clone()
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
     adamw = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=BETAS, weight_decay=WEIGHT_DECAY, eps=EPS)
@@ -110,7 +110,7 @@ def train(options: argparse.Namespace, scratch: str) -> dict:
     seconds = time.perf_counter() - since
     accelerator.end_training()
 
-    # 3. What it exports: the EMA weights
+    # 3. Export the EMA weights
     if options.save:
         ema.copy_to(unet.parameters())
         DDPMPipeline(accelerator.unwrap_model(unet), noising).save_pretrained(options.save)
@@ -130,13 +130,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="a folder of images")
     parser.add_argument("--image-size", type=int, required=True)
     parser.add_argument("--steps", type=int, default=28, help="micro-batches")
-    parser.add_argument("--warmup", type=int, default=4, help="the first micro-batches, which are not timed")
+    parser.add_argument("--warmup", type=int, default=4, help="micro-batches before the clock starts")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--lr-warmup-steps", type=int, default=500)
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="bf16")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--num-workers", type=int, default=0, help="decoding processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="folder for the trained model, with its EMA weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

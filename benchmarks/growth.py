@@ -1,11 +1,11 @@
-"""How cost grows with image size, batch and set: nothing may grow faster than what is asked for.
+"""How cost grows with image size, batch size and data set: at most in proportion.
 
     python -m benchmarks.growth [--only size,batch,set] [--most 1000] [--device cpu]
 
-Every cell is one `train.py` of a few steps on random images of 16 px, written for this and removed afterwards. Its
-set is decoded before, which is timed apart, as is opening the decoded set again. Every figure is followed by what its
-cost grew by since the row before, and by what it may: with the pixels or the images. More than 1.5 times that is
-flagged. Writes benchmarks/results/growth-MACHINE.md.
+Every cell is one `train.py` of a few steps on random images of 16 px, which are removed afterwards. Decoding the data
+set and opening the decoded set again are timed separately. Every figure is followed by its growth since the row before
+and by the expected growth: that of the pixels or the images. More than 1.5 times the expected growth is flagged. Writes
+benchmarks/results/growth-MACHINE.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ STEPS, WARMUP, SOME = 6, 2, 500
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that grows."""
+    """One quantity that grows."""
 
     name: str
     unit: str
@@ -48,7 +48,7 @@ class Axis:
         return {"size": (value, 8, SOME), "batch": (64, value, SOME), "set": (64, 8, value)}[self.name]
 
     def expected(self, before: int, value: int, what: str) -> float:
-        """By how much a column may grow from one row to the next: with the pixels, the images of a batch or a set."""
+        """Expected growth of a column from one row to the next: that of the pixels or of the images."""
         ratio = value / before
         grows = {
             "seconds an image": {"size": ratio**2},
@@ -71,7 +71,7 @@ COLUMNS = ("images/s", "peak memory, MiB", "first step, s", "decoding, s", "open
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="size,batch,set", help="some of the tables")
-    parser.add_argument("--most", type=int, help="leave out rows of larger values")
+    parser.add_argument("--most", type=int, help="the largest value")
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
@@ -105,19 +105,19 @@ def own_cache(scratch: Path) -> Iterator[None]:
 
 
 def write_images(folder: Path, n: int) -> None:
-    """Random BMP files of 16 px: 0.8 kB and next to no time each."""
+    """Write random BMP files of 16 px: small and fast."""
     folder.mkdir()
-    some = folder / "some.bmp"
-    Image.new("RGB", (16, 16)).save(some)
-    head = some.read_bytes()[:-768]
-    some.unlink()
+    sample = folder / "sample.bmp"
+    Image.new("RGB", (16, 16)).save(sample)
+    head = sample.read_bytes()[:-768]
+    sample.unlink()
     rng = np.random.default_rng(0)
     for i in range(n):
         (folder / f"{i:06d}.bmp").write_bytes(head + rng.bytes(768))
 
 
 def measured(bench: Bench, size: int, batch: int, images: int) -> dict[str, float]:
-    """One cell, by the names of COLUMNS."""
+    """Measure one cell, by the names of COLUMNS."""
     write_images(Path(bench.data), images)
     bench.image_size, seconds = size, []
     for _ in range(2):
@@ -125,13 +125,13 @@ def measured(bench: Bench, size: int, batch: int, images: int) -> dict[str, floa
         folder_data(bench.data, image_size=size, resize="stretch", batch_size=batch).setup()
         seconds.append(time.perf_counter() - began)
     steps = (f"trainer.max_steps={STEPS}", f"callbacks.clock.warmup_steps={WARMUP}")
-    told = bench.train(f"data.batch_size={batch}", *steps).results
-    values = (told["images_per_second"], told["peak_memory_mib"], told["seconds_to_first_step"], *seconds)
+    results = bench.train(f"data.batch_size={batch}", *steps).results
+    values = (results["images_per_second"], results["peak_memory_mib"], results["seconds_to_first_step"], *seconds)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def grown(axis: Axis, before: int, value: int, was: dict, now: dict) -> dict[str, tuple[float, float]]:
-    """{column: (by how much it grew, by how much it may)}; images/s as seconds an image."""
+    """{column: (growth, expected growth)}; images/s as seconds an image."""
     factors = {}
     for name in COLUMNS:
         cost, factor = (
@@ -142,12 +142,12 @@ def grown(axis: Axis, before: int, value: int, was: dict, now: dict) -> dict[str
 
 
 def table(axis: Axis, values: Sequence[int], rows: Sequence[dict[str, float]]) -> str:
-    """Markdown: each figure with what its cost grew by since the row before and what it may grow by."""
+    """Markdown, each figure with its growth since the row before and the expected growth."""
     lines = [f"| {axis.unit} | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
     for i, (value, now) in enumerate(zip(values, rows, strict=True)):
         factors = grown(axis, values[i - 1], value, rows[i - 1], now) if i else {}
-        told = (_factor(*factors[name]) if i else "" for name in COLUMNS)
-        shown = (f"{now[name]:.4g}{factor}" for name, factor in zip(COLUMNS, told, strict=True))
+        growth = (_factor(*factors[name]) if i else "" for name in COLUMNS)
+        shown = (f"{now[name]:.4g}{factor}" for name, factor in zip(COLUMNS, growth, strict=True))
         lines.append(f"| {value} | {' | '.join(shown)} |")
     return "\n".join(lines)
 

@@ -1,9 +1,9 @@
-"""Does an image show what was asked for? Small networks that name a butterfly and cut it out.
+"""Small networks that judge whether an image follows its condition: they name a butterfly and segment it.
 
     python benchmarks/judges.py
 
-They learn from drawn butterflies alone (another seed than the images that models learn from) and know nothing of the
-models that they judge. The program trains them and prints how often they are right on drawings they never saw.
+They are trained on drawn butterflies alone, of another seed than the training images of the models, and are independent
+of the models that they judge. The program trains them and prints their accuracy on other drawn butterflies.
 """
 
 import time
@@ -28,35 +28,35 @@ from chrysalis.system.files import written
 
 SPECIES = tuple(sorted(species.name for species in DOMAINS["butterflies"]))
 WORDS = tuple(sorted({form.word for species in DOMAINS["butterflies"] for form in species.forms}))
-TO_LEARN, VALIDATION, N = 1000, 1001, 3000  # seeds of the drawings (models learn from seed 0), how many to learn from
+TRAINING, VALIDATION, N = 1000, 1001, 3000  # seeds (models train on seed 0), number of training images
 SIZE, BATCH, SHIFT = 64, 64, 4
 
 
-def drawings(n: int, seed: int) -> ImageSet:
+def butterflies(n: int, seed: int) -> ImageSet:
     return open_set(DrawnSource("butterflies", n, seed), (SIZE, SIZE), "crop")
 
 
 def truth(drawn: ImageSet) -> tuple[list[str], list[str]]:
-    """(species, colour word) of every drawing; the word is what a caption says between its article and the species."""
+    """(species, colour words) of all images; a colour word stands between a caption's article and the species."""
     species = [drawn.label_names[label] for label in drawn.labels]
     words = [c.partition(f" {s}")[0].partition(" ")[2] for s, c in zip(species, drawn.captions, strict=True)]
     return species, words
 
 
-def agreement(answers: Sequence[str], asked: Sequence[str]) -> float:
-    """The part of the answers, 0 to 1, that are what was asked."""
-    return sum(a == b for a, b in zip(answers, asked, strict=True)) / len(asked)
+def agreement(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """The fraction of correct answers, 0 to 1."""
+    return sum(a == b for a, b in zip(answers, expected, strict=True)) / len(expected)
 
 
-def iou(predicted: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-    """Masks [B, 1, H, W], of any type and not 0 where the subject is -> float [B], 0 to 1; 0 where both are empty."""
-    p, q = predicted.bool().flatten(1), asked.bool().flatten(1)
+def iou(predicted: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Intersection over union, float [B], of masks [B, 1, H, W]; 0 where both are empty."""
+    p, q = predicted.bool().flatten(1), expected.bool().flatten(1)
     return (p & q).sum(1) / (p | q).sum(1).clamp(min=1)
 
 
-def disturbed(x: torch.Tensor, masks: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """x float [B, 3, 64, 64] in [-1, 1], masks float [B, 1, 64, 64]: mirrored and moved together, then x is made as a
-    model might draw it: blurred, off in brightness and contrast, noisy."""
+def degraded(x: torch.Tensor, masks: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror and shift x float [B, 3, 64, 64] in [-1, 1] and masks float [B, 1, 64, 64] together, then give x the flaws
+    of generated images: blur, wrong brightness and contrast, noise."""
     place = torch.eye(2, 3).repeat(len(x), 1, 1)
     place[:, 0, 0] = 1 - 2.0 * torch.randint(2, (len(x),), generator=generator)
     place[:, :, 2] = torch.randint(-SHIFT, SHIFT + 1, (len(x), 2), generator=generator) * 2 / SIZE
@@ -74,7 +74,7 @@ def layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(True))
 
 
-class Namer(nn.Module):
+class Classifier(nn.Module):
     """float [B, 3, 64, 64] in [-1, 1] -> logits [B, len(SPECIES)] and [B, len(WORDS)]."""
 
     def __init__(self):
@@ -87,12 +87,12 @@ class Namer(nn.Module):
         return self.heads(self.late(self.early(x)).mean((2, 3))).split([len(SPECIES), len(WORDS)], 1)
 
 
-class Cutter(nn.Module):
+class Segmenter(nn.Module):
     """float [B, 3, 64, 64] in [-1, 1] -> logits [B, 1, 64, 64], positive on the subject."""
 
     def __init__(self):
         super().__init__()
-        # Layers at full resolution would cost most of the time: 2 x 2 pixels travel as channels
+        # Layers at full resolution would take most of the time: 2 x 2 pixels become channels
         self.fine, self.middle = nn.Sequential(nn.PixelUnshuffle(2), layer(12, 32)), layer(32, 64, 2)
         self.coarse = nn.Sequential(layer(64, 96, 2), layer(96, 96), layer(96, 96))
         self.join_middle = nn.Sequential(layer(160, 64), nn.PixelShuffle(2))
@@ -106,63 +106,63 @@ class Cutter(nn.Module):
 
 
 class Judges:
-    """Judges of images uint8 [B, 3, H, W]: they look at 64 x 64 pixels, whatever the size, and work on the CPU."""
+    """Judges of images uint8 [B, 3, H, W], which are resized to 64 x 64 pixels; on the CPU."""
 
     def __init__(self):
-        networks = nn.ModuleDict({"namer": Namer(), "cutter": Cutter()})
+        networks = nn.ModuleDict({"classifier": Classifier(), "segmenter": Segmenter()})
         self.networks = networks.to(memory_format=torch.channels_last).eval()
 
     def species(self, images: torch.Tensor) -> list[str]:
-        return [SPECIES[i] for i in self._ask("namer", images)[0].argmax(1)]
+        return [SPECIES[i] for i in self._predict("classifier", images)[0].argmax(1)]
 
     def word(self, images: torch.Tensor) -> list[str]:
-        """The colour words of the captions; species that share a word ("yellow") share its class."""
-        return [WORDS[i] for i in self._ask("namer", images)[1].argmax(1)]
+        """The colour words of the captions; species with the same word ("yellow") have the same class."""
+        return [WORDS[i] for i in self._predict("classifier", images)[1].argmax(1)]
 
     def silhouette(self, images: torch.Tensor) -> torch.Tensor:
         """bool [B, 1, H, W]"""
-        return F.interpolate(self._ask("cutter", images), images.shape[-2:], mode="bilinear") > 0
+        return F.interpolate(self._predict("segmenter", images), images.shape[-2:], mode="bilinear") > 0
 
     @torch.no_grad()
-    def _ask(self, network: str, images: torch.Tensor):
+    def _predict(self, network: str, images: torch.Tensor):
         x = pixels.to_signed(images.cpu())
         return self.networks[network](F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True))
 
-    def right(self, drawn: ImageSet) -> dict[str, float]:
-        """How good the judges are themselves on `drawn`: species and word as accuracies, silhouette as mean IoU."""
+    def evaluate(self, drawn: ImageSet) -> dict[str, float]:
+        """Evaluate the judges on `drawn`: species and word as accuracies, silhouette as mean IoU."""
         images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
         answers = self.species(images), self.word(images)
         species, word = (agreement(a, b) for a, b in zip(answers, truth(drawn), strict=True))
         return {"species": species, "word": word, "silhouette": iou(self.silhouette(images), masks).mean().item()}
 
     @classmethod
-    def train(cls, seed: int = 0, n: int = N, passes: int = 8) -> "Judges":
-        """Learn from n drawings, disturbed, in `passes` shuffled passes: one cycle of AdamW."""
-        drawn, threads = drawings(n, TO_LEARN), torch.get_num_threads()
+    def train(cls, seed: int = 0, n: int = N, epochs: int = 8) -> "Judges":
+        """Train on n degraded images for `epochs` epochs: one cycle of AdamW."""
+        drawn, threads = butterflies(n, TRAINING), torch.get_num_threads()
         torch.set_num_threads(1)  # on cores that others use, two threads that wait for each other take 6 times as long
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 judges = cls()
-            judges._learn(drawn, seed, passes)
+            judges._fit(drawn, seed, epochs)
         finally:
             torch.set_num_threads(threads)
         return judges
 
-    def _learn(self, drawn: ImageSet, seed: int, passes: int) -> None:
+    def _fit(self, drawn: ImageSet, seed: int, epochs: int) -> None:
         images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
         labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
         generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
-        lower = hardware.cpu_has_bf16()  # elsewhere bf16 is emulated, and slower
+        use_bf16 = hardware.cpu_has_bf16()  # elsewhere bf16 is emulated, and slower
         optimizer = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.02)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, passes * -(-len(drawn) // BATCH))
-        namer, cutter = self.networks.train().values()
-        for i in range(passes):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, epochs * -(-len(drawn) // BATCH))
+        classifier, segmenter = self.networks.train().values()
+        for i in range(epochs):
             for rows in seeds.permutation(len(drawn), seed, i).split(BATCH):
-                x, y = disturbed(pixels.to_signed(images[rows]), masks[rows].float() / 255, generator)
-                with torch.autocast("cpu", torch.bfloat16, enabled=lower):
-                    named, cut = namer(x), cutter(x)
-                loss = F.binary_cross_entropy_with_logits(cut.float(), y)
+                x, y = degraded(pixels.to_signed(images[rows]), masks[rows].float() / 255, generator)
+                with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+                    named, mask = classifier(x), segmenter(x)
+                loss = F.binary_cross_entropy_with_logits(mask.float(), y)
                 loss += sum(F.cross_entropy(a.float(), b) for a, b in zip(named, labels[rows].T, strict=True))
                 optimizer.zero_grad()
                 loss.backward()
@@ -172,7 +172,7 @@ class Judges:
 
     @classmethod
     def trained(cls, cache_file: Path | None) -> "Judges":
-        """The judges in `cache_file`, if this code and these drawings made them; else trained now and kept there."""
+        """Load the judges in `cache_file` if this code and these images made them; train and save them otherwise."""
         if cache_file is not None and cache_file.is_file():
             with safe_open(cache_file, "pt") as file:
                 if file.metadata()["code"] == _recipe():
@@ -194,10 +194,10 @@ class Judges:
 
 
 def _recipe() -> str:
-    return f"{content_hash(Path(__file__).read_bytes())} {DrawnSource('butterflies', N, TO_LEARN).fingerprint()}"
+    return f"{content_hash(Path(__file__).read_bytes())} {DrawnSource('butterflies', N, TRAINING).fingerprint()}"
 
 
 if __name__ == "__main__":
     began, judges = time.perf_counter(), Judges.train()
-    print(f"drawn and trained in {time.perf_counter() - began:.0f} s")
-    print(", ".join(f"{name} {value:.3f}" for name, value in judges.right(drawings(300, VALIDATION)).items()))
+    print(f"trained in {time.perf_counter() - began:.0f} s")
+    print(", ".join(f"{name} {value:.3f}" for name, value in judges.evaluate(butterflies(300, VALIDATION)).items()))

@@ -1,4 +1,4 @@
-"""What fits in 6, 12, 24 and 80 GB: a markdown table, counted and not measured. Half a minute.
+"""A markdown table of the batch sizes that fit in 6, 12, 24 and 80 GB, counted rather than measured, in 30 s.
 
 python benchmarks/memory.py
 """
@@ -26,7 +26,7 @@ CELEBAHQ = {
     "norm_eps": 1e-6,
     "attention_head_dim": None,
 }
-WAYS = {  # {name: (autocast, gradient checkpointing, bytes of the optimizer a weight)}
+SETTINGS = {  # {name: (autocast, gradient checkpointing, optimizer bytes per weight)}
     "fp32": (None, False, 8),
     "bf16": (torch.bfloat16, False, 8),
     "bf16, checkpointing": (torch.bfloat16, True, 8),
@@ -35,31 +35,31 @@ WAYS = {  # {name: (autocast, gradient checkpointing, bytes of the optimizer a w
 
 
 def denoisers():
-    """(name, denoiser, pixels) of the models in the table."""
-    bundled = folder.load(location.BUNDLED)
-    known = Denoiser(bundled.unet, bundled.scheduler, objective("epsilon"))
-    yield "bundled, 3.5 M", known, 64
-    yield "bundled, 3.5 M", known, 256
+    """Yield (name, denoiser, pixels) of the models in the table."""
+    model = folder.load(location.BUNDLED)
+    bundled = Denoiser(model.unet, model.scheduler, objective("epsilon"))
+    yield "bundled, 3.5 M", bundled, 64
+    yield "bundled, 3.5 M", bundled, 256
     large = UNet2DModel(**CELEBAHQ)
     millions = sum(p.numel() for p in large.parameters()) / 1e6
     yield f"ddpm-celebahq-256, {millions:.1f} M", Denoiser(large, DDPMScheduler(), objective("epsilon")), 256
 
 
 def main() -> None:
-    print("The largest micro-batch that fits, and what one of 4 needs in GB (10^9 bytes). Counted, not measured, with")
-    print(f"weights, gradients, AdamW and their average, at {step_memory.MARGIN} times what torch's tensors take.\n")
-    print("| model | pixels | arithmetic | " + " | ".join(f"{gb} GB" for gb in GIGABYTES) + " | batch of 4 |")
+    print("The largest micro-batch that fits, and the memory of a micro-batch of 4 in GB (10^9 bytes), counted, not")
+    print(f"measured: {step_memory.MARGIN} times the tensors, with weights, gradients, AdamW and EMA weights.\n")
+    print("| model | pixels | settings | " + " | ".join(f"{gb} GB" for gb in GIGABYTES) + " | batch of 4 |")
     print("|" + " --- |" * (len(GIGABYTES) + 4))
     for name, denoiser, pixels in denoisers():
         unet = denoiser.unet
         normalise_as_given(unet)  # as training does on a GPU
-        for way, (precision, checkpointing, optimizer) in WAYS.items():
+        for settings, (precision, checkpointing, optimizer) in SETTINGS.items():
             unet.enable_gradient_checkpointing() if checkpointing else unet.disable_gradient_checkpointing()
             how = {"precision": precision, "optimizer_bytes_per_weight": optimizer}
             cost = step_memory.cost(denoiser, (pixels, pixels), **how)
             most = [cost.most(gb * 10**9) for gb in GIGABYTES]
             four = step_memory.MARGIN * cost.total(4) / 1e9
-            row = [name, str(pixels), way, *(str(n) if n else "-" for n in most), f"{four:.1f} GB"]
+            row = [name, str(pixels), settings, *(str(n) if n else "-" for n in most), f"{four:.1f} GB"]
             print("| " + " | ".join(row) + " |", flush=True)
 
 

@@ -1,16 +1,16 @@
-"""The model-pair table of docs/choosing.md: do these guidances bring drawings nearer to real images?
+"""The model-pair table of docs/choosing.md: whether these guidances bring samples nearer to real images.
 
     python benchmarks/model_pairs.py MODEL BASE EARLIER REAL [--n 48] [--steps 12]
 
-MODEL, BASE, EARLIER: model folders (the run's, what it was fine-tuned from, a less trained run's). REAL: `butterflies`
-for drawn ones that no run learns from, or a folder of images.
+MODEL, BASE, EARLIER: model folders (a run's, its base model, a less trained run's). REAL: `butterflies` for drawn
+butterflies that no run trains on, or a folder of images.
 """
 
 import argparse
 import statistics
 
 import torch
-from picture_sets import distance
+from patch_distance import distance
 
 from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw as drawn_butterfly
@@ -24,19 +24,20 @@ from chrysalis.sampling.guidance.model_pairs import Pair
 from chrysalis.sampling.loop import sample
 
 
-def denoiser_of(where: str) -> Denoiser:
-    model = folder.load(where)
+def load_denoiser(pretrained: str) -> Denoiser:
+    model = folder.load(pretrained)
     return Denoiser(model.unet, model.scheduler, choose(model.prediction)).eval()
 
 
-def real_images(where: str, n: int, size: int) -> torch.Tensor:
+def real_images(name: str, n: int, size: int) -> torch.Tensor:
     """float [n, 3, size, size] in [-1, 1]."""
-    if where == "butterflies":
-        drawn = [torch.from_numpy(drawn_butterfly(where, 10_000 + i, size=size).image.copy()) for i in range(n)]
+    if name == "butterflies":
+        drawn = [torch.from_numpy(drawn_butterfly(name, 10_000 + i, size=size).image.copy()) for i in range(n)]
         return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
+
     from chrysalis.data.sources.folder import folder_data
 
-    data = folder_data(where, image_size=size)
+    data = folder_data(name, image_size=size)
     data.setup()
     rows = seeds.permutation(len(data.image_set.images), "real")[:n].sort().values.numpy()
     return pixels.to_signed(torch.from_numpy(data.image_set.images[rows].copy()))[torch.randperm(n)]
@@ -49,23 +50,23 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=48)
     parser.add_argument("--steps", type=int, default=12)
     a = parser.parse_args()
-    model, others = denoiser_of(a.model), {"domain": denoiser_of(a.base), "autoguidance": denoiser_of(a.earlier)}
+    model, others = load_denoiser(a.model), {"domain": load_denoiser(a.base), "autoguidance": load_denoiser(a.earlier)}
     real = real_images(a.real, 2 * a.n, model.unet.config.sample_size)
 
-    def far(terms: dict) -> str:
+    def distance_to_real(terms: dict) -> str:
         scheduler = schedulers.build(model.scheduler, "dpmpp_2m")
         x = sample(Guided(model, terms), scheduler, a.steps, seeds.generators(0, a.n), real.shape[-2:]).clamp(-1, 1)
-        found = [distance(x, real[part * a.n :][: a.n], seed) for part in (0, 1) for seed in range(3)]
-        return f"{statistics.mean(found):.0f}"
+        distances = [distance(x, real[part * a.n :][: a.n], seed) for part in (0, 1) for seed in range(3)]
+        return f"{statistics.mean(distances):.0f}"
 
     scales = (0.25, 0.5, 1.0, 2.0)
     print(f"| {a.real} | unguided | {' | '.join(f'scale {s:g}' for s in scales)} |", flush=True)
     print(f"|---|---|{'---|' * len(scales)}")
-    plain = far({})
+    unguided = distance_to_real({})
     for name, other in others.items():
-        cells = [far({"pair": Pair(other, scale=s)}) for s in scales]
-        print(f"| {name} | {plain} | {' | '.join(cells)} |", flush=True)
-    print(f"\nReal from real: {distance(real[: a.n], real[a.n :]):.0f}.")
+        cells = [distance_to_real({"pair": Pair(other, scale=s)}) for s in scales]
+        print(f"| {name} | {unguided} | {' | '.join(cells)} |", flush=True)
+    print(f"\nBetween two real sets: {distance(real[: a.n], real[a.n :]):.0f}.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The loop that tutorials teach: what every figure of `make bench` is compared with.
+"""The training and sampling loop of tutorials: the baseline of `make bench`.
 
     python benchmarks/plain_loop.py train  --model FOLDER --data FOLDER --image-size 64 --steps 60
     python benchmarks/plain_loop.py sample --model FOLDER --n 8 --ddim-steps 40
 
-One process and float32; every image is decoded and resized whenever it is asked for, every loss is read back at
-once, gradients accumulate by hand, and images come from DDIM. It learns to predict the noise, whatever the model did.
-Prints one line of JSON. Seconds to the first step count from here; a step is a micro-batch.
+One process in float32; every image is decoded and resized at every access, every loss is read back at once, gradients
+accumulate by hand, and samples come from DDIM. It trains the model to predict the noise, whatever it predicted before.
+Prints one line of JSON. The seconds to the first step count from here; a step is a micro-batch.
 """
 
 # ruff: noqa: E402
@@ -30,8 +30,8 @@ from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, Res
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-class Decoded(Dataset):
-    """Every image below a folder, float32 [3, S, S] in [-1, 1], stretched and perhaps mirrored."""
+class ImageFiles(Dataset):
+    """Every image below a folder, float32 [3, S, S] in [-1, 1], stretched and randomly mirrored."""
 
     def __init__(self, folder: str, size: int):
         self.paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGES)
@@ -47,7 +47,7 @@ class Decoded(Dataset):
 
 
 def parts(folder: str, scheduler_kind: type) -> tuple:
-    """(UNet, scheduler): in unet/ and scheduler/ below the folder, or both at its root."""
+    """Load (UNet, scheduler) from unet/ and scheduler/ in the folder, or from the folder itself."""
     below = (Path(folder) / "unet").is_dir()
     kinds = {"unet": UNet2DModel, "scheduler": scheduler_kind}
     return tuple(kind.from_pretrained(folder, subfolder=name if below else "") for name, kind in kinds.items())
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, device: torch.device) -> dict:
     torch.manual_seed(options.seed)
     unet, noising = parts(options.model, DDPMScheduler)
     unet = unet.to(device).train()
-    images = Decoded(options.data, options.image_size)
+    images = ImageFiles(options.data, options.image_size)
     loader = DataLoader(images, options.batch_size, shuffle=True, drop_last=True)
     if not len(loader):
         raise SystemExit(f"{options.data} has fewer than {options.batch_size} images")
@@ -104,12 +104,12 @@ def train(options: argparse.Namespace, device: torch.device) -> dict:
 
 
 @torch.no_grad()
-def drawn(unet: UNet2DModel, scheduler: DDIMScheduler, x: torch.Tensor, steps: int) -> torch.Tensor:
-    """From noise x [B, 3, H, W] to images, about [-1, 1]."""
+def ddim_samples(unet: UNet2DModel, scheduler: DDIMScheduler, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Denoise x [B, 3, H, W] to images, about [-1, 1]."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
-        answer = unet(scheduler.scale_model_input(x, t), t).sample
-        x = scheduler.step(answer, t, x).prev_sample
+        predicted = unet(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(predicted, t, x).prev_sample
     return x
 
 
@@ -120,7 +120,7 @@ def sample(options: argparse.Namespace, device: torch.device) -> dict:
     side = options.image_size or unet.config.sample_size
     wait_for(device)
     since = time.perf_counter()
-    x = drawn(unet, scheduler, torch.randn(options.n, 3, side, side).to(device), options.ddim_steps)
+    x = ddim_samples(unet, scheduler, torch.randn(options.n, 3, side, side).to(device), options.ddim_steps)
     wait_for(device)
     seconds = time.perf_counter() - since
     if options.save:
@@ -129,7 +129,7 @@ def sample(options: argparse.Namespace, device: torch.device) -> dict:
 
 
 def print_record(what: str, device: torch.device, figures: dict) -> None:
-    """One line of JSON, with the most memory that the process has had."""
+    """Print one line of JSON, with the peak memory of the process."""
     record = {"what": what, "device": str(device), "torch": torch.__version__, **figures}
     record["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device.type == "cuda":
@@ -142,13 +142,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("train", "sample"))
     parser.add_argument("--model", required=True, help="a diffusers folder")
     parser.add_argument("--data", help="a folder of images, with folders below it")
-    parser.add_argument("--image-size", type=int, default=0, help="drawing: the model's own if it is not given")
+    parser.add_argument("--image-size", type=int, default=0, help="sampling: the model's training size by default")
     parser.add_argument("--steps", type=int, default=60, help="micro-batches")
-    parser.add_argument("--warmup", type=int, default=4, help="the first micro-batches, which are not timed")
+    parser.add_argument("--warmup", type=int, default=4, help="micro-batches before the clock starts")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--n", type=int, default=8, help="images to draw")
+    parser.add_argument("--n", type=int, default=8, help="images to sample")
     parser.add_argument("--ddim-steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="the trained model's folder, or the samples' file")

@@ -1,7 +1,7 @@
-"""Losses and pixels of the main commands, recorded and compared: a refactor must not change them.
+"""Losses and pixels of the main commands, recorded and compared, because a refactoring must not change them.
 
-    python -m benchmarks.same_numbers record      writes benchmarks/results/same_numbers.json
-    python -m benchmarks.same_numbers             runs all again and compares: equal to the bit, or how far apart
+    python -m benchmarks.same_numbers record      record into benchmarks/results/same_numbers.json
+    python -m benchmarks.same_numbers             run everything again and compare: equal to the bit, or the difference
 
 Bits depend on the CPU, the number of threads and torch; on another machine the losses and the thumbnails of the
 images are compared with the tolerances below. About twelve minutes on two cores.
@@ -30,23 +30,23 @@ QUIET = ["export.report=false", "trainer.log_every_n_steps=1", "trainer.precisio
 QUIET += [
     "callbacks.validation.n_images=32",
     "callbacks.validation.timesteps=8",
-]  # given, so that no plan of measuring changes them
+]  # explicit, so that no automatic setting changes them
 TRAININGS = {
     "train": [],
     "train-label": ["experiment=label", "trainer.max_steps=50"],
     "train-text": ["experiment=text", "trainer.max_steps=50"],
 }
-DRAW = ["n=2", "seed=7", "steps=10", "trainer.precision=32-true"]
+SAMPLE = ["n=2", "seed=7", "steps=10", "trainer.precision=32-true"]
 SCHEDULERS = ("ddim", "dpmpp_2m", "heun")
 IMAGE = "samples/ddim-plain/seed_00007.png"
-MANNERS = {
+VARIANTS = {
     "plain": [],
     "guided": ["guidance=symmetry"],
     "label": ["model.pretrained=runs/train-label", "label=monarch", "guidance=cfg", "guidance.scale=2"],
     "text": ["model.pretrained=runs/train-text", "text=orange wings", "guidance=cfg", "guidance.scale=2"],
     "img2img": ["task=img2img", f"task.image={IMAGE}"],
 }
-SAMPLINGS = {f"{s}-{name}": [f"scheduler={s}", *how] for s in SCHEDULERS for name, how in MANNERS.items()}
+SAMPLINGS = {f"{s}-{name}": [f"scheduler={s}", *how] for s in SCHEDULERS for name, how in VARIANTS.items()}
 
 
 def call(program: str, arguments: list[str], folder: Path) -> None:
@@ -60,7 +60,7 @@ def call(program: str, arguments: list[str], folder: Path) -> None:
 
 
 def trained(run: Path) -> dict:
-    """The training loss of each step, validation losses, and the exported weights."""
+    """Read the training loss of each step, the validation losses and the exported weights."""
     history = json.loads((run / "history.json").read_text())
     weights = {}
     for file in sorted((run / "pipeline").rglob("*.safetensors")):
@@ -78,7 +78,7 @@ def trained(run: Path) -> dict:
 
 
 def sampled(folder: Path) -> dict:
-    """Of each image its digest and a thumbnail of 8 x 8."""
+    """Read each image's digest and its thumbnail of 8 x 8 pixels."""
     found = {}
     for file in sorted(folder.glob("*seed_*.png")):
         with Image.open(file) as image:
@@ -99,7 +99,7 @@ def measure(folder: Path) -> dict:
     for name, arguments in SAMPLINGS.items():
         print(name, flush=True)
         own = [] if any(a.startswith("model.pretrained=") for a in arguments) else ["model.pretrained=runs/train"]
-        call("sample", [*own, *arguments, *DRAW, f"out=samples/{name}"], folder)
+        call("sample", [*own, *arguments, *SAMPLE, f"out=samples/{name}"], folder)
         found[name] = sampled(folder / "samples" / name)
     return found
 
@@ -112,16 +112,16 @@ def cpu() -> str:
         return platform.processor()
 
 
-def differences(was: dict, now: dict) -> dict[str, tuple[bool, float, float]]:
-    """{case: (equal to the bit, how far apart, tolerance)}: relative for losses, grey levels for images."""
+def differences(before: dict, now: dict) -> dict[str, tuple[bool, float, float]]:
+    """{case: (equal to the bit, difference, tolerance)}: relative for losses, in grey levels for images."""
     found = {}
     for name in TRAININGS:
-        a, b = was[name], now[name]
+        a, b = before[name], now[name]
         losses = [np.asarray(x["loss"][: len(x["loss"]) // 10 * 10]).reshape(-1, 10).mean(1) for x in (a, b)]
         apart = [*np.abs(losses[1] / losses[0] - 1), abs(b["validation"][-1] / a["validation"][-1] - 1)]
         found[name] = (a == b, float(max(apart)), LOSS_TOLERANCE)
     for name in SAMPLINGS:
-        a, b = was[name], now[name]
+        a, b = before[name], now[name]
         assert a.keys() == b.keys(), name
         pairs = [(np.asarray(a[file]["thumbnail"], float), np.asarray(b[file]["thumbnail"], float)) for file in a]
         apart = max(float(np.sqrt(np.square(x - y).mean())) for x, y in pairs)
@@ -134,9 +134,9 @@ def main() -> None:
         now = measure(Path(folder))
     if sys.argv[1:] == ["record"]:
         return print(f"{RECORD.write_text(json.dumps(now) + chr(10))} bytes in {RECORD}")
-    was = json.loads(RECORD.read_text())
-    print(f"recorded on {was['machine']}, now {now['machine']}")
-    found = differences(was, now)
+    before = json.loads(RECORD.read_text())
+    print(f"recorded on {before['machine']}, now {now['machine']}")
+    found = differences(before, now)
     for name, (equal, apart, tolerance) in found.items():
         print(f"{name:20} {'equal to the bit' if equal else f'{apart:.2g} apart, tolerance {tolerance}'}")
     sys.exit(any(apart > tolerance for _, apart, tolerance in found.values()))

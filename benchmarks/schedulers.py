@@ -1,4 +1,4 @@
-"""The table of docs/choosing.md: every scheduler at several numbers of steps, against the 1000-step result.
+"""The table of docs/choosing.md: the distance of every scheduler to its 1000-step result at several numbers of steps.
 
 python benchmarks/schedulers.py [--pretrained assets/moths-64] [--n 16] [--steps 5 10 20 40 80]
 """
@@ -8,7 +8,7 @@ import statistics
 import time
 
 import torch
-from picture_sets import distance
+from patch_distance import distance
 
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
@@ -18,7 +18,7 @@ from chrysalis.sampling import schedulers
 from chrysalis.sampling.loop import sample
 from chrysalis.sampling.timesteps import TimestepSchedule
 
-RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # another image at every number of steps
+RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # stochastic: another image for each number of steps
 
 
 def main() -> None:
@@ -30,32 +30,34 @@ def main() -> None:
     model = folder.load(arguments.pretrained)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).eval()
 
-    def draw(name: str, steps: int, seed: int = 0, **settings) -> tuple[torch.Tensor, float]:
+    def generate(name: str, steps: int, seed: int = 0, **settings) -> tuple[torch.Tensor, float]:
         scheduler = schedulers.build(model.scheduler, name, **settings)
         began = time.perf_counter()
         x = sample(denoiser, scheduler, steps, seeds.generators(seed, arguments.n), model.size())
         return x.clamp(-1, 1), (time.perf_counter() - began) / arguments.n
 
-    limit, _ = draw("ddim", 1000, clip_sample=False)
-    noisy_limit, _ = draw("ddpm", 1000)
-    paces = []
+    limit, _ = generate("ddim", 1000, clip_sample=False)
+    noisy_limit, _ = generate("ddpm", 1000)
+    seconds_per_evaluation = []
     head = f"| {' | '.join(f'{steps} steps' for steps in arguments.steps)} |\n|---|{'---|' * len(arguments.steps)}"
     for title, names in (("distance", [n for n in schedulers.SCHEDULERS if n not in RANDOM]), ("sets", RANDOM)):
         print(f"| {title} {head}", flush=True)
         for name in names:
             cells = []
             for steps in arguments.steps:
-                x, seconds = draw(name, steps)
-                schedule = TimestepSchedule(schedulers.build(model.scheduler, name), steps)
-                asked = schedule.evaluations([(0, len(schedule))])
-                paces.append(seconds / asked)
-                far = distance(x, noisy_limit) if name in RANDOM else 127.5 * (x - limit).square().mean().sqrt().item()
-                cells.append(f"{far:.0f}" if name in RANDOM else f"{far:.1f}")
+                x, seconds = generate(name, steps)
+                timetable = TimestepSchedule(schedulers.build(model.scheduler, name), steps)
+                evaluations = timetable.evaluations([(0, len(timetable))])
+                seconds_per_evaluation.append(seconds / evaluations)
+                value = (
+                    distance(x, noisy_limit) if name in RANDOM else 127.5 * (x - limit).square().mean().sqrt().item()
+                )
+                cells.append(f"{value:.0f}" if name in RANDOM else f"{value:.1f}")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
         print()
-    other, _ = draw("ddpm", 1000, seed=1000)
-    print(f"Two sets of {arguments.n} images by 1000 steps of ddpm: {distance(other, noisy_limit):.0f} apart.")
-    print(f"Seconds an image and evaluation of the UNet, the median: {statistics.median(paces):.4f}")
+    other, _ = generate("ddpm", 1000, seed=1000)
+    print(f"Two sets of {arguments.n} images of 1000 ddpm steps: {distance(other, noisy_limit):.0f} apart.")
+    print(f"Median seconds per image and UNet evaluation: {statistics.median(seconds_per_evaluation):.4f}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ TINY_RUN = [
     "callbacks.evaluate.n=0",
     "export.report=false",
 ]
+EVALUATED_RUN = [*TINY_MODEL, *TINY_RUN, "data.n=150", "name=a", "trainer.precision=32-true"]
+EVALUATED_RUN += [f"callbacks.evaluate.{setting}" for setting in ("n=24", "steps=2", "every_n_train_steps=2")]
 
 
 # the slowest files begin first, so that no worker is left with one of them at the end
@@ -195,6 +197,12 @@ def _made(tmp_path_factory) -> Path:
 @pytest.fixture
 def model_folder(_made, tmp_path) -> Path:
     return Path(shutil.copytree(_made / "model", tmp_path / "model"))
+
+
+@pytest.fixture
+def tiny_features(_made) -> list[str]:
+    """Settings of a tiny feature network: the model of model_folder."""
+    return [f"features.pretrained={_made / 'model'}", "features.size=16"]
 
 
 @pytest.fixture

@@ -74,3 +74,9 @@ def _built(name: str, training: str):
 def built(training: DDPMScheduler, name: str):
     """schedulers.build(training, name), once: diffusers needs half a second for some, and sampling changes none."""
     return _built(name, training.to_json_string())
+
+
+def losses(mean: float, seed: int, n: int = 24) -> torch.Tensor:
+    """Losses [n, 4] that differ much between images and little between measurements."""
+    images = torch.linspace(0, 1, n)[:, None]
+    return mean + images + 0.01 * torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu: needs no installed Chrysalis, and names the packages that are missing."""
+"""python -m benchmarks.gpu: runs without an installed Chrysalis, and names missing packages."""
 
 import time
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# What the parts import, by the names that pip knows
+# {package: module} of what the parts import
 IMPORTED = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -34,7 +34,7 @@ IMPORTED = {
 
 
 def missing(imported: dict[str, str] = IMPORTED) -> str | None:
-    """A sentence about the packages that cannot be imported here; None if all can be."""
+    """A sentence that names the packages that cannot be imported; None if there are none."""
     absent = [package for package, name in imported.items() if importlib.util.find_spec(name) is None]
     if not absent:
         return None
@@ -46,13 +46,13 @@ def missing(imported: dict[str, str] = IMPORTED) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for folder in (REPOSITORY / "src", REPOSITORY):  # train.py and sample.py lie in the second
+    for folder in (REPOSITORY / "src", REPOSITORY):  # train.py and sample.py are in the second
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
     if sentence := missing():
         print(sentence, file=sys.stderr)
         return 2
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read as the libraries are imported
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
     from benchmarks.gpu.program import main as program
 
     return program(arguments, began=BEGAN)

@@ -1,4 +1,4 @@
-"""What the parts share: the device, sizes that suit it, synthetic images, models of random weights."""
+"""Shared by the parts: the device, suitable sizes, synthetic images, models with random weights."""
 
 import functools
 import os
@@ -24,10 +24,10 @@ from chrysalis.system.files import REPOSITORY
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the parts are on a device.
+    """The sizes of the parts on a device.
 
-    Of the checks: channels and pixels of a UNet of random weights, images of the set, micro-batch, optimizer steps.
-    large_*: of the figures of the large model, small_*: of the small one; plain_*: of the plain loop beside them.
+    Checks: channels and pixels of a UNet with random weights, images of the data set, micro-batch, optimizer steps.
+    Figures: large_* and small_* for the large and the small model, plain_* for the plain loop.
     """
 
     channels: tuple[int, ...]
@@ -35,8 +35,8 @@ class Sizes:
     images: int
     batch: int
     steps: int
-    roomy_pixels: int  # of the part that runs out of memory
-    roomy_batch: int
+    oom_pixels: int  # for the part that runs out of memory
+    oom_batch: int
     large_pixels: int
     large_batch: int
     large_steps: int
@@ -57,8 +57,8 @@ SIZES = {
         images=64,
         batch=8,
         steps=30,
-        roomy_pixels=128,
-        roomy_batch=16,
+        oom_pixels=128,
+        oom_batch=16,
         large_pixels=256,
         large_batch=8,
         large_steps=23,
@@ -77,8 +77,8 @@ SIZES = {
         images=16,
         batch=4,
         steps=5,
-        roomy_pixels=16,
-        roomy_batch=4,
+        oom_pixels=16,
+        oom_batch=4,
         large_pixels=16,
         large_batch=4,
         large_steps=5,
@@ -97,7 +97,7 @@ WARMUP = 3  # optimizer steps before the clock starts
 
 @dataclass(eq=False)
 class Bench:
-    """scratch: a folder for all that is written, removed afterwards. known: figures that later parts compare with."""
+    """scratch: a folder for all files, removed afterwards. known: figures that later parts compare with."""
 
     device: torch.device
     scratch: Path
@@ -112,16 +112,16 @@ class Bench:
         return SIZES[self.device.type]
 
     def needs(self, part: Part) -> float:
-        """Seconds that a part takes about; at the small sizes of a CPU, a few."""
+        """Approximate seconds of a part; few at the small sizes of a CPU."""
         return part.needs if self.on_gpu else 1.0
 
     def limit(self, part: Part) -> float:
-        """Seconds after which a part is cut off: on a slower GPU it may take three times as long."""
+        """Seconds after which a part is cut off: a slower GPU may take three times as long."""
         return max(30.0, 3 * part.needs) if self.on_gpu else 600.0
 
-    @functools.cache  # noqa: B019 (there is one bench in a process)
+    @functools.cache  # noqa: B019 (one bench per process)
     def images(self, pixels: int, n: int) -> Path:
-        """A folder of n synthetic JPEG files: smooth random colours."""
+        """Write a folder of n synthetic JPEG files: smooth random colours."""
         made, rng = self.scratch / f"images-{pixels}-{n}", np.random.default_rng(0)
         made.mkdir()
         for i in range(n):
@@ -130,7 +130,7 @@ class Bench:
         return made
 
     def tiny(self) -> Model:
-        """A new UNet of the checks' size, whose weights are always the same random ones."""
+        """A new UNet of the checks' size, always with the same random weights."""
         torch.manual_seed(0)
         return scratch.build(self.sizes.pixels, self.sizes.channels)
 
@@ -140,7 +140,7 @@ class Bench:
 
     @functools.cached_property
     def large_folder(self) -> str:
-        """google/ddpm-celebahq-256's UNet with random weights; on a CPU the tiny one stands for it."""
+        """google/ddpm-celebahq-256's UNet with random weights; on a CPU the tiny one instead."""
         if not self.on_gpu:
             return self.tiny_folder
         torch.manual_seed(0)
@@ -155,9 +155,9 @@ class Bench:
         return str(self.scratch / name)
 
     @contextmanager
-    def base_model(self) -> Iterator[None]:
-        """Inside, torch is as a process finds it, whatever a part sets; memory is given back afterwards."""
-        was = _settings()
+    def isolated(self) -> Iterator[None]:
+        """Restore torch's settings, the environment and the generators after a part, and release its memory."""
+        settings = _settings()
         here, environment, generators = Path.cwd(), dict(os.environ), (random.getstate(), np.random.get_state())  # noqa: NPY002
         os.chdir(self.scratch)
         memory.release(self.device)
@@ -169,19 +169,19 @@ class Bench:
                 del os.environ[name]
             os.environ.update(environment)
             random.setstate(generators[0])
-            np.random.set_state(generators[1])  # noqa: NPY002 (seed_everything seeds this one)
-            _restore(was)
+            np.random.set_state(generators[1])  # noqa: NPY002 (the generator that seed_everything seeds)
+            _restore(settings)
             memory.release(self.device)
 
 
 def _settings() -> tuple:
     cudnn = torch.backends.cudnn
-    exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.deterministic, exact
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.deterministic, deterministic
 
 
 def _restore(settings: tuple) -> None:
-    precision, benchmark, deterministic, (exact, warn_only) = settings
-    torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+    precision, benchmark, cudnn_deterministic, (deterministic, warn_only) = settings
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
     torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, cudnn_deterministic

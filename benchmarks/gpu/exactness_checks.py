@@ -1,4 +1,4 @@
-"""Checks: a run that continues and a sample that is generated again are equal to the bit; the commands as a whole."""
+"""Checks: a resumed run and a sample that is generated again are equal to the bit; the commands as a whole."""
 
 import json
 import math
@@ -18,20 +18,20 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure, require
 from chrysalis.training.module import FineTuning
 
-STEPS, INTERRUPTED_IN = 6, 3  # the micro-batch; two make a step
+STEPS, INTERRUPTED_IN = 6, 3  # micro-batches; two make a step
 
 
 def resume(bench: Bench) -> Iterator[Figure]:
-    """SIGTERM inside an accumulation window, then resume=: everything as in a run that was not interrupted."""
+    """Compare SIGTERM inside an accumulation window, then resume=, with a run without interruption."""
     more = ["trainer.accumulate_grad_batches=2", "trainer.deterministic=true"]
     runs.command("train", *runs.recipe(bench, "whole", STEPS, *more))
-    plain, seen = FineTuning.training_step, []
+    original, indices = FineTuning.training_step, []
 
     def training_step(self, batch, index):
-        seen.append(index)
-        if len(seen) == INTERRUPTED_IN:
+        indices.append(index)
+        if len(indices) == INTERRUPTED_IN:
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self, batch, index)
+        return original(self, batch, index)
 
     with mock.patch.object(FineTuning, "training_step", training_step):
         runs.command("train", *runs.recipe(bench, "part", STEPS, *more), code=143)
@@ -41,25 +41,25 @@ def resume(bench: Bench) -> Iterator[Figure]:
     whole, part = (runs.checkpoint(Path("runs", name)) for name in ("whole", "part"))
     for what in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         _require_equal(whole[what], part[what], what)
-    _require_equal(_averages(whole), _averages(part), "EMA")
+    _require_equal(_ema_weights(whole), _ema_weights(part), "EMA")
     yield Figure("tensors equal to the bit at the end", len(whole["state_dict"]))
 
 
-def _averages(checkpoint: dict) -> dict:
+def _ema_weights(checkpoint: dict) -> dict:
     return next(state["averages"] for state in checkpoint["callbacks"].values() if "averages" in state)
 
 
 def _require_equal(a, b, what: str) -> None:
-    """To the bit, through dicts and lists."""
+    """Compare to the bit, through dicts and lists."""
     if isinstance(a, torch.Tensor):
         largest = float((a.double() - b.double()).abs().max()) if a.shape == b.shape else math.inf
         require(torch.equal(a, b), f"{what} differs by up to {largest:.2g} from the run without interruption")
     elif isinstance(a, dict):
-        require(a.keys() == b.keys(), f"{what} has other keys")
+        require(a.keys() == b.keys(), f"{what} has different keys")
         for key, value in a.items():
             _require_equal(value, b[key], f"{what}.{key}")
     elif isinstance(a, list | tuple):
-        require(len(a) == len(b), f"{what} has another length")
+        require(len(a) == len(b), f"{what} has a different length")
         for i, (one, other) in enumerate(zip(a, b, strict=True)):
             _require_equal(one, other, f"{what}[{i}]")
     else:
@@ -67,16 +67,16 @@ def _require_equal(a, b, what: str) -> None:
 
 
 def regenerate(bench: Bench) -> Iterator[Figure]:
-    """PNG files generated again from their own records, in float32 and in what suits the device."""
+    """Generate PNG files again from their own records, in float32 and in the automatic precision."""
     fixed = [
         f"model.pretrained={bench.small_folder}",
         f"trainer.accelerator={bench.device.type}",
     ]
-    ways = {"ddim": ["scheduler=ddim", "steps=4"]}
-    ways["deis_auto"] = ["scheduler=deis", "steps=5", "trainer.precision=auto"]
-    ways["dpmpp_2m_sde"] = ["scheduler=dpmpp_2m_sde", "steps=4"]
-    for name, way in ways.items():
-        runs.command("sample", *fixed, *way, f"out={name}", "seed=7", "n=3", "batch_size=2")
+    settings = {"ddim": ["scheduler=ddim", "steps=4"]}
+    settings["deis_auto"] = ["scheduler=deis", "steps=5", "trainer.precision=auto"]
+    settings["dpmpp_2m_sde"] = ["scheduler=dpmpp_2m_sde", "steps=4"]
+    for name, words in settings.items():
+        runs.command("sample", *fixed, *words, f"out={name}", "seed=7", "n=3", "batch_size=2")
         runs.command("sample", f"from={name}/seed_00008.png", f"out={name}_again")
         found = sorted(Path(f"{name}_again").glob("seed_*.png"))
         require(bool(found), f"{name}: nothing was generated again")
@@ -88,7 +88,7 @@ def regenerate(bench: Bench) -> Iterator[Figure]:
 
 
 def commands(bench: Bench) -> Iterator[Figure]:
-    """The default recipe with all callbacks, shortened; stock diffusers generates from what it exports."""
+    """Run the default recipe with all callbacks, shortened; stock diffusers samples from its export."""
     s, steps = bench.sizes, bench.sizes.steps
     options = {
         "name": "command",
@@ -116,4 +116,4 @@ def commands(bench: Bench) -> Iterator[Figure]:
     stock = DDPMPipeline.from_pretrained("runs/command/pipeline", local_files_only=True).to(bench.device)
     stock.set_progress_bar_config(disable=True)
     images = stock(batch_size=1, num_inference_steps=4, output_type="np").images
-    require(bool(np.isfinite(images).all()), "what stock diffusers generates is not finite")
+    require(bool(np.isfinite(images).all()), "the samples of stock diffusers are not finite")

@@ -1,4 +1,4 @@
-"""A part of the program: what it yields, how long it may take, and what the record keeps of it."""
+"""A part of the program: its figures, its time limit and its record."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.speed.report import without_folders
 from chrysalis.system.files import write_text
 
-KEPT = 6000  # characters of a failed part's messages
+MAX_LOG = 6000  # characters of a failed part's messages in the record
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """run: yields figures as they become known; raises where a check fails. needs: seconds on an NVIDIA H100."""
+    """run: yields figures as they become known and raises if a check fails. needs: seconds on an NVIDIA H100."""
 
     name: str
     what: str
@@ -42,38 +42,36 @@ class Part:
     needs: float
 
 
-def require(holds: bool, otherwise: str) -> None:
-    """Raise AssertionError(otherwise) unless it holds."""
-    if not holds:
-        raise AssertionError(otherwise)
+def require(condition: bool, message: str) -> None:
+    """Raise AssertionError(message) unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
 
 
 class OutOfTime(BaseException):
-    """A part has used up its time. Not an Exception, which train.py and sample.py would report as their own."""
+    """A part has used up its time. Not an Exception, which train.py and sample.py would handle."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime after so many seconds, where the system has timers (POSIX, the main thread).
-
-    Also in place of what a library may have made of it inside.
-    """
+    """Raise OutOfTime after so many seconds where the system has timers (POSIX, the main thread), also in place of an
+    exception that a library raises on it."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    rang = False
+    is_over = False
 
-    def ring(signum, frame):
-        nonlocal rang
-        rang = True
+    def interrupt(signum, frame):
+        nonlocal is_over
+        is_over = True
         raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
     try:
         yield
     except Exception:
-        if rang:
+        if is_over:
             raise OutOfTime from None
         raise
     finally:
@@ -82,7 +80,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class Budget:
-    """Seconds since `began` (of time.perf_counter) and those that are left of `seconds`."""
+    """The seconds used since `began` (of time.perf_counter) and those left of `seconds`."""
 
     def __init__(self, seconds: float, began: float):
         self.seconds, self.began = seconds, began
@@ -99,7 +97,7 @@ class Budget:
 class Record:
     """The JSON file: {"machine": ..., "parts": {name: {...}}}; parts of earlier runs stay until they are run again.
 
-    about: commit, date, command and versions of this run, kept with each of its parts.
+    about: commit, date, command and versions of this run, recorded with each of its parts.
     """
 
     def __init__(self, path: Path, machine: dict, about: dict, order: Sequence[str]):
@@ -108,49 +106,49 @@ class Record:
         self.content = {**before, **machine, "parts": before.get("parts", {})}
 
     def write(self, part: Part, status: str, figures: Sequence[Figure], seconds: float, reason: str | None) -> None:
-        """What is known of a part by now, atomically. status: running | passed | failed | cut off | skipped."""
+        """Record a part so far, atomically. status: running | passed | failed | cut off | skipped."""
         known = {"what": part.what, "status": status, "seconds": round(seconds, 1)}
         known |= {"figures": [asdict(figure) for figure in figures], "measured": self.about}
         parts = self.content["parts"] | {part.name: known | ({"reason": reason} if reason else {})}
-        at = {name: i for i, name in enumerate(self.order)}
-        self.content["parts"] = dict(sorted(parts.items(), key=lambda item: at.get(item[0], len(at))))
+        place = {name: i for i, name in enumerate(self.order)}
+        self.content["parts"] = dict(sorted(parts.items(), key=lambda item: place.get(item[0], len(place))))
         write_text(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
-def perform(part: Part, bench, record: Record, budget: Budget, tell: Callable[[str], None]) -> str:
-    """Run a part within the budget, tell and record its figures one by one; returns its status."""
+def perform(part: Part, bench, record: Record, budget: Budget, print_line: Callable[[str], None]) -> str:
+    """Run a part within the budget, print and record its figures one by one; returns its status."""
     began, figures = time.perf_counter(), []
 
     def line(text: str) -> None:
-        tell(f"{budget.used:4.0f} s  {part.name:<16} {text}")
+        print_line(f"{budget.used:4.0f} s  {part.name:<16} {text}")
 
     needs = bench.needs(part)
     if budget.left < needs:
-        reason = f"it needs about {needs:.0f} s, and {max(0, budget.left):.0f} s of the budget are left"
+        reason = f"it needs about {needs:.0f} s, but {max(0, budget.left):.0f} s of the budget are left"
         line(f"skipped: {reason}")
         record.write(part, "skipped", [], 0, reason)
         return "skipped"
-    limit, said = min(budget.left, bench.limit(part)), io.StringIO()
+    limit, log = min(budget.left, bench.limit(part)), io.StringIO()
     status, reason = "passed", None
     try:
-        with redirect_stderr(said), bench.base_model(), at_most(limit):
+        with redirect_stderr(log), bench.isolated(), at_most(limit):
             for figure in part.run(bench):
                 figures.append(figure)
                 line(str(figure))
                 record.write(part, "running", figures, time.perf_counter() - began, None)
     except OutOfTime:
-        # a slow part is no failure where it is the budget that ends it
+        # a part that the budget ends has not failed
         status = "cut off" if budget.left < 1 else "failed"
-        reason = f"it was not done after {limit:.0f} s"
-    except Exception as error:  # a part that fails is no reason to lose the others
+        reason = f"it did not finish within {limit:.0f} s"
+    except Exception as error:  # the other parts run all the same
         status, reason = "failed", (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        said.write(traceback.format_exc())
+        log.write(traceback.format_exc())
     seconds = time.perf_counter() - began
     if reason:
         reason = without_folders(reason)
     if status == "failed":
-        kept = without_folders(said.getvalue()[-KEPT:])
-        record.write(part, status, figures, seconds, f"{reason}\n{kept}")
+        excerpt = without_folders(log.getvalue()[-MAX_LOG:])
+        record.write(part, status, figures, seconds, f"{reason}\n{excerpt}")
         line(f"FAILED: {reason}")
         return status
     record.write(part, status, figures, seconds, reason)

@@ -1,8 +1,8 @@
 """python -m benchmarks.gpu [--device cpu] [--only bf16,train] [--out FOLDER] [--budget SECONDS]
 
-Checks what matters on a GPU, then measures training, memory and sampling there, and prints a line as each figure
-becomes known. Parts come in the order of their importance; those that the budget is too short for are skipped.
-Writes GPU.json into benchmarks/results/ after every figure. Ends with 1 if a part failed. No network is asked.
+Checks what matters on a GPU, then measures training, memory and sampling, and prints each figure once it is known.
+Parts are sorted by importance; those that do not fit in the budget are skipped. Writes GPU.json into
+benchmarks/results/ after every figure. The exit code is 1 if a part failed. Uses no network.
 """
 
 import argparse
@@ -28,15 +28,15 @@ PARTS = (
     Part("bf16", "training in bf16 follows float32", precision_checks.bf16, 12),
     Part("channels_last", "training in channels_last follows float32", precision_checks.channels_last, 4),
     Part("fp16", "training in float16 with a loss scale follows float32", precision_checks.fp16, 4),
-    Part("scaler", "too large a loss scale is lowered, and nothing is updated till then", precision_checks.scaler, 4),
+    Part("scaler", "too large a loss scale is lowered, without updates until it fits", precision_checks.scaler, 4),
     Part("device-data", "images held on the device change no bit", precision_checks.device_data, 5),
-    Part("out-of-memory", "a step that does not fit is made in parts", recovery_checks.out_of_memory, 8),
-    Part("nonfinite", "a gradient that is not a number updates nothing", recovery_checks.nonfinite, 4),
-    Part("nonfinite-fp16", "the same under a loss scale, and a loss", recovery_checks.nonfinite_fp16, 4),
-    Part("resume", "an interrupted run continues to the bit", exactness_checks.resume, 20),
+    Part("out-of-memory", "a step that does not fit in memory is split", recovery_checks.out_of_memory, 8),
+    Part("nonfinite", "a non-finite gradient updates nothing", recovery_checks.nonfinite, 4),
+    Part("nonfinite-fp16", "non-finite gradients and losses with a loss scale", recovery_checks.nonfinite_fp16, 4),
+    Part("resume", "an interrupted run resumes to the bit", exactness_checks.resume, 20),
     Part("regenerate", "a PNG is generated again to the bit", exactness_checks.regenerate, 15),
     Part("matmul", "rate of bf16 matrix products", training_figures.matmul, 3),
-    Part("memory", "peak memory beside its count", training_figures.memory_count, 35),
+    Part("memory", "peak memory, measured and counted", training_figures.memory_count, 35),
     Part("train", "training the large model", training_figures.train, 20),
     Part("train-plain", "the plain loop in float32", training_figures.train_plain, 20),
     Part("sample", "sampling from the large model", sampling_figures.large, 20),
@@ -44,7 +44,7 @@ PARTS = (
     Part("compile", "compiled training follows float32", precision_checks.compiled, 45),
     Part("small-train", "training the bundled model", training_figures.small_train, 12),
     Part("small-sample", "sampling from the bundled model", sampling_figures.small, 5),
-    Part("commands", "train.py with all callbacks, and what it exports", exactness_checks.commands, 25),
+    Part("commands", "train.py with all callbacks, and its export", exactness_checks.commands, 25),
     Part("sample-plain", "the plain loop samples", sampling_figures.large_plain, 12),
     Part("small-train-plain", "the plain loop trains the bundled model", training_figures.small_train_plain, 8),
     Part("train-plain-bf16", "the plain loop with its UNet in bf16", training_figures.train_plain_bf16, 15),
@@ -53,7 +53,7 @@ PARTS = (
 
 
 def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
-    """began: time.perf_counter() when the process began, since when the budget counts. Returns the exit code."""
+    """Run the program; returns the exit code. began: the start of the budget, in time.perf_counter() seconds."""
     budget_began = time.perf_counter() if began is None else began
     options = parsed(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -63,16 +63,16 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
             file=sys.stderr,
         )
         return 2
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products need it from the first one on
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
     budget = Budget(options.budget, budget_began)
     with tempfile.TemporaryDirectory(prefix="chrysalis-gpu-", ignore_cleanup_errors=True) as scratch:
-        kept = {name: os.environ.get(name) for name in ("CHRYSALIS_CACHE", "TORCHINDUCTOR_CACHE_DIR")}
+        before = {name: os.environ.get(name) for name in ("CHRYSALIS_CACHE", "TORCHINDUCTOR_CACHE_DIR")}
         os.environ["CHRYSALIS_CACHE"] = str(Path(scratch, "cache"))
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch, "compiled"))  # compiling is timed from nothing
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch, "compiled"))  # compiling is timed without a cache
         try:
             return run(options, Bench(torch.device(options.device), Path(scratch)), budget)
         finally:
-            for name, value in kept.items():
+            for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
@@ -82,13 +82,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     names = [part.name for part in PARTS]
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: every part at a small size")
-    parser.add_argument("--only", help=f"some parts, with commas between: {', '.join(names)}")
-    parser.add_argument("--out", type=Path, help="the folder of the JSON file: benchmarks/results")
-    parser.add_argument("--budget", type=float, default=BUDGET, help=f"seconds in all, {BUDGET} by default")
+    parser.add_argument("--only", help=f"some parts, separated by commas: {', '.join(names)}")
+    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: benchmarks/results)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help=f"total seconds (default: {BUDGET})")
     options = parser.parse_args(arguments)
     options.parts = names if options.only is None else options.only.split(",")
     if unknown := set(options.parts) - set(names):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}")
     results = REPOSITORY / ("benchmarks/results" if options.device == "cuda" else "runs/gpu-benchmark-on-a-cpu")
     options.out = (options.out or results).absolute()
     words = sys.argv[1:] if arguments is None else arguments
@@ -97,7 +97,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, bench: Bench, budget: Budget) -> int:
-    """Part by part; returns the exit code."""
+    """Perform the chosen parts; returns the exit code."""
     name = hardware.description(options.device)
     path = options.out / f"{slug(name)}.json"
     record = Record(path, {"machine": name, **machine(bench)}, about(options), [part.name for part in PARTS])
@@ -105,13 +105,13 @@ def run(options: argparse.Namespace, bench: Bench, budget: Budget) -> int:
     chosen = [part for part in PARTS if part.name in options.parts]
     ended = [perform(part, bench, record, budget, lambda line: print(line, flush=True)) for part in chosen]
     counts = {status: ended.count(status) for status in ("passed", "failed", "cut off", "skipped")}
-    told = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-    print(f"{len(ended)} parts in {budget.used:.0f} s: {told}; written: {path}", flush=True)
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    print(f"{len(ended)} parts in {budget.used:.0f} s: {summary}; written: {path}", flush=True)
     return 1 if counts["failed"] else 0
 
 
 def machine(bench: Bench) -> dict:
-    """Of the device, for the record."""
+    """The device, for the record."""
     if not bench.on_gpu:
         return {}
     found = torch.cuda.get_device_properties(bench.device)
@@ -124,6 +124,6 @@ def machine(bench: Bench) -> dict:
 
 
 def about(options: argparse.Namespace) -> dict:
-    """Of this run, kept with each of its parts."""
+    """This run, for the record of each of its parts."""
     when = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": options.command}
     return when | {"versions": hardware.versions()}

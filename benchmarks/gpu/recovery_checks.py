@@ -1,4 +1,4 @@
-"""Checks: a step that does not fit into memory, and a gradient or loss that is not a number."""
+"""Checks: a step that does not fit in memory, and a non-finite gradient or loss."""
 
 import functools
 from collections.abc import Iterator
@@ -19,32 +19,32 @@ from chrysalis.system.errors import UserError
 from chrysalis.training.optimization import adamw
 
 # nearly plain gradient descent: rounding stays small
-GENTLE = functools.partial(adamw, lr=0.1, eps=1.0)
-LIMITS = {"cpu": 1e-4, "cuda": 2e-2}  # of the relative distance between two updates; TF32 on a GPU
-TIGHT = 0.7  # of the memory that the roomy run had in its second step
+NEARLY_SGD = functools.partial(adamw, lr=0.1, eps=1.0)
+LIMITS = {"cpu": 1e-4, "cuda": 2e-2}  # relative distance between two updates; TF32 on a GPU
+MEMORY_FRACTION = 0.7  # of the memory that the unlimited run used in its second step
 POISONED, STEPS = 2, 4
 
 
 def out_of_memory(bench: Bench) -> Iterator[Figure]:
-    """The same two steps with room and without: micro-batches are taken in parts, and the update is the same."""
+    """Train the same two steps with and without a memory limit: micro-batches are split, and the update is the same."""
     s = bench.sizes
-    size = {"pixels": s.roomy_pixels, "batch_size": s.roomy_batch}
+    size = {"pixels": s.oom_pixels, "batch_size": s.oom_batch}
 
     def trained(*watch: Callback) -> tuple[int, torch.Tensor]:
-        """(parts a micro-batch, how the weights changed)"""
+        """(parts per micro-batch, change of the weights)"""
         model = folder.load(bench.small_folder) if bench.on_gpu else bench.tiny()
         before = _flat(model.unet)
-        done = runs.fit(bench, model, runs.images(bench, **size), 2, optimizer=GENTLE, watch=watch)
+        done = runs.fit(bench, model, runs.images(bench, **size), 2, optimizer=NEARLY_SGD, watch=watch)
         return done.module.microbatching.parts, _flat(done.module.denoiser.unet) - before
 
     memory.release(bench.device)
-    parts, roomy = trained(peak := runs.Peak())
-    require(parts == 1, f"with room, micro-batches were taken in {parts} parts")
+    parts, unlimited = trained(peak := runs.Peak())
+    require(parts == 1, f"without a limit, micro-batches were split into {parts} parts")
     with _limited(bench, peak.steady):
-        parts, tight = trained()
+        parts, limited = trained()
     require(parts > 1, "nothing ran out of memory")
-    yield Figure(f"parts that a micro-batch of {s.roomy_batch} is taken in", parts)
-    distance = float((tight - roomy).norm() / roomy.norm())
+    yield Figure(f"parts of a micro-batch of {s.oom_batch}", parts)
+    distance = float((limited - unlimited).norm() / unlimited.norm())
     yield Figure("relative distance of the update", distance)
     limit = LIMITS[bench.device.type]
     require(distance <= limit, f"the update differs by {distance:.2g}, more than {limit:g}")
@@ -55,30 +55,30 @@ def _flat(unet: torch.nn.Module) -> torch.Tensor:
 
 
 @contextmanager
-def _limited(bench: Bench, roomy: int) -> Iterator[None]:
-    """Inside, TIGHT of `roomy` bytes are there; on a CPU, room for half a micro-batch."""
+def _limited(bench: Bench, unlimited: int) -> Iterator[None]:
+    """Limit memory to a fraction of `unlimited` bytes; on a CPU, to half a micro-batch."""
     memory.release(bench.device)
     if bench.on_gpu:
         whole = torch.cuda.get_device_properties(bench.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(TIGHT * roomy / whole)
+        torch.cuda.set_per_process_memory_fraction(MEMORY_FRACTION * unlimited / whole)
         try:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
-    plain, room = Denoiser.forward, bench.sizes.roomy_batch // 2
+    original, most = Denoiser.forward, bench.sizes.oom_batch // 2
 
     def forward(self, x_t, t, cond=None):
-        if self.training and len(x_t) > room:
+        if self.training and len(x_t) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return plain(self, x_t, t, cond)
+        return original(self, x_t, t, cond)
 
     with mock.patch.object(Denoiser, "forward", forward):
         yield
 
 
 class Poison(Callback):
-    """One weight's gradient is not a number in one step."""
+    """Makes one weight's gradient NaN in one step."""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         def hook(gradient: torch.Tensor) -> torch.Tensor:
@@ -92,14 +92,13 @@ class Poison(Callback):
 
 
 def nonfinite(bench: Bench) -> Iterator[Figure]:
-    """A gradient that is not a number, under the fused optimizer alone: caught before the update, or left out."""
+    """A NaN gradient under the fused optimizer alone: caught before the update, which is skipped or stops the run."""
     precision = "bf16-mixed" if bench.on_gpu else "32-true"
     done, after = _poisoned(bench, precision, "skip")
-    require(
-        done.nonfinite.skipped_steps == [POISONED], f"steps left out: {done.nonfinite.skipped_steps}, not [{POISONED}]"
-    )
-    _require_left_out(done, after)
-    yield Figure("updates left out", 1)
+    skipped = done.nonfinite.skipped_steps
+    require(skipped == [POISONED], f"skipped steps: {skipped}, not [{POISONED}]")
+    _require_skipped(done, after)
+    yield Figure("skipped updates", 1)
     try:
         done, after = _poisoned(bench, precision, "stop")
     except Stopped as stopped:
@@ -108,34 +107,33 @@ def nonfinite(bench: Bench) -> Iterator[Figure]:
         require(_same(stopped.after[0], dict(stopped.module.trainable())), "weights changed as the run stopped")
         yield Figure("updates before it stopped", 1)
         return
-    raise AssertionError("a gradient that is not a number did not stop the run")
+    raise AssertionError("a NaN gradient did not stop the run")
 
 
 def nonfinite_fp16(bench: Bench) -> Iterator[Figure]:
-    """Under a scaler: it leaves out gradients that are not finite by itself, and losses that are not are found."""
+    """With a scaler, which skips non-finite gradients by itself; non-finite losses are detected."""
     scale = 2.0**8
     done, after = _poisoned(bench, "16-mixed", "skip", scale)
-    _require_left_out(done, after)
-    require(done.nonfinite.skipped_steps == [], "what is the scaler's own way was taken for a loss that is not finite")
+    _require_skipped(done, after)
+    require(done.nonfinite.skipped_steps == [], "an update that the scaler skipped was taken for a non-finite loss")
     require(done.scaler.get_scale() == scale / 2, f"the loss scale went from {scale:g} to {done.scaler.get_scale():g}")
-    yield Figure("updates left out, gradient", 1)
-    plain, steps = Denoiser.loss_at, []
+    yield Figure("skipped updates, gradient", 1)
+    original, steps = Denoiser.loss_at, []
 
     def loss_at(self, x0, t, eps, cond=None):
         steps.append(len(steps) + 1)
-        return plain(self, x0 * float("nan") if steps[-1] == POISONED else x0, t, eps, cond)
+        return original(self, x0 * float("nan") if steps[-1] == POISONED else x0, t, eps, cond)
 
     with mock.patch.object(Denoiser, "loss_at", loss_at):
         done, after = _poisoned(bench, "16-mixed", "skip", scale, poison=False)
-    _require_left_out(done, after)
-    require(
-        done.nonfinite.skipped_steps == [POISONED], f"steps left out: {done.nonfinite.skipped_steps}, not [{POISONED}]"
-    )
-    yield Figure("updates left out, loss", 1)
+    _require_skipped(done, after)
+    skipped = done.nonfinite.skipped_steps
+    require(skipped == [POISONED], f"skipped steps: {skipped}, not [{POISONED}]")
+    yield Figure("skipped updates, loss", 1)
 
 
 class Stopped(Exception):
-    """What stopped a run, with the weights after each of its steps."""
+    """The error that stopped a run, with the weights after each of its steps."""
 
     def __init__(self, error: UserError, module: LightningModule, after: list[dict[str, torch.Tensor]]):
         super().__init__(str(error))
@@ -143,7 +141,7 @@ class Stopped(Exception):
 
 
 def _poisoned(bench: Bench, precision: str, action: str, scale: float | None = None, poison: bool = True):
-    """(the finished run, the weights after each of its steps)"""
+    """Train with a NaN gradient; returns (the finished run, the weights after each of its steps)."""
     s, snapshots = bench.sizes, runs.Snapshots()
     data = runs.images(bench, s.pixels, s.batch)
     watch = [snapshots, *([Poison()] if poison else [])]
@@ -156,8 +154,8 @@ def _poisoned(bench: Bench, precision: str, action: str, scale: float | None = N
         raise Stopped(error, run.module, snapshots.weights) from error
 
 
-def _require_left_out(done: runs.Fit, after: list[dict[str, torch.Tensor]]) -> None:
-    """One update, that of the poisoned step, and nothing else."""
+def _require_skipped(done: runs.Fit, after: list[dict[str, torch.Tensor]]) -> None:
+    """Require that the update of the poisoned step alone was skipped."""
     changed = [not _same(a, b) for a, b in pairwise(after)]
     expected = [step != POISONED for step in range(2, STEPS + 1)]
     require(changed == expected, f"weights changed in steps 2 to {STEPS}: {changed}, not {expected}")

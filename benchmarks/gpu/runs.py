@@ -1,4 +1,4 @@
-"""Training as the parts need it: the project's own objects without measurements and exports, or whole commands."""
+"""Training runs for the parts: the project's own objects without evaluation and export, or whole commands."""
 
 import functools
 import importlib
@@ -31,7 +31,7 @@ from chrysalis.training.trainer import make_trainer
 
 
 class Snapshots(Callback):
-    """The weights after every optimizer step, left on the device, so that nothing waits for it."""
+    """Keeps the weights after every optimizer step, on the device, so that nothing waits."""
 
     def __init__(self) -> None:
         self.weights: list[dict[str, torch.Tensor]] = []
@@ -41,9 +41,9 @@ class Snapshots(Callback):
 
 
 class Peak(Callback):
-    """The most memory that tensors had: `first`, in the first step with cuDNN's trials, and `steady`, afterwards.
+    """Peak memory of tensors in bytes: `first`, in the first step with cuDNN's trials, and `steady`, afterwards.
 
-    In bytes, on a GPU; on a CPU both are the process's own peak.
+    On a CPU both are the peak of the process.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Peak(Callback):
 
 
 def peak(device: torch.device) -> int:
-    """Bytes."""
+    """Peak memory in bytes."""
     return 2**20 * hardware.peak_memory_mib(device.type)
 
 
@@ -70,7 +70,7 @@ def forget_peak(device: torch.device) -> None:
 
 @dataclass
 class Fit:
-    """A training run that is over, or stopped by an error."""
+    """A training run."""
 
     trainer: Trainer
     module: FineTuning
@@ -92,7 +92,7 @@ class Fit:
 
     @property
     def optimizer_steps(self) -> set[int]:
-        """How many updates the optimizer counts, of each weight."""
+        """The distinct numbers of updates that the optimizer counts for its weights."""
         return {int(state["step"]) for state in self.trainer.optimizers[0].state.values()}
 
     @property
@@ -101,12 +101,12 @@ class Fit:
 
 
 def images(bench: Bench, pixels: int, batch_size: int, steps: int = 0, **loading) -> ImageDataModule:
-    """The synthetic images as training reads them; as many as `steps` steps take without an epoch's short last batch.
+    """The synthetic images for training: enough for `steps` steps without an epoch's short last batch.
 
-    A quarter more than that, as about a tenth of them is for validation.
+    There are a quarter more, because about a tenth of them is for validation.
     """
-    where = str(bench.images(pixels, max(bench.sizes.images, 4 * batch_size, 5 * steps * batch_size // 4)))
-    return folder_data(where, image_size=pixels, resize="stretch", batch_size=batch_size, **loading)
+    path = str(bench.images(pixels, max(bench.sizes.images, 4 * batch_size, 5 * steps * batch_size // 4)))
+    return folder_data(path, image_size=pixels, resize="stretch", batch_size=batch_size, **loading)
 
 
 def prepared(
@@ -151,7 +151,7 @@ def fit(bench: Bench, model: Model, data: ImageDataModule, steps: int, **how) ->
 
 
 def scaled(bench: Bench, trainer: Trainer, scale: float | None) -> None:
-    """Let 16-mixed begin with a loss scale. On a CPU, where 16-mixed is refused, it takes the place of bf16-mixed."""
+    """Give 16-mixed an initial loss scale. On a CPU, where it is refused, it replaces bf16-mixed."""
     scaler = torch.amp.GradScaler(bench.device.type, **({} if scale is None else {"init_scale": scale}))
     if bench.on_gpu:
         trainer.precision_plugin.scaler = scaler
@@ -160,27 +160,27 @@ def scaled(bench: Bench, trainer: Trainer, scale: float | None) -> None:
 
 
 def command(program: str, *overrides: str, code: int = 0) -> None:
-    """train.py or sample.py in this process and folder; AssertionError unless it ends with this exit code."""
+    """Run train.py or sample.py in this process and folder; raises AssertionError for another exit code."""
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    typed, said, ended = sys.argv, io.StringIO(), 0
+    argv, log, ended = sys.argv, io.StringIO(), 0
     sys.argv = [f"{program}.py", *overrides]
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(log):
             getattr(importlib.import_module(program), program)()
     except SystemExit as stop:
         ended = stop.code or 0
     finally:
-        sys.argv = typed
-        sys.stderr.write(said.getvalue())
+        sys.argv = argv
+        sys.stderr.write(log.getvalue())
     if ended != code:
-        last = (said.getvalue().strip() or "nothing was said").splitlines()[-1]
+        last = (log.getvalue().strip() or "no output").splitlines()[-1]
         raise AssertionError(f"{program}.py ended with {ended} instead of {code}: {last[:200]}")
 
 
 def recipe(bench: Bench, name: str, steps: int, *overrides: str) -> list[str]:
-    """Overrides of a short train.py on the synthetic images with a new UNet of the checks' size."""
+    """Overrides for a short train.py on the synthetic images with a new UNet of the checks' size."""
     s = bench.sizes
     settings = {
         "name": name,

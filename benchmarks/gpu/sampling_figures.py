@@ -1,4 +1,4 @@
-"""Figures of sampling: images a second as sample.py makes them, compiled or not, beside the plain loop."""
+"""Figures of sampling: images per second as in sample.py, compiled or not, and of the plain loop."""
 
 import statistics
 import time
@@ -21,9 +21,9 @@ SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
 
 
 def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool = False) -> Callable[[], float]:
-    """Returns a function that generates bench.sizes.samples images and tells how many a second that were.
+    """A function that generates bench.sizes.samples images as sample.py does and returns images per second.
 
-    As sample.py does, with trainer.precision=auto; channels_last: also with that layout, which it does not use.
+    The precision is automatic. channels_last: also use that layout, which sample.py does not.
     """
     model, s = folder.load(pretrained), bench.sizes
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(bench.device).eval()
@@ -42,7 +42,7 @@ def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool =
 
 
 def images_per_second(generate: Callable[[], float]) -> float:
-    """The median, after one that is not counted."""
+    """The median, after one generation that is not counted."""
     generate()
     return statistics.median(generate() for _ in range(REPETITIONS))
 

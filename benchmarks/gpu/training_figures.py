@@ -1,4 +1,4 @@
-"""Figures of training: images a second beside the plain loop, peak memory beside its count, use of the matmul rate."""
+"""Figures of training: images per second, peak memory and its count, use of the matmul rate, and the plain loop."""
 
 import copy
 import functools
@@ -44,7 +44,7 @@ def matmul_tflops(bench: Bench, repetitions: int = 20) -> float:
 
 
 def tflop_an_image(unet: torch.nn.Module, pixels: int) -> float:
-    """Forward and backward pass of one image, counted on tensors without contents."""
+    """Forward and backward pass of one image, counted with fake tensors."""
     empty = copy.deepcopy(unet).to("meta")
     x, t = torch.empty(1, 3, pixels, pixels, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -53,7 +53,7 @@ def tflop_an_image(unet: torch.nn.Module, pixels: int) -> float:
 
 
 def train(bench: Bench) -> Iterator[Figure]:
-    """The large model as train.py trains it on this device, not compiled."""
+    """Train the large model as train.py does on this device, not compiled."""
     yield from _training(bench, "large", compiled=False)
 
 
@@ -81,7 +81,7 @@ def _training(bench: Bench, which: str, compiled: bool, batch_size: int | None =
     speed, kind = done.clock.images_per_second(), f"batch {batch_size}, {precision}{', compiled' if compiled else ''}"
     bench.known[f"{which}{', compiled' if compiled else ''}"] = speed
     yield Figure(f"training at {pixels} px, {kind}", speed, "images/s")
-    yield Figure("share of the measured matmul rate", speed * flop / matmul_tflops(bench))
+    yield Figure("fraction of the measured matmul rate", speed * flop / matmul_tflops(bench))
     yield Figure("peak memory after the first step", peak.steady / 1e9, "GB")
     yield Figure("peak memory of the first step", peak.first / 1e9, "GB")
     if compiled:
@@ -97,7 +97,7 @@ def _ratios(bench: Bench, which: str, speed: float) -> Iterator[Figure]:
 
 @functools.cache
 def fitting(bench: Bench, precision: str) -> int:
-    """The large model's micro-batch: large_batch, or the largest part of it that fits into this GPU."""
+    """The large model's micro-batch: large_batch, or the largest part of it that fits in memory."""
     s, free = bench.sizes, memory.free(bench.device)
     return step_memory.largest_batch(_cost(bench, precision), free, s.large_batch)
 
@@ -113,14 +113,14 @@ def _cost(bench: Bench, precision: str) -> step_memory.Cost:
 
 
 def memory_count(bench: Bench) -> Iterator[Figure]:
-    """Peak memory of a step of the large model, measured, beside the count that README's table is made of."""
+    """Compare the measured peak memory of a step of the large model with the count that README's table uses."""
     precision, _ = hardware.precision("auto", bench.device.type)
     pixels, batch_size = bench.sizes.large_pixels, min(4, fitting(bench, precision))
     counted = _cost(bench, precision).total(batch_size)
     named = f"batch {batch_size}, {precision}"
     yield Figure(f"counted in README's table, {named}", step_memory.MARGIN * counted / 1e9, "GB")
     data, peak = runs.images(bench, pixels, batch_size), runs.Peak()
-    # on a CPU what tensors take is counted while they live, as the process has much else
+    # on a CPU living tensors are counted, because the process uses memory for much else
     live = nullcontext() if bench.on_gpu else step_memory.LiveMemory()
     runs.forget_peak(bench.device)
     with live:
@@ -146,7 +146,7 @@ def small_train_plain(bench: Bench) -> Iterator[Figure]:
 
 
 def plain_training(bench: Bench, which: str, bf16: bool) -> Iterator[Figure]:
-    """The plain loop on the same images; bf16: its UNet under autocast, and nothing else changed."""
+    """Train with the plain loop on the same images. bf16: run its UNet under autocast."""
     s, large = bench.sizes, which == "large"
     pixels = s.large_pixels if large else s.small_pixels
     words = {
@@ -164,19 +164,19 @@ def plain_training(bench: Bench, which: str, bf16: bool) -> Iterator[Figure]:
 
 
 def plain(bench: Bench, what: str, bf16: bool = False, **words) -> dict:
-    """What benchmarks/plain_loop.py prints, run in this process."""
-    parts, said = plain_loop.parts, io.StringIO()
+    """Run benchmarks/plain_loop.py in this process; returns the record that it prints."""
+    parts, log = plain_loop.parts, io.StringIO()
 
-    def under_autocast(*given) -> tuple:
-        unet, scheduler = parts(*given)
+    def under_autocast(*arguments) -> tuple:
+        unet, scheduler = parts(*arguments)
         unet.forward = torch.autocast(bench.device.type, dtype=torch.bfloat16)(unet.forward)
         return unet, scheduler
 
     runs.forget_peak(bench.device)
     options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     with ExitStack() as patched:
-        patched.enter_context(redirect_stdout(said))
+        patched.enter_context(redirect_stdout(log))
         if bf16:
             patched.enter_context(mock.patch.object(plain_loop, "parts", under_autocast))
         plain_loop.main([what, "--device", bench.device.type, *options])
-    return json.loads(said.getvalue())
+    return json.loads(log.getvalue())

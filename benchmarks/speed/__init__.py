@@ -1,1 +1,1 @@
-"""`make bench`: this project beside the plain loop, figure by figure, on this machine."""
+"""`make bench`: the speed of this project, compared with two baselines on this machine."""

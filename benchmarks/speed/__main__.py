@@ -1,8 +1,8 @@
 """python -m benchmarks.speed [--only train,sampling] [--data FOLDER] [--model FOLDER] [--table]
 
 Compares this project on this machine's CPU with benchmarks/plain_loop.py and with what diffusers' own script does
-(benchmarks/diffusers_script.py), in seven to ten minutes on two cores. All sides run in turns; figures are medians.
-Writes MACHINE.json and MACHINE.md into benchmarks/results/. For a GPU there is another program.
+(benchmarks/diffusers_script.py), in seven to ten minutes on two cores. All sides take turns; figures are medians.
+Writes MACHINE.json and MACHINE.md into benchmarks/results/. For a GPU use benchmarks.gpu.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed import givens, in_process, report, sampling, training, validation
+from benchmarks.speed import default_images, in_process, report, sampling, training, validation
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
 from chrysalis.data.store import cache_folder
@@ -49,25 +49,25 @@ def main(arguments: list[str] | None = None) -> None:
     kept = cache_folder()
     with tempfile.TemporaryDirectory(prefix="chrysalis-bench-") as folder:
         scratch = Path(folder)
-        data = options.data or givens.images(scratch, kept)
-        os.environ["CHRYSALIS_CACHE"] = str(scratch / "cache")  # of this process too
+        data = options.data or default_images.images(scratch, kept)
+        os.environ["CHRYSALIS_CACHE"] = str(scratch / "cache")  # this process reads images too
         bench = Bench("cpu", options.model, str(data), scratch, kept, 64, options.eps_model, options.quick)
         measure(bench, options)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"some rows, with commas between: {', '.join(ROWS)}")
-    parser.add_argument("--data", help="a folder of images; drawn butterflies without it and $CHRYSALIS_PHOTOGRAPHS")
+    parser.add_argument("--only", help=f"some rows, separated by commas: {', '.join(ROWS)}")
+    parser.add_argument("--data", help="a folder of images (default: $CHRYSALIS_PHOTOGRAPHS, else drawn butterflies)")
     parser.add_argument("--model", default=BUNDLED, help="the diffusers folder that all sides start from")
-    parser.add_argument("--eps-model", help="of the validation rows: a diffusers folder whose model predicts noise")
+    parser.add_argument("--eps-model", help="validation rows: a diffusers folder whose model predicts noise")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    parser.add_argument("--quick", action="store_true", help="a few steps a run: to try the program, not to measure")
-    parser.add_argument("--table", action="store_true", help="only print what every machine measured before")
+    parser.add_argument("--quick", action="store_true", help="a few steps per run: to try the program, not to measure")
+    parser.add_argument("--table", action="store_true", help="print what every machine measured before, and exit")
     options = parser.parse_args(arguments)
     options.rows = list(ROWS) if options.only is None else options.only.split(",")
     if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}")
     if options.data is None and (photographs := os.environ.get("CHRYSALIS_PHOTOGRAPHS")):
         options.data = str(Path(photographs, "butterflies"))
     options.data = options.data and Path(options.data).absolute()
@@ -79,7 +79,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> None:
-    """Row by row; each is written when it is there, and one that fails says why."""
+    """Measure row by row; each is written as soon as it is known, and one that fails records why."""
     name_of_machine, rows, began = machine(), [], time.perf_counter()
     about = {
         "commit": report.commit(),
@@ -92,7 +92,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         say(f"row {i} of {len(options.rows)}, {name}; {so_far:.0f} s so far")
         try:
             row = ROWS[name](bench)
-        except Exception as error:  # a row without a figure is no reason to lose the others
+        except Exception as error:  # the other rows are measured all the same
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             row = Row(name, name, "", 0.0, failed=report.without_folders(reason)[:300])
         row.seconds = round(time.perf_counter() - began - so_far, 1)
@@ -105,7 +105,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
 
 
 def machine() -> str:
-    """The CPU's name, and whether it lacks bf16: cloud machines of one name differ in that."""
+    """The CPU's name, and whether it lacks bf16, in which cloud machines of one name differ."""
     return hardware.description("cpu") + ("" if hardware.cpu_has_bf16() else " without bf16")
 
 

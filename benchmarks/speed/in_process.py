@@ -1,4 +1,4 @@
-"""What only shows from inside: the data path alone, waiting for it, and what surrounds the bare step."""
+"""Rows measured inside one process: the data path alone, the time training waits for it, and a step's overhead."""
 
 import copy
 import os
@@ -25,14 +25,14 @@ from chrysalis.system import hardware
 from chrysalis.training.module import FineTuning
 
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
-LEFT_OUT = 4  # of a fit's steps: the base model is evaluated and sampled from after the first
+LEFT_OUT = 4  # steps before measuring: the base model is evaluated and sampled after the first
 WAITING_TARGET = 1.0  # per cent
 GROUP, GROUPS, OVERHEAD_TARGET = 2, 14, 1.03
 FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
 
 
 def data(bench: Bench) -> Row:
-    """Batches as training gets them, mirrored and all, and nothing done with them."""
+    """Load the batches of training, mirrored, and do nothing with them."""
     row = Row("data", f"the data path alone, {DATA_SIZE} px, uint8, mirrored", "images/s", DATA_TARGET)
     source = folder_data(bench.data, image_size=DATA_SIZE, resize="stretch")
     source.setup()
@@ -49,15 +49,15 @@ def data(bench: Bench) -> Row:
     return row
 
 
-class Paired(Callback):
-    """The last of the callbacks: times groups of steps, and after each the same number of bare ones.
+class BareSteps(Callback):
+    """The last callback: times groups of steps and, after each, the same number of bare steps.
 
-    Bare: a copy of the denoiser, its own optimizer, the group's own batches, and nothing around them. In turns so
-    short, what else happens on the machine happens to both.
+    A bare step is a copy of the denoiser, its own optimizer and the group's own batches, and nothing else. The turns
+    are short, so that other load on the machine slows both.
     """
 
     def __init__(self) -> None:
-        self.whole: list[float] = []  # seconds a step, of each group
+        self.whole: list[float] = []  # seconds per step of each group
         self.bare: list[float] = []
         self._batches: list[Batch] = []
 
@@ -69,7 +69,7 @@ class Paired(Callback):
             self._denoiser = copy.deepcopy(module.denoiser)
             self._params = [p for p in self._denoiser.parameters() if p.requires_grad]
             self._optimizer = module.make_optimizer([{"params": self._params}])
-            self._bare_group(trainer)  # discarded: the optimizer's state is made in it
+            self._bare_group(trainer)  # not counted: it creates the optimizer's state
         elif trainer.global_step > LEFT_OUT and len(self._batches) == GROUP:
             self.whole.append((time.perf_counter() - self._began) / GROUP)
             self.bare.append(self._bare_group(trainer))
@@ -90,8 +90,8 @@ class Paired(Callback):
         return (time.perf_counter() - began) / len(self._batches)
 
 
-def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> None:
-    """What train.py does, with its own configuration: every default callback, the logger, the export."""
+def fit(bench: Bench, steps: int, profiler: SimpleProfiler, bare_steps: BareSteps) -> None:
+    """Train as train.py does, with its own configuration: every default callback, the logger, the export."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -111,41 +111,41 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, paired: Paired) -> N
     module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}
-    callbacks += [instantiate(cfg.export)(**record), paired]
+    callbacks += [instantiate(cfg.export)(**record), bare_steps]
     trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler)
     hardware.tune(denoiser.unet, bench.device, trainer.precision, cfg.channels_last)
     trainer.fit(module, datamodule=images)
 
 
 @cache
-def measured(bench: Bench) -> tuple[Paired, list[float]]:
-    """One run for both rows, and how many seconds it waited for each batch after the first few."""
+def measured(bench: Bench) -> tuple[BareSteps, list[float]]:
+    """One run for both rows, and the seconds it waited for each batch after the first few."""
     warm(bench)
-    paired, profiler = Paired(), SimpleProfiler()
+    bare_steps, profiler = BareSteps(), SimpleProfiler()
     with in_scratch(bench):
-        fit(bench, LEFT_OUT + bench.runs(GROUPS) * GROUP, profiler, paired)
-    return paired, profiler.recorded_durations[FETCHING][LEFT_OUT:]
+        fit(bench, LEFT_OUT + bench.runs(GROUPS) * GROUP, profiler, bare_steps)
+    return bare_steps, profiler.recorded_durations[FETCHING][LEFT_OUT:]
 
 
 def waiting(bench: Bench) -> Row:
     row = Row("waiting", "time that training waits for data", "%", WAITING_TARGET, at_least=False)
-    paired, fetching = measured(bench)
-    row.ours = [100 * statistics.mean(fetching) / statistics.mean(paired.whole)]
+    bare_steps, fetching = measured(bench)
+    row.ours = [100 * statistics.mean(fetching) / statistics.mean(bare_steps.whole)]
     row.notes = {"ms a batch": 1000 * statistics.median(fetching)}
     return row
 
 
 def overhead(bench: Bench) -> Row:
-    """In turns: Lightning with logger, callbacks, EMA and data loading; the bare step."""
+    """Alternate between Lightning with logger, callbacks, EMA and data loading, and the bare step."""
     row = Row("overhead", "a whole training step beside its bare torch (left)", "ms", OVERHEAD_TARGET, at_least=False)
-    paired, _ = measured(bench)
-    row.ours, row.plain = ([1000 * seconds for seconds in taken] for taken in (paired.whole, paired.bare))
+    bare_steps, _ = measured(bench)
+    row.ours, row.plain = ([1000 * seconds for seconds in taken] for taken in (bare_steps.whole, bare_steps.bare))
     return row
 
 
 @contextmanager
 def in_scratch(bench: Bench):
-    """Lightning writes nothing elsewhere, but what it would goes where everything is removed."""
+    """Run in the scratch folder, so that anything Lightning writes is removed."""
     here = Path.cwd()
     os.chdir(bench.scratch)
     try:

@@ -1,4 +1,4 @@
-"""What was measured: rows with every side's raw runs, as JSON that can be added to and as a table for the docs."""
+"""Measured rows with the raw runs of every side, as JSON that is added to and as a table for the docs."""
 
 import json
 import re
@@ -17,11 +17,11 @@ SIDES = ("plain", "script", "ours")
 
 @dataclass
 class Row:
-    """One comparison. plain, script, ours: the raw runs of each side; only ours where nobody else does such a thing.
+    """One comparison. plain, script, ours: the raw runs of each side; only ours where there is no counterpart.
 
-    target: limit of ours / plain, or of ours where there is no plain; script_target: limit of ours / script. None: the
-    figure is shown and not judged. at_least: whether more is better. notes: whatever explains it. seconds: what
-    measuring took. failed: why there is no figure.
+    target: limit of ours / plain, or of ours where there is no plain; script_target: limit of ours / script; None: no
+    target. at_least: whether more is better. notes: explanations. seconds: the duration of the measurement. failed: why
+    there is no figure.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether every target is; None where there is none, False where a figure is missing for one."""
+        """Whether every target is reached; None without targets, False where a figure is missing."""
         if self.failed:
             return False
         if self.target is None and self.script_target is None:
@@ -70,12 +70,12 @@ def slug(hardware: str) -> str:
 
 
 def without_folders(text: str) -> str:
-    """'--data /home/me/images' -> '--data .../images': results are published, and name nobody's folders."""
+    """'--data /home/me/images' -> '--data .../images': results are published and must not name folders."""
     return re.sub(r"(?<![\w.])(\.\.|~)?/(\S*/)?", ".../", text)
 
 
 def commit() -> str | None:
-    """None where git or the repository's history is not there."""
+    """The current commit; None without git or the repository's history."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -88,9 +88,9 @@ def commit() -> str | None:
 
 
 def write(folder: Path, machine: str, about: dict, rows: Sequence[Row]) -> tuple[Path, Path]:
-    """(JSON, markdown) of these rows and those of other names that were measured before.
+    """Write these rows, and earlier ones of other names, as (JSON, markdown) files.
 
-    about: commit, date, command ... of this measurement, kept with each of its rows.
+    about: commit, date, command ... of this measurement, recorded with each of its rows.
     """
     path = folder / f"{slug(machine)}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
@@ -103,7 +103,7 @@ def write(folder: Path, machine: str, about: dict, rows: Sequence[Row]) -> tuple
 
 
 def tables(folder: Path) -> str:
-    """Markdown of every machine that was measured, one heading each."""
+    """Markdown of every measured machine, one heading each."""
     machines = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     measured = [made for made in machines if isinstance(made, dict) and {"machine", "rows"} <= set(made)]
     return "\n".join(f"### {made['machine']}\n\n{markdown(made['machine'], made['rows'])}" for made in measured)
@@ -113,7 +113,7 @@ HEAD = ("", "plain loop", "diffusers' script", "Chrysalis", "to plain", "to scri
 
 
 def cells(record: dict) -> tuple[str, ...]:
-    """A row of the table, from a Row's record."""
+    """The cells of a row, from a Row's record."""
     if record["failed"]:
         return (record["what"], *[""] * (len(HEAD) - 2), f"no figure: {record['failed']}")
     medians = (record.get(f"{side}_median") for side in SIDES)
@@ -160,7 +160,7 @@ def summary(records: Sequence[dict]) -> str:
 
 
 def _text(notes: dict) -> str:
-    """The notes that are single values; lists stay in the JSON."""
+    """Format the notes that are single values; lists stay in the JSON."""
 
     def shown(value) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -170,7 +170,7 @@ def _text(notes: dict) -> str:
 
 
 def table(machine: str, rows: Sequence[Row]) -> Table:
-    """For the terminal: units stand with the names, so that it fits 80 columns; a missed target is yellow."""
+    """A table for the terminal that fits 80 columns: units follow the names, missed targets are yellow."""
     made = Table(title=f"medians on {machine}", title_justify="left", title_style="", box=None, pad_edge=False)
     made.add_column("", min_width=24)
     for column in ("plain", "script", "ours", "/ plain", "/ script"):

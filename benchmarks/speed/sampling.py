@@ -1,6 +1,6 @@
-"""Images a second at equal distance: the plain loop's 40 steps of DDIM beside the fastest that ours knows.
+"""Images per second at equal distance: the plain loop's 40 DDIM steps, and the fastest settings of ours.
 
-Distance: root mean square over the pixels, 0 to 255, to what 1000 steps of DDIM in float32 give from the same noise.
+Distance: root mean square over the pixels, 0 to 255, to 1000 DDIM steps in float32 from the same noise.
 """
 
 import time
@@ -32,7 +32,7 @@ N, REPETITIONS, BUDGET, TARGET = 8, 3, 60, 3.0
 
 
 class Sampler:
-    """Our side: a model in the precision that suits the device."""
+    """Our side: a model in the automatic precision of the device."""
 
     def __init__(self, pretrained: str, device: str, precision: str = "auto"):
         self.model, self.device = folder.load(pretrained), device
@@ -44,7 +44,7 @@ class Sampler:
         apply(self.denoiser, {}, self.precision, False)
 
     def sample(self, n: int, scheduler: str, steps: int, **settings) -> torch.Tensor:
-        """uint8 [n, 3, H, W]; image i from seed i alone."""
+        """Generate uint8 [n, 3, H, W], image i from seed i alone."""
         built = schedulers.build(self.model.scheduler, scheduler, **settings)
         return pixels.to_uint8(sample(self.denoiser, built, steps, seeds.generators(0, n), self.model.size())).cpu()
 
@@ -58,32 +58,33 @@ def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Ro
         began = time.perf_counter()
         sampler.sample(N, scheduler, steps)
         row.ours.append(N / (time.perf_counter() - began))
-    whole = limit(bench)
+    reference = limit(bench)
     row.notes = {
         "ours": f"{scheduler} in {steps} steps, {sampler.precision}",
-        f"distance of the plain loop's {PLAIN_STEPS} steps": rms(plain_samples(bench, len(whole)), whole),
-        "of ours": rms(samples[: len(whole)], whole),
+        f"distance of the plain loop's {PLAIN_STEPS} steps": rms(plain_samples(bench, len(reference)), reference),
+        "of ours": rms(samples[: len(reference)], reference),
     }
     return row
 
 
 def plain_samples(bench: Bench, n: int) -> torch.Tensor:
-    """uint8 [n, 3, H, W] by the plain loop's sampler, from the noise that ours starts from."""
+    """Generate uint8 [n, 3, H, W] with the plain loop's sampler, from the noise of ours."""
     unet, ddim = plain_loop.parts(str(location.locate(bench.model)), DDIMScheduler)
     side = unet.config.sample_size
     noise = seeds.noise(seeds.generators(0, n), (3, side, side), bench.device)
     with torch.no_grad():
-        x = plain_loop.drawn(unet.eval().to(bench.device), ddim, noise, bench.steps(PLAIN_STEPS))
+        x = plain_loop.ddim_samples(unet.eval().to(bench.device), ddim, noise, bench.steps(PLAIN_STEPS))
     return pixels.to_uint8(x).cpu()
 
 
 def limit(bench: Bench) -> torch.Tensor:
-    """uint8 [N, 3, H, W]. It takes minutes on a CPU: the bundled model's lies here, others' in the user's cache."""
+    """The 1000-step samples, uint8 [N, 3, H, W]. They take minutes on a CPU: the bundled model's are in this folder,
+    those of other models are cached."""
     sampler = Sampler(bench.model, bench.device, "32-true")
     n, steps = (2, bench.steps(LIMIT_STEPS)) if bench.quick else (N, LIMIT_STEPS)
     file = limit_file(bench, sampler, n, steps)
     if not file.is_file():
-        # clipping is an approximation of few steps, not part of what they tend to
+        # without clipping, which is an approximation for few steps
         whole = sampler.sample(n, "ddim", steps, clip_sample=False)
         if bench.quick:
             return whole
@@ -94,7 +95,7 @@ def limit(bench: Bench) -> torch.Tensor:
 
 
 def limit_file(bench: Bench, sampler: Sampler, n: int, steps: int) -> Path:
-    """A name that depends on the weights, the size and the steps."""
+    """The cached file of the weights, the size and the steps."""
     weights = b"".join(w.detach().cpu().contiguous().numpy().tobytes() for w in sampler.model.unet.parameters())
     name = f"limit-{n}-{content_hash(f'{steps} {sampler.model.size()}'.encode() + weights):016x}.png"
     shipped = REPOSITORY / "benchmarks" / "speed" / name

@@ -1,4 +1,4 @@
-"""The three sides, each a process of its own, run in turns in a folder that is removed afterwards."""
+"""The three sides, each a process of its own, which take turns in a folder that is removed afterwards."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from chrysalis.system.files import REPOSITORY
 from chrysalis.system.terminal import say
 
 NEVER = 1_000_000  # steps
-# Neither evaluates nor samples more than it must; the clock leaves both out, the whole process takes longer with them.
+# The least evaluation and sampling: the clock excludes them, but the process takes longer with them.
 QUIET = (
     f"callbacks.validation.every_n_train_steps={NEVER}",
     "callbacks.validation.n_images=2",
@@ -27,12 +27,12 @@ QUIET = (
 
 
 class SideFailed(Exception):
-    """A side did not come to its end; the message is the last that it said."""
+    """A side failed; the message is its last line."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A finished `train.py`: its results.json, its run folder, and when the process was started."""
+    """A finished `train.py`: its results.json, its run folder, and the start time of the process."""
 
     results: dict
     folder: Path
@@ -41,10 +41,10 @@ class Ours:
 
 @dataclass(eq=False)
 class Bench:
-    """device: cpu | cuda. model: the diffusers folder that all start from. data: images, as ours takes them.
+    """Runs of the three sides. device: cpu | cuda. model: the diffusers folder that all start from. data: images.
 
-    scratch: the temporary folder that everything happens in. kept: the user's own cache folder, for what is made once.
-    image_size: of training. quick: a few steps a run, to try the program itself.
+    scratch: the temporary working folder. kept: the user's own cache folder, for files that are created once.
+    image_size: of training. quick: a few steps per run, to try the program itself.
     """
 
     device: str
@@ -69,14 +69,14 @@ class Bench:
         return 1 if self.quick else n
 
     def repeat(self, n: int, budget: float) -> Iterator[int]:
-        """0, 1, ... n - 1; after the second only as long as another one fits into `budget` seconds."""
+        """Yield 0, 1, ... n - 1; after the second only as long as another one fits in `budget` seconds."""
         began = time.perf_counter()
         for i in range(self.runs(n)):
             if i < 2 or (time.perf_counter() - began) * (i + 1) / i <= budget:
                 yield i
 
     def view(self, name: str = "all", rows: Callable[[Path], bool] = lambda file: True) -> Path:
-        """A folder of links to the images that ours reads, for the peers, which take every file they find."""
+        """A folder of links to the images of ours, for the baselines, which read every file in a folder."""
         folder = self.scratch / f"view-{name}"
         if not folder.is_dir():
             folder.mkdir()
@@ -86,11 +86,11 @@ class Bench:
         return folder
 
     def plain(self, what: str, **options) -> dict:
-        """One run of the plain loop; options by their names, `image_size` for --image-size."""
+        """Run the plain loop; options by name, `image_size` for --image-size."""
         return self._peer(f"plain {what}", [str(REPOSITORY / "benchmarks" / "plain_loop.py"), what], options)
 
     def script(self, **options) -> dict:
-        """One run of what diffusers' script does; options likewise."""
+        """Run what diffusers' script does; options by name."""
         return self._peer("diffusers' script", ["-m", "benchmarks.diffusers_script"], options)
 
     def _peer(self, name: str, command: list[str], options: Mapping) -> dict:
@@ -99,7 +99,7 @@ class Bench:
         return json.loads(self._process(name, [*command, *words]).strip().splitlines()[-1])
 
     def ours(self, *overrides: str) -> Ours:
-        """One run of train.py on these images, on this device."""
+        """Run train.py on these images, on this device."""
         self._runs += 1
         name, started = f"run{self._runs}", time.time()
         own = ["data=folder", f"data.path={self.data}", "data.resize=stretch", f"data.image_size={self.image_size}"]
@@ -110,17 +110,17 @@ class Bench:
         return Ours(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder, started)
 
     def train(self, *overrides: str) -> Ours:
-        """The same from this model, with nothing beside the training."""
+        """Run train.py from this model, with training alone."""
         return self.ours(f"model.pretrained={self.model}", *QUIET, *overrides)
 
     def program(self, name: str, *arguments: str) -> float:
-        """Wall seconds of train.py or sample.py with these arguments."""
+        """Run train.py or sample.py; returns its wall seconds."""
         began = time.perf_counter()
         self._process(f"{name} {' '.join(arguments)}", [str(REPOSITORY / name), *arguments])
         return time.perf_counter() - began
 
     def environment(self) -> Mapping[str, str]:
-        """The caller's, without the hub; `python -m benchmarks...` works from any folder."""
+        """The caller's environment without the hub, in which `python -m benchmarks...` works from any folder."""
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
         own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
         return {**os.environ, **own} | ({} if self.on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
@@ -132,6 +132,6 @@ class Bench:
         )
         say(f"  {what}: {time.perf_counter() - began:.1f} s")
         if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise SideFailed(f"{what} ended with {done.returncode}: {last[:300]}")
         return done.stdout

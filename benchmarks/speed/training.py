@@ -1,4 +1,4 @@
-"""Training beside both peers: images a second, also compiled, and seconds to the first step; and --help."""
+"""Training rows: images per second, also compiled, and seconds to the first step; and the duration of --help."""
 
 import functools
 import statistics
@@ -8,10 +8,10 @@ from benchmarks.speed.sides import Bench
 from chrysalis.system import hardware
 
 REPETITIONS, STARTS = 3, 4
-BUDGET = 110  # seconds for the runs of all sides; the third repetition is left out on a machine so slow
+BUDGET = 110  # seconds for the runs of all sides; slower machines skip the third repetition
 PLAIN_STEPS, SCRIPT_STEPS, WARMUP = 32, 18, 4  # micro-batches of 4, and of 8: 112 images are timed
-STEPS = 17  # of ours: three come before its clock starts
-WORKERS = 1  # that decode for the script: on two cores as fast as none at worst, and off the critical path
+STEPS = 17  # of ours, three of them before its clock starts
+WORKERS = 1  # decoding processes of the script: on two cores never slower than none
 TARGET, COMPILED_TARGET, SCRIPT_TARGET = 1.5, 1.7, 1.0
 FIRST_STEP_TARGET, START_TARGET = 1.2, 1.0
 
@@ -28,7 +28,7 @@ def script_training(bench: Bench, steps: int, **options) -> dict:
 
 
 def mixed_precision(bench: Bench) -> str:
-    """The script's fastest flag: bf16, but not on a CPU that would have to emulate it, ten times as slowly."""
+    """The script's fastest precision: bf16, except on CPUs that emulate it ten times as slowly."""
     return {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(hardware.precision("auto", bench.device)[0], "no")
 
 
@@ -38,12 +38,12 @@ def ours_training(bench: Bench, steps: int, compiled: bool = False) -> dict:
 
 @functools.cache
 def warm(bench: Bench) -> None:
-    """One discarded run of ours: decoded images and the libraries' files are in their caches after it."""
+    """Run ours once without counting it, which fills the caches of decoded images and of the libraries' files."""
     ours_training(bench, 2)
 
 
 def turns(bench: Bench) -> list[tuple[dict, dict, dict]]:
-    """(plain, script, ours), measured once for all rows: each side's figures of a run, in turns."""
+    """(plain, script, ours) results of runs in turns, measured once for all rows."""
     warm(bench)
     if not bench.turns:
         for _ in bench.repeat(REPETITIONS, BUDGET):
@@ -54,7 +54,7 @@ def turns(bench: Bench) -> list[tuple[dict, dict, dict]]:
 
 
 def three_columns(bench: Bench, row: Row, theirs: str, own: str) -> Row:
-    """The row with a figure of each turn: `theirs` in the peers' figures, `own` in ours."""
+    """Fill a row with one figure per turn: key `theirs` of the baselines, key `own` of ours."""
     row.plain, row.script = ([turn[side][theirs] for turn in turns(bench)] for side in (0, 1))
     row.ours = [ours[own] for *_, ours in turns(bench)]
     return row
@@ -73,7 +73,7 @@ def train(bench: Bench) -> Row:
 
 
 def train_compiled(bench: Bench) -> Row:
-    """Two runs: the first compiles, the second finds that in the cache."""
+    """Measure two runs: the first compiles, the second reads the cache."""
     row = Row("train-compiled", f"training at {bench.image_size} px, compiled", "images/s", COMPILED_TARGET)
     three_columns(bench, row, "images_per_second", "images_per_second")
     uncompiled = statistics.median(row.ours)
@@ -88,7 +88,7 @@ def train_compiled(bench: Bench) -> Row:
 
 
 def first_step(bench: Bench) -> Row:
-    """Read off the runs of the training row."""
+    """Taken from the runs of the training row."""
     row = Row("first-step", "from process start to the end of the first step", "s", FIRST_STEP_TARGET, at_least=False)
     three_columns(bench, row, "first_step_at_s", "seconds_to_first_step")
     row.notes = {"plain": "a micro-batch of 4", "script and ours": "an optimizer step of 8"}

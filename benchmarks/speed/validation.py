@@ -1,4 +1,4 @@
-"""How long ours takes to the validation loss that each peer has at its end."""
+"""The time that ours takes to reach each baseline's final validation loss."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -21,29 +21,29 @@ from chrysalis.system.files import written_folder
 from chrysalis.system.terminal import say
 
 TARGET = 1 / 3
-IMAGES, BINS = 12, 6  # timesteps of each validation image
-EPS_STEPS, EPS_IMAGES = 75, 300  # of the model that all start from
+IMAGES, BINS = 12, 6  # images, and timesteps of each
+EPS_STEPS, EPS_IMAGES = 75, 300  # of training the model that all sides start from
 PLAIN_EPOCHS, PLAIN_LR = 1, 1e-5
-SCRIPT_LR, STEPS, EVERY = 5e-4, 40, 8  # of ours too; how often ours is evaluated
+SCRIPT_LR, STEPS, EVERY = 5e-4, 40, 8  # SCRIPT_LR and STEPS of ours too; EVERY: steps between validations of ours
 
 
 @dataclass(frozen=True)
 class Reached:
-    """A validation loss and the seconds to it since the process was started."""
+    """A validation loss, and the seconds to it from the start of the process."""
 
     loss: float
     seconds: float
 
 
 def to_plain_loss(bench: Bench) -> Row:
-    """The plain loop at its own learning rate."""
+    """Compare with the plain loop at its own learning rate."""
     data = images(bench)
     micro_batches = PLAIN_EPOCHS * (len(data.train_rows) // 4)
     options = {"lr": PLAIN_LR, "warmup": 1, "save": bench.scratch / "plain"}
     figures = plain_training(
         bench, bench.steps(micro_batches), data=training_view(bench), model=eps_model(bench), **options
     )
-    theirs = ended(bench, figures, bench.scratch / "plain")
+    theirs = final_loss(bench, figures, bench.scratch / "plain")
     what = f"to the plain loop's validation loss after {PLAIN_EPOCHS} epoch"
     row = Row("validation-loss", what, "s", TARGET, at_least=False, plain=[theirs.seconds])
     step, seconds = reached(ours_run(bench), theirs.loss)
@@ -53,11 +53,11 @@ def to_plain_loss(bench: Bench) -> Row:
 
 
 def to_script_loss(bench: Bench) -> Row:
-    """The script at our learning rate, after the same number of steps, with its EMA weights; without a target."""
+    """Compare with the script's EMA weights after as many steps at our learning rate; without a target."""
     steps = bench.steps(STEPS)
     options = {"lr": SCRIPT_LR, "lr_warmup_steps": 0, "warmup": 1, "save": bench.scratch / "script"}
     figures = script_training(bench, steps, data=training_view(bench), model=eps_model(bench), **options)
-    theirs = ended(bench, figures, bench.scratch / "script")
+    theirs = final_loss(bench, figures, bench.scratch / "script")
     what = f"to the script's validation loss after {STEPS} steps at our learning rate"
     row = Row("validation-loss-script", what, "s", None, at_least=False, script=[theirs.seconds])
     step, seconds = reached(ours_run(bench), theirs.loss, or_nothing=True)
@@ -81,13 +81,13 @@ def training_view(bench: Bench) -> Path:
     return bench.view("training", lambda file: str(file) in names)
 
 
-def ended(bench: Bench, figures: dict, saved: Path) -> Reached:
-    """Of a peer, when its training was over."""
+def final_loss(bench: Bench, figures: dict, saved: Path) -> Reached:
+    """A baseline's validation loss and time at the end of its training."""
     return Reached(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
 
 
 def loss_of(model_folder: Path | str, data: ImageDataModule, device: str = "cpu") -> float:
-    """The validation loss that our callback would measure for a model that predicts the noise, in its precision."""
+    """Measure the validation loss of a model that predicts the noise as our callback does, in its precision."""
     model = folder.load(str(model_folder))
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).eval().to(device)
     batch = data.validation_batch(IMAGES)
@@ -99,7 +99,7 @@ def loss_of(model_folder: Path | str, data: ImageDataModule, device: str = "cpu"
 
 @cache
 def ours_run(bench: Bench) -> Ours:
-    """Evaluated every few steps, which is part of its time; it samples next to nothing, as the peers do."""
+    """Run ours with validation every few steps, which counts as its time, and hardly any sampling."""
     warm(bench)
     return bench.ours(
         f"model.pretrained={eps_model(bench)}",
@@ -115,30 +115,30 @@ def ours_run(bench: Bench) -> Ours:
 
 
 def losses(ours: Ours) -> list[tuple[int, float, float]]:
-    """(step, validation loss, time) of every evaluation after step 0, of the raw and of the EMA weights."""
+    """(step, validation loss, time) of every validation after step 0, of the raw and of the EMA weights."""
     scalars = EventAccumulator(str(ours.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars
     events = [event for name in ("val/loss_raw", "val/loss") for event in scalars(name) if event.step > 0]
     return [(event.step, event.value, event.wall_time) for event in events]
 
 
 def reached(ours: Ours, loss: float, or_nothing: bool = False) -> tuple[int | None, float | None]:
-    """(step, seconds since the process was started) of the first validation loss after step 0 that is no higher."""
+    """(step, seconds since the start of the process) of the first validation loss after step 0 at or below `loss`."""
     all_of_them = losses(ours)
     found = min((each for each in all_of_them if each[1] <= loss), key=lambda each: each[2], default=None)
     if found is None and not or_nothing:
         step, best, _ = min(all_of_them, key=lambda each: each[1])
-        raise ValueError(f"ours came to {best:.5f} at step {step}, not to {loss:.5f}")
+        raise ValueError(f"the lowest loss of ours is {best:.5f} at step {step}, above {loss:.5f}")
     return (None, None) if found is None else (found[0], found[2] - ours.started)
 
 
 @cache
 def eps_model(bench: Bench) -> str:
-    """The model that all start from: a small one of drawn moths that predicts the noise, made once and kept."""
+    """The model that all sides start from: a small one that predicts the noise, trained once on moths and cached."""
     if bench.eps_model:
         return bench.eps_model
     folder = (bench.scratch if bench.quick else bench.kept) / f"bench/eps-moths-{bench.image_size}-{EPS_STEPS}"
     if not folder.is_dir():
-        say(f"  training a model that predicts the noise, once, kept in {folder}")
+        say(f"  training a model that predicts the noise (cached in {folder})")
         steps = f"trainer.max_steps={bench.steps(EPS_STEPS)}"
         size, images = f"data.image_size={bench.image_size}", f"data.n={EPS_IMAGES}"
         made = bench.ours("data=moths", images, size, "model=scratch", "objective=eps", steps, *QUIET)

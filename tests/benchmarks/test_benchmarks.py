@@ -1,4 +1,4 @@
-"""What `make bench` and benchmarks/growth.py make of figures."""
+"""The rows and tables of `make bench` and benchmarks/growth.py."""
 
 import json
 
@@ -26,14 +26,14 @@ ROWS = [
 ]
 
 
-def test_rows_know_their_medians_ratios_and_targets():
+def test_rows_have_medians_ratios_and_targets():
     records = [row.record() for row in ROWS]
     assert [record["ratio"] for record in records] == [2.25, 1.4, None, None, None]
     assert [record["script_ratio"] for record in records] == [45 / 38, None, None, None, 0.9]
     assert [record["reached"] for record in records] == [True, False, True, False, None]
 
 
-def test_a_target_of_either_peer_can_be_missed():
+def test_the_target_of_either_baseline_can_be_missed():
     row = Row("train", "training", "images/s", 1.5, plain=[10.0], ours=[20.0], script=[21.0], script_target=1.0)
     assert row.reached is False
     row.script = [20.0]
@@ -43,7 +43,7 @@ def test_a_target_of_either_peer_can_be_missed():
     assert Row("loss", "to a loss", "s", None, at_least=False, script=[10.0]).reached is None
 
 
-def test_what_is_written_can_be_added_to(tmp_path):
+def test_new_rows_are_added_to_a_file(tmp_path):
     about = {"commit": "abc", "torch": "2.15", "date": "2026-01-01", "command": "make bench"}
     machine = "Intel(R) Xeon(R) Processor (2 threads)"
     report.write(tmp_path, machine, about, ROWS)
@@ -67,7 +67,7 @@ def test_what_is_written_can_be_added_to(tmp_path):
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_rows_from_before_there_was_a_second_peer_can_be_shown():
+def test_rows_without_a_second_baseline_can_be_shown():
     record = {k: v for k, v in ROWS[1].record().items() if "script" not in k}
     row = "| to the first step | 5 s |  | 7 s | 1.40 |  | at most 1.2 | missed |"
     assert row in report.markdown("a machine", [record])
@@ -87,13 +87,13 @@ def test_machines_have_file_names():
     assert report.slug("NVIDIA H200") == "nvidia-h200"
 
 
-def test_results_name_no_folders():
-    told = report.without_folders("python -m x --data /home/me/some/images --model ../y/model --eps-model assets/moths")
-    assert told == "python -m x --data .../images --model .../model --eps-model assets/moths"
+def test_results_contain_no_folders():
+    text = report.without_folders("python -m x --data /home/me/some/images --model ../y/model --eps-model assets/moths")
+    assert text == "python -m x --data .../images --model .../model --eps-model assets/moths"
 
 
-def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timesteps(model_folder, image_folder):
-    """Against the formula, with the keys that the callback would use."""
+def test_the_validation_loss_of_a_baseline_is_the_mean_over_images_and_timesteps(model_folder, image_folder):
+    """Compared with the formula, with the noise that the callback would use."""
     from chrysalis.data import pixels
     from chrysalis.diffusion import seeds
     from chrysalis.system import hardware
@@ -113,7 +113,7 @@ def test_the_held_out_loss_of_a_plain_model_is_the_mean_over_pictures_and_timest
     assert validation.loss_of(model_folder, data) == expected
 
 
-def test_the_first_loss_that_is_low_enough_counts(tmp_path):
+def test_the_first_low_enough_loss_counts(tmp_path):
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -126,19 +126,19 @@ def test_the_first_loss_that_is_low_enough_counts(tmp_path):
     ours = Ours({}, tmp_path, started=90.0)
     assert validation.reached(ours, 0.3001) == (10, 20.0)
     assert validation.reached(ours, 0.01, or_nothing=True) == (None, None)
-    with pytest.raises(ValueError, match=r"ours came to 0\.2"):
+    with pytest.raises(ValueError, match=r"the lowest loss of ours is 0\.2"):
         validation.reached(ours, 0.01)
 
 
-def test_the_peers_get_links_to_what_ours_reads(tmp_path, image_folder):
+def test_the_baselines_get_links_to_the_images_of_ours(tmp_path, image_folder):
     bench = Bench("cpu", "model", str(image_folder), tmp_path, tmp_path)
     names = {path.resolve() for path in bench.view().iterdir()}
     assert names == {path.resolve() for path in image_folder.rglob("*.png")}
     assert len(list(bench.view("some", lambda file: file.name < "2").iterdir())) < len(names)
 
 
-def test_repetitions_end_where_their_time_does(tmp_path, monkeypatch):
-    """Two in any case; a third one only if it is likely to fit."""
+def test_repetitions_stay_within_their_time(tmp_path, monkeypatch):
+    """Two in any case, a third one only if it is likely to fit."""
     bench, seconds = Bench("cpu", "model", "images", tmp_path, tmp_path), 0.0
     monkeypatch.setattr("benchmarks.speed.sides.time.perf_counter", lambda: seconds)
     for each, expected in ((10.0, 3), (19.9, 3), (20.1, 2), (1000.0, 2)):
@@ -148,8 +148,8 @@ def test_repetitions_end_where_their_time_does(tmp_path, monkeypatch):
         assert made == expected
 
 
-def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
-    """Otherwise every machine would sample for minutes."""
+def test_the_bundled_models_1000_step_samples_are_in_the_repository(tmp_path):
+    """Otherwise every machine would generate them for minutes."""
     bench = Bench("cpu", BUNDLED, "images", tmp_path, tmp_path / "kept")
     sampler = sampling.Sampler(bench.model, bench.device, "32-true")
     assert sampling.limit_file(bench, sampler, sampling.N, sampling.LIMIT_STEPS).is_file()
@@ -158,14 +158,14 @@ def test_the_bundled_models_limit_is_in_the_repository(tmp_path):
     assert not bench.kept.exists()
 
 
-def test_a_side_that_fails_says_why(tmp_path):
+def test_a_failed_side_says_why(tmp_path):
     bench = Bench("cpu", "model", "images", tmp_path, tmp_path)
     with pytest.raises(SideFailed, match=r"no_such_program.py --help ended with 2: .*can't open file"):
         bench.program("no_such_program.py", "--help")
 
 
-def test_growth_is_held_against_what_it_may_be():
-    """Four times the pixels may cost four times as much; here memory takes eight times as much, and is flagged."""
+def test_growth_is_compared_with_the_expected_growth():
+    """With four times the pixels, cost may grow by four; here memory grows by eight and is flagged."""
     small = dict(zip(growth.COLUMNS, (80.0, 100.0, 2.0, 1.0, 0.1), strict=True))
     large = dict(zip(growth.COLUMNS, (20.0, 800.0, 8.0, 2.0, 0.1), strict=True))
     size, batch, images = growth.AXES
@@ -178,7 +178,7 @@ def test_growth_is_held_against_what_it_may_be():
     assert growth.grown(images, 100, 1000, small, large)["decoding, s"] == (2.0, 10.0)
 
 
-def test_the_pictures_of_the_growth_tables_can_be_read_and_differ(tmp_path):
+def test_the_images_of_the_growth_tables_can_be_read_and_differ(tmp_path):
     growth.write_images(tmp_path / "images", 30)
     data = folder_data(str(tmp_path / "images"), image_size=16, resize="stretch")
     data.setup()

@@ -1,4 +1,4 @@
-"""`make gpu` as far as a CPU goes: every part at a small size, its lines, its record, its budget and its exit code."""
+"""`make gpu` on a CPU: every part at a small size, its lines, its record, its budget and its exit code."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def gpu(tmp_path, capsys):
 
 @pytest.fixture
 def parts(monkeypatch):
-    """parts(name=function): these instead of the program's own."""
+    """parts(name=function) replaces the program's parts."""
 
     def use(**functions) -> None:
         made = tuple(Part(name, f"what {name} is", run, 1.0) for name, run in functions.items())
@@ -51,7 +51,7 @@ def parts(monkeypatch):
 
 
 def passed(record: dict, names: list[str]) -> dict[str, dict[str, float]]:
-    """The figures of these parts, all of which must have passed."""
+    """Require that these parts have passed; returns their figures."""
     assert list(record["parts"]) == [part.name for part in program.PARTS if part.name in names]
     assert {name: part.get("reason") for name, part in record["parts"].items()} == dict.fromkeys(record["parts"])
     return {name: {f["name"]: f["value"] for f in part["figures"]} for name, part in record["parts"].items()}
@@ -62,13 +62,13 @@ def test_every_part_is_run_by_a_test():
 
 
 @pytest.mark.proof
-def test_checks_hold_on_a_cpu(gpu):
+def test_checks_pass_on_a_cpu(gpu):
     code, lines, record = gpu("--only", ",".join(CHECKS))
     found = passed(record, CHECKS)
     assert code == 0
     assert 0 < next(iter(found["bf16"].values())) < 3e-2
-    assert 0 < found["scaler"]["updates of 20 left out until the loss scale fits"] < 20
-    assert found["out-of-memory"]["parts that a micro-batch of 4 is taken in"] == 2
+    assert 0 < found["scaler"]["updates of 20 skipped until the loss scale fits"] < 20
+    assert found["out-of-memory"]["parts of a micro-batch of 4"] == 2
     assert re.match(r" *\d+ s  bf16 +largest relative difference of 5 losses: \S+$", lines[1])
     assert re.match(r" *\d+ s  bf16 +passed \(\d+\.\d s\)$", lines[2])
     assert lines[-1].startswith(f"{len(CHECKS)} parts in ")
@@ -91,7 +91,7 @@ def test_figures_are_measured_on_a_cpu(gpu):
 
 
 @pytest.mark.proof
-def test_commands_hold_on_a_cpu(gpu):
+def test_commands_pass_on_a_cpu(gpu):
     code, _, record = gpu("--only", ",".join(COMMANDS))
     passed(record, COMMANDS)
     assert code == 0
@@ -99,13 +99,13 @@ def test_commands_hold_on_a_cpu(gpu):
 
 @pytest.mark.proof
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-def test_compiled_parts_hold_on_a_cpu(gpu):
+def test_compiled_parts_pass_on_a_cpu(gpu):
     code, _, record = gpu("--only", ",".join(COMPILED))
     passed(record, COMPILED)
     assert code == 0
 
 
-def test_a_part_that_fails_is_reported_and_stops_no_other(gpu, parts):
+def test_a_failed_part_is_reported_and_the_others_run(gpu, parts):
     def bad(bench):
         yield Figure("half", 0.5)
         require(False, "it is not as it should be")
@@ -131,19 +131,19 @@ def test_a_part_that_fails_is_reported_and_stops_no_other(gpu, parts):
 
 
 @pytest.mark.proof
-def test_the_record_is_there_after_every_figure_and_keeps_earlier_parts(gpu, parts, tmp_path):
-    seen = []
+def test_the_record_is_written_after_every_figure_and_keeps_earlier_parts(gpu, parts, tmp_path):
+    recorded = []
 
     def first(bench):
         yield Figure("a", 1)
         (file,) = (tmp_path / "out").iterdir()
-        seen.append(json.loads(file.read_text())["parts"]["first"])
+        recorded.append(json.loads(file.read_text())["parts"]["first"])
         yield Figure("b", 2)
 
     parts(first=first, second=lambda bench: iter(()))
     assert gpu()[0] == 0
-    assert seen[0]["status"] == "running"
-    assert [f["name"] for f in seen[0]["figures"]] == ["a"]
+    assert recorded[0]["status"] == "running"
+    assert [f["name"] for f in recorded[0]["figures"]] == ["a"]
     _, _, record = gpu("--only", "second")
     assert list(record["parts"]) == ["first", "second"]
     assert [f["value"] for f in record["parts"]["first"]["figures"]] == [1, 2]
@@ -151,7 +151,7 @@ def test_the_record_is_there_after_every_figure_and_keeps_earlier_parts(gpu, par
 
 @pytest.mark.proof
 def test_the_budget_is_kept(gpu, parts):
-    """A part that takes too long is cut off, though it catches exceptions, and there is no time for the next one."""
+    """A part that takes too long is cut off although it catches exceptions, and the next one is skipped."""
 
     def endless(bench):
         yield Figure("begun", 1)
@@ -171,25 +171,25 @@ def test_the_budget_is_kept(gpu, parts):
 
 
 def test_the_parts_fit_the_budget_in_their_order():
-    """On the GPU that their needs are of, with half a minute of importing, at most the last one is skipped."""
+    """With half a minute of imports, at most the last part is skipped on the GPU of the recorded needs."""
     assert sum(part.needs for part in program.PARTS[:-1]) + 30 <= program.BUDGET
 
 
-def test_time_is_up_only_inside():
+def test_the_timer_stops_outside():
     with at_most(5):
         pass
     time.sleep(0.01)
 
 
 @pytest.mark.proof  # builds 114 M weights
-def test_flop_are_those_of_the_published_model():
+def test_the_flop_count_is_the_published_models():
     """1.49 TFLOP forward and backward at 256 px, three times the 497 GFLOP of a forward pass."""
     assert training_figures.tflop_an_image(UNet2DModel(**CELEBAHQ), 256) == pytest.approx(1.49, rel=0.01)
 
 
-def test_torch_is_left_as_it_was(tmp_path):
+def test_a_part_leaves_torch_unchanged(tmp_path):
     before, here = (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark), os.getcwd()
-    with Bench(torch.device("cpu"), tmp_path).base_model():
+    with Bench(torch.device("cpu"), tmp_path).isolated():
         torch.set_float32_matmul_precision("medium")
         torch.backends.cudnn.benchmark = True
         torch.use_deterministic_algorithms(True)
@@ -200,16 +200,16 @@ def test_torch_is_left_as_it_was(tmp_path):
     assert os.getcwd() == here
 
 
-def test_without_a_gpu_a_sentence_says_so(monkeypatch, capsys):
+def test_a_missing_gpu_is_reported(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert program.main([]) == 2
     assert "finds no NVIDIA GPU here: python -m benchmarks.gpu --device cpu" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(tmp_path):
-    told = entry.missing({"torch": "torch", "hydra-core": "no_such_hydra", "rich": "no_such_rich"})
-    assert told.startswith("2 packages are missing from ")
-    assert "python -m pip install hydra-core rich" in told
+    message = entry.missing({"torch": "torch", "hydra-core": "no_such_hydra", "rich": "no_such_rich"})
+    assert message.startswith("2 packages are missing from ")
+    assert "python -m pip install hydra-core rich" in message
     assert entry.missing() is None
     # an interpreter without site-packages, in the repository's folder
     done = subprocess.run(

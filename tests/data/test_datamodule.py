@@ -9,7 +9,7 @@ from PIL import Image
 from chrysalis.data.loaders import Order
 from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.sources.folder import folder_data
-from chrysalis.evaluation.reference import compared_with
+from chrysalis.evaluation.reference import reference_rows
 
 
 def test_a_validation_batch_holds_the_images_unchanged():
@@ -76,8 +76,8 @@ def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
     data = folder_data(str(tmp_path), image_size=16, batch_size=4)
     data.open_images()
     assert (len(data.train_rows), len(data.validation_rows)) == (40, 1)
-    rows, name = compared_with(data)
-    assert (len(set(data.image_set.contents[rows].tolist())), len(rows), name) == (3, 3, "real ones")
+    rows, name = reference_rows(data)
+    assert (len(set(data.image_set.contents[rows].tolist())), len(rows), name) == (3, 3, "real images")
 
 
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):

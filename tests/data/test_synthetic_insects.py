@@ -12,7 +12,7 @@ from chrysalis.data.synthetic.insect_kinds import KINDS
 from chrysalis.data.synthetic.insect_poses import Pose
 from chrysalis.data.synthetic.insects import draw_insect
 from chrysalis.data.synthetic.plane import Plane
-from chrysalis.evaluation.features import Denoiser, features
+from chrysalis.evaluation.features import DenoiserEncoder, extract
 
 GREY = 0.6
 
@@ -101,10 +101,10 @@ def test_insects_are_as_far_from_the_butterflies_in_the_eyes_of_a_network():
     Insects and butterflies are drawn alike, wings spread on plain grey, so that only the species differ. A species
     lies at the mean of its images; the two nearest species say how far apart different species can be expected.
     """
-    network = Denoiser()
+    network = DenoiserEncoder()
 
     def embedded(images: list[np.ndarray]) -> torch.Tensor:
-        found = features(network, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
+        found = extract(network, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
         return torch.nn.functional.normalize(found)
 
     butterflies = embedded([_butterfly(k, i) for k in range(10) for i in range(6)])

@@ -1,4 +1,4 @@
-"""Features: the same as the libraries that they come from, whatever the batch, kept in the cache by content."""
+"""Features equal those of the libraries they come from, in any batch, and are cached by content."""
 
 import json
 
@@ -32,37 +32,37 @@ def images():
 
 @pytest.fixture
 def denoiser_features(model_folder):
-    return f.Denoiser(str(model_folder))
+    return f.DenoiserEncoder(str(model_folder))
 
 
-def test_a_denoiser_gives_what_its_encoder_sees(denoiser_features, images, model_folder):
-    """Against the hooks of the stock UNet, whole, on the scaled image."""
+def test_denoiser_features_are_its_encoders_activations(denoiser_features, images, model_folder):
+    """Compared with hooks on the whole stock UNet, applied to the scaled image."""
     unet = tiny_unet().eval()
-    seen = {}
-    unet.down_blocks[-1].register_forward_hook(lambda m, i, o: seen.update(b=o[0]))
-    unet.mid_block.register_forward_hook(lambda m, i, o: seen.update(c=o))
+    outputs = {}
+    unet.down_blocks[-1].register_forward_hook(lambda m, i, o: outputs.update(b=o[0]))
+    unet.mid_block.register_forward_hook(lambda m, i, o: outputs.update(c=o))
     small = f.resized(images, (16, 16))
     with torch.no_grad():
         unet(DDPMScheduler().alphas_cumprod[100] ** 0.5 * (small / 127.5 - 1), 100)
     theirs = []
-    for h in seen.values():
+    for h in outputs.values():
         h = h.mean((2, 3))
         theirs.append((h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt())
-    torch.testing.assert_close(f.features(denoiser_features, images), torch.cat(theirs, 1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(f.extract(denoiser_features, images), torch.cat(theirs, 1), rtol=1e-3, atol=1e-4)
     assert denoiser_features.dim == 16 + 16
-    assert f.Denoiser(str(model_folder), levels=2).dim == 8 + 16 + 16
+    assert f.DenoiserEncoder(str(model_folder), levels=2).dim == 8 + 16 + 16
 
 
-def test_a_picture_has_the_same_features_in_any_batch(denoiser_features, images, monkeypatch):
-    whole = f.features(denoiser_features, images)
-    monkeypatch.setattr(f, "BATCH", 2)
-    torch.testing.assert_close(f.features(denoiser_features, images), whole, rtol=1e-4, atol=1e-5)
-    assert f.features(denoiser_features, images[:0]).shape == (0, denoiser_features.dim)
+def test_an_image_has_the_same_features_in_any_batch(denoiser_features, images, monkeypatch):
+    whole = f.extract(denoiser_features, images)
+    monkeypatch.setattr(f, "BATCH_SIZE", 2)
+    torch.testing.assert_close(f.extract(denoiser_features, images), whole, rtol=1e-4, atol=1e-5)
+    assert f.extract(denoiser_features, images[:0]).shape == (0, denoiser_features.dim)
 
 
 @pytest.mark.proof
-def test_inception_is_torch_fidelitys(tmp_path, images, monkeypatch):
-    """Of random weights: theirs are fetched from the network. Its own loader would unpickle the file."""
+def test_inception_features_equal_torch_fidelitys(tmp_path, images, monkeypatch):
+    """With random weights, because the real ones are downloads; torch-fidelity's own loader would unpickle them."""
     torch.manual_seed(0)
     module = "torch_fidelity.feature_extractor_inceptionv3"
     with monkeypatch.context() as patched:
@@ -74,7 +74,7 @@ def test_inception_is_torch_fidelitys(tmp_path, images, monkeypatch):
     with torch.no_grad():
         expected = theirs(images[:3])[0]
     for name in ("w.safetensors", "w.pth"):
-        ours = f.features(f.Inception(str(tmp_path / name)), images[:3])
+        ours = f.extract(f.Inception(str(tmp_path / name)), images[:3])
         assert ours.shape == (3, 2048)
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_nothing_unpickles(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["clip", "dinov2"])
-def test_transformers_models_are_theirs(tmp_path, images, kind):
+def test_transformer_features_equal_those_of_transformers(tmp_path, images, kind):
     side = CLIP_SIZE if kind == "clip" else 28
     size = {"height": side, "width": side}
     processing = {
@@ -119,45 +119,47 @@ def test_transformers_models_are_theirs(tmp_path, images, kind):
             theirs = getattr(theirs, "pooler_output", theirs)
         else:
             theirs = Dinov2Model.from_pretrained(folder)(**prepared).last_hidden_state[:, 0]
-    ours = f.features(network, images)
+    ours = f.extract(network, images)
     assert ours.shape == (9, network.dim)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_a_set_is_looked_at_once(denoiser_features, monkeypatch):
-    images, looked = open_set(DrawnSource("moths", 12), (16, 16), "crop"), []
-    plain = f.features
-    monkeypatch.setattr(f, "features", lambda network, images, on: looked.append(len(images)) or plain(network, images))
-    first = f.of_set(denoiser_features, images, range(5))
-    assert torch.equal(f.of_set(denoiser_features, images, [4, 0]), first[[4, 0]])
-    assert looked == [5]
-    both = f.of_set(denoiser_features, images, range(12))
-    assert looked == [5, 7]
+def test_features_of_a_set_are_computed_once(denoiser_features, monkeypatch):
+    images, computed = open_set(DrawnSource("moths", 12), (16, 16), "crop"), []
+    plain = f.extract
+    monkeypatch.setattr(
+        f, "extract", lambda network, images, device: computed.append(len(images)) or plain(network, images)
+    )
+    first = f.extract_rows(denoiser_features, images, range(5))
+    assert torch.equal(f.extract_rows(denoiser_features, images, [4, 0]), first[[4, 0]])
+    assert computed == [5]
+    both = f.extract_rows(denoiser_features, images, range(12))
+    assert computed == [5, 7]
     assert torch.equal(both[:5], first)
-    mirrored = f.of_set(denoiser_features, images, range(12), mirrored=True)
+    mirrored = f.extract_rows(denoiser_features, images, range(12), mirrored=True)
     own = plain(denoiser_features, torch.from_numpy(images.images.copy()).flip(-1))
     torch.testing.assert_close(mirrored, own, rtol=1e-4, atol=1e-5)
     for file in (f.cache_folder() / "features").iterdir():
         file.write_bytes(b"damaged")
-    assert torch.equal(f.of_set(denoiser_features, images, range(12)), both)
+    assert torch.equal(f.extract_rows(denoiser_features, images, range(12)), both)
 
 
-def test_other_weights_are_other_features(tmp_path):
+def test_other_weights_have_another_digest(tmp_path):
     digests = set()
     for seed in (0, 1):
         DDPMPipeline(unet=tiny_unet(seed), scheduler=DDPMScheduler()).save_pretrained(tmp_path / str(seed))
-        digests.add(f.digest(f.Denoiser(str(tmp_path / str(seed)))))
+        digests.add(f.network_digest(f.DenoiserEncoder(str(tmp_path / str(seed)))))
     assert len(digests) == 2
 
 
-def test_features_that_are_no_numbers_are_refused(denoiser_features, images):
+def test_nonfinite_features_are_refused(denoiser_features, images):
     denoiser_features.module.conv_in.weight.data.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"are not numbers: choose another network"):
-        f.features(denoiser_features, images)
+    with pytest.raises(UserError, match=r"contain NaN or infinity: choose another network"):
+        f.extract(denoiser_features, images)
 
 
-def test_a_model_with_another_vector_each_time_is_refused(tmp_path):
-    """A masked autoencoder hides other parts of an image at every look."""
+def test_a_nondeterministic_model_is_refused(tmp_path):
+    """A masked autoencoder hides a random part of an image each time."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
     decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
     ViTMAEModel(ViTMAEConfig(**sizes, **decoder, intermediate_size=16)).save_pretrained(tmp_path)
@@ -174,15 +176,15 @@ def test_a_model_without_patches_is_refused_in_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        (lambda: f.Denoiser("no/such"), r"features\.pretrained=no/such"),
-        (lambda: f.Denoiser(at=2), r"features\.at=2"),
+        (lambda: f.DenoiserEncoder("no/such"), r"features\.pretrained=no/such"),
+        (lambda: f.DenoiserEncoder(at=2), r"features\.at=2"),
         (lambda: f.Inception("no.pth"), r"features\.weights=no\.pth"),
         (lambda: f.Transformer("./none"), "neither a folder nor a hub id like facebook/dinov2-small"),
         (lambda: f.Transformer("facebook/dinov2-small"), "there is no network"),
     ],
 )
-def test_mistakes_are_sentences(make, told):
-    with pytest.raises(UserError, match=told):
+def test_mistakes_are_reported(make, message):
+    with pytest.raises(UserError, match=message):
         make()

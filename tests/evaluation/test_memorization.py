@@ -1,21 +1,31 @@
-"""Copies are found, others are not: against the definition, one image after the other, and sets that are known."""
+"""Near-duplicate detection, compared with its definition image by image and on sets with a known answer."""
 
 import numpy as np
 import pytest
 import torch
 
-from chrysalis.evaluation.memorization import Measure, ratios, spacing, wilson
+from chrysalis.evaluation.memorization import (
+    SIGNIFICANCE_LEVEL,
+    NearDuplicateDetector,
+    distance_ratios,
+    median_spacing,
+    wilson_interval,
+)
 
 
 def points(n: int, seed: int, dim: int = 6) -> torch.Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_ratio_is_its_definition():
-    train, drawn = points(40, 0), points(25, 1)
-    ratio, nearest, distance = ratios(drawn, train)
+def is_memorized(train: torch.Tensor, validation: torch.Tensor, samples: torch.Tensor) -> bool:
+    return NearDuplicateDetector(train, validation).detect(samples).p_value < SIGNIFICANCE_LEVEL
+
+
+def test_the_ratio_follows_its_definition():
+    train, samples = points(40, 0), points(25, 1)
+    ratio, nearest, distance = distance_ratios(samples, train)
     t = train.double().numpy()
-    for i, x in enumerate(drawn.double().numpy()):
+    for i, x in enumerate(samples.double().numpy()):
         apart = np.linalg.norm(t - x, axis=1)
         near = apart.argmin()
         others = np.linalg.norm(np.delete(t, near, axis=0) - t[near], axis=1)
@@ -24,80 +34,85 @@ def test_the_ratio_is_its_definition():
         assert float(ratio[i]) == pytest.approx(apart[near] / others.min())
 
 
-def test_copies_are_flagged_and_new_pictures_are_not():
+def test_near_duplicates_are_flagged_and_new_images_are_not():
     train, validation = points(300, 0), points(100, 1)
-    measure = Measure(train, validation)
-    new = measure.hold(points(400, 2))
-    assert not new.copies
-    assert 0.01 < new.share < 0.12
-    assert new.chance > 0.01
+    detector = NearDuplicateDetector(train, validation)
+    new = detector.detect(points(400, 2))
+    assert new.p_value >= SIGNIFICANCE_LEVEL
+    assert 0.01 < new.fraction < 0.12
+    assert new.p_value > 0.01
     copied = train[:200] + 0.05 * points(200, 3)
-    found = measure.hold(torch.cat([points(200, 4), copied]))
-    assert found.copies
+    found = detector.detect(torch.cat([points(200, 4), copied]))
+    assert found.p_value < SIGNIFICANCE_LEVEL
     assert found.flagged[200:].all()
     assert found.nearest[200:].tolist() == list(range(200))
-    assert 0.5 <= found.share < 0.58
+    assert 0.5 <= found.fraction < 0.58
 
 
-def test_a_mirrored_copy_is_a_copy_only_of_a_run_that_mirrors():
-    """Features of which the sign of the first one is the side that the image shows."""
-    train, drawn, validation = points(200, 0) + 3, points(60, 1) + 3, points(50, 2) + 3
+def test_mirrored_near_duplicates_count_only_where_training_mirrors():
+    """The sign of the first feature stands for the side that an image shows."""
+    train, samples, validation = points(200, 0) + 3, points(60, 1) + 3, points(50, 2) + 3
     other = torch.tensor([-1.0, 1, 1, 1, 1, 1])
-    drawn[:30] = (train[:30] + 0.01 * points(30, 3)) * other
-    found = Measure(train, validation, validation * other).hold(drawn, drawn * other)
+    samples[:30] = (train[:30] + 0.01 * points(30, 3)) * other
+    found = NearDuplicateDetector(train, validation, validation * other).detect(samples, samples * other)
     assert found.flagged[:30].all()
     assert found.nearest[:30].tolist() == list(range(30))
-    assert not Measure(train, validation).hold(drawn).flagged[:30].any()
+    assert not NearDuplicateDetector(train, validation).detect(samples).flagged[:30].any()
 
 
-def test_parts_change_nothing(monkeypatch):
-    train, drawn = points(300, 0), points(64, 1)
-    whole = ratios(drawn, train, points(64, 2))
+def test_computing_in_parts_changes_nothing(monkeypatch):
+    train, samples = points(300, 0), points(64, 1)
+    whole = distance_ratios(samples, train, points(64, 2))
     import chrysalis.evaluation.memorization as m
 
-    monkeypatch.setattr(m, "AT_ONCE", 1000)
-    for a, b in zip(whole, ratios(drawn, train, points(64, 2)), strict=True):
+    monkeypatch.setattr(m, "MAX_DISTANCES", 1000)
+    for a, b in zip(whole, distance_ratios(samples, train, points(64, 2)), strict=True):
         assert torch.equal(a, b)
 
 
-def test_too_few_held_out_pictures_withhold_the_share():
-    few = Measure(points(30, 1), points(19, 2)).hold(points(30, 0))
-    assert (few.threshold, few.share, few.interval, few.copies) == (None, None, None, False)
+def test_too_few_validation_images_give_no_fraction():
+    few = NearDuplicateDetector(points(30, 1), points(19, 2)).detect(points(30, 0))
+    assert (few.threshold, few.fraction, few.interval, few.p_value) == (None, None, None, 1.0)
     assert not few.flagged.any()
     assert len(few.ratio) == 30
 
 
-def test_a_false_alarm_is_as_rare_as_it_says():
-    """1 % of sets without a copy; of 300 such sets 3 are expected, and more than 10 one time in a thousand."""
+def test_false_positives_are_as_rare_as_the_p_value_says():
+    """1 % of sets without near-duplicates: of 300 sets 3 are expected, and more than 10 once in a thousand times."""
     train, alarms = points(60, 0), 0
     for seed in range(300):
-        alarms += Measure(train, points(24, 2 * seed + 2)).hold(points(40, 2 * seed + 1)).copies
+        alarms += (
+            NearDuplicateDetector(train, points(24, 2 * seed + 2)).detect(points(40, 2 * seed + 1)).p_value
+            < SIGNIFICANCE_LEVEL
+        )
     assert alarms <= 10
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.01], ids=["twice", "nearly twice"])
-def test_copies_of_what_a_set_holds_twice_are_copies(apart):
-    """Their distance to the nearest other one is all but 0."""
+def test_near_duplicates_of_repeated_training_images_are_found(apart):
+    """A repeated image has a distance of about 0 to its nearest other one."""
     train = torch.cat([points(300, 0), points(300, 0)[:60] + apart * points(60, 1)])
-    found = Measure(train, points(100, 2)).hold(torch.cat([train[:60] + 0.02 * points(60, 3), points(100, 4)]))
+    found = NearDuplicateDetector(train, points(100, 2)).detect(
+        torch.cat([train[:60] + 0.02 * points(60, 3), points(100, 4)])
+    )
     assert found.flagged[:60].all()
     assert found.flagged[60:].double().mean() < 0.15
-    assert not Measure(train, points(100, 2)).hold(points(100, 4)).copies
+    assert not is_memorized(train, points(100, 2), points(100, 4))
 
 
-def test_held_out_pictures_that_are_trained_on_too_are_no_measure_for_new_ones():
+def test_validation_images_that_are_trained_on_too_do_not_lower_the_threshold():
     train = points(300, 0)
     validation = torch.cat([points(100, 1), train[:8]])
-    measure = Measure(train, validation)
-    assert (measure.twins, measure.n_validation) == (8, 108)
-    assert measure.threshold == Measure(train, points(100, 1)).threshold
-    found = measure.hold(train[:50] + 0.01 * points(50, 2))
+    detector = NearDuplicateDetector(train, validation)
+    assert (detector.n_duplicates, detector.n_validation) == (8, 108)
+    assert detector.threshold == NearDuplicateDetector(train, points(100, 1)).threshold
+    found = detector.detect(train[:50] + 0.01 * points(50, 2))
     assert found.flagged.all()
-    assert found.expected == pytest.approx((8 + 5) / 109)
+    assert found.fraction_by_chance == pytest.approx((8 + 5) / 109)
 
 
-def test_a_set_of_near_duplicates_is_not_called_copied():
-    """A tenth of it lies in five tight clusters, of what is learned from, held out and drawn alike."""
+def test_sets_that_contain_near_duplicates_are_not_called_memorized():
+    """A tenth of the training images, the validation images and the samples lies in the same five tight clusters."""
     centres = 3 * points(5, 7)
 
     def alike(n: int, seed: int) -> torch.Tensor:
@@ -105,29 +120,29 @@ def test_a_set_of_near_duplicates_is_not_called_copied():
         x[: n // 10] = centres[torch.arange(n // 10) % 5] + 1e-3 * points(n // 10, seed + 5000)
         return x
 
-    alarms = [Measure(alike(400, 3 * s), alike(100, 3 * s + 1)).hold(alike(200, 3 * s + 2)).copies for s in range(40)]
+    alarms = [is_memorized(alike(400, 3 * s), alike(100, 3 * s + 1), alike(200, 3 * s + 2)) for s in range(40)]
     assert sum(alarms) <= 3
 
 
-def test_spacing_is_the_median_of_nearest_distances():
+def test_median_spacing_is_the_median_of_nearest_distances():
     t = points(80, 0).double().numpy()
     apart = np.linalg.norm(t[:, None] - t[None], axis=2) + np.diag(np.full(80, np.inf))
-    assert spacing(points(80, 0)) == pytest.approx(np.sort(apart.min(1))[39])
+    assert median_spacing(points(80, 0)) == pytest.approx(np.sort(apart.min(1))[39])
 
 
-def test_the_share_that_chance_flags_is_what_it_says():
-    """Over many sets of 28 validation images: 1 of 29, and not 5 %."""
-    train, shares = points(60, 0), []
+def test_the_fraction_by_chance_is_right():
+    """With 28 validation images it is 1 / 29 instead of 5 %."""
+    train, fractions = points(60, 0), []
     for seed in range(200):
-        found = Measure(train, points(28, 2 * seed + 1)).hold(points(40, 2 * seed + 2))
-        shares.append(found.share)
-    assert found.expected == pytest.approx(1 / 29)
-    assert np.mean(shares) == pytest.approx(found.expected, abs=4 * np.std(shares) / 200**0.5)
+        found = NearDuplicateDetector(train, points(28, 2 * seed + 1)).detect(points(40, 2 * seed + 2))
+        fractions.append(found.fraction)
+    assert found.fraction_by_chance == pytest.approx(1 / 29)
+    assert np.mean(fractions) == pytest.approx(found.fraction_by_chance, abs=4 * np.std(fractions) / 200**0.5)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (25, 400)])
-def test_the_interval_of_a_share_is_the_literature_one(hits, n):
+def test_the_interval_of_a_fraction_equals_scipys(hits, n):
     from scipy.stats import binomtest
 
     theirs = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+    assert wilson_interval(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-4)

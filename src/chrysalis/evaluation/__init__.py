@@ -1,1 +1,1 @@
-"""Drawn images held against real ones: distances, copies, and what can be said of them."""
+"""Evaluation: validation loss, distances between samples and real images, memorization, and the report."""

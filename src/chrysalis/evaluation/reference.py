@@ -1,113 +1,135 @@
-"""What samples are held against: features of a data set's images, of those learned from and those held out."""
+"""Evaluation of samples against a data set: distances to real images, near-duplicates of training images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
+from chrysalis.data.store import ImageSet
 from chrysalis.evaluation import distances
-from chrysalis.evaluation.distances import KERNEL_LEAST, Distances
-from chrysalis.evaluation.features import Network, digest, features, of_set
-from chrysalis.evaluation.memorization import VALIDATION_LEAST, Copies, Measure
+from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, Distances
+from chrysalis.evaluation.features import Network, extract, extract_rows, network_digest
+from chrysalis.evaluation.memorization import MIN_VALIDATION_IMAGES, NearDuplicateDetector, NearDuplicates
+from chrysalis.sampling import grids
+
+MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of samples, all of them. features: the name of the network, network: a digest of its weights and
-    settings. against: which real images."""
+    """The evaluation of a set of samples. features: name of the feature network; features_digest: hash of its weights
+    and settings. compared_with: which real images the distances are to."""
 
     features: str
-    network: str
-    against: str
+    features_digest: str
+    compared_with: str
     distances: Distances
-    copies: Copies
+    near_duplicates: NearDuplicates
 
-    def figures(self) -> dict[str, float]:
-        """Those that are not withheld, by the names that they are logged under."""
-        d, c = self.distances, self.copies
-        found = {"fd": d.fd, "precision": d.precision, "recall": d.recall, "density": d.density, "coverage": d.coverage}
+    def metrics(self) -> dict[str, float]:
+        """The metrics that there are enough images for, by the names they are logged under."""
+        d, n = self.distances, self.near_duplicates
+        metrics = {"fd": d.fd, "precision": d.precision, "recall": d.recall}
+        metrics |= {"density": d.density, "coverage": d.coverage}
         if d.kd is not None:
-            found |= {"kd": d.kd.value, "kd_low": d.kd.low, "kd_high": d.kd.high}
-        found["copies_ratio"] = float(c.ratio.median())
-        if c.threshold is not None:
-            found |= {"copies_share": c.share, "copies_share_low": c.interval[0], "copies_share_high": c.interval[1]}
-            found |= {"copies_chance": c.chance, "copies_expected": c.expected}
-        return {name: value for name, value in found.items() if value is not None}
+            metrics |= {"kd": d.kd.value, "kd_low": d.kd.low, "kd_high": d.kd.high}
+        metrics["median_distance_ratio"] = float(n.ratio.median())
+        if n.interval is not None:
+            low, high = n.interval
+            metrics |= {"near_duplicate_fraction": n.fraction, "near_duplicate_fraction_low": low}
+            metrics |= {"near_duplicate_fraction_high": high, "near_duplicate_p_value": n.p_value}
+            metrics["near_duplicate_fraction_by_chance"] = n.fraction_by_chance
+        return {name: value for name, value in metrics.items() if value is not None}
 
     def record(self) -> dict:
-        """For results.json."""
-        d = asdict(self.distances)
-        counts = {"n_samples": d["n_samples"], "n_real": d["n_real"], "n_validation": self.copies.n_validation}
-        seen = {"features": self.features, "network": self.network, "against": self.against}
-        return {**seen, **counts, **self.figures(), "withheld": self.why}
+        """What results.json, history.json and evaluation.json contain."""
+        names = {name: getattr(self, name) for name in ("features", "features_digest", "compared_with")}
+        counts = {"n_samples": self.distances.n_samples, "n_real": self.distances.n_real}
+        counts["n_validation"] = self.near_duplicates.n_validation
+        return {**names, **counts, **self.metrics(), "notes": self.notes}
 
     @property
-    def why(self) -> list[str]:
-        said = list(self.distances.why)
-        if twins := self.copies.twins:
-            said.append(
-                f"{twins} validation images are all but the same as training images: validation loss is too low for "
-                "that, and as large a share of new images is taken to be so without being copied."
+    def notes(self) -> list[str]:
+        """Sentences on metrics that are missing or biased."""
+        notes, n = list(self.distances.notes), self.near_duplicates
+        if n.n_duplicates:
+            notes.append(
+                f"{n.n_duplicates} validation images are near-duplicates of training images, so the validation loss is "
+                "too low; as large a fraction of new images is expected to be flagged without memorization."
             )
-        if self.copies.threshold is None:
-            said.append(
-                f"the share of copies is withheld: it takes {VALIDATION_LEAST} validation images to know how near new "
-                f"ones come (there are {self.copies.n_validation}; more with data.val_fraction)."
+        if n.threshold is None:
+            notes.append(
+                f"The fraction of near-duplicates needs at least {MIN_VALIDATION_IMAGES} validation images (there are "
+                f"{n.n_validation}): raise data.val_fraction."
             )
-        return said
+        return notes
 
-    def sentence(self) -> str:
-        """KD and copies in one line."""
-        d, c, said = self.distances, self.copies, []
+    def summary(self) -> str:
+        """KD and near-duplicates in one line."""
+        d, n, parts = self.distances, self.near_duplicates, []
         if d.kd is not None:
-            said.append(f"KD {d.kd.value:.4f} [{d.kd.low:.4f}, {d.kd.high:.4f}]")
-        if c.threshold is not None:
-            said.append(f"{c.share:.0%} near copies" + ("" if c.copies else f" ({c.expected:.0%} are by chance)"))
+            parts.append(f"KD {d.kd}")
+        if n.fraction is None:
+            parts.append(f"median distance ratio to the nearest training image {n.ratio.median():.2f}")
         else:
-            said.append(f"median distance ratio {c.ratio.median():.2f}")
-        return f"{d.n_samples} samples against {d.n_real} {self.against}: {', '.join(said)}"
+            chance = f"{n.fraction_by_chance * 100:.0f} % expected by chance"
+            parts.append(f"{n.fraction * 100:.0f} % near-duplicates of training images ({chance})")
+        return f"{d.n_samples} samples vs {d.n_real} {self.compared_with}: {'; '.join(parts)}"
 
 
-def compared_with(data: ImageDataModule) -> tuple[np.ndarray, str]:
-    """(rows, what they are called) of the images that distances are to: the validation images if there are enough of
-    them, else all. To those learned from, a model that copies would be the best."""
-    if len(data.validation_rows) >= KERNEL_LEAST:
+def reference_rows(data: ImageDataModule) -> tuple[np.ndarray, str]:
+    """(rows, their name) of the images that samples are compared with: the validation images, or all images where
+    those are too few. Compared with the training images alone, a model that memorizes would be the best."""
+    if len(data.validation_rows) >= MIN_IMAGES_FOR_KD:
         return data.validation_rows, "validation images"
-    return np.concatenate([data.validation_rows, distinct(data)]), "real ones"
+    return np.concatenate([data.validation_rows, distinct_train_rows(data)]), "real images"
 
 
-def distinct(data: ImageDataModule) -> np.ndarray:
-    """The rows learned from, each image once: one that is there twice is no copy of itself."""
-    return data.image_set.distinct(data.train_rows)
+def distinct_train_rows(data: ImageDataModule) -> np.ndarray:
+    """The training rows without repetitions: an image that is there twice is no near-duplicate of itself."""
+    return _decoded(data).distinct(data.train_rows)
+
+
+def _decoded(data: ImageDataModule) -> ImageSet:
+    assert data.image_set is not None, "images are decoded before they are evaluated"
+    return data.image_set
 
 
 class Reference:
-    """Looks at a data set once with a network; the features are kept in the cache."""
+    """A data set's features, which samples are compared with; they are computed once and kept in the cache."""
 
-    def __init__(self, network: Network, data: ImageDataModule, on: torch.device | str = "cpu"):
-        self.network, self.image_set, self.on, self.flip = network, data.image_set, on, data.flip
-        self.digest = digest(network)[:12]
-        self.train_rows = distinct(data)
+    def __init__(self, network: Network, data: ImageDataModule, device: torch.device | str = "cpu"):
+        self.network, self.image_set, self.device, self.flip = network, _decoded(data), device, data.flip
+        self.digest = network_digest(network)[:12]
+        self.train_rows = distinct_train_rows(data)
+        rows, self.compared_with = reference_rows(data)
+        train, validation = self._extract(self.train_rows), self._extract(data.validation_rows)
+        mirrored = self._extract(data.validation_rows, mirrored=True) if self.flip else None
+        self.detector = NearDuplicateDetector(train, validation, mirrored)
+        self.real = self._extract(rows)
 
-        def look(rows: np.ndarray, mirrored: bool = False) -> torch.Tensor:
-            return of_set(network, data.image_set, rows, mirrored, on)
+    def _extract(self, rows: np.ndarray, mirrored: bool = False) -> Tensor:
+        return extract_rows(self.network, self.image_set, rows, mirrored, self.device)
 
-        mirrored = look(data.validation_rows, mirrored=True) if self.flip else None
-        self.measure = Measure(look(self.train_rows), look(data.validation_rows), mirrored)
-        rows, self.against = compared_with(data)
-        self.real = look(rows)
+    def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
+        """Evaluate generated images, uint8 [N, 3, H, W]."""
+        samples = extract(self.network, images, self.device)
+        mirrored = extract(self.network, images.flip(-1), self.device) if self.flip else None
+        near_duplicates = self.detector.detect(samples, mirrored)
+        measured = distances.measure(self.real, samples, seed)
+        return Evaluation(self.network.name, self.digest, self.compared_with, measured, near_duplicates)
 
-    def hold(self, images: torch.Tensor, seed: int = 0) -> Evaluation:
-        """Drawn images, uint8 [N, 3, H, W], against the set."""
-        drawn = features(self.network, images, self.on)
-        mirrored = features(self.network, images.flip(-1), self.on) if self.flip else None
-        near = self.measure.hold(drawn, mirrored)
-        apart = distances.distances(self.real, drawn, seed)
-        return Evaluation(self.network.name, self.digest, self.against, apart, near)
-
-    def nearest(self, evaluation: Evaluation, k: int) -> tuple[list[int], torch.Tensor]:
-        """The k most suspicious samples, and uint8 [k, 3, H, W], the training image nearest to each."""
-        worst = evaluation.copies.ratio.argsort()[:k].tolist()
-        rows = self.train_rows[evaluation.copies.nearest[worst].numpy()]
-        return worst, torch.from_numpy(np.asarray(self.image_set.images[rows]))
+    def nearest_grid(self, evaluation: Evaluation, images: Tensor, k: int) -> Tensor:
+        """Draw the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training image
+        nearest to each; returns uint8 [3, h, w]."""
+        found = evaluation.near_duplicates
+        lowest = found.ratio.argsort()[:k].tolist()
+        nearest = torch.from_numpy(np.asarray(self.image_set.images[self.train_rows[found.nearest[lowest].numpy()]]))
+        flagged = int(found.flagged[lowest].sum())
+        title = f"the {len(lowest)} samples nearest to a training image"
+        title += f" ({flagged} near-duplicates)" if flagged else ""
+        rows = [(title, images[lowest]), ("the training image nearest to each", nearest)]
+        return pixels.from_image(grids.table(rows, enlarge=max(1, -(-MIN_SIDE // min(images.shape[-2:])))))

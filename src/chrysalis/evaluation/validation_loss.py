@@ -1,9 +1,11 @@
-"""Validation loss on fixed (image, t, noise) triples: the same numbers are compared at every step of every run."""
+"""Validation loss on fixed (image, t, noise) triples, so that every step of every run is measured on the same ones."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
@@ -11,8 +13,17 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.system import memory
 
+MUST_MATCH = {  # keys in which two comparable records agree, and their names in a sentence
+    "prediction": "prediction targets",
+    "seed": "seeds",
+    "bins": "numbers of timesteps",
+    "image_size": "image sizes",
+    "noise_schedule": "noise schedules",
+    "device": "devices, whose random generators differ",
+}
 
-def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
+
+def fixed_timesteps(total: int, bins: int) -> Tensor:
     """int64 [bins]: t_j = (j + 1/2) T / J, the middle of each bin."""
     return ((torch.arange(bins, dtype=torch.float64) + 0.5) * total / bins).long()
 
@@ -20,77 +31,101 @@ def fixed_timesteps(total: int, bins: int) -> torch.Tensor:
 @torch.no_grad()
 def validation_loss(
     denoiser: Denoiser,
-    images: torch.Tensor,
-    contents: list[int],
+    images: Tensor,
+    contents: Sequence[int],
     bins: int = 8,
     seed: int = 0,
     batch_size: int = 32,
     cond: Mapping | None = None,
     advance: Callable[[int], None] | None = None,
-) -> torch.Tensor:
-    """Unweighted MSE float32 [N, bins] of uint8 images [N, 3, H, W], each with the same timesteps and noise always.
+) -> Tensor:
+    """Measure the unweighted MSE, float32 [N, bins], of uint8 images [N, 3, H, W].
 
-    contents: a hash an image; with `seed` and the bin it fixes the noise, whatever the order of the images.
-    cond: what a conditional model is told about each image; None for the null.
-    advance: is called with the number of triples that were done.
+    contents: a hash of each image, which fixes its noise together with `seed` and the bin, in whatever order the images
+    come. cond: the images' conditions; None: null. advance: called with the number of triples each batch finished.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
     pairs = [(i, j) for i in range(len(images)) for j in range(bins)]
 
-    def measured(places: slice) -> torch.Tensor:
+    def per_sample(places: slice) -> Tensor:
         chunk = pairs[places]
-        x0 = pixels.to_signed(images[[i for i, _ in chunk]].to(device))
-        keys = [seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk]
-        eps = seeds.normal(keys, x0.shape[1:], device)
+        rows = [i for i, _ in chunk]
+        x0 = pixels.to_signed(images[rows].to(device))
+        eps = seeds.normal([seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk], x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
-        told = None if cond is None else batches.to_device(batches.rows(cond, [i for i, _ in chunk]), device)
-        return denoiser.loss_at(x0, t, eps, told).per_sample
+        chunk_cond = None if cond is None else batches.to_device(batches.rows(cond, rows), device)
+        return denoiser.loss_at(x0, t, eps, chunk_cond).per_sample
 
-    return memory.in_batches(measured, len(pairs), batch_size, device, advance).view(len(images), bins).cpu()
+    return memory.in_batches(per_sample, len(pairs), batch_size, device, advance).view(len(images), bins).cpu()
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A mean difference over n images with its standard error (inf of one image), and both by timestep bin."""
+class PairedDifference:
+    """A mean difference over n images with its standard error (infinite for one image), and both by timestep."""
 
     mean: float
-    error: float
-    by_bin: list[float]
-    error_by_bin: list[float]
+    standard_error: float
+    by_timestep: list[float]
+    standard_error_by_timestep: list[float]
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.5f} ± {self.error:.5f}" if self.n > 1 else f"{self.mean:+.5f} (of one image)"
+        return f"{self.mean:+.5f} ± {self.standard_error:.5f}" if self.n > 1 else f"{self.mean:+.5f} (one image)"
 
     @property
     def is_significant(self) -> bool:
-        """Whether it is no chance: beyond Student's 95 % interval for n images."""
+        """Whether Student's 95 % interval for n images excludes zero."""
         if self.n < 2:
             return False
-        from scipy.stats import t  # slow to import, and needed at a run's end only
+        from scipy.stats import t  # slow to import, and needed at the end of a run only
 
-        return abs(self.mean) > t.ppf(0.975, self.n - 1) * self.error
-
-    @property
-    def known_error(self) -> float | None:
-        """The error as JSON has it."""
-        return self.error if self.n > 1 else None
+        return bool(abs(self.mean) > t.ppf(0.975, self.n - 1) * self.standard_error)
 
     def record(self) -> dict:
-        errors = self.error_by_bin if self.n > 1 else [None] * len(self.by_bin)
-        return {**asdict(self), "error": self.known_error, "error_by_bin": errors}
+        """The fields for JSON, which has no infinity: the standard errors of one image are null."""
+        unknown = {"standard_error": None, "standard_error_by_timestep": [None] * len(self.by_timestep)}
+        return {**asdict(self), **(unknown if self.n < 2 else {})}
 
 
-def paired(a: torch.Tensor, b: torch.Tensor) -> Paired:
-    """Of losses [N, bins] on the same triples: a - b. The images are the sample, N of them, not their triples, for
-    what is hard about an image is hard at every t."""
+def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
+    """Average a - b of losses [N, bins] on the same triples.
+
+    The standard error takes the N images for the sample, not their triples: an image that is hard at one timestep is
+    hard at every one.
+    """
     difference = (a - b).double()
     n = len(difference)
 
-    def error(values: torch.Tensor) -> torch.Tensor:
+    def standard_error(values: Tensor) -> Tensor:
         return values.std(dim=0) / n**0.5 if n > 1 else torch.full(values.shape[1:], torch.inf)
 
-    mean = difference.mean(dim=1)
-    by_bin = difference.mean(dim=0).tolist(), error(difference).tolist()
-    return Paired(float(mean.mean()), float(error(mean)), *by_bin, n)
+    by_image = difference.mean(dim=1)
+    by_timestep = difference.mean(dim=0).tolist(), standard_error(difference).tolist()
+    return PairedDifference(float(by_image.mean()), float(standard_error(by_image)), *by_timestep, n)
+
+
+def loss_record(losses: Tensor, contents: Sequence[int], denoiser: Denoiser, size: Sequence[int], seed: int) -> dict:
+    """Describe losses [N, bins] and how they were measured. contents: the hash of each image, see `validation_loss`."""
+    alphas = denoiser.noise.alphas
+    mean_losses = losses.mean(dim=1).tolist()
+    return {
+        "loss": losses.mean().item(),
+        "prediction": denoiser.objective.name,
+        "seed": seed,
+        "bins": losses.shape[1],
+        "image_size": list(size),
+        "noise_schedule": hashlib.sha256(str([f"{a:.5f}" for a in alphas.tolist()]).encode()).hexdigest()[:12],
+        "device": alphas.device.type,
+        "loss_by_image": {f"{content:x}": loss for content, loss in zip(contents, mean_losses, strict=True)},
+    }
+
+
+def compare_records(a: dict, b: dict) -> PairedDifference | str:
+    """a - b over the images in both records, or a phrase on why they are not comparable."""
+    if key := next((key for key in MUST_MATCH if a[key] != b[key]), None):
+        return f"not comparable: different {MUST_MATCH[key]}"
+    common = sorted(a["loss_by_image"].keys() & b["loss_by_image"].keys())
+    if len(common) < 2:
+        return "not comparable: different validation images"
+    return paired_difference(*(torch.tensor([[side["loss_by_image"][key]] for key in common]) for side in (a, b)))

@@ -1,74 +1,76 @@
-"""What a run's figures say, in words that cannot contradict each other: only what is significant is called a change."""
+"""What a run's metrics say, in one sentence that calls only significant differences a change."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from chrysalis.evaluation.memorization import SURE
-from chrysalis.evaluation.validation_loss import Paired
+from chrysalis.evaluation.distances import KernelDistance
+from chrysalis.evaluation.memorization import SIGNIFICANCE_LEVEL
+from chrysalis.evaluation.validation_loss import PairedDifference
 
 
-class Measured(Protocol):
-    """The validation losses of a run; measured: its steps."""
+class ValidationHistory(Protocol):
+    """A run's validation losses. measured: by step."""
 
-    measured: dict
+    measured: Mapping[int, object]
 
-    def difference(self, step: int, to: int = 0) -> Paired: ...
+    def difference(self, step: int, to: int = 0) -> PairedDifference: ...
 
 
-def change(difference: Paired, base: float) -> str:
-    """The difference to the base model's validation loss `base`, such as "12 % lower than", for its name to follow.
-
-    Significant: Student's 95 % interval of the paired differences leaves zero out.
-    """
+def describe_change(difference: PairedDifference, base: float) -> str:
+    """Describe the difference to the base model's validation loss `base`, such as "12 % lower than"; the base model's
+    name follows."""
     if not difference.is_significant:
         return "no significant change from"
     percent = 100 * abs(difference.mean) / base
     return f"{percent:{'.0f' if percent >= 1 else '.1g'}} % {'lower' if difference.mean < 0 else 'higher'} than"
 
 
-def verdict(best: int, last: int, validation: Measured, evaluations: Sequence[dict]) -> str:
-    """One sentence: which step was best, what came after it, and what the samples say.
+def verdict(best: int, last: int, validation: ValidationHistory, evaluations: Sequence[dict]) -> str:
+    """Say which step was best, what came after it, and what the samples show.
 
-    best, last: steps. evaluations: the rows of callbacks.evaluate. Near-duplicates appear where so many are no chance,
-    for all the looks at the run together (Bonferroni).
+    Args:
+        best: the best step. last: the last one.
+        evaluations: the records of callbacks.evaluate. Near-duplicates are mentioned where their number is significant
+            after a Bonferroni correction for all evaluations of the run.
     """
-    learned = validation.difference(best)
-    better = learned.is_significant and learned.mean < 0
-    if better:
-        said = f"best at step {best:,}"
-    elif learned.is_significant:
-        said = f"worse than the base model on validation images, also at the best step, {best:,}"
+    difference = validation.difference(best)
+    is_better = difference.is_significant and difference.mean < 0
+    if is_better:
+        sentence = f"best at step {best:,}"
+    elif difference.is_significant:
+        sentence = f"validation loss higher than the base model's even at the best step, {best:,}"
     else:
-        said = "no significant change from the base model on validation images"
+        sentence = "no significant change from the base model's validation loss"
     if best < last:
-        said += f"; after that the validation loss {_moves(validation.difference(last, to=best))}"
-    elif better:
-        before = [step for step in validation.measured if step < best]
-        if _moves(validation.difference(best, to=max(before))) == "falls":
-            said += ", the last one: the validation loss was still falling"
-    return said + _near_duplicates(best, last, evaluations) + _far_from_the_data(best, evaluations)
+        sentence += f"; after that the validation loss {_trend(validation.difference(last, to=best))}"
+    elif is_better:
+        before = max(step for step in validation.measured if step < best)
+        if _trend(validation.difference(best, to=before)) == "falls":
+            sentence += ", the last one: the validation loss was still falling"
+    return sentence + _memorization(best, last, evaluations) + _distance_to_data(best, evaluations)
 
 
-def _near_duplicates(best: int, last: int, evaluations: Sequence[dict]) -> str:
-    looks = [row for row in evaluations if row["step"]]
-    found = [row["step"] for row in looks if row.get("copies_chance", 1.0) < SURE / len(looks)]
-    if not found:
+def _memorization(best: int, last: int, evaluations: Collection[dict]) -> str:
+    after_start = [row for row in evaluations if row["step"]]
+    level = SIGNIFICANCE_LEVEL / max(1, len(after_start))
+    first = next((row["step"] for row in after_start if row.get("near_duplicate_p_value", 1.0) < level), None)
+    if first is None:
         return ""
-    if found[0] > best:
-        return f"{' and' if best < last else ','} near-duplicates of training images appear by step {found[0]:,}"
-    return f"; near-duplicates of training images appear already by step {found[0]:,}"
+    if first > best:
+        return f"{' and' if best < last else ','} near-duplicates of training images appear by step {first:,}"
+    return f"; near-duplicates of training images appear already by step {first:,}"
 
 
-def _far_from_the_data(best: int, evaluations: Sequence[dict]) -> str:
-    """A lower loss is no good sample yet: KD of the exported weights' samples, where its interval leaves zero out."""
+def _distance_to_data(best: int, evaluations: Collection[dict]) -> str:
+    """Mention KD of the exported weights' samples where its interval excludes zero: a low loss is no good sample."""
     row = next((row for row in evaluations if row["step"] == best), {})
     if row.get("kd_low", 0.0) <= 0:
         return ""
-    interval = f"95 % CI {row['kd_low']:.2g} to {row['kd_high']:.2g}"
-    return f"; its samples still differ from the data (KD {row['kd']:.2g}, {interval}; 0 is no difference)"
+    kd = KernelDistance(row["kd"], row["kd_low"], row["kd_high"])
+    return f"; its samples still differ from real images: KD {kd}, where 0 is no difference"
 
 
-def _moves(change: Paired) -> str:
+def _trend(change: PairedDifference) -> str:
     if not change.is_significant:
         return "stays about the same"
     return "rises" if change.mean > 0 else "falls"

@@ -2,7 +2,7 @@
 
 import torch
 
-from chrysalis.evaluation.validation_loss import paired
+from chrysalis.evaluation.validation_loss import paired_difference
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
@@ -52,8 +52,8 @@ class EarlyStopping(Callback):
         """Take note of the losses float32 [N, timesteps] measured at a step."""
         self.last_step = step
         if self.lowest is not None:
-            change = paired(losses, self.lowest)
-            if change.mean >= -self.min_delta * change.error:
+            change = paired_difference(losses, self.lowest)
+            if change.mean >= -self.min_delta * change.standard_error:
                 self.waited += 1
                 return
         self.lowest, self.best_step, self.waited = losses, step, 0

@@ -10,10 +10,9 @@ import torch
 from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.evaluation.distances import FEW, KERNEL_LEAST
+from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.nearest_panel import panel
-from chrysalis.evaluation.reference import Evaluation, Reference, compared_with, distinct
+from chrysalis.evaluation.reference import Evaluation, Reference, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
@@ -48,7 +47,7 @@ class Evaluate(Callback):
         steps: int = 10,
         seed: int = 100_000,
         batch_size: int = 64,
-        nearest: int = 8,
+        n_nearest: int = 8,
     ):
         require_whole("callbacks.evaluate.steps", steps)
         require_whole("callbacks.evaluate.batch_size", batch_size)
@@ -57,7 +56,7 @@ class Evaluate(Callback):
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
         self.run_dir, self.n, self.every_n_train_steps, self.budget = Path(run_dir), n, every_n_train_steps, budget
         self.scheduler, self.steps, self.seed, self.batch_size = scheduler, steps, seed, batch_size
-        self.features, self.nearest = features, nearest
+        self.features, self.n_nearest = features, n_nearest
         self.history: list[dict] = []  # the record of each evaluated step, in their order
         self.schedule = EvaluationSchedule(0)
         self.network: Network | None = None
@@ -69,14 +68,14 @@ class Evaluate(Callback):
         Raises UserError if the network cannot be loaded, or callbacks.best.monitor will not be measured.
         """
         self.schedule = self.plan(total, images_per_step)
-        if self.schedule.n and len(distinct(data)) < 2:
+        if self.schedule.n and len(distinct_train_rows(data)) < 2:
             say("Evaluation skipped: memorization needs at least two distinct training images.")
             self.schedule = EvaluationSchedule(0)
         if self.schedule.n:
             if not callable(self.features):
                 raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
             self.network = self.features()
-        self._require_measured(find(trainer, Best).monitor, len(compared_with(data)[0]), total)
+        self._require_measured(find(trainer, Best).monitor, len(reference_rows(data)[0]), total)
 
     def _require_measured(self, monitor: str, n_real: int, total: int | None) -> None:
         """Check that the figure that chooses the best step will be measured."""
@@ -88,7 +87,7 @@ class Evaluate(Callback):
                 f"{key} needs two measurements to choose between, and this run would make fewer: set "
                 "callbacks.evaluate.every_n_train_steps (and .n) to numbers."
             )
-        least = {"fd": self.network.dim + 1, "kd": KERNEL_LEAST, "coverage": FEW}[monitor]
+        least = {"fd": self.network.dim + 1, "kd": MIN_IMAGES_FOR_KD, "coverage": MIN_IMAGES_FOR_PRECISION}[monitor]
         if min(n_real, schedule.n) < least:
             raise UserError(
                 f"{key} needs {least} images, and there are {n_real} real and {schedule.n} generated ones: raise "
@@ -138,18 +137,18 @@ class Evaluate(Callback):
                 self.reference = self._make_reference(trainer, module, alone)
             images = self.generate(trainer, module, alone)
             with stage("evaluation features"):
-                evaluation = self.reference.hold(images)
+                evaluation = self.reference.evaluate(images)
             row = {"step": step, **evaluation.record()}
             if not alone:
                 row = trainer.strategy.broadcast(row)  # its last bits may differ, and with them the best step
             if not self.history:
-                for why in evaluation.why:
+                for why in evaluation.notes:
                     say(why)
             self.history = sorted([*self.history, row], key=lambda other: other["step"])
             for name in LOWER_IS_BETTER.keys() & row.keys():
                 if step and not alone:
                     find(trainer, Best).update(name, step, row[name])
-            say(f"step {step}: {evaluation.sentence()}")
+            say(f"step {step}: {evaluation.summary()}")
             self._write(trainer, self.reference, evaluation, images, step)
 
     def _make_reference(self, trainer: Trainer, module: FineTuning, alone: bool) -> Reference:
@@ -188,8 +187,8 @@ class Evaluate(Callback):
         self, trainer: Trainer, reference: Reference, evaluation: Evaluation, images: torch.Tensor, step: int
     ) -> None:
         if trainer.is_global_zero:
-            image = panel(evaluation, reference, images, self.nearest)
+            image = reference.nearest_grid(evaluation, images, self.n_nearest)
             pixels.save_png(image, self.run_dir / "nearest" / f"step_{step:06d}.png")
-            values = {f"samples_evaluation/{name}": value for name, value in evaluation.figures().items()}
+            values = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics().items()}
             log_metrics(trainer, values, step)
             log_image(trainer, "samples_nearest", image, step)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from chrysalis.evaluation.distances import KERNEL_LEAST
+from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD
 
 PASSES = 3  # forward passes that an image's training step costs: its backward pass takes as long as two
 
@@ -50,6 +50,6 @@ def budget_schedule(
     count = int(affordable * total / n)
     if count == 0:
         n = int(affordable * total)
-        return EvaluationSchedule(n if n >= KERNEL_LEAST else 0, total, total)
+        return EvaluationSchedule(n if n >= MIN_IMAGES_FOR_KD else 0, total, total)
     base = count >= 3
     return EvaluationSchedule(n, max(1, total // (count - base)), total, base)

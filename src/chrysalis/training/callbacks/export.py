@@ -12,7 +12,7 @@ from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
 from chrysalis.evaluation.validation_loss import fixed_timesteps
-from chrysalis.evaluation.verdict import change, verdict
+from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import card, export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import shown, shown_program, write_text
@@ -91,7 +91,7 @@ class Export(Callback):
         if self.report:
             with stage("report"):
                 loss_curve(self.run_dir / "loss.png", find(trainer, Curves).history, validation.history)
-                report.write(self.run_dir / "report.html", [report.of_run(self.run_dir)])
+                report.write(self.run_dir / "report.html", [report.load_run(self.run_dir)])
         # 3. The log: what is known once is no curve, but settings, a table and an image
         self._has_logger = trainer.logger is not None
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
@@ -156,7 +156,7 @@ class Export(Callback):
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
         difference, last_measured = validation.difference(at), max(validation.measured)
         base_loss = validation.history[0][1]
-        self.change = change(difference, base_loss)
+        self.change = describe_change(difference, base_loss)
         others = validation.losses_under_other_conditions(step)
         found = {
             "images_per_second": speed and round(speed, 2),
@@ -168,7 +168,7 @@ class Export(Callback):
             "final_train_loss": find(trainer, Curves).average,
             **{f"val_loss_condition_{name}": loss for name, loss in others.items()},
             "val_loss_minus_base": difference.mean,
-            "val_loss_minus_base_error": difference.known_error,
+            "val_loss_minus_base_error": difference.record()["standard_error"],
             "validation": validation.record(trainer, module, at),
             "val_fraction": data.val_fraction,
             "evaluation": evaluation,

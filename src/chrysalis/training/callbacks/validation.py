@@ -10,8 +10,13 @@ import torch
 
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.evaluation import validation_record
-from chrysalis.evaluation.validation_loss import Paired, fixed_timesteps, paired, validation_loss
+from chrysalis.evaluation.validation_loss import (
+    PairedDifference,
+    fixed_timesteps,
+    loss_record,
+    paired_difference,
+    validation_loss,
+)
 from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
@@ -145,15 +150,15 @@ class Validation(Callback):
             cond = self.conditions.get(condition)
             return validation_loss(module.denoiser, *fixed, cond=cond, advance=progress.advance)
 
-    def difference(self, step: int, to: int = 0, weights: str = "ema") -> Paired:
+    def difference(self, step: int, to: int = 0, weights: str = "ema") -> PairedDifference:
         """The paired difference of the losses at two measured steps; step 0 is the base model."""
-        return paired(self.measured[step][weights], self.measured[to][weights])
+        return paired_difference(self.measured[step][weights], self.measured[to][weights])
 
     def record(self, trainer: Trainer, module: FineTuning, step: int) -> dict:
-        """The EMA weights' losses at a measured step for results.json, see evaluation/validation_record.py."""
+        """The EMA weights' losses at a measured step for results.json, see evaluation/validation_loss.py."""
         data = trainer.datamodule
         hashes = self.image_hashes or data.validation_batch(self.n_images).key.tolist()
-        return validation_record.record(self.measured[step]["ema"], hashes, module.denoiser, data.size, self.seed)
+        return loss_record(self.measured[step]["ema"], hashes, module.denoiser, data.size, self.seed)
 
     def losses_under_other_conditions(self, step: int) -> dict[str, float]:
         """{"null": loss, "shuffled": loss, ...} at a measured step; empty for an unconditional model."""
@@ -164,10 +169,10 @@ class Validation(Callback):
         values = {
             "val/loss_raw": raw.mean().item(),
             "val/loss": ema.mean().item(),
-            "val/loss_minus_base": paired(ema, base).mean,
-            "val/loss_minus_base_error": paired(ema, base).error,
-            "val/loss_raw_minus_base": paired(raw, base).mean,
-            "val/loss_raw_minus_base_error": paired(raw, base).error,
+            "val/loss_minus_base": paired_difference(ema, base).mean,
+            "val/loss_minus_base_error": paired_difference(ema, base).standard_error,
+            "val/loss_raw_minus_base": paired_difference(raw, base).mean,
+            "val/loss_raw_minus_base_error": paired_difference(raw, base).standard_error,
             "val/relative_to_base": (ema.mean() / base.mean()).item(),
         }
         timesteps = fixed_timesteps(len(module.denoiser.noise), self.timesteps).tolist()

@@ -1,7 +1,7 @@
-"""How far two sets of images lie apart, without a learned network: sliced Wasserstein distance of their patches.
+"""The distance of two sets of images without a network: the sliced Wasserstein distance of their patches.
 
-As in Karras et al. 2018 (arXiv 1710.10196, sec. 5): 7 x 7 patches at every level of a Laplacian pyramid, normalised by
-channel, compared along random directions. Small details and large shapes count separately; 0 for equal sets.
+As in Karras et al. 2018 (arXiv 1710.10196, sec. 5): 7 x 7 patches at every level of a Laplacian pyramid, normalized,
+compared along random directions. Small details and large shapes count separately; it is 0 for equal sets.
 """
 
 import torch
@@ -11,7 +11,7 @@ PATCHES, SIDE, DIRECTIONS = 128, 7, 512
 
 
 def pyramid(x: torch.Tensor) -> list[torch.Tensor]:
-    """x float [N, 3, H, W] -> what each halving loses, and the smallest image."""
+    """The Laplacian pyramid of x float [N, 3, H, W]: what each halving loses, then the smallest image."""
     levels = []
     while min(x.shape[-2:]) > 16:
         small = F.avg_pool2d(x, 2)
@@ -21,7 +21,7 @@ def pyramid(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def patches(level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """float [N * PATCHES, 3 * 49]"""
+    """Choose random patches, float [N * PATCHES, 3 * 49]."""
     n, _, height, width = level.shape
     top = torch.randint(height - SIDE + 1, (n, PATCHES), generator=generator)
     left = torch.randint(width - SIDE + 1, (n, PATCHES), generator=generator)
@@ -31,13 +31,13 @@ def patches(level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def distance(a: torch.Tensor, b: torch.Tensor, seed: int = 0) -> float:
-    """Mean over the levels; a, b float [N, 3, H, W] in [-1, 1], as many of each."""
+    """1000 times the mean over the levels; a, b float [N, 3, H, W] in [-1, 1], equally many of each."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for of_a, of_b in zip(pyramid(a), pyramid(b), strict=True):
-        p, q = patches(of_a, generator), patches(of_b, generator)
+    distances = []
+    for level_a, level_b in zip(pyramid(a), pyramid(b), strict=True):
+        p, q = patches(level_a, generator), patches(level_b, generator)
         mean, spread = q.mean(0), q.std()
         directions = F.normalize(torch.randn(p.shape[1], DIRECTIONS, generator=generator), dim=0)
         p, q = (((x - mean) / spread) @ directions for x in (p, q))
-        found.append((p.sort(0).values - q.sort(0).values).abs().mean().item())
-    return 1000 * sum(found) / len(found)
+        distances.append((p.sort(0).values - q.sort(0).values).abs().mean().item())
+    return 1000 * sum(distances) / len(distances)

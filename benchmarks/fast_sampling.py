@@ -1,6 +1,6 @@
-"""Which drawing is fastest at the quality of the plain one: distance to the 1000-step result against seconds.
+"""The fastest sampling at the quality of 40 DDIM steps: distance to the 1000-step result and seconds per image.
 
-python benchmarks/fast_drawing.py [--pretrained assets/moths-64] [--n 8] [--steps 8 10 12 15 20] [--reference FILE.pt]
+python benchmarks/fast_sampling.py [--pretrained assets/moths-64] [--n 8] [--steps 8 10 12 15 20] [--reference FILE.pt]
 """
 
 import argparse
@@ -24,7 +24,7 @@ NAMES = ("dpmpp_2m", "deis", "unipc", "lms")
 
 
 class Bench:
-    """The same seeds in every precision. device: as sample.py would choose it."""
+    """Samples of the same seeds in every precision."""
 
     def __init__(self, pretrained: str, n: int, device: torch.device):
         self.pretrained, self.n, self.device = pretrained, n, device
@@ -38,8 +38,8 @@ class Bench:
             self.denoisers[precision], self.size = made, model.size()
         return self.denoisers[precision]
 
-    def draw(self, name: str, steps: int, precision: str = "32-true", **settings) -> tuple[torch.Tensor, float]:
-        """The images, clamped to [-1, 1], and the seconds that each took."""
+    def sample(self, name: str, steps: int, precision: str = "32-true", **settings) -> tuple[torch.Tensor, float]:
+        """Generate images, clamped to [-1, 1]; returns them and the seconds per image."""
         denoiser = self.denoiser(precision)
         scheduler = schedulers.build(denoiser.scheduler, name, **settings)
         began = time.perf_counter()
@@ -51,16 +51,18 @@ class Bench:
         return schedule.evaluations([(0, len(schedule))])
 
     def reference(self, steps: int, file: Path | None) -> torch.Tensor:
-        """What DDIM draws in so many steps in float32; kept in `file`, and read from there if it is of the same."""
-        of = {"pretrained": self.pretrained, "n": self.n, "steps": steps}
+        """DDIM samples of that many steps in float32; cached in `file`."""
+        settings = {"pretrained": self.pretrained, "n": self.n, "steps": steps}
         if file is not None and file.is_file():
             kept = torch.load(file, weights_only=True)
-            if kept["of"] != of:
-                raise SystemExit(f"{file} holds a reference of {kept['of']}, not of {of}: name another file.")
+            if kept["settings"] != settings:
+                raise SystemExit(
+                    f"{file} contains a reference of {kept['settings']}, not of {settings}: name another file."
+                )
             return kept["x"]
-        x, _ = self.draw("ddim", steps, clip_sample=False)
+        x, _ = self.sample("ddim", steps, clip_sample=False)
         if file is not None:
-            torch.save({"of": of, "x": x}, file)
+            torch.save({"settings": settings, "x": x}, file)
         return x
 
 
@@ -71,37 +73,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 10, 12, 15, 20])
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--reference-steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=1, help="of every drawing; its median time is told")
+    parser.add_argument("--repeats", type=int, default=1, help="repetitions, of which the median time counts")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     device = torch.device(hardware.accelerator(arguments.device, "--device"))
     bench = Bench(arguments.pretrained, arguments.n, device)
     limit = bench.reference(arguments.reference_steps, arguments.reference)
-    for precision in ("32-true", "bf16-mixed"):  # the first call of a kind is slower
-        bench.draw("ddim", 1, precision)
+    for precision in ("32-true", "bf16-mixed"):  # the first call in each precision is slower
+        bench.sample("ddim", 1, precision)
 
     print(f"{arguments.n} images on {hardware.description(device.type)}")
     print("| scheduler | steps | precision | distance | evaluations | seconds an image |\n|---|---|---|---|---|---|")
     rows = []
     tried = [(name, steps, p) for p in ("32-true", "bf16-mixed") for name in NAMES for steps in arguments.steps]
     for name, steps, precision in [("ddim", 40, "32-true"), *tried]:
-        drawn = [bench.draw(name, steps, precision) for _ in range(arguments.repeats)]
+        results = [bench.sample(name, steps, precision) for _ in range(arguments.repeats)]
         far, seconds = (
-            127.5 * (drawn[0][0] - limit).square().mean().sqrt().item(),
-            statistics.median(s for _, s in drawn),
+            127.5 * (results[0][0] - limit).square().mean().sqrt().item(),
+            statistics.median(s for _, s in results),
         )
         rows.append((name, steps, precision, far, seconds))
-        asked = bench.evaluations(name, steps)
-        print(f"| {name} | {steps} | {precision} | {far:.2f} | {asked} | {seconds:.3f} |", flush=True)
-    answer(rows)
+        evaluations = bench.evaluations(name, steps)
+        print(f"| {name} | {steps} | {precision} | {far:.2f} | {evaluations} | {seconds:.3f} |", flush=True)
+    print_fastest(rows)
 
 
-def answer(rows: list[tuple[str, int, str, float, float]]) -> None:
-    """rows: (scheduler, steps, precision, distance, seconds), the plain drawing first."""
+def print_fastest(rows: list[tuple[str, int, str, float, float]]) -> None:
+    """Print the fastest settings. rows: (scheduler, steps, precision, distance, seconds), the baseline first."""
     (*_, bound, plain), *others = rows
     good = [row for row in others if row[3] <= bound]
     if not good:
-        print(f"\nNone is as near as 40 steps of ddim ({bound:.2f}).")
+        print(f"\nNo setting is as near as 40 steps of ddim ({bound:.2f}).")
         return
     for precision in ("32-true", None):
         best = min((row for row in good if precision in (None, row[2])), key=lambda row: row[4], default=None)

@@ -1,4 +1,4 @@
-"""The two peers of `make bench` are what they claim to be: each against its own steps written out."""
+"""The two baselines of `make bench`, each compared with its own steps written out."""
 
 import json
 import math
@@ -29,23 +29,23 @@ def twelve(tmp_path):
     return tmp_path / "twelve"
 
 
-def called(capsys, *arguments, program=plain_loop) -> dict:
-    """What a peer prints."""
+def run_baseline(capsys, *arguments, program=plain_loop) -> dict:
+    """Run a baseline; returns the record that it prints."""
     program.main([str(argument) for argument in arguments])
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def flipped(file) -> torch.Tensor:
-    """float32 [3, 16, 16] in [-1, 1], mirrored by torch's own generator."""
+def randomly_mirrored(file) -> torch.Tensor:
+    """Read float32 [3, 16, 16] in [-1, 1], mirrored with torch's global generator."""
     image = T.resize(Image.open(file).convert("RGB"), [16, 16])
     image = T.hflip(image) if torch.rand(1) < 0.5 else image
     return 2 * T.to_tensor(image) - 1
 
 
 def shuffled(folder) -> torch.utils.data.DataLoader:
-    """Batches of 4, as a DataLoader's own shuffling has them."""
+    """Batches of 4, shuffled by a DataLoader."""
     files = sorted(folder.iterdir())
-    collate = lambda rows: torch.stack([flipped(files[i]) for i in rows])  # noqa: E731
+    collate = lambda rows: torch.stack([randomly_mirrored(files[i]) for i in rows])  # noqa: E731
     return torch.utils.data.DataLoader(range(len(files)), 4, shuffle=True, collate_fn=collate)
 
 
@@ -54,8 +54,8 @@ def noised(x0, eps, t) -> torch.Tensor:
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 
-def test_the_plain_loop_trains_as_stock_pieces_do(model_folder, twelve, capsys, tmp_path):
-    """Written out: shuffled by a DataLoader, mirrored one by one, then noise, then timesteps, from one generator."""
+def test_the_plain_loop_trains_as_written_out(model_folder, twelve, capsys, tmp_path):
+    """Images shuffled by a DataLoader and mirrored one by one, then noise, then timesteps, from one generator."""
     torch.manual_seed(3)
     unet, losses = UNet2DModel.from_pretrained(model_folder / "unet").train(), []
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
@@ -73,21 +73,19 @@ def test_the_plain_loop_trains_as_stock_pieces_do(model_folder, twelve, capsys, 
                 break
 
     options = ("--model", model_folder, "--data", twelve, "--image-size", 16, "--lr", 1e-3, "--seed", 3)
-    told = called(capsys, "train", *options, "--steps", 10, "--save", tmp_path / "saved")
-    assert told["losses"] == pytest.approx(losses, abs=1e-6)
-    assert told["mean_loss"] == pytest.approx(sum(losses) / 10, abs=1e-6)
+    record = run_baseline(capsys, "train", *options, "--steps", 10, "--save", tmp_path / "saved")
+    assert record["losses"] == pytest.approx(losses, abs=1e-6)
+    assert record["mean_loss"] == pytest.approx(sum(losses) / 10, abs=1e-6)
     saved = load_file(tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.allclose(weight, saved[name], atol=1e-6) for name, weight in unet.state_dict().items())
 
 
-def test_the_script_trains_as_it_is_described(model_folder, twelve, capsys, tmp_path):
-    """Written out, with accelerate's habit of fetching a batch ahead, and with AdamW and the EMA in float64."""
+def test_the_script_trains_as_written_out(model_folder, twelve, capsys, tmp_path):
+    """With accelerate's fetching of a batch ahead, and with AdamW and the EMA in float64."""
     torch.manual_seed(3)
     unet = UNet2DModel.from_pretrained(model_folder / "unet").train()
     params, losses = [*unet.parameters()], []
-    trajectory_columns = [
-        (torch.zeros_like(p, dtype=torch.float64), torch.zeros_like(p, dtype=torch.float64)) for p in params
-    ]
+    moments = [(torch.zeros_like(p, dtype=torch.float64), torch.zeros_like(p, dtype=torch.float64)) for p in params]
     averages = [p.detach().double() for p in params]
     while len(losses) < 6:
         batches = iter(shuffled(twelve))
@@ -100,7 +98,7 @@ def test_the_script_trains_as_it_is_described(model_folder, twelve, capsys, tmp_
             norm = torch.cat([g.flatten() for g in gradients]).norm()
             step, lr = len(losses) + 1, 1e-3 * (1 + math.cos(math.pi * len(losses) / 6)) / 2
             decay = 0 if step == 1 else 1 - step**-0.75  # (1 + n)^-3/4 after n updates, none of them before the first
-            for p, g, (m, v), average in zip(params, gradients, trajectory_columns, averages, strict=True):
+            for p, g, (m, v), average in zip(params, gradients, moments, averages, strict=True):
                 g = g.double() * min(1, 1 / norm)
                 m.lerp_(g, 0.05)
                 v.lerp_(g.square(), 0.001)
@@ -111,14 +109,14 @@ def test_the_script_trains_as_it_is_described(model_folder, twelve, capsys, tmp_
 
     options = ("--model", model_folder, "--data", twelve, "--image-size", 16, "--lr", 1e-3, "--lr-warmup-steps", 0)
     options += ("--seed", 3, "--batch-size", 4, "--steps", 6, "--mixed-precision", "no", "--save", tmp_path / "saved")
-    told = called(capsys, *options, program=diffusers_script)
-    assert told["losses"] == pytest.approx(losses, abs=1e-5)
+    record = run_baseline(capsys, *options, program=diffusers_script)
+    assert record["losses"] == pytest.approx(losses, abs=1e-5)
     saved = load_file(tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors")
     for (name, _), average in zip(unet.named_parameters(), averages, strict=True):
         assert torch.allclose(average.float(), saved[name], atol=1e-5), name
 
 
-def test_the_plain_loop_draws_as_the_stock_scheduler_does(model_folder, capsys, tmp_path):
+def test_the_plain_loop_samples_as_the_stock_scheduler_does(model_folder, capsys, tmp_path):
     unet, ddim = UNet2DModel.from_pretrained(model_folder / "unet").eval(), DDIMScheduler()
     torch.manual_seed(5)
     x = torch.randn(2, 3, 16, 16)
@@ -126,14 +124,14 @@ def test_the_plain_loop_draws_as_the_stock_scheduler_does(model_folder, capsys, 
     with torch.no_grad():
         for t in (750, 500, 250, 0):
             x = ddim.step(unet(x, t).sample, t, x).prev_sample
-    told = called(
+    record = run_baseline(
         capsys, "sample", "--model", model_folder, "--n", 2, "--ddim-steps", 4, "--seed", 5, "--save", tmp_path / "x"
     )
     assert torch.allclose(torch.load(tmp_path / "x"), x, atol=1e-6)
-    assert told["images_per_second"] == pytest.approx(2 / told["timed_seconds"])
+    assert record["images_per_second"] == pytest.approx(2 / record["timed_seconds"])
 
 
-@pytest.mark.skipif("CHRYSALIS_REFERENCE_LOOP" not in os.environ, reason="names no other plain loop to compare with")
+@pytest.mark.skipif("CHRYSALIS_REFERENCE_LOOP" not in os.environ, reason="names no reference loop to compare with")
 def test_the_plain_loop_is_the_reference_loop(model_folder, twelve, tmp_path):
     def run(program) -> tuple[dict, dict]:
         saved = tmp_path / "saved" / os.path.basename(program)

@@ -1,4 +1,4 @@
-"""What all sides train on where nobody gave anything."""
+"""The images that all sides train on by default."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.terminal import say
 
-IMAGES = 583  # as many as the photographs that figures are otherwise measured on
-DRAWN, SIZE = 64, 256  # drawn at 64 px, which takes a fourteenth of the time, and enlarged: files as costly to decode
+IMAGES = 583  # as many as the photographs of the published figures
+DRAWN, SIZE = 64, 256  # drawn at 64 px and enlarged: a fourteenth of the time, as costly to decode
 
 
 def images(scratch: Path, kept: Path) -> Path:
-    """A folder of drawn butterflies as JPEG files. The decoded set itself stays in the user's cache folder."""
-    say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (drawn once, kept in {kept})")
+    """Write drawn butterflies as JPEG files; the decoded set itself stays in the user's cache folder."""
+    say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (cached in {kept})")
     folder = scratch / "images"
     folder.mkdir()
     for i, image in enumerate(open_set(DrawnSource("butterflies", IMAGES), (DRAWN, DRAWN), "crop").images):
