@@ -1,7 +1,6 @@
 """Evaluation of runs: the metrics that other libraries give for the same images, when, and at no cost to training."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import distances, features
-from chrysalis.training.callbacks.evaluate import Evaluate, When
+from chrysalis.training.callbacks.evaluate import Evaluate
+from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule
 
 
 def test_metrics_of_a_run_are_those_of_the_images_it_would_generate(run, tmp_path, tiny_features, model_folder, capfd):
@@ -55,7 +55,7 @@ def test_metrics_of_a_run_are_those_of_the_images_it_would_generate(run, tmp_pat
 
 def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, tiny_features):
     trained(*EVALUATED_RUN, *tiny_features)
-    short = ["callbacks.evaluate.every_n_train_steps=auto", "callbacks.evaluate.share=1", "trainer.max_steps=3"]
+    short = ["callbacks.evaluate.every_n_train_steps=auto", "callbacks.evaluate.budget=1", "trainer.max_steps=3"]
     assert (
         run("train", *EVALUATED_RUN, *tiny_features, "name=b", *short) == 0
     )  # once, at its last step, and not of the base model
@@ -77,7 +77,7 @@ def test_evaluation_costs_nothing_when_it_is_off(trained):
 
 def test_one_training_image_is_too_few_to_evaluate(run, tmp_path, tiny_features, capfd):
     assert run("train", *EVALUATED_RUN, *tiny_features, "data.n=2", "data.batch_size=1") == 0
-    assert "Nothing is evaluated" in capfd.readouterr().err
+    assert "Evaluation skipped: memorization needs at least two distinct training images" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["evaluation"] is None
 
 
@@ -206,7 +206,7 @@ def test_when_it_evaluates(total, n, every, due):
 
 
 def test_an_endless_run_is_evaluated_at_regular_steps():
-    when = Evaluate("run", lambda: None).plan(math.inf, 16)
+    when = Evaluate("run", lambda: None).plan(None, 16)
     due = [step for step in range(10 * when.every) if when.is_due(step)]
     assert due == list(range(0, 10 * when.every, when.every))
-    assert When(0).is_due(0) is False
+    assert EvaluationSchedule(0).is_due(0) is False

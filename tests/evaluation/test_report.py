@@ -130,7 +130,13 @@ def test_no_figure_has_a_single_point(tmp_path):
 
 def test_a_runs_model_evaluated_again_has_the_same_validation_losses(run, tmp_path, tiny_features, capfd):
     assert (
-        run("train", *EVALUATED_RUN, *tiny_features, "callbacks.validation.n_images=6", "callbacks.validation.bins=8")
+        run(
+            "train",
+            *EVALUATED_RUN,
+            *tiny_features,
+            "callbacks.validation.n_images=6",
+            "callbacks.validation.timesteps=8",
+        )
         == 0
     )
     data = ["data=butterflies", "data.n=150", "data.seed=0"]

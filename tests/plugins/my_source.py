@@ -7,10 +7,11 @@ import numpy as np
 
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.example import Example
+from chrysalis.data.source import Source
 
 
-class Colours:
-    name, vector_names, note = "plain colours", (), ""
+class Colours(Source):
+    name = "plain colours"
 
     def __init__(self, n: int):
         self.n = n

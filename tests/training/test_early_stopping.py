@@ -28,7 +28,7 @@ def test_early_stopping_that_can_never_act_is_reported(run, capfd, tiny_features
 def test_early_stopping_waits_for_a_significant_improvement(means, stops_at):
     callback, stopped = EarlyStopping(patience=3), None
     for i, mean in enumerate(means):
-        callback.hear(100 * i, losses(mean, i))
+        callback.update(100 * i, losses(mean, i))
         if callback.waited >= 3 and stopped is None:
             stopped = i
     assert stopped == stops_at
@@ -39,7 +39,7 @@ def test_a_run_stops_early_and_reports_it(run, tmp_path, capfd):
     early += ["callbacks.validation.every_n_train_steps=1"]
     assert run("train", *EVALUATED_RUN, *early, "callbacks.evaluate.n=0", "trainer.max_steps=40",
                "lr_schedule=constant", "optimizer.lr=1e-9") == 0  # fmt: skip
-    assert "stops early. The validation loss has not improved since step 0" in capfd.readouterr().err
+    assert "early stopping. The validation loss has not improved since step 0" in capfd.readouterr().err
     assert results(tmp_path / "runs" / "a")["steps"] == 2
 
 
@@ -65,8 +65,8 @@ def test_recorded_runs_stop_where_they_would_have_stopped_live(run, tmp_path, ca
 def test_best_knows_which_metrics_fall(tmp_path):
     best = Best("coverage")
     for step, value in ((1, 0.2), (2, 0.5), (3, 0.4)):
-        best.hear("coverage", step, value)
-        best.hear("val_loss", step, 0.0)
+        best.update("coverage", step, value)
+        best.update("val_loss", step, 0.0)
     assert (best.step, best.value) == (2, -0.5)
     with pytest.raises(UserError, match=r"callbacks\.best\.monitor=loss"):
         Best("loss")

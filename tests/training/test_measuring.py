@@ -97,4 +97,4 @@ def test_a_run_keeps_its_plan_when_it_continues(run, tmp_path, monkeypatch):
     found = results(folder)
     assert found["measuring"] == {"coarser": coarser}
     assert found["validation"]["bins"] == LEAST["timesteps"]
-    assert len(found["validation"]["images"]) == 3, "as it was typed"
+    assert len(found["validation"]["loss_by_image"]) == 3, "as it was typed"

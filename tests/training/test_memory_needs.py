@@ -299,9 +299,9 @@ def test_free_memory_is_what_the_container_leaves(tmp_path):
     assert 2**20 < there < 2**50
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 300\ninactive_file 250\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert memory._of_the_container(tmp_path) == [550]
+    assert memory._available_in_container(tmp_path) == [550]
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._of_the_container(tmp_path) == []
+    assert memory._available_in_container(tmp_path) == []
 
 
 @pytest.mark.proof

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN
-from omegaconf import OmegaConf
 
 from chrysalis.system.errors import UserError
 from chrysalis.training.optimization import adamw, adamw8bit
@@ -46,19 +45,6 @@ def test_a_run_continues_in_another_memory_layout(run, tmp_path):
     a, b = weights(tmp_path / "runs" / "a"), weights(tmp_path / "runs" / "b")
     far = max((w - b[name]).abs().max().item() for name, w in a.items())
     assert far < 1e-6
-
-
-def test_a_run_that_was_recorded_before_some_keys_continues(run, tmp_path):
-    assert run("train", *RUN, "name=a", "trainer.max_steps=2") == 0
-    file = tmp_path / "runs" / "a" / "config.yaml"
-    recorded = OmegaConf.load(file)
-    for key in ("profile", "profiling", "channels_last", "on_nonfinite"):
-        del recorded[key]
-    for callback in ("base_model", "stopping", "nonfinite"):
-        del recorded.callbacks[callback]
-    OmegaConf.save(recorded, file)
-    assert run("train", "resume=runs/a", "trainer.max_steps=3") == 0
-    assert run("train", "resume=runs/a", "trainer.max_steps=4", "profiling.steps=1") == 0
 
 
 @pytest.mark.parametrize("make", [adamw, adamw8bit])

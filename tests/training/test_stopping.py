@@ -272,7 +272,7 @@ def test_a_finished_run_has_nothing_to_do(run, trained, capfd):
     folder = trained(*RUN, "name=whole")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert run("train", "resume=whole") == 0
-    assert "made its 6 steps and is exported: there is nothing to do" in capfd.readouterr().err
+    assert "has trained for 6 steps and is exported: there is nothing to do" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     (folder / "pipeline" / "model_index.json").unlink()
     assert run("train", "resume=whole") == 0

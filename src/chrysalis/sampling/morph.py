@@ -46,11 +46,11 @@ class Morph(Generate):
     def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
         def noise(seed: int | None) -> torch.Tensor:
             assert seed is not None  # each spec of this task has two
-            return sampler.noise(keyed.of_each([seed]))[0]
+            return sampler.noise(keyed.cpu_generators([seed]))[0]
 
         x = torch.stack([mixing.slerp(noise(s.seed), noise(s.second_seed), s.fraction) for s in specs])
         # one seed for the steps of all frames: noise that differs from frame to frame would flicker
-        generators = keyed.of_each(self.steps_seed for _ in specs)
+        generators = keyed.cpu_generators(self.steps_seed for _ in specs)
         return InitialState(x, generators, self.segments(sampler))
 
     def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
