@@ -44,11 +44,12 @@ bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, 
 gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)
 	$(BIN)/python -m benchmarks.gpu
 
-lint: setup  ## check style, formatting, spelling and who imports whom
+lint: setup  ## check style, formatting, spelling, who imports whom, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	PYTHONPATH=src $(BIN)/lint-imports --no-logo
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --output-format=min-text
 
 format: setup  ## mend style and formatting
 	$(BIN)/ruff check --fix .

@@ -119,7 +119,8 @@ class DenoiserEncoder:
         model = folder.load(pretrained, "features.pretrained")
         if model.conditioner is not None:
             raise UserError(f"features.pretrained={pretrained} is a conditional model: choose an unconditional one.")
-        self.unet = model.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        unet: Any = model.unet  # diffusers wraps `to`, and its configuration has no types
+        self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.module: torch.nn.Module = self.unet
         self.name = str(pretrained)
         alphas_cumprod = model.scheduler.alphas_cumprod

@@ -11,7 +11,8 @@ from chrysalis.evaluation.validation_loss import PairedDifference
 class ValidationHistory(Protocol):
     """A run's validation losses. measured: by step."""
 
-    measured: Mapping[int, object]
+    @property
+    def measured(self) -> Mapping[int, object]: ...
 
     def difference(self, step: int, to: int = 0) -> PairedDifference: ...
 

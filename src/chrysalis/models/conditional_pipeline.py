@@ -58,13 +58,13 @@ class ConditionalPipeline(DiffusionPipeline):
 
     def condition(self, given: dict, x: torch.Tensor) -> dict:
         """Convert arguments of a call to what the conditioner takes for x [B, C, H, W]; None values are left out."""
-        cond, known = {}, [] if self.conditioner is None else self.conditioner.names
+        cond, parts = {}, {} if self.conditioner is None else self.conditioner.parts
         for name, value in given.items():
             if value is None:
                 continue
-            if name not in known:
-                raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(known) or 'nothing'}")
-            cond[name] = self.conditioner.parts[name].values(value, x)
+            if name not in parts:
+                raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(parts) or 'nothing'}")
+            cond[name] = parts[name].values(value, x)
             if len(cond[name]) != len(x):
                 raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
         return cond

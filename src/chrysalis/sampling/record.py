@@ -13,7 +13,7 @@ from chrysalis.system.terminal import is_main_process
 FILE = "settings.json"
 # settings that change no image: a stopped sampling may continue with others
 FREE = ("batch_size", "compile", "trajectory_columns", "trajectory", "animation")
-FREE += ("task.features", "task.data", "task.panel")
+FREE += ("task.features", "task.data", "task.n_nearest")
 
 
 @dataclass(frozen=True)
