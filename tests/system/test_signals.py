@@ -1,6 +1,5 @@
 """Signals while a program loads: an exit code, no traceback, no files. Later ones: test_stopping, test_sample."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ with leaving_silently():
 @pytest.mark.parametrize("program", ["train", "sample"])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_while_a_model_is_loaded(run, tmp_path, monkeypatch, capfd, program, signum, code):
-    monkeypatch.setattr(families, "load", lambda *given: os.kill(os.getpid(), signum))
+    monkeypatch.setattr(families, "load", lambda *given: signal.raise_signal(signum))
     before = signal.getsignal(signum)
     assert run(program, "model.pretrained=assets/moths-64", "name=a" if program == "train" else "out=o/a") == code
     assert "Traceback" not in capfd.readouterr().err
