@@ -83,7 +83,9 @@ def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, 
     with monkeypatch.context() as once:
         plain = FineTuning.training_step
         at(moment, sent(signal.SIGTERM))
+        before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
         assert run("train", *RUN, "name=part") == 143
+        assert {signum: signal.getsignal(signum) for signum in before} == before, "for the next job of this process"
         once.undo()
         monkeypatch.setattr(FineTuning, "training_step", plain)
     folder = tmp_path / "runs" / "part"

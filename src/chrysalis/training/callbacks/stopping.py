@@ -97,6 +97,9 @@ class Stopping(Callback):
             raise ExitRun(PREEMPTED)
 
     def teardown(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
         if self._is_listening:
             for signum, handler in self._earlier_handlers.items():
                 signal.signal(signum, handler)
@@ -143,8 +146,13 @@ class Stopping(Callback):
 
     def on_exception(self, trainer: Trainer, module: FineTuning, exception: BaseException) -> None:
         """Save a preempted run, whatever was interrupted, and let the job be queued again."""
-        if not isinstance(exception, ExitRun) or self.request != LEAVE:
-            return
+        try:
+            if isinstance(exception, ExitRun) and self.request == LEAVE:
+                self._save_and_queue_again(trainer)
+        finally:
+            self._restore_handlers()  # Lightning tears nothing down after an exception
+
+    def _save_and_queue_again(self, trainer: Trainer) -> None:
         find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
         say(f"step {trainer.global_step}: saved and left. Continue with resume={shown(self.folder)}")
         if self._call_earlier_handler(self._leave_signal):  # submitit's queues the job again and exits
