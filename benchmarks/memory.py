@@ -10,7 +10,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location
 from chrysalis.system.group_norm import normalise_as_given
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 
 GIGABYTES = (6, 12, 24, 80)
 # google/ddpm-celebahq-256's
@@ -47,7 +47,7 @@ def denoisers():
 
 def main() -> None:
     print("The largest micro-batch that fits, and the memory of a micro-batch of 4 in GB (10^9 bytes), counted, not")
-    print(f"measured: {step_memory.MARGIN} times the tensors, with weights, gradients, AdamW and EMA weights.\n")
+    print(f"measured: {memory_estimate.MARGIN} times the tensors, with weights, gradients, AdamW and EMA weights.\n")
     print("| model | pixels | settings | " + " | ".join(f"{gb} GB" for gb in GIGABYTES) + " | batch of 4 |")
     print("|" + " --- |" * (len(GIGABYTES) + 4))
     for name, denoiser, pixels in denoisers():
@@ -56,9 +56,9 @@ def main() -> None:
         for settings, (precision, checkpointing, optimizer) in SETTINGS.items():
             unet.enable_gradient_checkpointing() if checkpointing else unet.disable_gradient_checkpointing()
             how = {"precision": precision, "optimizer_bytes_per_weight": optimizer}
-            cost = step_memory.cost(denoiser, (pixels, pixels), **how)
+            cost = memory_estimate.cost(denoiser, (pixels, pixels), **how)
             most = [cost.most(gb * 10**9) for gb in GIGABYTES]
-            four = step_memory.MARGIN * cost.total(4) / 1e9
+            four = memory_estimate.MARGIN * cost.total(4) / 1e9
             row = [name, str(pixels), settings, *(str(n) if n else "-" for n in most), f"{four:.1f} GB"]
             print("| " + " | ".join(row) + " |", flush=True)
 

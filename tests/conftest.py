@@ -52,7 +52,7 @@ EVALUATED_RUN += [f"callbacks.evaluate.{setting}" for setting in ("n=24", "steps
 
 
 # the slowest files begin first, so that no worker is left with one of them at the end
-LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioner", "memory_needs", "loop", "sample"]
+LONGEST = ["readme", "evaluate", "train", "conditional_runs", "conditioner", "memory_estimate", "loop", "sample"]
 LONGEST += [
     "gpu_benchmark",
     "compiling",

@@ -22,7 +22,7 @@ from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.system import hardware, memory
 from chrysalis.system.group_norm import normalise_as_given
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 
 
 def matmul(bench: Bench) -> Iterator[Figure]:
@@ -99,17 +99,17 @@ def _ratios(bench: Bench, which: str, speed: float) -> Iterator[Figure]:
 def fitting(bench: Bench, precision: str) -> int:
     """The large model's micro-batch: large_batch, or the largest part of it that fits in memory."""
     s, free = bench.sizes, memory.free(bench.device)
-    return step_memory.largest_batch(_cost(bench, precision), free, s.large_batch)
+    return memory_estimate.largest_batch(_cost(bench, precision), free, s.large_batch)
 
 
 @functools.cache
-def _cost(bench: Bench, precision: str) -> step_memory.Cost:
+def _cost(bench: Bench, precision: str) -> memory_estimate.Cost:
     model = folder.load(bench.large_folder)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction))
     if bench.on_gpu and precision == "bf16-mixed":
         normalise_as_given(model.unet)  # as training does
     size = (bench.sizes.large_pixels,) * 2
-    return step_memory.cost(denoiser, size, precision=hardware.AUTOCAST[precision], on=bench.device.type)
+    return memory_estimate.cost(denoiser, size, precision=hardware.AUTOCAST[precision], on=bench.device.type)
 
 
 def memory_count(bench: Bench) -> Iterator[Figure]:
@@ -118,10 +118,10 @@ def memory_count(bench: Bench) -> Iterator[Figure]:
     pixels, batch_size = bench.sizes.large_pixels, min(4, fitting(bench, precision))
     counted = _cost(bench, precision).total(batch_size)
     named = f"batch {batch_size}, {precision}"
-    yield Figure(f"counted in README's table, {named}", step_memory.MARGIN * counted / 1e9, "GB")
+    yield Figure(f"counted in README's table, {named}", memory_estimate.MARGIN * counted / 1e9, "GB")
     data, peak = runs.images(bench, pixels, batch_size), runs.Peak()
     # on a CPU living tensors are counted, because the process uses memory for much else
-    live = nullcontext() if bench.on_gpu else step_memory.LiveMemory()
+    live = nullcontext() if bench.on_gpu else memory_estimate.LiveMemory()
     runs.forget_peak(bench.device)
     with live:
         runs.fit(bench, folder.load(bench.large_folder), data, 4, precision=precision, watch=[peak])
@@ -130,7 +130,7 @@ def memory_count(bench: Bench) -> Iterator[Figure]:
     if bench.on_gpu:
         yield Figure("measured, reserved by torch", torch.cuda.max_memory_reserved() / 1e9, "GB")
         yield Figure("measured, first step with cuDNN's trials", peak.first / 1e9, "GB")
-    yield Figure(f"measured / counted without its margin of {step_memory.MARGIN}", measured / counted)
+    yield Figure(f"measured / counted without its margin of {memory_estimate.MARGIN}", measured / counted)
 
 
 def train_plain(bench: Bench) -> Iterator[Figure]:

@@ -53,11 +53,11 @@ def test_memorization_is_found_where_there_is_any(images, tmp_path, record_prope
     """
     many = ["data.n=1000", "data.val_fraction=0.1"] if images == "many" else []
     steps = "trainer.max_steps=3000"  # half of the experiment's, by which near-duplicates have appeared
-    command = [sys.executable, str(REPOSITORY / "train.py"), "experiment=copies", "name=proof", steps, *many]
+    command = [sys.executable, str(REPOSITORY / "train.py"), "experiment=memorization", "name=proof", steps, *many]
     subprocess.run(command, cwd=tmp_path, check=True)
     results, history = (json.loads((tmp_path / "runs" / "proof" / f"{n}.json").read_text()) for n in RECORDS)
     found = history["evaluation"][-1]
     summary = f"{found['near_duplicate_fraction']:.0%} near-duplicates, {results['verdict']}"
-    record_property("figure", f"experiment=copies, {images} images: {summary}; {results['seconds']:.0f} s")
+    record_property("figure", f"experiment=memorization, {images} images: {summary}; {results['seconds']:.0f} s")
     assert (found["near_duplicate_p_value"] < 0.01) is (images == "few")
     assert ("near-duplicates of training images appear" in results["verdict"]) is (images == "few")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from chrysalis.models import lora
 from chrysalis.models.lora import LoRA
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError
+from chrysalis.system.weight_alignment import align
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

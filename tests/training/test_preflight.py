@@ -20,7 +20,7 @@ from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 from chrysalis.training.batch_size import step_cost
 from chrysalis.training.callbacks.best_step import Best
 from chrysalis.training.callbacks.evaluate import Evaluate
@@ -230,7 +230,7 @@ def test_values_of_the_images(plan):
 def test_a_step_that_does_not_fit_in_memory(plan):
     """A step of 1 GB an image with 20 % margin: 5 GB hold four images, 0.5 GB none."""
     run = plan(batch_size=8, accumulate=2)
-    cost = step_memory.Cost(fixed=0, per_image=10**9)
+    cost = memory_estimate.Cost(fixed=0, per_image=10**9)
     assert advice.advice(run, None, cost, free=10 * 10**9) == []
     (text,) = advice.advice(run, None, cost, free=5 * 10**9)
     assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in text

@@ -15,10 +15,10 @@ from chrysalis.data import pixels
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import memory, transformers_folder
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_path, require_whole
 from chrysalis.system.files import cache_folder, written
 from chrysalis.system.terminal import stage
+from chrysalis.system.weight_alignment import align
 
 BATCH_SIZE = 64
 

@@ -8,8 +8,8 @@ from chrysalis.models import families, from_hub
 from chrysalis.models.location import locate
 from chrysalis.models.model import Model
 from chrysalis.system import hub
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError
+from chrysalis.system.weight_alignment import align
 
 
 def load(

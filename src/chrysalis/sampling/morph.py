@@ -13,8 +13,8 @@ from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.weight_alignment import align
 
 MOST_FRAMES = 600  # of one animation; of more, only every second, third ... is shown
 MOST_BLEND_SEEDS = 16  # rows of blend's grid

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, write_text
-from chrysalis.system.public import all_public
+from chrysalis.system.public_paths import all_public
 from chrysalis.system.terminal import is_main_process
 
 FILE = "settings.json"

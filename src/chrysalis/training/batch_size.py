@@ -6,7 +6,7 @@ from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.terminal import say
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 from chrysalis.training.module import FineTuning
 
 
@@ -24,17 +24,17 @@ def fit_batch(data: ImageDataModule, module: FineTuning, trainer: Trainer) -> No
             "and give the images of an optimizer step as data.effective_batch."
         )
     needed, free = step_cost(module, trainer, data.size), memory.free(trainer.strategy.root_device)
-    batch_size = step_memory.largest_batch(needed, free, data.effective_batch)
+    batch_size = memory_estimate.largest_batch(needed, free, data.effective_batch)
     data.batch_size, trainer.accumulate_grad_batches = batch_size, data.effective_batch // batch_size
     say(
         f"data.batch_size=auto: micro-batches of {batch_size}, {trainer.accumulate_grad_batches} an optimizer step, "
-        f"about {step_memory.MARGIN * needed.total(batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        f"about {memory_estimate.MARGIN * needed.total(batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
     )
 
 
-def step_cost(module: FineTuning, trainer: Trainer, size: tuple[int, int]) -> step_memory.Cost:
+def step_cost(module: FineTuning, trainer: Trainer, size: tuple[int, int]) -> memory_estimate.Cost:
     """Bytes of a training step on the trainer's device and in its precision, by the size of the micro-batch."""
-    return step_memory.cost(
+    return memory_estimate.cost(
         module.denoiser,
         size,
         precision=hardware.AUTOCAST.get(str(trainer.precision)),

@@ -10,8 +10,8 @@ from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system import transformers_folder
-from chrysalis.system.alignment import align
 from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.weight_alignment import align
 
 # What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
 MEAN = (0.48145466, 0.4578275, 0.40821073)

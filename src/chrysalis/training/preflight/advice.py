@@ -1,7 +1,7 @@
 """What makes a run fit in memory, or shorter."""
 
 from chrysalis.system import compiling
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 from chrysalis.training.microbatching import SMALLER
 from chrysalis.training.preflight.base_loss import BaseLoss
 from chrysalis.training.preflight.plan import Plan
@@ -9,7 +9,7 @@ from chrysalis.training.preflight.plan import Plan
 COMPILING_SAVES = {"cpu": 0.10, "cuda": 0.25}  # fraction of a step's time
 
 
-def advice(plan: Plan, base: BaseLoss | None, cost: step_memory.Cost | None, free: int) -> list[str]:
+def advice(plan: Plan, base: BaseLoss | None, cost: memory_estimate.Cost | None, free: int) -> list[str]:
     """Sentences for the summary. free: bytes of memory."""
     sentences = []
     if cost is not None and not plan.resumed and cost.max_batch_size(free) < plan.batch_size:
@@ -27,12 +27,12 @@ def minutes_saved(seconds: float, device_type: str) -> float | None:
     return (saved - compiling.SECONDS) / 60 if saved > 3 * compiling.SECONDS else None
 
 
-def smaller_step(plan: Plan, cost: step_memory.Cost, free: int) -> str:
+def smaller_step(plan: Plan, cost: memory_estimate.Cost, free: int) -> str:
     """How a step that is too large fits in memory."""
     if cost.max_batch_size(free) == 0:
         return f"Not even one image at a time fits in memory: {SMALLER}"
     batch, pieces = plan.batch_size, plan.trainer.accumulate_grad_batches
-    fits = step_memory.largest_batch(cost, free, batch)
+    fits = memory_estimate.largest_batch(cost, free, batch)
     return (
         f"A step does not fit in memory. data.batch_size={fits} trainer.accumulate_grad_batches="
         f"{pieces * batch // fits} does and trains the same; so does data.batch_size=auto "

@@ -6,9 +6,9 @@ import torch
 
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
+from chrysalis.training.memory_estimate import tensor_bytes
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight.plan import Plan
-from chrysalis.training.step_memory import tensor_bytes
 
 # Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
 LARGE_MODEL, LARGE_MICRO_BATCH = 30e6, 2**18  # parameters; pixels

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from chrysalis.data import pixels
 from chrysalis.system.files import shown
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 from chrysalis.training.preflight.advice import advice, duration
 from chrysalis.training.preflight.base_loss import BaseLoss
 from chrysalis.training.preflight.memory_needs import disk, in_bytes
@@ -19,7 +19,7 @@ SAMPLE = 64  # training images whose values are summarized
 PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and image)", "sample": "the image (x0)"}
 
 
-def table(plan: Plan, base: BaseLoss | None, cost: step_memory.Cost | None, free: int) -> Table:
+def table(plan: Plan, base: BaseLoss | None, cost: memory_estimate.Cost | None, free: int) -> Table:
     """The summary. base, cost: None if not measured. free: bytes of memory."""
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
@@ -128,11 +128,11 @@ def measuring_row(plan: Plan, base: BaseLoss | None) -> str | None:
     )
 
 
-def memory_row(plan: Plan, cost: step_memory.Cost | None, free: int) -> str:
+def memory_row(plan: Plan, cost: memory_estimate.Cost | None, free: int) -> str:
     """Memory of a step."""
     if cost is None:
         return f"little beside the {in_bytes(free)} that are free (preflight=only counts it)"
-    return f"about {in_bytes(step_memory.MARGIN * cost.total(plan.batch_size))} of {in_bytes(free)} free"
+    return f"about {in_bytes(memory_estimate.MARGIN * cost.total(plan.batch_size))} of {in_bytes(free)} free"
 
 
 def disk_row(plan: Plan) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 import lightning  # noqa: F401 -- it reads LOCAL_RANK when it is imported, which a test here changes
 import pytest
 
-from chrysalis.system.claims import claimed
 from chrysalis.system.errors import UserError
+from chrysalis.system.folder_lock import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from chrysalis.system.claims import claimed
+from chrysalis.system.folder_lock import claimed
 with claimed(Path(sys.argv[1]), "name"):
     print("has it", flush=True)
     time.sleep(60)

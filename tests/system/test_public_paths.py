@@ -10,7 +10,7 @@ from PIL import Image
 
 from chrysalis.models import card, location
 from chrysalis.system import files
-from chrysalis.system.public import all_public, public
+from chrysalis.system.public_paths import all_public, public
 
 USER, DEEP = "zaphod", "deep_folder"
 

@@ -19,7 +19,7 @@ from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
-from chrysalis.training import step_memory
+from chrysalis.training import memory_estimate
 from chrysalis.training.optimization import AdamW8bit, adamw, adamw8bit, levels
 
 MODELS = {
@@ -73,8 +73,8 @@ def test_checkpointing_changes_no_bit_of_a_gradient(model, precision):
     assert gradients.keys() == others.keys()
     assert all(torch.equal(g, others[name]) for name, g in gradients.items())
     assert all(g.abs().max() > 0 for name, g in gradients.items() if "text" in name and "to_out" in name)
-    assert step_memory.need(learner(*MODELS[model], checkpointing=True), (16, 16), 4).activations < (
-        step_memory.need(learner(*MODELS[model]), (16, 16), 4).activations
+    assert memory_estimate.need(learner(*MODELS[model], checkpointing=True), (16, 16), 4).activations < (
+        memory_estimate.need(learner(*MODELS[model]), (16, 16), 4).activations
     )
     assert less < kept
 
@@ -229,7 +229,7 @@ def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """But for what kernels need besides, which is most of a tenth where little else is kept."""
     model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
-    counted = step_memory.need(denoiser, (64, 64), 2, precision, on="cpu").activations
+    counted = memory_estimate.need(denoiser, (64, 64), 2, precision, on="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)
 
 
@@ -239,14 +239,14 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     denoiser = learner(names)
     x, t = noisy()
     cond = {k: v for k, v in example_conditions().items() if k in names}
-    with step_memory.LiveMemory() as live:
+    with memory_estimate.LiveMemory() as live:
         loss = denoiser.loss_at(x, t, torch.ones_like(x), cond or None).value
     assert live.now == pytest.approx(step(denoiser)[2], rel=0.05)
     assert loss.requires_grad
     if "text" not in names:  # whose captions are as long as can be, in the count
-        with step_memory.LiveMemory() as live:
+        with memory_estimate.LiveMemory() as live:
             denoiser.loss_at(*(v.clone() for v in (x, t, x)), cond or None).value.backward()
-        assert step_memory.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
+        assert memory_estimate.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
 
 
 BF16 = {"precision": torch.bfloat16}
@@ -263,21 +263,21 @@ def test_the_need_grows_with_the_images_and_leaves_the_model_alone(names, how):
     if "text" in names:
         denoiser.conditioner.text.frozen.append(FrozenEncoder(None, torch.nn.Linear(8, 8)))
     before = {name: p.clone() for name, p in denoiser.named_parameters()}
-    cost = step_memory.cost(denoiser, (16, 16), **how)
+    cost = memory_estimate.cost(denoiser, (16, 16), **how)
     for n in (3, 8, 16):
-        assert cost.total(n) == pytest.approx(step_memory.need(denoiser, (16, 16), n, **how).total, rel=0.01)
+        assert cost.total(n) == pytest.approx(memory_estimate.need(denoiser, (16, 16), n, **how).total, rel=0.01)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in denoiser.named_parameters())
 
 
 def test_a_frozen_weight_needs_itself_alone():
     denoiser = learner()
     count = sum(p.numel() for p in denoiser.parameters())
-    whole = step_memory.need(denoiser, (16, 16), 2, optimizer_bytes_per_weight=2)
+    whole = memory_estimate.need(denoiser, (16, 16), 2, optimizer_bytes_per_weight=2)
     assert (whole.gradients, whole.optimizer, whole.ema) == (4 * count, 2 * count, 4 * count)
     denoiser.requires_grad_(False)
     denoiser.unet.conv_out.requires_grad_(True)
     learning = sum(p.numel() for p in denoiser.unet.conv_out.parameters())
-    part = step_memory.need(denoiser, (16, 16), 2, ema=False)
+    part = memory_estimate.need(denoiser, (16, 16), 2, ema=False)
     assert (part.gradients, part.optimizer, part.ema) == (4 * learning, 8 * learning, 0)
     assert part.weights == whole.weights
     assert part.activations < whole.activations / 2
@@ -286,12 +286,12 @@ def test_a_frozen_weight_needs_itself_alone():
 @pytest.mark.proof
 def test_the_largest_divisor_that_fits():
     denoiser = Denoiser(shallow_unet(), DDPMScheduler(), objective("epsilon")).train()
-    cost = step_memory.cost(denoiser, (16, 16))
-    needs = {n: step_memory.need(denoiser, (16, 16), n).total for n in (1, 3, 4, 6, 12)}
+    cost = memory_estimate.cost(denoiser, (16, 16))
+    needs = {n: memory_estimate.need(denoiser, (16, 16), n).total for n in (1, 3, 4, 6, 12)}
     for n, total in needs.items():
-        room = int(step_memory.MARGIN * total * 1.01)
-        assert step_memory.largest_batch(cost, room, 12) == n
-    assert step_memory.largest_batch(cost, 0, 12) == 1
+        room = int(memory_estimate.MARGIN * total * 1.01)
+        assert memory_estimate.largest_batch(cost, room, 12) == n
+    assert memory_estimate.largest_batch(cost, 0, 12) == 1
 
 
 def test_free_memory_is_what_the_container_leaves(tmp_path):
@@ -309,8 +309,10 @@ def test_batch_size_auto_keeps_the_effective_batch(run, tmp_path, monkeypatch):
     """With memory for less than 12 images at once the same steps are made as in one batch of 12."""
     small = [*TINY_MODEL, *TINY_RUN, "data.n=60", "trainer.precision=32-true"]
     assert run("train", *small, "data.batch_size=12", "name=whole") in (0, None)
-    room = step_memory.cost(Denoiser(scratch.build(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16))
-    monkeypatch.setattr(memory, "free", lambda device: int(step_memory.MARGIN * room.total(5)))
+    room = memory_estimate.cost(
+        Denoiser(scratch.build(16, (8, 16)).unet, DDPMScheduler(), objective("epsilon")), (16, 16)
+    )
+    monkeypatch.setattr(memory, "free", lambda device: int(memory_estimate.MARGIN * room.total(5)))
     assert run("train", *small, "data.batch_size=auto", "data.effective_batch=12", "name=parts") in (0, None)
     recorded = OmegaConf.load(tmp_path / "runs" / "parts" / "config.yaml")
     assert (recorded.data.batch_size, recorded.trainer.accumulate_grad_batches) == (4, 3)
