@@ -120,7 +120,7 @@ def test_from_an_image_whose_model_has_changed_warns(run, model, tmp_path, capfd
     assert run("sample", "from=first/seed_00000.png", "out=again") == 0
     assert "has changed since the image was generated" in capfd.readouterr().err
     assert run("sample", "from=first/grid.png") == 2
-    assert "does not say how" in capfd.readouterr().err
+    assert "has no record of how" in capfd.readouterr().err
 
 
 def test_a_stopped_sampling_continues(run, model, tmp_path, capfd):
@@ -377,7 +377,7 @@ MISTAKES = {
     "no scheduler name": (["scheduler=other"], "scheduler.name is missing"),
     "flow matching": (["scheduler=FlowMatchEulerDiscreteScheduler"], "flow matching"),
     "no loss": (["guidance=custom"], "guidance.function is missing"),
-    "a key of a group that is not chosen": (["guidance.colour.scale=3"], "choose guidance=colour too"),
+    "a key of a group that is not chosen": (["guidance.colour.scale=3"], "needs guidance=colour: add it"),
     "no image": (["task=img2img"], "task.image is missing"),
     "recurrence": (["guidance.recurrence=0"], "guidance.recurrence=0"),
     "format": (["animation.formats=[avi]"], "avi is unknown"),

@@ -1,4 +1,4 @@
-"""The heart: a UNet that knows its noise, objective and condition. Training asks it for a loss; sampling for steps."""
+"""The heart: a UNet with its noise schedule, objective and condition: a loss for training, predictions for sampling."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -38,7 +38,8 @@ class Denoiser(nn.Module):
         scheduler: its training scheduler, read for alphas_cumprod, never stepped.
         objective: what the UNet predicts.
         conditioner: attached to the UNet; None for an unconditional model.
-        dropout: probability, in [0, 1], with which training replaces a condition by its null.
+        dropout: probability, in [0, 1], with which training replaces a condition by its null, the value that stands for
+            "no condition" (conditions/conditioner.py), so that the model also learns the unconditional distribution.
         weighting: of the loss, by timestep; None for uniform.
         noise_offset: standard deviation of one normal number per image and channel that is added to eps in training,
             so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
@@ -63,7 +64,7 @@ class Denoiser(nn.Module):
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
         self.noise = Noise(scheduler.alphas_cumprod)
-        self.autocast: torch.dtype | None = None  # dtype that forward computes in; None leaves it to the caller
+        self.autocast: torch.dtype | None = None  # dtype of the UNet under autocast; None: none is begun here
 
     @property
     def channels(self) -> int:
@@ -91,7 +92,7 @@ class Denoiser(nn.Module):
         return Prediction(out[:, : x_t.shape[1]].float(), x_t, t.view(-1), self.noise, self.objective)
 
     def loss(self, batch: Batch) -> Loss:
-        """The training loss of a batch, with timesteps from its `u` and noise from its keys.
+        """The training loss of a batch: t = floor(u T) from its `u` in [0, 1), eps seeded by each image's key.
 
         All but the UNet is computed in float32.
         """
@@ -104,7 +105,7 @@ class Denoiser(nn.Module):
         return self.loss_at(x0, t, eps, self._condition(batch, x0))
 
     def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
-        """The loss of given triples: weight(t) mean((out - target)^2), with x_t = alpha(t) x0 + sigma(t) eps.
+        """The loss of given (x0, t, eps): weight(t) mean((out - target)^2), with x_t = alpha(t) x0 + sigma(t) eps.
 
         x0: [B, C, H, W] in [-1, 1]. t: int64 [B]. eps: [B, C, H, W]. cond: see `forward`.
         """
@@ -115,7 +116,7 @@ class Denoiser(nn.Module):
         return Loss(weighted.mean(), weighted, per_sample, t)
 
     def _condition(self, batch: Batch, x0: torch.Tensor) -> dict | None:
-        """The batch's condition with dropout, by which the model also becomes an unconditional one."""
+        """The batch's condition, with dropout for the sake of classifier-free guidance."""
         if self.conditioner is None:
             return None
         dropped = batches.dropout(self.conditioner.names, batch.key.tolist(), self.dropout)

@@ -28,7 +28,7 @@ OUTPUT = {"out": "", "name": "runs", "resume": "", "hydra.run.dir": "", "hydra.s
 
 
 def sentence(error: BaseException, config_name: str) -> str | None:
-    """The message for an error that the user can mend; None for any other error."""
+    """The message for an error the user can fix; None for any other error."""
     chain = list(causes(error))
     for link in chain:
         if isinstance(link, UserError):
@@ -122,9 +122,9 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
         leaf = rest.split(".")[0]
         known = _known_keys(config_name)
         if (CONF / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
-            return f"{key} has no meaning yet: choose {group}={leaf} too."
+            return f"{key} needs {group}={leaf}: add it to the command."
         if options := _options_with(CONF / group, rest):
-            return f"{key} has no meaning yet: choose {' or '.join(f'{group}={each}' for each in options)} too."
+            return f"{key} needs {' or '.join(f'{group}={each}' for each in options)}: add it to the command."
         near = _nearest(key, known)
         hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
         return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."

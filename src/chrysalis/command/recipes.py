@@ -52,7 +52,9 @@ def expanded(arguments: list[str]) -> list[str]:
             text = getattr(file, "text", {})  # of PNG files only
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(f"from={path} is not an image of sample.py: it does not say how it was generated.") from error
+        raise UserError(
+            f"from={path} is not an image of sample.py: it has no record of how it was generated."
+        ) from error
     typed = [a for a in arguments if not a.startswith("from=")]
     pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
     values = {key: value for key, _, value in pairs}

@@ -16,9 +16,9 @@ Hook = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # (x, its ti
 
 @dataclass(frozen=True)
 class Step:
-    """The state after one evaluation of the UNet.
+    """The state after one call of the denoiser, of which a second-order scheduler makes two a step.
 
-    i: number of evaluations before this one. t: its timestep, a scalar. x: the images after the step, scaled as
+    i: number of calls before this one. t: its timestep, a scalar. x: the images after the step, scaled as
     alpha x_0 + sigma eps whatever the scheduler's own scaling. x0: the (guided) model's estimate; both [B, C, H, W].
     """
 
@@ -38,13 +38,14 @@ def trajectory(
     hook: Hook | None = None,
     cond: Mapping | None = None,
 ) -> Iterator[Step]:
-    """Yield every step from x to clean images; a guided denoiser is a denoiser.
+    """Yield every step from x to the end of the last segment, by default clean images.
 
     Args:
+        denoiser: a Denoiser, or a Guided one, which is called alike.
         x: float32 [B, C, H, W] at the noise level of the first segment.
         generators: one for each image, for the noise of stochastic schedulers and of jumps back.
-        segments: ranges of full steps; by default all of them once. A segment that starts before the last one ended
-            is reached by adding noise, and starts with a scheduler without history.
+        segments: ranges [first, last) of full steps; by default all of them once. A segment that starts before the
+            last one ended is reached by adding noise, and its scheduler has no multistep history.
         hook: called with x and its timestep (None for clean images) after every step; returns the x to continue with.
         cond: the condition of a conditional model, see conditions/conditioner.py.
     """
@@ -58,7 +59,7 @@ def trajectory(
             x = denoiser.noise.add_more(x, eps, level, timesteps[0].view(1))
         scale = scheduler.scale_model_input(x.new_ones(1), timesteps[0])
         x = x / scale
-        # schedulers compare and index with these; on a GPU they would make it wait at every step
+        # schedulers compare and index with these, which on a GPU would force a synchronization at every step
         on_cpu = torch.stack(timesteps).cpu()
         end = schedule.timestep(last) if last < len(schedule) else None
         for t, t_on_cpu, level in zip(timesteps, on_cpu, [*timesteps[1:], end], strict=True):
@@ -85,7 +86,7 @@ def sample(
 ) -> torch.Tensor:
     """The last x of a trajectory from noise: float32 [B, C, H, W], about [-1, 1].
 
-    advance: called after each evaluation of the UNet with its part of the B * steps that all of them are.
+    advance: called after each call of the denoiser with its progress; these sum to B * steps.
     """
     schedule = TimestepSchedule(scheduler, steps, denoiser.noise.alphas.device)
     x = seeds.noise(generators, (denoiser.channels, *size), schedule.device)

@@ -13,7 +13,7 @@ OFTEN_LOGGED_ONCE = ("samples_evaluation/", "train/lr", "train/grad_norm", "trai
 
 
 class RunLogger(TensorBoardLogger):
-    """Logs to the run folder, and draws no curve of a single point.
+    """Logs to the run folder, and skips tags that have a single value.
 
     The first value of a tag of OFTEN_LOGGED_ONCE is written together with the second one. In a run that is resumed
     every value is written at once.

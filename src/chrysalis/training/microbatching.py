@@ -54,7 +54,7 @@ class MicroBatching:
         """
         self.window.append(micro_batch := MicroBatch(batch))
         if module.trainer.world_size > 1:
-            with on_one_process(module.global_rank):
+            with explain_out_of_memory(module.global_rank):
                 micro_batch.loss = self._loss(module, micro_batch, batch)
             return micro_batch
         try:
@@ -116,7 +116,7 @@ def require_out_of_memory(error: Exception) -> None:
 
 
 @contextmanager
-def on_one_process(rank: int) -> Iterator[None]:
+def explain_out_of_memory(rank: int) -> Iterator[None]:
     """Inside, turn out-of-memory into a UserError: with several processes no pass can be repeated."""
     try:
         yield

@@ -11,11 +11,11 @@ from chrysalis.diffusion import seeds
 from chrysalis.models.freezing import is_new
 from chrysalis.system.errors import UserError
 from chrysalis.training.clipping import clip
-from chrysalis.training.microbatching import SMALLER, MicroBatching, on_one_process, require_out_of_memory
+from chrysalis.training.microbatching import SMALLER, MicroBatching, explain_out_of_memory, require_out_of_memory
 
 
 class FineTuning(LightningModule):
-    """Trains a denoiser.
+    """Trains a denoiser, from pretrained weights or from scratch.
 
     Args:
         denoiser: its trainable parameters are optimized.
@@ -51,36 +51,41 @@ class FineTuning(LightningModule):
     def on_train_start(self) -> None:
         """Give a resumed optimizer's state the memory layout of the weights, which may differ from the saved one."""
         if self.trainer.world_size > 1:
-            self.microbatching.parts = 1  # each of several processes has fewer images
+            self.microbatching.parts = 1  # several processes cannot repeat a step in parts, and each has fewer images
         for p, state in self._optimizer().state.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == p.shape and value.stride() != p.stride():
                     state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout a pure function of (seed, micro-batch, process), so that a resumed run continues exactly."""
+        """Seed Dropout layers by (seed, micro-batch, process), so that a resumed run continues exactly."""
         micro_batch = self.trainer.fit_loop.epoch_loop.total_batch_idx  # its number in the whole run
         seed = self.trainer.datamodule.seed  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
         key = seeds.key(seed, "dropout", micro_batch, self.global_rank)
-        # torch.manual_seed also seeds GPUs; where none is in use, it formats a stack trace each time for later
+        # torch.manual_seed also queues a seed for GPUs, with a formatted stack trace, which is slow where there is none
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(key)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """The micro-batch's part of its window's mean loss, so that a short last window weighs its images alike."""
+        """The micro-batch's part of the mean loss over its window, the micro-batches of one optimizer step.
+
+        In a short last window every image still weighs 1 / (its images).
+        """
         micro_batch, processes = self.microbatching.run(self, batch), self.trainer.world_size
-        loss = micro_batch.loss * (self.trainer.accumulate_grad_batches * processes)  # Lightning divides by both
+        loss = micro_batch.loss * (
+            self.trainer.accumulate_grad_batches * processes
+        )  # Lightning divides by the one, DDP by the other
         unweighted, weighted = micro_batch.unweighted_loss * processes, micro_batch.loss.detach() * processes
         return {"loss": loss, "unweighted": unweighted, "weighted": weighted}
 
     def backward(self, loss: torch.Tensor, *args, **kwargs) -> None:
-        with on_one_process(self.global_rank):
+        with explain_out_of_memory(self.global_rank):
             loss.backward(*args, **kwargs)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip, keep the norm and the learning rate for the log, and let callbacks look at the gradients."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)  # under float16 a fused optimizer would do it in its step, after clipping
+            scaler.unscale_(optimizer)  # a fused optimizer would otherwise unscale within its step, after clipping
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.learning_rate = optimizer.param_groups[0]["lr"]
         self.grad_norm = clip(params, gradient_clip_val, gradient_clip_algorithm)
@@ -89,7 +94,7 @@ class FineTuning(LightningModule):
                 callback.on_gradients_measured(self.trainer, self, optimizer)
 
     def optimizer_step(self, *args, **kwargs) -> None:
-        """Step, and free the gradients at once: Lightning keeps them through the next forward pass, which is slower."""
+        """Step, and free the gradients at once: kept through the next forward pass, they cost memory and time."""
         try:
             super().optimizer_step(*args, **kwargs)
         except RuntimeError as error:

@@ -91,7 +91,7 @@ class Evaluate(Callback):
         if min(n_real, schedule.n) < least:
             raise UserError(
                 f"{key} needs {least} images, and there are {n_real} real and {schedule.n} generated ones: raise "
-                "callbacks.evaluate.n or data.val_fraction, or choose another figure."
+                "callbacks.evaluate.n or data.val_fraction, or choose another callbacks.best.monitor."
             )
 
     def plan(self, total: int | None, images_per_step: int) -> EvaluationSchedule:

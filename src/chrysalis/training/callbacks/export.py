@@ -127,7 +127,7 @@ class Export(Callback):
         shuffled = ""
         if "val_loss_condition_shuffled" in r:
             loss = r["val_loss_condition_shuffled"]
-            shuffled = f"with the conditions of other images {loss:.5f} ({loss - r['val_loss']:+.5f})\n"
+            shuffled = f"validation loss with the conditions of other images {loss:.5f} ({loss - r['val_loss']:+.5f})\n"
         return (
             f"\nvalidation loss {r['val_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
             f"{r['base_val_loss']:.5f}\n"

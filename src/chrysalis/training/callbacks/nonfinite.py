@@ -87,10 +87,10 @@ class NonFinite(Callback):
                 log_metrics(trainer, {"train/skipped_updates": count}, check.step)
                 return
             file = self._save(module, check, trainer.global_rank)
-        more = f" It was number {count};" if self.action == "skip" else ""
+        more = f" It is number {count} of such steps;" if self.action == "skip" else ""
         raise UserError(
-            f"{text} Nothing was updated.{more} {shown(file)} repeats it (docs/reliability.md). If training diverged, "
-            "use a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip skips such updates."
+            f"{text} Nothing was updated.{more} {shown(file)} has all that reproduces it (docs/reliability.md). If "
+            "training diverged, use a lower optimizer.lr or trainer.precision=32-true; on_nonfinite=skip skips the update."
         )
 
     def _save(self, module: FineTuning, check: Check, rank: int) -> Path:
@@ -109,9 +109,9 @@ def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool
     images = [f"{names[row]} at t={at}" for row, at in zip(rows, t, strict=True)]
     found = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
     if found:
-        return f"the loss is not a number for {_listed(found)}."
+        return f"the loss is not finite for {_listed(found)}."
     others = " here, but a loss of another process may not be, or" if is_parallel else ", but"
-    return f"the losses are numbers{others} their gradient is not: {_listed(images)}."
+    return f"the losses are finite{others} their gradient is not: {_listed(images)}."
 
 
 def _listed(images: list[str]) -> str:

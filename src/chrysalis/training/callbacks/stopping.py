@@ -137,7 +137,7 @@ class Stopping(Callback):
                     self.request = max(self.request, request)
         if self.max_seconds is not None and self._elapsed() >= self.max_seconds and self.request < FINISH:
             self.request = FINISH
-            say(f"trainer.max_time is over: {timedelta(seconds=round(self._elapsed()))}")
+            say(f"trainer.max_time is reached: {timedelta(seconds=round(self._elapsed()))}")
         if self._group is not None:
             both = torch.tensor([self.request, self.exit_code])
             torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX, group=self._group)

@@ -27,7 +27,7 @@ from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.eval_mode import eval_mode
 from chrysalis.training.logger import log_metrics
 
-NAMES = {"null": "without a condition", "shuffled": "with those of other images"}
+NAMES = {"null": "without a condition", "shuffled": "with the conditions of other images"}
 
 
 def validation_conditions(batch: Batch, conditioner: Conditioner | None) -> dict[str, dict | None]:
@@ -139,7 +139,9 @@ class Validation(Callback):
             f"difference {self.difference(step)}"
         )
         if others := self.losses_under_other_conditions(step):
-            say(f"  {', '.join(f'{NAMES.get(name, name)} {loss:.5f}' for name, loss in others.items())}")
+            say(
+                f"  validation loss {', '.join(f'{NAMES.get(name, name)} {loss:.5f}' for name, loss in others.items())}"
+            )
 
     def _measure(
         self, trainer: Trainer, module: FineTuning, condition: str = "right", what: str = "validation loss"

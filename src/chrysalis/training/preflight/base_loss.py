@@ -21,7 +21,7 @@ BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timest
 # The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
 # for images unlike its training images a good model can do worse than mid-grey.
 CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
-CHECK = "Is data.image_size, the value range or the schedule what it was trained with?"
+CHECK = "Check that data.image_size, the value range and the noise schedule match its training."
 
 
 class Zeros(nn.Module):
