@@ -89,8 +89,8 @@ class NonFinite(Callback):
             file = self._save(module, check, trainer.global_rank)
         more = f" It is number {count} of such steps;" if self.action == "skip" else ""
         raise UserError(
-            f"{text} Nothing was updated.{more} {shown(file)} has all that reproduces it (docs/reliability.md). If "
-            "training diverged, lower optimizer.lr or use trainer.precision=32-true; on_nonfinite=skip skips the update."
+            f"{text} Nothing was updated.{more} {shown(file)} reproduces it (docs/reliability.md). If training "
+            "diverged, lower optimizer.lr or use trainer.precision=32-true; on_nonfinite=skip skips the update."
         )
 
     def _save(self, module: FineTuning, check: Check, rank: int) -> Path:
