@@ -15,7 +15,7 @@ from chrysalis.command.errors import sentence
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_room, tensor_bytes
+from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_disk_space, storage_bytes
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=1"]
 ALL = "callbacks.checkpoint.keep=all"
@@ -224,10 +224,10 @@ def test_a_disk_that_is_full_elsewhere_is_named():
 def test_room_is_looked_at_before_saving(tmp_path):
     state = {"a": torch.zeros(1000), "b": [torch.zeros(10, dtype=torch.uint8)], "c": {"d": torch.zeros(4)}}
     state["view"] = state["a"][:10]
-    assert tensor_bytes(state) == 4000 + 10 + 16
+    assert storage_bytes(state) == 4000 + 10 + 16
     with pytest.raises(UserError, match="MB left"):
-        require_room(tmp_path, 10**18, step=7)
-    require_room(tmp_path, 10, step=7)
+        require_disk_space(tmp_path, 10**18, step=7)
+    require_disk_space(tmp_path, 10, step=7)
 
 
 def test_a_disk_error_names_its_file(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from chrysalis.system.files import written
 
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image, ITU-R BT.601
+
 
 def to_signed(image: torch.Tensor) -> torch.Tensor:
     """Convert uint8 [B, C, H, W] in 0..255 to float32 in [-1, 1]."""

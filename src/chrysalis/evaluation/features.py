@@ -15,7 +15,7 @@ from chrysalis.data import pixels
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import memory, transformers_folder
-from chrysalis.system.errors import UserError, require_path, require_whole
+from chrysalis.system.errors import UserError, first_line, require_path, require_whole
 from chrysalis.system.files import cache_folder, written
 from chrysalis.system.terminal import stage
 from chrysalis.system.weight_alignment import align
@@ -165,7 +165,7 @@ class Inception:
             state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
             self.module = _build_inception(torch_fidelity, state).requires_grad_(False).eval()
         except Exception as error:  # readers of damaged files raise dozens of exception types
-            why = (str(error) or type(error).__name__).strip().splitlines()[0][:200].rstrip(".")
+            why = first_line(error)
             raise UserError(f"{setting} could not be loaded as torch-fidelity's Inception weights: {why}.") from error
         self.name = "Inception"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chrysalis.system import hardware
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError, first_line, require_whole
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def _launch_fabric(kind: str, devices: int | str, num_nodes: int) -> tuple[Proce
         fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"trainer.devices={devices} cannot be used here: {reason}") from error
+        raise UserError(f"trainer.devices={devices} cannot be used here: {first_line(error)}.") from error
     torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other images
     return ProcessGroup(fabric.global_rank, fabric.world_size, _gather), fabric.device
 

@@ -8,7 +8,7 @@ import torch
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
 from chrysalis.models.training_scheduler import KEPT, NOISE
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, first_line
 
 Scheduler = Any  # diffusers declares neither the config nor the step that its schedulers have in common
 
@@ -102,7 +102,7 @@ def _from_config(name: str, kind: str, config: dict, overrides: dict) -> Schedul
     try:
         return cls.from_config(config, **overrides)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
-        message = f"scheduler={name} cannot be built: {str(error).strip().splitlines()[0]}"
+        message = f"scheduler={name} cannot be built: {first_line(error)}."
         schedule = str(config.get("beta_schedule"))
         if isinstance(error, NotImplementedError) and schedule in str(error):
             message = f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm."
@@ -115,7 +115,7 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
     try:
         accepted, step = inspect.signature(cls).parameters, inspect.signature(cls.step).parameters
     except ImportError as error:  # diffusers' placeholder for a class whose library is not installed
-        raise UserError(f"scheduler={kind} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"scheduler={kind} cannot be used: {first_line(error)}.") from error
     except AttributeError:
         accepted, step = {}, {}
     required = [p.name for p in step.values() if p.default is p.empty]

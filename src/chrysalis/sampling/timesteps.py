@@ -7,7 +7,7 @@ import diffusers
 import torch
 
 from chrysalis.sampling.schedulers import Scheduler
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, first_line
 
 Segments = Sequence[tuple[int, int]]  # of (first, last): full steps first .. last - 1, in the order they are taken
 
@@ -34,7 +34,7 @@ class TimestepSchedule:
         try:
             self.scheduler.set_timesteps(steps)
         except (ValueError, TypeError, IndexError) as error:
-            raise UserError(f"steps={steps}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"steps={steps}: {first_line(error)}.") from error
         timesteps = self.scheduler.timesteps
         self._require_usable(steps, timesteps)
         if timesteps.is_floating_point():

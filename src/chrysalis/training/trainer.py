@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis.system import hardware
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError, first_line, require_whole
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Trainer
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
@@ -55,4 +55,4 @@ def make_trainer(
             **lightning,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError(f"trainer.* cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"trainer.* cannot be used: {first_line(error)}.") from error

@@ -17,7 +17,6 @@ from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError
 
 SOURCES = ("given", "grey", "small")
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
@@ -75,7 +74,7 @@ def derived(x: torch.Tensor, source: str) -> torch.Tensor:
     if source == "given":
         return x
     if source == "grey":
-        return (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x).contiguous()
+        return (x * x.new_tensor(pixels.LUMA).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x).contiguous()
     size = [max(1, side // 8) for side in x.shape[-2:]]
     return F.interpolate(F.interpolate(x, size, mode="area"), x.shape[-2:], mode="nearest")
 

@@ -15,9 +15,7 @@ from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.term import Interval, OverTime, Push, Term, View
-from chrysalis.system.errors import UserError, require_whole
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+from chrysalis.system.errors import UserError, first_line, require_whole
 
 
 class Energy(Term):
@@ -97,8 +95,7 @@ class Energy(Term):
             try:
                 gradient = torch.autograd.grad(loss.sum(), seen, allow_unused=True)[0]
             except Exception as error:  # the user's own backward can raise anything
-                why = (str(error) or type(error).__name__).splitlines()[0][:200]
-                raise UserError(f"{source}: the loss has no gradient: {why}") from error
+                raise UserError(f"{source}: the loss has no gradient: {first_line(error)}.") from error
         if gradient is None:
             raise UserError(f"{source}: the loss does not depend on the image.")
         return gradient
@@ -138,7 +135,7 @@ class Colour(Energy):
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.target, ImageFile):
             return _palette_distance(x0, self.target.spread_over(_size(x0)).to(x0))
-        grey = x0.new_tensor(LUMA).view(1, 3, 1, 1)
+        grey = x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)
         target = self.target.to(x0).view(1, 3, 1, 1)
         chroma = x0 - (x0 * grey).sum(1, keepdim=True)
         return (chroma - (target - (target * grey).sum(1, keepdim=True))).square().mean(dim=(1, 2, 3)) / 2
@@ -165,7 +162,7 @@ class Brightness(Energy):
         self.target = float(target)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        luma = (x0 * x0.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1)
+        luma = (x0 * x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1)
         return (luma.mean(dim=(1, 2)) - (2 * self.target - 1)).square() / 2
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from chrysalis.system import checkpoints
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.files import shown, written
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
@@ -27,7 +27,7 @@ class CompleteCheckpoints(TorchCheckpointIO):
         """Save a checkpoint; a last.ckpt that it replaces is kept as previous.ckpt."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        require_room(path.parent, tensor_bytes(checkpoint), checkpoint["global_step"])
+        require_disk_space(path.parent, storage_bytes(checkpoint), checkpoint["global_step"])
         previous = path.with_name("previous.ckpt") if path.name == "last.ckpt" else None
         try:
             with written(path, previous) as partial:
@@ -40,11 +40,10 @@ class CompleteCheckpoints(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:
-            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{shown(path)} is not a checkpoint of this program: {why[:200]}") from error
+            raise UserError(f"{shown(path)} is not a checkpoint of this program: {first_line(error)}.") from error
 
 
-def tensor_bytes(state: object) -> int:
+def storage_bytes(state: object) -> int:
     """Bytes of the tensors in nested dicts and lists; tensors that share a storage count once."""
     storages: dict[int, int] = {}
 
@@ -59,7 +58,7 @@ def tensor_bytes(state: object) -> int:
     return sum(storages.values())
 
 
-def require_room(folder: Path, needed: int, step: int) -> None:
+def require_disk_space(folder: Path, needed: int, step: int) -> None:
     """Raise UserError if the disk of `folder` has less than `needed` bytes and 2 % more free."""
     free = shutil.disk_usage(folder).free
     if free < 1.02 * needed + 2**20:
