@@ -144,7 +144,7 @@ def told(name: str, model: str, *ask: str, n: int = 8, scale: float | None = Non
     """docs/figures/name.png: the sheet that sample.py makes of a conditional model's images."""
     guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
     folder = sample(
-        f"told/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
+        f"given/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
     )
     (HERE / "figures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
 
@@ -176,7 +176,7 @@ def photographs_told() -> None:
     """Of the models that learned from photographs; CHRYSALIS_PHOTOGRAPHS is where those lie."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
-        "told/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
+        "given/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
     )
     rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
     # from the 38th on eight masks follow each other that are not empty, as half of that set's are
@@ -185,12 +185,12 @@ def photographs_told() -> None:
     shown = asked.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
     rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
     rows["drawn into them"] = images(
-        sample("told/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8)
+        sample("given/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8)
     )
     for name in ("monarch", "mourning cloak"):
         caption = f"a photo of a {name} butterfly"
         text = [f'text="{caption}"', *how]
-        rows[caption] = images(sample(f"told/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8))
+        rows[caption] = images(sample(f"given/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8))
     table(rows, "photographs_told")
 
 

@@ -6,35 +6,19 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_MODEL, TINY_RUN, results
+import two_processes
+from conftest import REPOSITORY, results
+from two_processes import finished, weights
 
 from chrysalis.command import ranks
 
 TRAIN = str(REPOSITORY / "train.py")
-RUN = [
-    *TINY_MODEL,
-    "data.n=30",
-    *TINY_RUN,
-    "trainer.precision=32-true",
-    "trainer.max_steps=4",
-    "trainer.accelerator=cpu",
-]
-RUN += ["callbacks.evaluate.n=17", "callbacks.evaluate.every_n_train_steps=4", "callbacks.evaluate.steps=1"]
-RUN += ["lr_schedule=constant", "optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent
+EVALUATED = ["callbacks.evaluate.n=17", "callbacks.evaluate.every_n_train_steps=4", "callbacks.evaluate.steps=1"]
+RUN = [*two_processes.RUN, *EVALUATED]
 
 
 def started(folder, *overrides, env=None):
-    command = [sys.executable, TRAIN, *RUN, *overrides]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
-
-
-def finished(process) -> tuple[int, str]:
-    _, output = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-def weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return two_processes.started(folder, *EVALUATED, *overrides, env=env)
 
 
 def assert_near(folder, other):

@@ -70,11 +70,11 @@ BROKEN = {
 def test_a_model_folder_that_is_not_sound_is_refused(model_folder, how):
     breaks, says = BROKEN[how]
     breaks(model_folder)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         folder.load(str(model_folder))
-    assert says in str(told.value)
-    assert str(told.value).startswith(f"model.pretrained={model_folder}")
-    assert "\n" not in str(told.value)
+    assert says in str(raised.value)
+    assert str(raised.value).startswith(f"model.pretrained={model_folder}")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

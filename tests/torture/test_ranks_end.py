@@ -1,42 +1,15 @@
 """Two processes on one machine: an error in one ends both, and they stop together."""
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import TINY_MODEL, TINY_RUN, results
-
-TRAIN = str(Path(__file__).parents[2] / "train.py")
-RUN = [
-    *TINY_MODEL,
-    "data.n=30",
-    *TINY_RUN,
-    "trainer.precision=32-true",
-    "trainer.max_steps=4",
-    "trainer.accelerator=cpu",
-]
-RUN += ["lr_schedule=constant", "optimizer.eps=1", "optimizer.lr=0.1"]  # nearly plain gradient descent
-
-
-def started(folder, *overrides, env=None):
-    command = [sys.executable, TRAIN, *RUN, *overrides]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
-
-
-def finished(process) -> tuple[int, str]:
-    _, output = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-def weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+from conftest import results
+from two_processes import finished, started, weights
 
 
 def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
