@@ -14,7 +14,7 @@ def sample(cfg) -> None:
 
     from chrysalis.command import recipes, values
     from chrysalis.command.config_tree import instantiate
-    from chrysalis.data.transforms import checked_size
+    from chrysalis.data.transforms import height_and_width
     from chrysalis.sampling import devices, generation, output, precision, tasks, timesteps, trajectory_recorder
     from chrysalis.sampling.guidance import guided, model_pairs
     from chrysalis.system.terminal import say, stage, warn
@@ -32,7 +32,7 @@ def sample(cfg) -> None:
     # 3. The model, at the size of the images
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)
-    size = model.size() if cfg.image_size is None else checked_size(cfg.image_size, "image_size")
+    size = model.size() if cfg.image_size is None else height_and_width(cfg.image_size)
     if new_size := model.fit_to_size(size, "image_size", "sampled"):
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
     # 4. What is generated: a task's images, for each requested condition

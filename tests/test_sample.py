@@ -380,7 +380,7 @@ MISTAKES = {
     "a key of a group that is not chosen": (["guidance.colour.scale=3"], "needs guidance=colour: add it"),
     "no image": (["task=img2img"], "task.image is missing"),
     "recurrence": (["guidance.recurrence=0"], "guidance.recurrence=0"),
-    "format": (["animation.formats=[avi]"], "avi is unknown"),
+    "format": (["animation.formats=[avi]"], "animation.formats=[avi]"),
     "moments": (["trajectory=true", "trajectory_columns=1"], "trajectory_columns=1"),
     "seconds": (["trajectory=true", "animation.seconds=0"], "animation.seconds=0"),
     "devices": (["trainer.devices=abc"], "trainer.devices=abc"),

@@ -17,7 +17,6 @@ from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import Objective
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.diffusion.weighting import Uniform, Weighting
-from chrysalis.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,6 @@ class Denoiser(nn.Module):
         noise_offset: float = 0.0,
     ):
         super().__init__()
-        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise UserError(f"condition.dropout={dropout} must lie between 0 and 1.")
         self.unet, self.scheduler, self.objective = unet, scheduler, objective
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset

@@ -179,7 +179,6 @@ def test_a_model_without_patches_is_refused_in_a_sentence(tmp_path):
     ("make", "message"),
     [
         (lambda: f.DenoiserEncoder("no/such"), r"features\.pretrained=no/such"),
-        (lambda: f.DenoiserEncoder(at=2), r"features\.at=2"),
         (lambda: f.Inception("no.pth"), r"features\.weights=no\.pth"),
         (lambda: f.Transformer("./none"), "neither a folder nor a hub id like facebook/dinov2-small"),
         (lambda: f.Transformer("facebook/dinov2-small"), "there is no network"),

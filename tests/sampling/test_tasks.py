@@ -236,7 +236,7 @@ def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
     tuned.scheduler.save_pretrained(tmp_path / "other" / "scheduler")
     with pytest.raises(UserError, match="cannot blend"):
         Blend(tuned, str(tmp_path / "other"))
-    for ratios in (["half"], 0.5, None, [0.3333, 0.33334]):
+    for ratios in ([], [0.3333, 0.33334]):
         with pytest.raises(UserError, match=r"task\.ratios"):
             Blend(tuned, base.origin, ratios=ratios)
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(tmp_path / "base" / "scheduler")
@@ -247,13 +247,7 @@ def test_blend_refuses_what_cannot_blend(two_models, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: ImageToImage(p, 0), "strength=0"),
-        (lambda p: ImageToImage(p, 1.5), "strength=1.5"),
         (lambda p: ImageToImage("nowhere.png"), "nowhere.png is not an image"),
-        (lambda p: ImageToImage(p, True), "strength=True"),
-        (lambda p: Inpaint(p, p, jump=0), "task.jump=0"),
-        (lambda p: Invert(p, -1), "task.corrections=-1"),
-        (lambda p: Morph(frames=1), "task.frames=1"),
     ],
 )
 def test_wrong_tasks(image, make, message):

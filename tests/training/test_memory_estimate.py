@@ -17,7 +17,6 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
-from chrysalis.system.errors import UserError
 from chrysalis.system.group_norm import normalise_as_given
 from chrysalis.training import memory_estimate
 from chrysalis.training.optimization import AdamW8bit, adamw, adamw8bit, levels
@@ -119,8 +118,6 @@ def test_the_key_switches_checkpointing_on(model_folder):
     assert not folder.load(str(model_folder)).unet.is_gradient_checkpointing
     assert folder.load(str(model_folder), gradient_checkpointing=True).unet.is_gradient_checkpointing
     assert scratch.build(16, (8, 16), gradient_checkpointing=True).unet.is_gradient_checkpointing
-    with pytest.raises(UserError, match=r"model\.gradient_checkpointing=often"):
-        folder.load(str(model_folder), gradient_checkpointing="often")
 
 
 def trained(make, steps=50, lr=2e-3):
@@ -195,11 +192,6 @@ def test_8bit_adamw_continues_to_the_bit_from_a_file():
             q.grad = p.grad.clone()
         optimizer.step(), resumed.step()
     assert all(torch.equal(p, q) for p, q in zip(denoiser.parameters(), other.parameters(), strict=True))
-
-
-def test_8bit_adamw_refuses_a_bad_rate():
-    with pytest.raises(UserError, match=r"optimizer\.lr=0"):
-        adamw8bit([], lr=0)
 
 
 # elsewhere oneDNN works in float32 copies, which nobody would train with

@@ -14,7 +14,6 @@ from lightning import Callback, seed_everything
 
 from chrysalis.command import CONF
 from chrysalis.denoiser import Denoiser
-from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.base import find
 from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.callbacks.profiling import Profile
@@ -154,9 +153,3 @@ def test_it_waits_for_steps_without_sampling_or_measuring(train, tmp_path):
     assert samples.at == (4, 8)
     assert profile.trace.name.startswith("steps_000006_to_000007")
     assert "sampling" not in [event.get("name") for event in traced(profile.trace)]
-
-
-@pytest.mark.parametrize(("key", "value"), [("steps", 0), ("wait", -1), ("warmup", 0)])
-def test_numbers_that_cannot_be(tmp_path, key, value):
-    with pytest.raises(UserError, match=f"profiling.{key}={value}"):
-        Profile(str(tmp_path), **{key: value})

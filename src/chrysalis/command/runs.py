@@ -30,10 +30,6 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     Returns:
         (configuration, run folder, checkpoint to resume from or None).
     """
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
-    if not isinstance(cfg.resume, str | bool | None):
-        raise UserError(f"resume={cfg.resume} is not a run: give runs/NAME, or true with a name.")
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume is True and not checkpoints.any_in(folder):
         cfg.resume = None

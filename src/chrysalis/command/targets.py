@@ -95,6 +95,6 @@ def _takes_more(call: Callable[..., Any]) -> bool:
 
 def _hints(call: object) -> dict[str, object]:
     try:
-        return get_type_hints(call)
+        return get_type_hints(call, include_extras=True)
     except Exception:  # names that only a type checker imports, or no function at all
         return {}

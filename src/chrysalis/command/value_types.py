@@ -1,10 +1,14 @@
 """Values of a configuration against the annotations of parameters, and both in words."""
 
-import sys
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Interval
+
+from chrysalis.system.ranges import LARGEST
 
 LISTS = (list, tuple, Sequence, Iterable, Collection, set)
 WORDS: dict[object, str] = {
@@ -25,17 +29,15 @@ def fits(value: object, hint: object) -> bool:
     if kind in (Union, types.UnionType):
         return any(fits(value, each) for each in inner)
     if kind is Annotated:
-        return fits(value, inner[0])
+        return _fits_number(value, inner[0], *_ends(inner[1:])) if inner[0] in (int, float) else fits(value, inner[0])
     if kind is Literal:
         return any(type(value) is type(each) and value == each for each in inner)
     if hint is None or hint is type(None):
         return value is None
     if hint is bool:
         return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:  # an integer may be larger than any float; nan compares false
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint in (int, float):
+        return _fits_number(value, hint, Interval(ge=-LARGEST))
     if hint in (str, Path):
         return isinstance(value, str)
     if (kind or hint) in (dict, Mapping):
@@ -47,9 +49,25 @@ def fits(value: object, hint: object) -> bool:
     return True
 
 
+def _fits_number(value: object, kind: object, *intervals: Any) -> bool:
+    numbers = (int,) if kind is int else (int, float)
+    if not isinstance(value, numbers) or isinstance(value, bool):
+        return False
+    for each in intervals:
+        above = value >= each.ge if each.ge is not None else each.gt is None or value > each.gt
+        below = value < each.lt if each.lt is not None else value <= (LARGEST if each.le is None else each.le)
+        if not (above and below):  # nan compares false
+            return False
+    return True
+
+
+def _ends(metadata: Iterable[object]) -> list[Interval]:
+    return [each for each in metadata if isinstance(each, Interval)]
+
+
 def _fits_list(value: object, kind: object, inner: tuple) -> bool:
     if isinstance(value, str):
-        return kind not in (list, tuple, set) and inner[:1] in ((), (str,))  # a single value
+        return kind not in (list, tuple, set) and all(fits(value, each) for each in inner[:1])  # a single value
     if not isinstance(value, list):
         return False
     if kind is tuple and inner and inner[-1] is not Ellipsis:
@@ -68,18 +86,31 @@ def _parts(hint: object) -> list[str]:
         own = [each for each in inner if not (each is int and float in inner)]
         return sorted((part for each in own for part in _parts(each)), key=lambda part: part == "null")
     if kind is Annotated:
-        return _parts(inner[0])
+        return [" ".join([*_parts(inner[0]), *map(_range, _ends(inner[1:]))])]
     if kind is Literal:
         return [str(each).lower() if isinstance(each, bool) else str(each) for each in inner]
     if kind is tuple and inner and inner[-1] is not Ellipsis:
-        return [f"a list of {len(inner)}: {', '.join(described(each) for each in inner)}"]
+        each = {described(part): None for part in inner}
+        return [f"a list of {len(inner)} {_several(*each)}" if len(each) == 1 else f"a list: {', '.join(each)}"]
     if (kind or hint) in LISTS:
-        several = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts"}
         what = described(inner[0]) if inner and inner[0] is not Any else ""
-        return [f"a list of {several.get(what, what)}" if what else "a list"]
+        return [f"a list of {_several(what)}" if what else "a list"]
     if (kind or hint) in WORDS:
         return [WORDS[kind or hint]]
     return [f"a {hint.__name__}"] if isinstance(hint, type) else [str(hint)]
+
+
+def _several(what: str) -> str:
+    return re.sub(r"^a (whole number|number|text)\b", r"\1s", what)
+
+
+def _range(ends: Interval) -> str:
+    """'from 1 to 64', 'above 0 and at most 1', 'of at least 1'."""
+    if None not in (ends.ge, ends.le):
+        return f"from {ends.ge} to {ends.le}"
+    least = f"above {ends.gt}" if ends.gt is not None else "" if ends.ge is None else f"of at least {ends.ge}"
+    most = f"below {ends.lt}" if ends.lt is not None else "" if ends.le is None else f"at most {ends.le}"
+    return " and ".join(filter(None, (least, most)))
 
 
 def _joined(words: list[str]) -> str:

@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from chrysalis.command import plugins, targets
 from chrysalis.command.config_tree import as_dict
 from chrysalis.command.errors import composed
-from chrysalis.command.limits import limits, range_of
 from chrysalis.command.value_types import as_typed_text, described, fits
+from chrysalis.system import ranges
 from chrysalis.system.errors import UserError
 
 WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
     "plugins": str | list[str],
-    "seed": int,
+    "seed": ranges.Seed,
     "resume": bool | str | None,
     "compile": bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None,
     "channels_last": bool | Literal["auto"],
@@ -23,33 +23,36 @@ WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
     "preflight": bool | Literal["only"],
     "profile": bool,
     "debug": bool,
-    "noise_offset": float,
-    "condition.dropout": float,
-    "condition.lr_multiplier": float,
-    "n": int,
-    "steps": int,
-    "image_size": int | tuple[int, int] | None,
-    "batch_size": int,
-    "guidance.recurrence": int,
+    "noise_offset": ranges.NotNegativeNumber,
+    "condition.dropout": ranges.Fraction,
+    "condition.lr_multiplier": ranges.PositiveNumber,
+    "n": ranges.Samples,
+    "steps": ranges.Steps,
+    "image_size": ranges.Pixels | tuple[ranges.Pixels, ranges.Pixels] | None,
+    "batch_size": ranges.Positive,
+    "guidance.recurrence": ranges.Repetitions,
     "guidance.scale": float,
     "guidance.negative": dict | None,
     "guidance.function": str,
     "trajectory": bool,
-    "trajectory_columns": int,
+    "trajectory_columns": ranges.Columns,
     "out": str | int | float,
     "from": str | None,
     "only": str | None,
     "model.pretrained": str | None,
     "trainer.accelerator": str,
-    "trainer.devices": int | Literal["auto"],
-    "trainer.num_nodes": int,
+    "trainer.devices": ranges.Processes | Literal["auto"],
+    "trainer.num_nodes": ranges.Positive,
     "trainer.precision": str | int,
 }
-ALSO_ALLOWED = {  # types besides the annotation
-    "trainer.precision": int,
-    "data.vector_columns": None,
-    "animation.formats": None,
-    "condition.text.levels": None,
+OF_LIGHTNING = {  # types of arguments of Lightning's Trainer, which annotates them more widely
+    "trainer.max_steps": ranges.Endless,
+    "trainer.max_epochs": ranges.Endless | None,
+    "trainer.accumulate_grad_batches": ranges.Positive,
+    "trainer.log_every_n_steps": ranges.Positive,
+    "trainer.devices": ranges.Processes | str | list[int],
+    "trainer.num_nodes": ranges.Positive,
+    "trainer.precision": str | int,
 }
 # Arguments of Lightning's Trainer that this project replaces, with what to use instead
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"
@@ -87,12 +90,8 @@ def require(cfg: DictConfig) -> None:
         require_name(plain["name"])
     _require_nodes(plain)
     for key, value, hint in _with_types(plain):
-        if not fits(value, hint) and (key not in ALSO_ALLOWED or not fits(value, ALSO_ALLOWED[key])):
+        if not fits(value, hint):
             raise UserError(f"{_assignment(key, value)} must be {described(hint)}{_default(key, value, plain)}.")
-        least, most = limits(key)
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not isinstance(number, bool) and not least <= number <= most:
-                raise UserError(f"{_assignment(key, value)} must be {range_of(key)}{_default(key, value, plain)}.")
     if "lr_schedule" in plain:
         _require_end(plain)
         for key in plain["trainer"]:
@@ -157,7 +156,8 @@ def _with_types(plain: dict[str, Any]) -> Iterator[tuple[str, object, object]]:
             yield key, holder[name], hint
     names = plugins.load(plain.get("plugins", ()))
     for key, node in nodes.items():
-        yield from targets.arguments(key, node, names)
+        for name, value, hint in targets.arguments(key, node, names):
+            yield name, value, OF_LIGHTNING.get(name, hint)
 
 
 def _default(key: str, value: object, plain: dict[str, Any]) -> str:

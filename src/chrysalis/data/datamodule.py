@@ -1,6 +1,7 @@
 """The LightningDataModule: source -> decoded set -> batches."""
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from chrysalis.data.example import composed, content_hash
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
 from chrysalis.data.source import Source
 from chrysalis.data.store import ImageSet, open_folder, open_set
-from chrysalis.data.transforms import checked_resize, checked_size
+from chrysalis.data.transforms import Resize, height_and_width
 from chrysalis.system import memory
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import InsideFraction, Pixels, Positive, Seed, Workers
 from chrysalis.system.terminal import warn
 
 FEW = 5  # training images per label: fewer are reported
@@ -38,24 +40,18 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int | str = 4,
-        effective_batch: int = 8,
-        num_workers: int = 0,
-        resize: str = "crop",
+        image_size: Pixels | tuple[Pixels, Pixels] = 64,
+        batch_size: Positive | Literal["auto"] = 4,
+        effective_batch: Positive = 8,
+        num_workers: Workers = 0,
+        resize: Resize = "crop",
         flip: bool = True,
-        val_fraction: float = 0.1,
-        seed: int = 0,
+        val_fraction: InsideFraction = 0.1,
+        seed: Seed = 0,
         on_device: bool | None = None,
     ):
         super().__init__()
-        if batch_size != "auto":
-            require_whole("data.batch_size", batch_size)
-        require_whole("data.effective_batch", effective_batch)
-        require_whole("data.num_workers", num_workers, least=0)
-        if not 0 < val_fraction < 1:
-            raise UserError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
-        self.source, self.size, self.resize = source, checked_size(image_size), checked_resize(resize)
+        self.source, self.size, self.resize = source, height_and_width(image_size), resize
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device

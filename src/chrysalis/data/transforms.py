@@ -1,31 +1,21 @@
 """Resizing of images and masks to the training size."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from chrysalis.data.color import to_rgb
 from chrysalis.data.masks import to_mask
-from chrysalis.system.errors import UserError
 
 Resize = Literal["crop", "stretch", "pad"]
 
 
-def checked_size(image_size: int | tuple[int, int], key: str = "data.image_size") -> tuple[int, int]:
-    """Validate an image size set by `key`. Return (height, width)."""
-    pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(pair) != 2 or any(not isinstance(s, int) or isinstance(s, bool) or not 8 <= s <= 4096 for s in pair):
-        raise UserError(f"{key}={image_size} must be a number of pixels from 8 to 4096, or [height,width].")
-    return pair
-
-
-def checked_resize(resize: str) -> Resize:
-    for known in get_args(Resize):
-        if resize == known:
-            return known
-    raise UserError(f"data.resize={resize} is unknown: choose crop, stretch or pad.")
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an image size given as one number or as both."""
+    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    return height, width
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

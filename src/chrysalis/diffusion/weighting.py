@@ -6,7 +6,7 @@ import torch
 
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import Objective
-from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import PositiveNumber
 
 Weighting = Callable[[torch.Tensor, Noise, Objective], torch.Tensor]
 
@@ -21,9 +21,7 @@ class Uniform:
 class MinSNR:
     """min(SNR, gamma) as the weight of the squared error in x_0 (Hang et al. 2023, arXiv 2303.09556)."""
 
-    def __init__(self, snr_gamma: float = 5.0):
-        if not snr_gamma > 0:
-            raise UserError(f"weighting.snr_gamma={snr_gamma} must be positive; weighting=uniform is plain MSE.")
+    def __init__(self, snr_gamma: PositiveNumber = 5.0):
         self.snr_gamma = snr_gamma
 
     def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:

@@ -15,8 +15,9 @@ from chrysalis.data import pixels
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import memory, transformers_folder
-from chrysalis.system.errors import UserError, first_line, require_path, require_whole
+from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import cache_folder, written
+from chrysalis.system.ranges import FractionBelow1, Pixels, Positive
 from chrysalis.system.terminal import stage
 from chrysalis.system.weight_alignment import align
 
@@ -110,12 +111,13 @@ class DenoiserEncoder:
     number of encoder levels, from the lowest. size: of the resized images in pixels; None: the training size.
     """
 
-    def __init__(self, pretrained: str = "assets/features", at: float = 0.1, levels: int = 1, size: int | None = None):
-        if not 0 <= at < 1:
-            raise UserError(f"features.at={at} must be at least 0 and below 1.")
-        require_whole("features.levels", levels)
-        if size is not None:
-            require_whole("features.size", size, least=8)
+    def __init__(
+        self,
+        pretrained: str = "assets/features",
+        at: FractionBelow1 = 0.1,
+        levels: Positive = 1,
+        size: Pixels | None = None,
+    ):
         model = folder.load(pretrained, "features.pretrained")
         if model.conditioner is not None:
             raise UserError(f"features.pretrained={pretrained} is a conditional model: choose an unconditional one.")

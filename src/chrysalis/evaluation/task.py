@@ -18,9 +18,10 @@ from chrysalis.evaluation.validation_loss import loss_record, validation_loss
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
 from chrysalis.system.public_paths import public
+from chrysalis.system.ranges import Nearest
 from chrysalis.system.terminal import say, warn
 
 MAX_VALIDATION_IMAGES = 256  # each measured at eight timesteps
@@ -38,13 +39,12 @@ class Evaluate(Generate):
         model: Model,
         features: Callable[[], Network],
         data: ImageDataModule | None = None,
-        n_nearest: int = 8,
+        n_nearest: Nearest = 8,
         compare: Sequence[str] | None = None,
     ):
         super().__init__()
         if data is None:
             raise UserError("task=evaluate needs images to compare with: data=folder data.path=DIR, or another data=.")
-        require_whole("task.n_nearest", n_nearest)
         if not callable(features):
             raise UserError("task.features=null: choose a network with features=.")
         self.model, self.data, self.n_nearest, self.network = model, data, n_nearest, features()

@@ -10,8 +10,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import written_folder
+from chrysalis.system.ranges import Channels, FractionBelow1, PositiveNumber
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 NAME = "default"  # peft's own name for the only adapter
@@ -34,23 +35,15 @@ class LoRA:
 
     def __init__(
         self,
-        rank: int = 8,
-        alpha: float | None = None,
+        rank: Channels = 8,
+        alpha: PositiveNumber | None = None,
         targets: Sequence[str] = TARGETS,
-        dropout: float = 0.0,
+        dropout: FractionBelow1 = 0.0,
         merge: bool = True,
     ):
-        require_whole("adapter.rank", rank)
-        if alpha is not None and not (_is_number(alpha) and 0 < alpha < float("inf")):
-            raise UserError(f"adapter.alpha={alpha} must be a number above 0, or null for adapter.rank.")
-        if isinstance(targets, str) or not isinstance(targets, Sequence) or {type(t) for t in targets} != {str}:
-            raise UserError(f"adapter.targets={targets} must be a list of layer names, such as {list(TARGETS)}.")
-        if not (_is_number(dropout) and 0 <= dropout < 1):
-            raise UserError(f"adapter.dropout={dropout} must be a number from 0 to below 1.")
-        if not isinstance(merge, bool):
-            raise UserError(f"adapter.merge={merge} must be true or false.")
         self.rank, self.alpha = rank, rank if alpha is None else alpha
-        self.targets, self.dropout, self.merge = tuple(targets), dropout, merge
+        self.targets = (targets,) if isinstance(targets, str) else tuple(targets)
+        self.dropout, self.merge = dropout, merge
 
     def inject(self, unet: UNet2DModel) -> UNet2DModel:
         """Add the matrices in place and freeze all else; before the first step the outputs are the same to the bit."""

@@ -95,8 +95,6 @@ class Model:
 
     def checkpoint_gradients(self, enabled: bool) -> None:
         """Keep the inputs of each ResNet layer alone, and compute the rest again in the backward pass."""
-        if enabled not in (True, False):
-            raise UserError(f"model.gradient_checkpointing={enabled} is unknown: choose true or false.")
         if enabled:
             self.unet.enable_gradient_checkpointing()
 

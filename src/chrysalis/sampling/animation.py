@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 
-from chrysalis.system.errors import UserError, require_whole
 from chrysalis.system.files import written
+from chrysalis.system.ranges import Frames, Seconds
 
-FORMATS = ("gif", "webp", "mp4")
+Format = Literal["gif", "webp", "mp4"]
 
 
 @dataclass
@@ -21,18 +22,12 @@ class Animation:
     formats: one or several of gif, webp and mp4. frames: their largest number. seconds: their duration, 0.1 to 600.
     """
 
-    formats: Sequence[str] = ("gif", "mp4")
-    frames: int = 60
-    seconds: float = 4.0
+    formats: Format | Sequence[Format] | None = ("gif", "mp4")
+    frames: Frames = 60
+    seconds: Seconds = 4.0
 
     def __post_init__(self):
-        self.formats = [self.formats] if isinstance(self.formats, str) else list(self.formats or [])
-        for name in self.formats:
-            if name not in FORMATS:
-                raise UserError(f"animation.formats={self.formats}: {name} is unknown, choose of {', '.join(FORMATS)}.")
-        require_whole("animation.frames", self.frames, least=2)
-        if not 0.1 <= self.seconds <= 600:
-            raise UserError(f"animation.seconds={self.seconds} must be a number from 0.1 to 600.")
+        self.suffixes = [self.formats] if isinstance(self.formats, str) else list(self.formats or [])
 
     def save(self, frames: Sequence[torch.Tensor], path: Path, seconds: float | None = None) -> list[str]:
         """Write frames, each uint8 [3, h, w], as path.gif, path.mp4 ... and return the file names.
@@ -41,7 +36,7 @@ class Animation:
         """
         images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
         duration = (self.seconds if seconds is None else seconds) / len(images)
-        files = [path.with_suffix(f".{name}") for name in self.formats]
+        files = [path.with_suffix(f".{name}") for name in self.suffixes]
         for file in files:
             data = _mp4(images, duration) if file.suffix == ".mp4" else _looped(images, duration, file.suffix)
             with written(file) as partial:

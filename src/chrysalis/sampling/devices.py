@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chrysalis.system import hardware
-from chrysalis.system.errors import UserError, first_line, require_whole
+from chrysalis.system.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,6 @@ def launch(
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
-    if devices != "auto":
-        require_whole("trainer.devices", devices)
-    require_whole("trainer.num_nodes", num_nodes)
     kind = hardware.accelerator(accelerator)
     hardware.require_processes(devices, kind)
     hardware.keep_memory(kind)

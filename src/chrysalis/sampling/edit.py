@@ -12,7 +12,8 @@ from chrysalis.diffusion import seeds
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import Segments, repeat_segments
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import NotNegative, Positive, PositiveFraction, Repetitions
 
 
 class ImageToImage(Generate):
@@ -21,10 +22,8 @@ class ImageToImage(Generate):
     image: a path. strength: above 0 (keeps the image) to 1 (keeps almost nothing of it).
     """
 
-    def __init__(self, image: str, strength: float = 0.5):
+    def __init__(self, image: str, strength: PositiveFraction = 0.5):
         super().__init__()
-        if isinstance(strength, bool) or not 0 < strength <= 1:
-            raise UserError(f"task.strength={strength} must lie above 0 (keep the image) and at most 1 (all noise).")
         self.image, self.strength = ImageFile(image, "task.image"), float(strength)
 
     def first(self, sampler: Sampler) -> int:
@@ -52,10 +51,8 @@ class Inpaint(Generate):
     known one.
     """
 
-    def __init__(self, image: str, mask: str, jump: int = 5, resamplings: int = 3):
+    def __init__(self, image: str, mask: str, jump: Positive = 5, resamplings: Repetitions = 3):
         super().__init__()
-        for name, value in (("jump", jump), ("resamplings", resamplings)):
-            require_whole(f"task.{name}", value)
         self.image, self.mask = ImageFile(image, "task.image"), ImageFile(mask, "task.mask")
         self.mask.require_shape_of(self.image)
         self.jump, self.resamplings = jump, resamplings
@@ -88,9 +85,8 @@ class Invert(Generate):
     scheduler_settings: ClassVar[dict] = {"clip_sample": False}  # clipping cannot be inverted
     one_condition = True
 
-    def __init__(self, image: str, corrections: int = 3):
+    def __init__(self, image: str, corrections: NotNegative = 3):
         super().__init__()
-        require_whole("task.corrections", corrections, least=0)
         self.image, self.corrections = ImageFile(image, "task.image"), corrections
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:

@@ -13,7 +13,8 @@ from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import BlendRatio, Columns, Frames
 from chrysalis.system.weight_alignment import align
 
 MOST_FRAMES = 600  # of one animation; of more, only every second, third ... is shown
@@ -28,10 +29,8 @@ class Morph(Generate):
 
     one_condition = True
 
-    def __init__(self, frames: int = 16, loop: bool = False, columns: int = 9):
+    def __init__(self, frames: Frames = 16, loop: bool = False, columns: Columns = 9):
         super().__init__()
-        for name, value in (("frames", frames), ("columns", columns)):
-            require_whole(f"task.{name}", value, least=2)
         self.frames, self.loop, self.columns = frames, loop, columns
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
@@ -78,13 +77,10 @@ class Blend(Generate):
 
     one_condition = True
 
-    def __init__(self, model: Model, base: str | None = None, ratios: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)):
+    def __init__(self, model: Model, base: str | None = None, ratios: Sequence[BlendRatio] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()
-        listed = isinstance(ratios, Sequence) and not isinstance(ratios, str) and len(ratios)
-        if not listed or any(not isinstance(r, int | float) or not -1 <= r <= 2 for r in ratios):
-            raise UserError(f"task.ratios={ratios} must be a list of numbers from -1 to 2, such as [0,0.5,1].")
-        if len({f"{r:.3f}" for r in ratios}) < len(ratios):
-            raise UserError(f"task.ratios={list(ratios)} must differ in their first three digits.")
+        if not ratios or len({f"{r:.3f}" for r in ratios}) < len(ratios):
+            raise UserError(f"task.ratios={list(ratios)} must be one or more that differ in their first three digits.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
             raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")

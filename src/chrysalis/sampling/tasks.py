@@ -16,7 +16,7 @@ from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
 from chrysalis.sampling.timesteps import Segments, TimestepSchedule, repeat_segments
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,6 @@ def in_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[Sample
 
     They depend on nothing else: in another batch an image may be rounded differently.
     """
-    require_whole("batch_size", batch_size)
     return [
         same[k : k + batch_size]
         for _, group in groupby(specs, key=lambda spec: spec.blend_ratio)

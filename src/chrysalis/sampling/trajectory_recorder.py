@@ -6,7 +6,6 @@ from chrysalis.data import pixels
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.loop import Step
 from chrysalis.sampling.output import OutputFolder
-from chrysalis.system.errors import require_whole
 
 
 class TrajectoryRecorder:
@@ -16,7 +15,6 @@ class TrajectoryRecorder:
     """
 
     def __init__(self, columns: int = 10, frames: int = 60, rows: int = 4):
-        require_whole("trajectory_columns", columns, least=2)
         self.columns, self.frames, self.rows = columns, frames, rows
         self.moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 

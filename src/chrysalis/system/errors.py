@@ -8,12 +8,6 @@ class UserError(Exception):
     """One or two sentences that name the key, file or value and say what to do. The program exits with code 2."""
 
 
-def require_whole(key: str, value: object, least: int = 1) -> None:
-    """Raise UserError unless `value`, set by `key`, is an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{key}={value} must be a whole number, at least {least}.")
-
-
 def require_path(key: str, value: object) -> Path:
     """Return the path that `key` was set to, with ~ expanded; raise UserError if it cannot be a path."""
     try:

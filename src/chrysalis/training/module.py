@@ -28,8 +28,6 @@ class FineTuning(LightningModule):
 
     def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, lr_multiplier: float = 1.0):
         super().__init__()
-        if not isinstance(lr_multiplier, int | float) or not 0 < lr_multiplier < float("inf"):
-            raise UserError(f"condition.lr_multiplier={lr_multiplier} must be a positive number.")
         self.lr_multiplier = lr_multiplier
         self.denoiser = denoiser
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule

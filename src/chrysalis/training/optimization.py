@@ -8,41 +8,29 @@ from typing import Literal
 import torch
 from diffusers.optimization import get_scheduler
 
-from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import FractionBelow1, LearningRate, NotNegative, NotNegativeNumber
 
 
 def adamw(
     params: Iterable[torch.nn.Parameter],
-    lr: float = 1e-5,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.01,
-    eps: float = 1e-8,
+    lr: LearningRate = 1e-5,
+    betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999),
+    weight_decay: NotNegativeNumber = 0.01,
+    eps: NotNegativeNumber = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too."""
-    _check(lr, betas, weight_decay, eps)
     return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
 
 
 def adamw8bit(
     params: Iterable[torch.nn.Parameter],
-    lr: float = 1e-5,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.01,
-    eps: float = 1e-8,
+    lr: LearningRate = 1e-5,
+    betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999),
+    weight_decay: NotNegativeNumber = 0.01,
+    eps: NotNegativeNumber = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW whose two moments take 2 bytes a weight instead of 8, at little loss of precision."""
-    _check(lr, betas, weight_decay, eps)
     return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
-
-
-def _check(lr: float, betas: tuple[float, float], weight_decay: float, eps: float) -> None:
-    if not lr > 0:
-        raise UserError(f"optimizer.lr={lr} must be positive.")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"optimizer.betas={list(betas)} must be two numbers of at least 0 and below 1.")
-    for name, value, least in (("weight_decay", weight_decay, 0), ("eps", eps, 0)):
-        if not value >= least:
-            raise UserError(f"optimizer.{name}={value} must be at least {least}.")
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -130,7 +118,7 @@ def lr_schedule(
     optimizer: torch.optim.Optimizer,
     total_steps: int,
     kind: Literal["constant", "cosine", "linear"] = "constant",
-    warmup_steps: int = 0,
+    warmup_steps: NotNegative = 0,
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Learning-rate multiplier by optimizer step: linear warm-up, then constant, or down to 0 at total_steps."""
     name = "constant_with_warmup" if kind == "constant" else kind

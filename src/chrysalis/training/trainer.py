@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis.system import hardware
-from chrysalis.system.errors import UserError, first_line, require_whole
+from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Trainer
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
@@ -27,8 +27,6 @@ def make_trainer(
 
     max_time is for callbacks.stopping; `lightning` is any other argument of lightning.Trainer, under its own name.
     """
-    for name in ("accumulate_grad_batches", "log_every_n_steps"):
-        require_whole(f"trainer.{name}", lightning.get(name, 1))
     # Lightning's notices (devices it did not use, tips) would hide the few lines that matter here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

@@ -193,8 +193,6 @@ def test_an_unknown_word_is_left_out_with_a_warning(capfd):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"rescale": 2}, "guidance.cfg.rescale=2 must lie between 0 and 1"),
-        ({"scale": "big"}, "guidance.cfg.scale=big"),
         ({"negative": {"label": ["ant", "bee"]}}, "guidance.negative: give one value"),
         ({"negative": {"label": "wasp"}}, "guidance.negative.label=wasp is unknown"),
     ],

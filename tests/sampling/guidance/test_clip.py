@@ -135,7 +135,6 @@ def test_guidance_brings_the_image_nearer(clip_folder, at_what):
 MISTAKES = {
     "no target": ({}, r"guidance\.clip\.text, guidance\.clip\.image"),
     "no such image": ({"image": "nowhere.png"}, r"guidance\.clip\.image=nowhere\.png is not an image"),
-    "cutouts": ({"text": "a", "cutouts": -1}, r"guidance\.clip\.cutouts=-1 must be a whole number, at least 0"),
     "no network": ({"text": "a", "model": "openai/none"}, r"guidance\.clip\.model=openai/none .*there is no network"),
     "no such folder": ({"text": "a", "model": "./none"}, r"guidance\.clip\.model=\./none is neither a folder nor"),
     "unknown words": ({"text": "漢字"}, r"guidance\.clip\.text=漢字.* knows no word"),

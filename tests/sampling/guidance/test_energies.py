@@ -463,28 +463,8 @@ def test_a_pair_is_w_of_the_formula():
     torch.testing.assert_close(x0, d_other + 2.5 * (d - d_other), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"at": "there"}, "at=there"),
-        ({"schedule": "often"}, "schedule=often"),
-        ({"gradient": "big"}, "gradient=big"),
-        ({"scale": "much"}, "scale=much"),
-        ({"interval": (1,)}, "interval"),
-        ({"interval": 3}, "interval=3"),
-        ({"clip": -1}, "clip=-1"),
-        ({"smoothing": -1}, "smoothing=-1"),
-    ],
-)
-def test_wrong_settings(settings, message):
-    with pytest.raises(UserError, match=message):
-        energies.Symmetry(**settings)
-
-
 def test_wrong_targets(tmp_path):
     with pytest.raises(UserError, match="neither a colour"):
         energies.Colour("blurple")
     with pytest.raises(UserError, match="not an image"):
         energies.Colour(str(tmp_path / "palette.png"))
-    with pytest.raises(UserError, match="between 0"):
-        energies.Brightness(3)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -15,8 +15,6 @@ from chrysalis.data.formats import suffixes
 from chrysalis.data.image_file import ImageFile
 from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError
-
-SOURCES = ("given", "grey", "small")
 
 
 def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
@@ -32,14 +30,12 @@ class Image(Kind[Channels]):
     example = "image=FILE.png"
     reads_files, stack = True, stack_images
 
-    def __init__(self, source: str = "given"):
-        if source not in SOURCES:
-            raise UserError(f"condition.image.source={source} is unknown: choose {', '.join(SOURCES)}.")
+    def __init__(self, source: Literal["given", "grey", "small"] = "given"):
         self.source = source
 
     @classmethod
     def of_part(cls, part: Channels) -> "Image":
-        return cls(part.source)
+        return cls(part.source)  # pyrefly: ignore[bad-argument-type] - settings of an exported model, checked when it is built
 
     def require(self, image_set: ImageSet, source: str) -> None:
         if self.source == "given":

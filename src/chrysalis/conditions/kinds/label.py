@@ -8,7 +8,8 @@ from chrysalis.conditions.conditioner import LabelEmbedding
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Channels
 
 
 class Label(Kind[LabelEmbedding]):
@@ -21,8 +22,7 @@ class Label(Kind[LabelEmbedding]):
     )
     example = "label=all guidance=cfg guidance.scale=2"
 
-    def __init__(self, dim: int = 64):
-        require_whole("condition.label.dim", dim)
+    def __init__(self, dim: Channels = 64):
         self.dim = dim
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:

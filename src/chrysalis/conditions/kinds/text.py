@@ -9,7 +9,8 @@ from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed
 from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Channels, Layers, NotNegative, Positive
 from chrysalis.system.terminal import warn
 
 
@@ -31,17 +32,15 @@ class Text(Kind[TextAttention]):
     def __init__(
         self,
         encoder: str | None = None,
-        dim: int = 64,
-        layers: int = 1,
-        heads: int = 4,
-        levels: Sequence[int] = (),
+        dim: Channels = 64,
+        layers: Layers = 1,
+        heads: Positive = 4,
+        levels: Sequence[NotNegative] | None = (),
         pooled: bool = True,
     ):
-        for name, value in (("dim", dim), ("layers", layers), ("heads", heads)):
-            require_whole(f"condition.text.{name}", value)
         if encoder is None and dim % heads:
             raise UserError(f"condition.text.dim={dim} must be a multiple of condition.text.heads={heads}.")
-        self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels)
+        self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels or ())
         self.pooled = pooled
         self.frozen = None if encoder is None else text_encoders.load(encoder)
 

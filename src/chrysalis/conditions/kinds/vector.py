@@ -10,7 +10,8 @@ from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed
 from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Channels
 
 
 class Vector(Kind[VectorEmbedding]):
@@ -20,8 +21,7 @@ class Vector(Kind[VectorEmbedding]):
     remedy = "name the columns that hold them, data.vector_columns=[wingspan,...]"
     example = "vector=[...]"
 
-    def __init__(self, dim: int = 64):
-        require_whole("condition.vector.dim", dim)
+    def __init__(self, dim: Channels = 64):
         self.dim = dim
 
     def require(self, image_set: ImageSet, source: str) -> None:

@@ -21,7 +21,7 @@ def folder_data(
     conditioning_images: str | None = None,
     label_column: str | None = None,
     caption_column: str | None = None,
-    vector_columns: Sequence[str] = (),
+    vector_columns: Sequence[str] | None = (),
     **loading,
 ) -> ImageDataModule:
     """Build the data module of a folder, see FolderSource. loading: see ImageDataModule."""
@@ -50,12 +50,12 @@ class FolderSource(Source):
         conditioning_images: str | None = None,
         label_column: str | None = None,
         caption_column: str | None = None,
-        vector_columns: Sequence[str] = (),
+        vector_columns: Sequence[str] | None = (),
     ):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), tuple(map(composed, unique(vector_columns)))
+        self.name, self.vector_names = str(self.path), tuple(map(composed, unique(vector_columns or ())))
         self.captions_in_text_files = caption_column is None
         columns = Columns(
             label_column and composed(label_column), caption_column and composed(caption_column), self.vector_names

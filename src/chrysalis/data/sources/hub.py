@@ -22,7 +22,7 @@ def hub_data(
     caption_column: str | None = None,
     mask_column: str | None = None,
     conditioning_image_column: str | None = None,
-    vector_columns: Sequence[str] = (),
+    vector_columns: Sequence[str] | None = (),
     name: str | None = None,
     revision: str | None = None,
     **loading,
@@ -50,13 +50,13 @@ class HubSource(Source):
         caption_column: str | None = None,
         mask_column: str | None = None,
         conditioning_image_column: str | None = None,
-        vector_columns: Sequence[str] = (),
+        vector_columns: Sequence[str] | None = (),
         configuration: str | None = None,
         revision: str | None = None,
     ):
         self.rows: Dataset
         self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
-        self.vector_names = unique(vector_columns)
+        self.vector_names = unique(vector_columns or ())
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
         images = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
         self.columns = {**images, "label": label_column, "caption": caption_column}

@@ -9,6 +9,7 @@ from chrysalis.data.source import Source
 from chrysalis.data.synthetic import domains
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Drawn, Seed
 
 
 class DrawnSource(Source):
@@ -20,11 +21,9 @@ class DrawnSource(Source):
     vector_names = ("red", "green", "blue")
     synthetic = True
 
-    def __init__(self, domain: str = "butterflies", n: int = 1000, seed: int = 0):
+    def __init__(self, domain: str = "butterflies", n: Drawn = 1000, seed: Seed = 0):
         if domain not in (*domains.DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(domains.DOMAINS)}, all.")
-        if n < 2:
-            raise UserError(f"data.n={n} is too small: set at least 2, one training and one validation image.")
         self.domains = list(domains.ALL) if domain == "all" else [domain]
         self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
 

@@ -10,7 +10,8 @@ from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system import transformers_folder
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import NotNegative
 from chrysalis.system.weight_alignment import align
 
 # What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
@@ -29,9 +30,8 @@ class Clip(Energy):
             image, stretched to CLIP's square.
     """
 
-    def __init__(self, model: str, text: str | None = None, image: str | None = None, cutouts: int = 8, **how):
+    def __init__(self, model: str, text: str | None = None, image: str | None = None, cutouts: NotNegative = 8, **how):
         super().__init__(**how)
-        require_whole("guidance.clip.cutouts", cutouts, least=0)
         if text is None and image is None:
             raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.image, or both.")
         target_image = None if image is None else ImageFile(image, "guidance.clip.image")

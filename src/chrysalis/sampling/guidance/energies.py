@@ -15,7 +15,8 @@ from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.term import Interval, OverTime, Push, Term, View
-from chrysalis.system.errors import UserError, first_line, require_whole
+from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.ranges import Fraction, Positive, PositiveNumber, Smoothing
 
 
 class Energy(Term):
@@ -42,17 +43,10 @@ class Energy(Term):
         interval: Interval = (None, None),
         schedule: OverTime = "constant",
         gradient: Literal["per_pixel", "raw", "unit"] = "per_pixel",
-        clip: float | None = 1.0,
-        smoothing: int = 0,
+        clip: PositiveNumber | None = 1.0,
+        smoothing: Smoothing = 0,
     ):
         super().__init__(f"guidance.{type(self).__name__.lower()}", scale, interval, schedule)
-        if at not in ("x0", "x_t", "noisy"):
-            raise UserError(f"{self.key}.at={at} is unknown: choose x0, x_t, noisy.")
-        if gradient not in ("per_pixel", "raw", "unit"):
-            raise UserError(f"{self.key}.gradient={gradient} is unknown: choose per_pixel, raw, unit.")
-        if clip is not None and clip <= 0:
-            raise UserError(f"{self.key}.clip={clip} must be a number above 0, or null for no bound.")
-        require_whole(f"{self.key}.smoothing", smoothing, least=0)
         self.at, self.gradient, self.clip, self.smoothing = at, gradient, clip, smoothing
         self.through_unet = at == "x_t"
 
@@ -155,10 +149,8 @@ def _size(x0: torch.Tensor) -> tuple[int, int]:
 class Brightness(Energy):
     """Mean luma, from 0 (black) to 1 (white): half the squared distance to the target."""
 
-    def __init__(self, target: float, **how):
+    def __init__(self, target: Fraction, **how):
         super().__init__(**how)
-        if not 0 <= target <= 1:
-            raise UserError(f"{self.key}.target={target} must lie between 0 (black) and 1 (white).")
         self.target = float(target)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
@@ -205,9 +197,8 @@ class Sharpness(Energy):
 class Reference(Energy):
     """Likeness to an image at low resolution, `size` cells high: its layout and colours, but not its details."""
 
-    def __init__(self, image: str, size: int = 8, **how):
+    def __init__(self, image: str, size: Positive = 8, **how):
         super().__init__(**how)
-        require_whole("guidance.reference.size", size)
         self.image, self.size = ImageFile(image, "guidance.reference.image"), size
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:

@@ -13,6 +13,7 @@ from chrysalis.models import location, second_model
 from chrysalis.models.model import Model
 from chrysalis.sampling.guidance.term import Interval, OverTime, Push, Term, View
 from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Fraction
 
 
 class Pair(Term):
@@ -58,11 +59,9 @@ class ClassifierFree(Pair):
     """
 
     def __init__(
-        self, denoiser: Denoiser, scale: float = 3.0, rescale: float = 0.0, negative: Request | None = None, **how
+        self, denoiser: Denoiser, scale: float = 3.0, rescale: Fraction = 0.0, negative: Request | None = None, **how
     ):
         super().__init__(denoiser, scale, key="guidance.cfg", **how)
-        if not 0 <= rescale <= 1:
-            raise UserError(f"guidance.cfg.rescale={rescale} must lie between 0 and 1.")
         self.rescale, self.negative = float(rescale), negative
 
     def strength(self, t: torch.Tensor, noise: Noise) -> float:

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from chrysalis.system import checkpoints
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.files import shown, written
+from chrysalis.system.ranges import Positive
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.best_step import Best
@@ -77,7 +78,7 @@ def _advice(folder: Path) -> str:
 class Checkpoint(Callback):
     """Saves last.ckpt regularly and at the end, and best.ckpt at the best step so far."""
 
-    def __init__(self, run_dir: str, every_n_train_steps: int = 100, keep: Literal["last", "all"] = "last"):
+    def __init__(self, run_dir: str, every_n_train_steps: Positive = 100, keep: Literal["last", "all"] = "last"):
         self.folder, self.every_n_train_steps, self.keep = Path(run_dir) / "checkpoints", every_n_train_steps, keep
         self.is_saving = False
         self._saved_steps = {"last": 0, "best": 0}

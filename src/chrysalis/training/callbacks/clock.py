@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from chrysalis.system.ranges import NotNegative
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 
 
 class Clock(Callback):
     """Counts images and seconds of training, without measurements and sampling."""
 
-    def __init__(self, warmup_steps: int = 3):
+    def __init__(self, warmup_steps: NotNegative = 3):
         self.warmup_steps, self.images, self.seconds = warmup_steps, 0, 0.0
         self.first_step_at: float | None = None  # time.time() at the end of the first optimizer step
         self.is_paused = False

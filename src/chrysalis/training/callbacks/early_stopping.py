@@ -3,7 +3,8 @@
 import torch
 
 from chrysalis.evaluation.validation_loss import paired_difference
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import NotNegativeNumber, Positive
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.validation import Validation
@@ -18,10 +19,7 @@ class EarlyStopping(Callback):
 
     saved = ("best_step", "waited", "last_step", "lowest")
 
-    def __init__(self, patience: int = 5, min_delta: float = 1.0):
-        require_whole("callbacks.early_stopping.patience", patience)
-        if not 0 <= min_delta <= 10:
-            raise UserError(f"callbacks.early_stopping.min_delta={min_delta} is out of range: give 0 to 10.")
+    def __init__(self, patience: Positive = 5, min_delta: NotNegativeNumber = 1.0):
         self.patience, self.min_delta = patience, min_delta
         self.best_step, self.waited, self.last_step = 0, 0, 0
         self.lowest: torch.Tensor | None = None  # [N, timesteps]

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 
 from chrysalis.diffusion.mixing import ema_decay, lerp_
-from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import FractionBelow1
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer
 
 
 class EMA(Callback):
     """After optimizer step n: average += (1 - d_n) (weight - average), with d_n of diffusion.mixing.ema_decay."""
 
-    def __init__(self, decay: float = 0.999):
-        if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay={decay} is out of range: give a number from 0 to below 1.")
+    def __init__(self, decay: FractionBelow1 = 0.999):
         self.decay, self.updates = decay, 0
         self.averages: dict[str, torch.Tensor] = {}
         self._weights: list[torch.Tensor] = []

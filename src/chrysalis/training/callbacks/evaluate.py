@@ -14,7 +14,8 @@ from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRE
 from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.reference import Evaluation, Reference, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Nearest, NotNegative, Positive, PositiveFraction, Seed
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
@@ -40,19 +41,15 @@ class Evaluate(Callback):
         self,
         run_dir: str,
         features: Callable[[], Network],
-        n: int = 256,
-        every_n_train_steps: int | Literal["auto"] = "auto",
-        budget: float = 0.04,
+        n: NotNegative = 256,
+        every_n_train_steps: Positive | Literal["auto"] = "auto",
+        budget: PositiveFraction = 0.04,
         scheduler: str = "dpmpp_2m",
-        steps: int = 10,
-        seed: int = 100_000,
-        batch_size: int = 64,
-        n_nearest: int = 8,
+        steps: Positive = 10,
+        seed: Seed = 100_000,
+        batch_size: Positive = 64,
+        n_nearest: Nearest = 8,
     ):
-        require_whole("callbacks.evaluate.steps", steps)
-        require_whole("callbacks.evaluate.batch_size", batch_size)
-        if not 0 < budget <= 1:
-            raise UserError(f"callbacks.evaluate.budget={budget} is out of range: give a number above 0, at most 1.")
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
         self.run_dir, self.n, self.every_n_train_steps, self.budget = Path(run_dir), n, every_n_train_steps, budget
         self.scheduler, self.steps, self.seed, self.batch_size = scheduler, steps, seed, batch_size

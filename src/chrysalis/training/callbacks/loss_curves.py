@@ -6,6 +6,7 @@ import torch
 
 from chrysalis.diffusion.mixing import ema_decay
 from chrysalis.diffusion.weighting import Uniform
+from chrysalis.system.ranges import FractionBelow1
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.logger import hide_after, log_metrics
@@ -20,7 +21,7 @@ class Curves(Callback):
 
     saved = ("history", "average", "_pending")
 
-    def __init__(self, smoothing: float = 0.98):
+    def __init__(self, smoothing: FractionBelow1 = 0.98):
         self.smoothing = smoothing
         self.history: list[list[float]] = []  # [step, loss, moving average]
         self.average: float | None = None  # the moving average so far

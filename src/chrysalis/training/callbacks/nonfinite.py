@@ -8,6 +8,7 @@ import torch
 
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
+from chrysalis.system.ranges import NotNegative
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer
 from chrysalis.training.callbacks.clock import paused
@@ -40,7 +41,7 @@ class NonFinite(Callback):
 
     saved = ("skipped_steps",)
 
-    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", at_most: int = 10):
+    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", at_most: NotNegative = 10):
         self.folder, self.action, self.at_most = Path(run_dir) / "nonfinite", action, at_most
         self.skipped_steps: list[int] = []
         self._check: Check | None = None

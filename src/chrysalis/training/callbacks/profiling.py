@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from chrysalis.system.errors import require_whole
 from chrysalis.system.files import shown, written
+from chrysalis.system.ranges import NotNegative, Positive
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock, paused
@@ -29,9 +29,7 @@ class Profile(Callback):
     run's clock does not count the recorded steps.
     """
 
-    def __init__(self, run_dir: str, wait: int = 5, warmup: int = 2, steps: int = 5):
-        for name, value, least in (("wait", wait, 0), ("warmup", warmup, 1), ("steps", steps, 1)):
-            require_whole(f"profiling.{name}", value, least=least)
+    def __init__(self, run_dir: str, wait: NotNegative = 5, warmup: Positive = 2, steps: Positive = 5):
         self.folder = Path(run_dir) / "profile"
         self.wait, self.warmup, self.steps = wait, warmup, steps
         self.trace: Path | None = None

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 
+from chrysalis.system.ranges import NotNegative
 from chrysalis.system.terminal import Stage, console, stage
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.clock import Clock
@@ -13,7 +14,7 @@ LONGEST_SILENCE = 60.0  # seconds between two lines at most, where there is no t
 class ProgressBar(Callback):
     """Shows a bar in a terminal and plain lines elsewhere."""
 
-    def __init__(self, lines: int = 10):
+    def __init__(self, lines: NotNegative = 10):
         self.lines, self._open = lines, ExitStack()
         self._stage: Stage | None = None
 

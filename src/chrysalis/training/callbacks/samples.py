@@ -11,6 +11,7 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.grids import legible
+from chrysalis.system.ranges import NotNegative, Positive, Seed, Shown
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
 from chrysalis.training.callbacks.ema import EMA
@@ -58,13 +59,13 @@ class Samples(Callback):
     def __init__(
         self,
         run_dir: str,
-        every_n_train_steps: int = 100,
-        n: int = 16,
-        seed: int = 0,
+        every_n_train_steps: Positive = 100,
+        n: Shown = 16,
+        seed: Seed = 0,
         scheduler: str = "ddim",
-        steps: int = 40,
-        preview: int = 16,
-        rows: int = 10,
+        steps: Positive = 40,
+        preview: NotNegative = 16,
+        rows: Shown = 10,
     ):
         schedulers.require_known(scheduler, "callbacks.samples.scheduler")
         self.run_dir, self.every_n_train_steps, self.n, self.seed = Path(run_dir), every_n_train_steps, n, seed

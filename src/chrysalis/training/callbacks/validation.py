@@ -17,7 +17,8 @@ from chrysalis.evaluation.validation_loss import (
     paired_difference,
     validation_loss,
 )
-from chrysalis.system.errors import UserError, require_whole
+from chrysalis.system.errors import UserError
+from chrysalis.system.ranges import Positive, Seed, Timesteps
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.base_model import BaseModel
@@ -58,8 +59,9 @@ class Validation(Callback):
 
     saved = ("history", "measured", "other_conditions", "image_hashes")
 
-    def __init__(self, every_n_train_steps: int = 100, n_images: int = 32, timesteps: int = 8, seed: int = 0):
-        require_whole("callbacks.validation.n_images", n_images)
+    def __init__(
+        self, every_n_train_steps: Positive = 100, n_images: Positive = 32, timesteps: Timesteps = 8, seed: Seed = 0
+    ):
         self.every_n_train_steps, self.n_images, self.timesteps, self.seed = (
             every_n_train_steps,
             n_images,
