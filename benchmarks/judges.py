@@ -20,14 +20,14 @@ from torch.nn import functional as F
 from chrysalis.data import pixels
 from chrysalis.data.example import content_hash
 from chrysalis.data.store import ImageSet, open_set
-from chrysalis.data.synthetic.domains import DOMAINS
+from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.system import hardware
 from chrysalis.system.files import written
 
-SPECIES = tuple(sorted(species.name for species in DOMAINS["butterflies"]))
-WORDS = tuple(sorted({form.word for species in DOMAINS["butterflies"] for form in species.forms}))
+SPECIES = tuple(sorted(species.name for species in BUTTERFLIES))
+WORDS = tuple(sorted({form.word for species in BUTTERFLIES for form in species.forms}))
 TRAINING, VALIDATION, N = 1000, 1001, 3000  # seeds (models train on seed 0), number of training images
 SIZE, BATCH, SHIFT = 64, 64, 4
 

@@ -39,16 +39,16 @@ def test_ten_species_all_drawn_and_named_in_their_captions():
     assert all(names[d.label] in d.caption for d in drawn)
 
 
-def test_colour_words_match_the_colour():
-    """The mean colour under the mask of 'blue' morphos is bluer than of 'violet' ones, and so on."""
+def test_color_words_match_the_color():
+    """The mean color under the mask of 'blue' morphos is bluer than of 'violet' ones, and so on."""
 
     drawn = [draw("butterflies", i, 0, 32) for i in range(250)]
 
-    def mean_colour(word):
+    def mean_color(word):
         found = [d for d in drawn if f" {word} " in d.caption]
         return np.mean([d.image[d.mask > 0].mean(axis=0) for d in found], axis=0)
 
-    blue, violet, white = mean_colour("blue morpho"), mean_colour("violet morpho"), mean_colour("white cabbage white")
+    blue, violet, white = mean_color("blue morpho"), mean_color("violet morpho"), mean_color("white cabbage white")
     assert blue[2] > blue[0] + 60
     assert violet[0] > blue[0] + 20
     assert white.min() > 170

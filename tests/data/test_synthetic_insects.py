@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
-from chrysalis.data.synthetic.domains import ALL, draw, species_names
-from chrysalis.data.synthetic.imaginary_insects import Canvas, lay_insect, random_species
-from chrysalis.data.synthetic.insect_appearance import appearance, butterfly_appearances, distances, gap
+from chrysalis.data.synthetic.domains import SPECIES, draw, species_names
+from chrysalis.data.synthetic.imaginary_insects import Canvas, lay_insect
 from chrysalis.data.synthetic.insect_kinds import KINDS
 from chrysalis.data.synthetic.insect_poses import Pose
-from chrysalis.data.synthetic.insects import draw_insect
+from chrysalis.data.synthetic.insect_species import appearance, butterfly_appearances, distances, gap, random_species
 from chrysalis.data.synthetic.plane import Plane
+from chrysalis.data.synthetic.species import draw_species
 from chrysalis.evaluation.features import DenoiserEncoder, extract
 
 GREY = 0.6
@@ -57,7 +57,7 @@ def test_subjects_are_visible_and_framed(drawn):
 
 
 def test_palettes_spread_over_all_hues_and_tones(drawn):
-    """The mean colours of subjects fill the colour circle, and lie between dark and pale."""
+    """The mean colors of subjects fill the color circle, and lie between dark and pale."""
     subject = np.array([d.image[d.mask > 0].mean(axis=0) / 255 for d in drawn])
     a, b = subject[:, 0] - subject[:, 1], subject[:, 2] - (subject[:, 0] + subject[:, 1]) / 2
     sector = np.floor((np.arctan2(b, a) / (2 * np.pi) + 0.5) * 8).astype(int) % 8
@@ -68,24 +68,25 @@ def test_palettes_spread_over_all_hues_and_tones(drawn):
 
 
 def test_no_species_is_nearer_to_a_drawn_butterfly_than_these_are_to_each_other():
-    """In the colours of the wings, place by place: independent of pose, background and light."""
+    """In the colors of the wings, place by place: independent of pose, background and light."""
     known, _ = butterfly_appearances()
     for i in range(150):
-        _, s = random_species(np.random.default_rng(i))
-        look = appearance((s.anatomy.fore, s.anatomy.hind), (s.pattern.fore, s.pattern.hind), s.palette.colours)
+        s = random_species(np.random.default_rng(i))
+        wings = [(s.anatomy.fore, s.pattern.fore), (s.anatomy.hind, s.pattern.hind)]
+        look = appearance(wings, s.palette.colors)
         assert distances(look, known).min() >= gap()
 
 
 def _butterfly(number: int, i: int) -> np.ndarray:
     plane = Plane.of_size(64)
     bare = replace(BUTTERFLIES[number], backgrounds=(lambda plane, rng: np.full((*plane.x.shape, 3), GREY),))
-    rgb = draw_insect(bare, plane, np.random.default_rng([9, number, i]))[0]
+    rgb = draw_species(bare, plane, np.random.default_rng([9, number, i]))[0]
     return (plane.settle(rgb).clip(0, 1) * 255).astype(np.uint8)
 
 
 def _spread_insect(i: int) -> np.ndarray:
     rng = np.random.default_rng([7, i])
-    _, species = random_species(rng)
+    species = random_species(rng)
     scale, turn, swing = 0.92 * rng.uniform(0.86, 1.06), rng.normal(0, 0.28), rng.uniform(-9, 7)
     canvas = Canvas(Plane.of_size(64))
     pose = Pose("spread", 0.0, 0.03, scale, turn, 0.0, rng.uniform(-0.1, 0.1), 0.15, swing)
@@ -95,8 +96,8 @@ def _spread_insect(i: int) -> np.ndarray:
 
 
 @pytest.mark.proof  # looks with the bundled network
-def test_insects_are_as_far_from_the_butterflies_in_the_eyes_of_a_network():
-    """An independent measure: features of the bundled network, which see shapes and textures as well as colours.
+def test_insects_are_as_far_from_the_butterflies_in_the_features_of_a_network():
+    """An independent measure: features of the bundled network, which see shapes and textures as well as colors.
 
     Insects and butterflies are drawn alike, wings spread on plain grey, so that only the species differ. A species
     lies at the mean of its images; the two nearest species say how far apart different species can be expected.
@@ -115,4 +116,4 @@ def test_insects_are_as_far_from_the_butterflies_in_the_eyes_of_a_network():
 
 
 def test_domain_all_is_unchanged():
-    assert ALL == ("butterflies", "moths", "flowers")
+    assert tuple(SPECIES) == ("butterflies", "moths", "flowers")

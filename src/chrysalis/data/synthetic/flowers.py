@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from chrysalis.data.synthetic.backgrounds import Background, dusk, leaf, meadow, paper, sky, stone
-from chrysalis.data.synthetic.plane import Array, Plane, cloud, colour, inside, over, rotated, smoothstep
+from chrysalis.data.synthetic.plane import Array, Plane, cloud, color, inside, over, rotated, smoothstep
 
 BACKGROUNDS: tuple[Background, ...] = (meadow, leaf, sky, stone, paper, dusk)
 
@@ -35,11 +36,11 @@ FLOWERS = (
 )  # fmt: skip
 
 
-def draw_flower(flower: Flower, plane: Plane, rng: np.random.Generator) -> tuple[Array, Array, str, Background]:
-    """Return (image [S, S, 3], silhouette [S, S], colour word, background), super-sampled."""
+def draw_flower(flower: Flower, plane: Plane, rng: Generator) -> tuple[Array, Array, str, Background]:
+    """Return (image [S, S, 3], silhouette [S, S], color word, background), super-sampled."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     rgb = background(plane, rng)
-    word, petal, throat, centre = flower.forms[rng.integers(len(flower.forms))]
+    word, petal, throat, center = flower.forms[rng.integers(len(flower.forms))]
     scale, turn = rng.uniform(0.62, 0.86), rng.uniform(0, 2 * np.pi)
     x, y = rotated(plane.x - rng.uniform(-0.12, 0.12), plane.y - rng.uniform(-0.12, 0.12), turn)
     tilt = rng.uniform(0.82, 1.0)
@@ -56,12 +57,12 @@ def draw_flower(flower: Flower, plane: Plane, rng: np.random.Generator) -> tuple
         depth = np.minimum(shape - r, (1 - half_width) * r * np.pi / count + 0.25 * (0.75 * reach - r))
         cover = inside(depth, pixel)
         shade = (0.82 + 0.2 * (1 - half_width) + 0.08 * texture) * light
-        paint = over(np.broadcast_to(colour(petal), rgb.shape), colour(throat), smoothstep(0.55 * reach, 0.12, r))
-        rgb = over(rgb, colour("#12100e"), 0.25 * inside(depth + 0.05, 0.12) * (1 - cover))
+        paint = over(np.broadcast_to(color(petal), rgb.shape), color(throat), smoothstep(0.55 * reach, 0.12, r))
+        rgb = over(rgb, color("#12100e"), 0.25 * inside(depth + 0.05, 0.12) * (1 - cover))
         rgb = over(rgb, np.clip(paint * shade[..., None], 0, 1), cover)
         silhouette = np.maximum(silhouette, cover)
 
     disc = inside(flower.disc - r, pixel)
     seeds = 0.82 + 0.25 * np.sin(r * 90 + 3 * np.sin(theta * 8)) * smoothstep(0, 0.1, r) + 0.1 * texture
-    rgb = over(rgb, np.clip(colour(centre) * seeds[..., None], 0, 1), disc)
+    rgb = over(rgb, np.clip(color(center) * seeds[..., None], 0, 1), disc)
     return rgb, np.maximum(silhouette, disc), word, background

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from chrysalis.data.synthetic.plane import Array, rotated
 
@@ -40,10 +41,6 @@ class Pose:
         normal = np.array([nx, -nz * np.sin(self.pitch), nz * np.cos(self.pitch)])
         return self.scale * turn @ np.stack([out, back], axis=1), np.array([*(turn @ normal[:2]), normal[2]])
 
-    def nearness(self, side: int) -> float:
-        """Return how far a wing's tip rises towards the camera."""
-        return np.sin(self.lift) * np.cos(self.roll) - side * np.cos(self.lift) * np.sin(self.roll)
-
     def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Transform image coordinates to the body plane of `project`."""
         x, y = rotated(x - np.float32(self.x), y - np.float32(self.y), self.turn)
@@ -58,7 +55,7 @@ class Pose:
         )
 
 
-def random_pose(size: float, rng: np.random.Generator, chances: tuple[float, ...] = (0.58, 0.13, 0.15, 0.14)) -> Pose:
+def random_pose(size: float, rng: Generator, chances: tuple[float, ...] = (0.58, 0.13, 0.15, 0.14)) -> Pose:
     """Choose a pose. Most frame the insect like the drawn butterflies; some are far away, some very near.
 
     Args:

@@ -1,48 +1,48 @@
 """Leaves, flowers and stems, in or out of focus, painted on rgb [size, size, 3] with one sample per pixel."""
 
 import numpy as np
+from numpy.random import Generator
 
-from chrysalis.data.synthetic.grids import noise, pixel_plane
 from chrysalis.data.synthetic.insect_palettes import oklch
-from chrysalis.data.synthetic.plane import Array, Point, inside, over, rotated, smoothstep
+from chrysalis.data.synthetic.plane import Array, Plane, Point, inside, noise, over, rotated, smoothstep
+
+
+def _placed(plane: Plane, center: Point, turn: float) -> tuple[Array, Array]:
+    """Return the coordinates of the samples in a frame at `center`, turned by `turn` in radians."""
+    return rotated(plane.x - np.float32(center[0]), plane.y - np.float32(center[1]), turn)
 
 
 def paint_leaf(
-    rgb: Array,
-    rng: np.random.Generator,
-    centre: Point,
-    turn: float,
-    length: float,
-    width: float,
-    colour: tuple[float, float, float],
-    blur: float = 0.0,
+    rgb: Array, plane: Plane, rng: Generator, place: tuple, shape: Point, color: tuple, blur: float = 0.0
 ) -> Array:
-    """A leaf with midrib and side veins; `length` and `width` are half of its extent, `colour` in OKLCH."""
-    size = rgb.shape[0]
-    plane = pixel_plane(size)
+    """Paint a leaf with midrib and side veins.
+
+    Args:
+        place: center and turn.
+        shape: half its length and half its width.
+        color: in OKLCH.
+    """
+    (x, y), (length, width) = _placed(plane, *place), shape
     soft = plane.pixel * 1.3 + blur
-    x, y = rotated(plane.x - np.float32(centre[0]), plane.y - np.float32(centre[1]), turn)
     y = y + rng.uniform(-0.2, 0.2) * x * x / length
     t = np.clip((x / length + 1) / 2, 0, 1)
     half = width * np.maximum(np.sin(np.pi * t ** rng.uniform(0.7, 1.1)), 0) ** 0.85
     depth = np.minimum(half - np.abs(y), length - np.abs(x))
-    tone, chroma, hue = colour
+    tone, chroma, hue = color
     dark, light = oklch(tone - 0.08, chroma, hue + 5), oklch(tone + 0.09, chroma, hue - 8)
-    shade = 0.45 + 0.3 * x / length + 0.25 * np.sign(y) * rng.uniform(-1, 1) + 0.35 * noise(rng, size, 0.6, 2)
+    shade = 0.45 + 0.3 * x / length + 0.25 * np.sign(y) * rng.uniform(-1, 1) + 0.35 * noise(plane, rng, 0.6)
     paint = dark + (light - dark) * np.clip(shade, 0, 1)[..., None]
     pitch = rng.uniform(0.22, 0.4)
     phase = np.abs((x - 0.6 * np.abs(y)) / pitch % 1.0 - 0.5) * pitch * 0.85
     vein = oklch(min(tone + 0.17, 0.92), chroma * 0.75, hue - 10)
     paint = over(paint, vein, 0.5 * inside(0.009 - phase, soft))
     paint = over(paint, vein, 0.8 * inside(0.02 - np.abs(y), soft))
-    shadow = 0.32 * inside(depth + 0.05, 0.14 + blur)
-    rgb = rgb * (1 - shadow)[..., None]
+    rgb = rgb * (1 - 0.32 * inside(depth + 0.05, 0.14 + blur))[..., None]
     return over(rgb, paint, inside(depth, soft))
 
 
-def paint_stem(rgb: Array, rng: np.random.Generator, width: float, colour: Array, blur: float) -> Array:
-    """A blade or stalk that rises from the lower rim, bent a little and thinner towards its tip."""
-    plane = pixel_plane(rgb.shape[0])
+def paint_stem(rgb: Array, plane: Plane, rng: Generator, width: float, color: Array, blur: float) -> Array:
+    """Paint a blade or stalk that rises from the lower rim, bent a little and thinner towards its tip."""
     foot, lean, bend = rng.uniform(-1.2, 1.2), rng.normal(0, 0.35), rng.normal(0, 0.15)
     top = rng.uniform(-1.3, 0.3)
     rise = (1 - plane.y) / 2
@@ -50,56 +50,50 @@ def paint_stem(rgb: Array, rng: np.random.Generator, width: float, colour: Array
     wide = width * np.clip((plane.y - top) / (1 - top), 0, 1) ** 0.5
     cover = inside(wide - np.abs(plane.x - axis), plane.pixel + blur) * (plane.y > top - blur)
     lit = 0.85 + 0.3 * np.clip((axis - plane.x) / (width + blur), -0.5, 0.5)
-    return over(rgb, colour * lit[..., None], 0.9 * np.clip(cover, 0, 1).astype(np.float32))
+    return over(rgb, color * lit[..., None], 0.9 * np.clip(cover, 0, 1).astype(np.float32))
 
 
-def paint_blur(rgb: Array, centre: Point, radius: float, colour: Array) -> Array:
-    """Something close to the lens, wholly out of focus."""
-    plane = pixel_plane(rgb.shape[0])
-    away = np.hypot(plane.x - np.float32(centre[0]), 0.7 * (plane.y - np.float32(centre[1])))
-    return over(rgb, colour, 0.85 * smoothstep(1.3 * radius, 0.5 * radius, away))
+def paint_blur(rgb: Array, plane: Plane, center: Point, radius: float, color: Array) -> Array:
+    """Paint something close to the lens, wholly out of focus."""
+    away = np.hypot(plane.x - np.float32(center[0]), 0.7 * (plane.y - np.float32(center[1])))
+    return over(rgb, color, 0.85 * smoothstep(1.3 * radius, 0.5 * radius, away))
 
 
-def paint_twig(rgb: Array, rng: np.random.Generator, point: Point, turn: float, width: float) -> Array:
-    """A twig in focus through `point`, its length along `turn`, with a knot or a few leaves."""
-    size = rgb.shape[0]
-    plane = pixel_plane(size)
-    x, y = rotated(plane.x - np.float32(point[0]), plane.y - np.float32(point[1]), turn)
+def paint_twig(rgb: Array, plane: Plane, rng: Generator, point: Point, turn: float, width: float) -> Array:
+    """Paint a twig in focus through `point`, its length along `turn`, with a knot or a few leaves."""
+    x, y = _placed(plane, point, turn)
     green = rng.random() < 0.5
     hues, tones = ((105, 135), (0.42, 0.62)) if green else ((45, 85), (0.3, 0.55))
     hue, tone = rng.uniform(*hues), rng.uniform(*tones)
-    colour = oklch(tone, rng.uniform(0.03, 0.1), hue)
+    color = oklch(tone, rng.uniform(0.03, 0.1), hue)
     if green:
         for _ in range(rng.integers(0, 3)):
             along, side, length = rng.uniform(-1, 1), rng.choice((-1, 1)), rng.uniform(0.18, 0.4)
             angle = turn + side * rng.uniform(0.5, 1.1)
             base = np.array(point) + along * np.array([np.cos(turn), np.sin(turn)])
-            centre = base + length * np.array([np.cos(angle), np.sin(angle)])
-            rgb = paint_leaf(rgb, rng, centre, angle, length, length * rng.uniform(0.25, 0.45), (tone, 0.1, hue))
-    y = y + rng.normal(0, 0.08) * x * x + 0.15 * width * noise(rng, size, 0.25, 2)
+            center = base + length * np.array([np.cos(angle), np.sin(angle)])
+            shape = length, length * rng.uniform(0.25, 0.45)
+            rgb = paint_leaf(rgb, plane, rng, (center, angle), shape, (tone, 0.1, hue))
+    y = y + rng.normal(0, 0.08) * x * x + 0.15 * width * noise(plane, rng, 0.25, 2)
     wide = width * (1 + 0.2 * x + 0.35 * np.exp(-(((x - rng.uniform(-1, 1)) / 0.06) ** 2)))
     round_ = np.clip(y / wide, -1, 1)
     lit = 0.62 + 0.5 * np.sqrt(1 - round_**2) - 0.3 * round_ * np.cos(turn)
-    lit = lit * (1 + 0.15 * noise(rng, size, 0.09, 2))
-    return over(rgb, colour * lit[..., None], inside(wide - np.abs(y), plane.pixel * 1.3))
+    lit = lit * (1 + 0.15 * noise(plane, rng, 0.09, 2))
+    return over(rgb, color * lit[..., None], inside(wide - np.abs(y), plane.pixel * 1.3))
 
 
-def paint_flower(rgb: Array, rng: np.random.Generator, centre: Point, radius: float, blur: float) -> Array:
-    """A flower head seen from above or from an angle: rings of petals about a disc."""
-    size = rgb.shape[0]
-    plane = pixel_plane(size)
+def paint_flower(rgb: Array, plane: Plane, rng: Generator, center: Point, radius: float, blur: float) -> Array:
+    """Paint a flower head seen from above or from an angle: rings of petals about a disc."""
     soft = plane.pixel * 1.3 + blur
-    x, y = rotated(plane.x - np.float32(centre[0]), plane.y - np.float32(centre[1]), rng.uniform(0, 6.28))
+    x, y = _placed(plane, center, rng.uniform(0, 6.28))
     y = y / np.float32(rng.uniform(0.6, 1.0))
     r, theta = np.hypot(x, y) / radius + 1e-6, np.arctan2(y, x)
     hue, tone, chroma = rng.uniform(-60, 120), rng.uniform(0.6, 0.93), rng.uniform(0.02, 0.16)
     hue = rng.uniform(250, 330) if rng.random() < 0.25 else hue
-    petal, throat = (
-        oklch(tone, chroma, hue),
-        oklch(tone - rng.uniform(-0.05, 0.2), chroma * 1.1, hue + rng.normal(0, 20)),
-    )
+    petal = oklch(tone, chroma, hue)
+    throat = oklch(tone - rng.uniform(-0.05, 0.2), chroma * 1.1, hue + rng.normal(0, 20))
     count, pointed = int(rng.choice((5, 6, 8, 12, 16, 21))), rng.uniform(0, 0.5)
-    texture = noise(rng, size, 0.25, 2)
+    texture = noise(plane, rng, 0.25, 2)
     for ring in range(int(rng.integers(1, 4))):
         phase = np.abs((theta / (2 * np.pi) * count + 0.5 * ring) % 1.0 - 0.5) * 2
         reach = (1 - 0.24 * ring) * (1 - pointed * phase**1.3 - (0.5 - pointed) * 0.6 * phase**4)
@@ -111,5 +105,5 @@ def paint_flower(rgb: Array, rng: np.random.Generator, centre: Point, radius: fl
         rgb = over(rgb, np.clip(paint * shade[..., None], 0, 1), cover)
     heart = oklch(rng.uniform(0.3, 0.85), rng.uniform(0.06, 0.16), rng.uniform(50, 125))
     disc = rng.uniform(0.14, 0.34)
-    dome = 0.75 + 0.35 * smoothstep(disc, 0.0, r) + 0.14 * noise(rng, size, 0.06, 1)
+    dome = 0.75 + 0.35 * smoothstep(disc, 0.0, r) + 0.14 * noise(plane, rng, 0.06, 1)
     return over(rgb, np.clip(heart * dome[..., None], 0, 1), inside((disc - r) * radius, soft))

@@ -24,7 +24,7 @@ class DrawnSource(Source):
     def __init__(self, domain: str = "butterflies", n: Drawn = 1000, seed: Seed = 0):
         if domain not in (*domains.DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(domains.DOMAINS)}, all.")
-        self.domains = list(domains.ALL) if domain == "all" else [domain]
+        self.domains = list(domains.SPECIES) if domain == "all" else [domain]
         self.name, self.domain, self.n, self.seed = f"drawn {', '.join(self.domains)}", domain, n, seed
 
     def __len__(self) -> int:
