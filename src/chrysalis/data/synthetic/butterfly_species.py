@@ -1,21 +1,8 @@
 """The ten species of the drawn butterflies, modelled on living ones, in the order of their labels."""
 
 from chrysalis.data.synthetic.backgrounds import garden, leaf, meadow, sky, stone
+from chrysalis.data.synthetic.layers import band, costa, dots, eye, fill, gradient, margin, ray, row, tip, veins, window
 from chrysalis.data.synthetic.species import Species, form
-from chrysalis.data.synthetic.wing_layers import (
-    band,
-    costa,
-    dots,
-    eye,
-    fill,
-    gradient,
-    margin,
-    margin_dots,
-    ray,
-    tip,
-    veins,
-    window,
-)
 from chrysalis.data.synthetic.wings import Outline
 
 BUTTERFLIES = (
@@ -30,14 +17,14 @@ BUTTERFLIES = (
             veins("ink", 0.013),
             margin("ink", 0.085),
             costa("ink", 0.025),
-            margin_dots("white", 9, 0.945, 0.015),
+            row("white", 9, 0.945, 0.015),
             dots("white", [(0.8, 0.1, 0.03), (0.74, 0.18, 0.025), (0.7, 0.06, 0.02)]),
         ),
         (
             gradient("deep", "u", 0.0, 0.5, 0.3),
             veins("ink", 0.012),
             margin("ink", 0.085),
-            margin_dots("white", 9, 0.945, 0.014),
+            row("white", 9, 0.945, 0.014),
         ),
         (
             form("orange", ground="#e0822a", deep="#c45a14", ink="#1a1210", white="#fbf6ea"),
@@ -55,13 +42,13 @@ BUTTERFLIES = (
             tip("ink", 0.78, 0.9, 0.1),
             margin("ink", 0.08),
             costa("ink", 0.03),
-            margin_dots("white", 7, 0.955, 0.012),
+            row("white", 7, 0.955, 0.012),
         ),
         (
             gradient("light", "u", 0.3, 0.7, 0.6),
             gradient("deep", "v", 0.5, 1.1, 0.6),
             margin("ink", 0.09),
-            margin_dots("white", 8, 0.95, 0.01),
+            row("white", 8, 0.95, 0.01),
         ),
         (
             form("blue", ground="#1f5fd0", light="#58b2ff", deep="#123a92", ink="#0e0d14", white="#e8eefc"),
@@ -81,14 +68,14 @@ BUTTERFLIES = (
             band("ink", 0.62, 0.05, 0.1),
             margin("ink", 0.15),
             costa("ink", 0.03),
-            margin_dots("ground", 8, 0.92, 0.023, 1.3),
+            row("ground", 8, 0.92, 0.023, 1.3),
         ),
         (
             gradient("ink", "v", 0.75, 1.0),
             veins("ink", 0.01),
             margin("ink", 0.2),
-            margin_dots("blue", 6, 0.83, 0.035, 1.4),
-            margin_dots("ground", 6, 0.94, 0.022, 1.5),
+            row("blue", 6, 0.83, 0.035, 1.4),
+            row("ground", 6, 0.94, 0.022, 1.5),
             eye(0.72, 0.93, 0.06, ("ink", "red")),
         ),
         (
@@ -139,7 +126,7 @@ BUTTERFLIES = (
             ray("stripe", 0.22, 0.08, 0.45, 0.72, 0.12),
             band("stripe", 0.84, 0.05, -0.05),
         ),
-        (ray("stripe", 0.22, 0.085, 0.08, 0.86), margin_dots("stripe", 9, 0.82, 0.018)),
+        (ray("stripe", 0.22, 0.085, 0.08, 0.86), row("stripe", 9, 0.82, 0.018)),
         (
             form("black and yellow", ground="#15130f", stripe="#f2e27a"),
             form("black and white", ground="#15130f", stripe="#f4f1e4"),
@@ -217,7 +204,7 @@ BUTTERFLIES = (
             band("bright", 0.5, 0.13, 0.12, 0.1),
             dots("white", [(0.74, 0.1, 0.045), (0.84, 0.2, 0.026), (0.86, 0.3, 0.022), (0.84, 0.4, 0.02)]),
         ),
-        (gradient("brown", "u", 0.6, 0.0, 0.7), margin("bright", 0.15), margin_dots("ground", 6, 0.88, 0.022)),
+        (gradient("brown", "u", 0.6, 0.0, 0.7), margin("bright", 0.15), row("ground", 6, 0.88, 0.022)),
         (
             form("orange-banded", ground="#1d1512", brown="#4a3322", bright="#e2571f", white="#fbf8f0"),
             form("white-banded", ground="#1a1718", brown="#3a3436", bright="#eee9dc", white="#fbf8f0"),
@@ -229,7 +216,7 @@ BUTTERFLIES = (
         Outline(44, -8, (0.94, 1.1, 0.98, 0.78, 0.62, 0.5), (0.04, -0.1), arch=0.14),
         Outline(14, -84, (0.48, 0.56, 0.6, 0.62, 0.6, 0.5), scallops=(5, 0.04)),
         (ray("bright", 0.2, 0.13, 0.2, 0.92, -0.04), ray("bright", 0.84, 0.07, 0.2, 0.95), veins("ground", 0.01)),
-        (fill("gold"), veins("ground", 0.012, 5), margin("ground", 0.05), margin_dots("ground", 6, 0.84, 0.04)),
+        (fill("gold"), veins("ground", 0.012, 5), margin("ground", 0.05), row("ground", 6, 0.84, 0.04)),
         (
             form("green", ground="#12140f", bright="#3fbf4a", gold="#e8cf3a"),
             form("turquoise", ground="#10151a", bright="#35b8c4", gold="#e3c740"),

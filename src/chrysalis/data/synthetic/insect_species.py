@@ -14,7 +14,7 @@ from numpy.random import Generator
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
 from chrysalis.data.synthetic.insect_kinds import KINDS, Anatomy, Kind, random_anatomy
 from chrysalis.data.synthetic.insect_palettes import Palette, random_palette
-from chrysalis.data.synthetic.insect_patterns import Pattern, random_pattern
+from chrysalis.data.synthetic.insect_patterns import RandomPattern
 from chrysalis.data.synthetic.plane import Array, color
 from chrysalis.data.synthetic.wings import Layer, Outline, Wing
 
@@ -28,7 +28,7 @@ class ImaginarySpecies:
 
     kind: Kind
     palette: Palette
-    pattern: Pattern
+    pattern: RandomPattern
     anatomy: Anatomy
     tone: Array  # mean color of the wings
 
@@ -38,7 +38,7 @@ def random_species(rng: Generator) -> ImaginarySpecies:
     kind = KINDS[rng.choice(len(KINDS), p=[kind.chance for kind in KINDS])]
     while True:
         palette, anatomy = random_palette(rng), random_anatomy(kind, rng)
-        pattern = random_pattern(kind.style, palette, rng)
+        pattern = RandomPattern(kind.style, palette, rng)
         look = appearance([(anatomy.fore, pattern.fore), (anatomy.hind, pattern.hind)], palette.colors)
         if distances(look, butterfly_appearances()[0]).min() >= gap():
             tone = look[: len(look) // 2].reshape(-1, 3).mean(axis=0)

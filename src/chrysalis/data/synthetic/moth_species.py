@@ -3,20 +3,8 @@
 from functools import partial
 
 from chrysalis.data.synthetic.backgrounds import bark, dusk, leaf, lichen, paper, stone
+from chrysalis.data.synthetic.layers import band, costa, dots, eye, fill, gradient, margin, ray, row, veins, waves
 from chrysalis.data.synthetic.species import Species, form
-from chrysalis.data.synthetic.wing_layers import (
-    band,
-    blotches,
-    costa,
-    eye,
-    fill,
-    gradient,
-    margin,
-    margin_dots,
-    ray,
-    veins,
-    waves,
-)
 from chrysalis.data.synthetic.wings import Outline
 
 moth = partial(Species, feathered=True, backgrounds=(bark, dusk, lichen, stone, paper, leaf))
@@ -114,7 +102,7 @@ MOTHS = (
         Outline(40, -24, (0.82, 0.94, 0.86, 0.78, 0.72, 0.66, 0.54), (0.05, -0.1), arch=0.08),
         Outline(12, -84, (0.52, 0.64, 0.66, 0.64, 0.6, 0.52)),
         (
-            blotches(
+            dots(
                 "dark",
                 [
                     (0.22, 0.5, 0.1),
@@ -124,13 +112,16 @@ MOTHS = (
                     (0.8, 0.62, 0.11),
                     (0.88, 0.06, 0.1),
                 ],
+                0.35,
             ),
             veins("ground", 0.01, 4),
         ),
         (
             fill("bright"),
-            blotches(
-                "dark", [(0.5, 0.25, 0.07), (0.8, 0.3, 0.075), (0.8, 0.6, 0.075), (0.5, 0.62, 0.06), (0.82, 0.84, 0.06)]
+            dots(
+                "dark",
+                [(0.5, 0.25, 0.07), (0.8, 0.3, 0.075), (0.8, 0.6, 0.075), (0.5, 0.62, 0.06), (0.82, 0.84, 0.06)],
+                0.35,
             ),
         ),
         (
@@ -148,12 +139,12 @@ MOTHS = (
         (
             gradient("dust", "texture", -0.3, 0.7, 0.5),
             waves("line", (0.28, 0.5, 0.58, 0.8, 0.88), 0.02, 0.025, 5),
-            margin_dots("line", 7, 0.96, 0.012),
+            row("line", 7, 0.96, 0.012),
         ),
         (
             gradient("dust", "texture", -0.3, 0.7, 0.5),
             waves("line", (0.32, 0.54, 0.62, 0.84), 0.02, 0.025, 5),
-            margin_dots("line", 7, 0.96, 0.012),
+            row("line", 7, 0.96, 0.012),
         ),
         (
             form("white", ground="#eae6da", dust="#cbc5b4", line="#6d675c"),
@@ -181,7 +172,7 @@ MOTHS = (
             gradient("dark", "u", 0.4, 0.0, 0.6),
             waves("pale", (0.72,), 0.03, 0.02, 4),
             gradient("sand", "u", 0.78, 0.95),
-            margin_dots("dark", 7, 0.9, 0.018),
+            row("dark", 7, 0.9, 0.018),
             eye(0.5, 0.44, 0.07, ("dark", "pale", "pale"), False),
         ),
         (

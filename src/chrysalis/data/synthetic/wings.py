@@ -85,6 +85,11 @@ class Wing:
         px, py = self.outline.offset(u * float(self.outline.radius(np.float32(v))), v)
         return self.dx - px, self.dy - py
 
+    def between(self, count: float) -> tuple[Array, Array]:
+        """Return the position between two of `count` curved veins in [-0.5, 0.5], and the distance of the two."""
+        v = self.v + 0.1 * self.u * (1 - self.u) * np.sin(np.pi * np.clip(self.v, 0, 1))
+        return (v * count) % 1.0 - 0.5, self.angle / count * self.r
+
     def paint(self, layers: Sequence["Layer"]) -> Array:
         """Return the colors [..., 3] of `layers` over the color "ground"."""
         rgb = np.broadcast_to(self.palette["ground"], (*self.x.shape, 3))

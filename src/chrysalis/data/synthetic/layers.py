@@ -1,7 +1,7 @@
 """Layers of wing patterns: factories that return functions (wing, rgb) -> rgb.
 
-Veins and rows lie between whole numbers of `count * v`, so that layers of the same count do not overlap. On random
-wings they bend a little towards the trailing edge.
+The veins of random wings lie at whole numbers of `count * v`, bent a little, so that spots, streaks and eyespots that
+use the same count fall between them.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,6 @@ import numpy as np
 from chrysalis.data.synthetic.plane import Array, color, inside, over, smoothstep
 from chrysalis.data.synthetic.wings import Layer, Wing
 
-BEND = 0.1  # how far veins curve towards the trailing edge
-Places = list[tuple[float, float, float]]
 Settings = ParamSpec("Settings")
 
 
@@ -80,17 +78,12 @@ def sheen(w: Wing, u: float, width: float, amount: float) -> Array:
 
 
 @color_layer
-def margin(w: Wing, width: float) -> Array:
-    """A rim along the margin."""
-    return inside(width - (w.reach - w.r), w.pixel)
-
-
-@color_layer
-def scalloped_margin(w: Wing, width: float, count: int, depth: float) -> Array:
-    """A margin whose inner rim bulges inwards along each vein."""
-    between, _ = _between(w, count)
-    wide = width * (1 + depth * (4 * between * between - 0.5))
-    return inside(wide - (w.reach - w.r), w.pixel * 1.2)
+def margin(w: Wing, width: float, count: int = 0, depth: float = 0.0) -> Array:
+    """A rim along the margin; along each of `count` veins it bulges inwards."""
+    if not count:
+        return inside(width - (w.reach - w.r), w.pixel)
+    between, _ = w.between(count)
+    return inside(width * (1 + depth * (4 * between * between - 0.5)) - (w.reach - w.r), w.pixel * 1.2)
 
 
 @color_layer
@@ -106,12 +99,6 @@ def tip(w: Wing, start: float, slope: float, softness: float = 0.0) -> Array:
 
 
 # veins, and what lies between them
-
-
-def _between(w: Wing, count: float) -> tuple[Array, Array]:
-    """Return the position between two veins in [-0.5, 0.5], and their distance in lengths of the forewing."""
-    v = w.v + BEND * w.u * (1 - w.u) * np.sin(np.pi * np.clip(w.v, 0, 1))
-    return (v * count) % 1.0 - 0.5, w.angle / count * w.r
 
 
 def _line(half_width: Array | float, distance: Array, pixel: float) -> Array:
@@ -138,7 +125,7 @@ def veins(w: Wing, width: float, count: int = 6) -> Array:
 @color_layer
 def fan_veins(w: Wing, width: float, count: int, cell: float, strength: float = 1.0) -> Array:
     """Curved veins that fan out from a discal cell, which ends at u = cell, and fork near the margin."""
-    between, space = _between(w, count)
+    between, space = w.between(count)
     end = cell * (1 - 0.3 * np.abs(w.v - 0.35))
     distance = (0.5 - np.abs(between)) * space + 2.5 * np.maximum(end - w.u, 0) * w.reach
     bar = np.abs(w.u - end) * w.reach + 4 * np.maximum(np.abs(w.v - 0.4) - 0.28, 0) * w.r
@@ -150,7 +137,7 @@ def fan_veins(w: Wing, width: float, count: int, cell: float, strength: float = 
 @color_layer
 def net_veins(w: Wing, width: float, count: int, rows: int) -> Array:
     """Parallel veins joined by cross-veins, offset from row to row, as on the wings of dragonflies."""
-    between, space = _between(w, count)
+    between, space = w.between(count)
     row = np.floor(w.v * count)
     rung = np.abs((w.u * rows + 0.5 * (row % 2) + 0.13 * row) % 1.0 - 0.5)
     distance = np.minimum((0.5 - np.abs(between)) * space, (0.5 - rung) / rows * w.reach)
@@ -160,7 +147,7 @@ def net_veins(w: Wing, width: float, count: int, rows: int) -> Array:
 @color_layer
 def streaks(w: Wing, count: int, low: float, high: float, fill: float, softness: float) -> Array:
     """Fields between the veins from u = low to u = high, their ends ragged from one to the next."""
-    between, space = _between(w, count)
+    between, space = w.between(count)
     ragged = 0.05 * np.sin(np.floor(w.v * count) * 2.7 + count)
     side = inside((0.5 * fill - np.abs(between)) * space, w.pixel * 1.3)
     return side * (smoothstep(low, low + softness, w.u + ragged) * smoothstep(high, high - softness, w.u + ragged))
@@ -208,24 +195,16 @@ def waves(
 
 
 @layer
-def dots(w: Wing, rgb: Array, name: str, places: Places) -> Array:
-    """Round spots at (u, v, radius)."""
+def dots(w: Wing, rgb: Array, name: str, places: list[tuple[float, float, float]], fray: float = 0.0) -> Array:
+    """Spots at (u, v, radius), round or, with `fray` > 0, with rims that follow the wing's texture."""
     for u, v, radius in places:
-        rgb = over(rgb, w.palette[name], inside(radius - np.hypot(*w.offset(u, v)), w.pixel))
-    return rgb
-
-
-@layer
-def blotches(w: Wing, rgb: Array, name: str, places: Places) -> Array:
-    """Irregular patches at (u, v, radius), their rims frayed by the wing's texture."""
-    for u, v, radius in places:
-        distance = radius * (1 + 0.35 * w.texture) - np.hypot(*w.offset(u, v))
-        rgb = over(rgb, w.palette[name], inside(distance, w.pixel * 1.3))
+        rim = radius * (1 + fray * w.texture) if fray else radius
+        rgb = over(rgb, w.palette[name], inside(rim - np.hypot(*w.offset(u, v)), w.pixel * (1.3 if fray else 1)))
     return rgb
 
 
 @color_layer
-def margin_dots(w: Wing, count: int, u: float, radius: float, stretch: float = 1.0) -> Array:
+def row(w: Wing, count: int, u: float, radius: float, stretch: float = 1.0) -> Array:
     """A row of `count` spots at u; `stretch` > 1 widens them to crescents."""
     across = ((w.v * count) % 1.0 - 0.5) * (w.angle / count) * w.r / stretch
     away = np.hypot(across, (w.u - u) * w.reach)
@@ -235,7 +214,7 @@ def margin_dots(w: Wing, count: int, u: float, radius: float, stretch: float = 1
 @color_layer
 def spot_row(w: Wing, count: int, u: float, radius: float, stretch: float, bow: float) -> Array:
     """A bowed row of spots; `stretch` > 1 widens them to crescents, < 1 lengthens them to wedges."""
-    between, space = _between(w, count)
+    between, space = w.between(count)
     along = (w.u - u - bow * np.sin(np.pi * np.clip(w.v, 0, 1))) * w.reach
     curved = along + 0.35 * (stretch > 1) * (between * space) ** 2 / radius
     away = np.hypot(between * space / min(stretch, 1.4), curved * max(stretch, 0.5))
@@ -274,7 +253,7 @@ def eye_row(
     w: Wing, rgb: Array, names: tuple[str, ...], count: int, u: float, radius: float, start: float, stop: float
 ) -> Array:
     """A row of eyespots along the margin, from v = start to v = stop."""
-    between, space = _between(w, count)
+    between, space = w.between(count)
     index = np.floor(w.v * count)
     present = (index >= np.floor(start * count)) & (index <= np.floor(stop * count))
     away = np.where(present, np.hypot(between * space, (w.u - u) * w.reach), np.inf)
