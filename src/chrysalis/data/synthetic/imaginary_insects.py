@@ -12,32 +12,27 @@ from chrysalis.data.synthetic.insect_parts import paint_body, paint_legs, paint_
 from chrysalis.data.synthetic.insect_poses import Pose, random_pose
 from chrysalis.data.synthetic.insect_species import ImaginarySpecies, random_species
 from chrysalis.data.synthetic.plane import Array, Plane, blurred
-from chrysalis.data.synthetic.scenery_objects import paint_blur, paint_flower, paint_twig
+from chrysalis.data.synthetic.scenery import VIEWS, paint_blur, paint_flower, paint_twig
 from chrysalis.data.synthetic.scenery_surfaces import SURFACES
-from chrysalis.data.synthetic.scenery_views import VIEWS
 
 
 class Canvas:
-    """Super-sampled, premultiplied color, coverage and silhouette of everything in front of the backdrop."""
+    """Super-sampled, premultiplied colors, coverage and silhouette of everything in front of the backdrop."""
 
     def __init__(self, plane: Plane):
-        self.plane = plane
-        samples = plane.x.size
-        self.rgb = np.zeros((samples, 3), dtype=np.float32)
-        self.cover, self.shape = np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.float32)
+        self.plane, shape = plane, plane.x.shape
+        self.rgb, self.cover, self.shape = (np.zeros(s, dtype=np.float32) for s in ((*shape, 3), shape, shape))
 
     def lay(self, index: Array, rgb: Array, cover: Array, shape: Array | None = None) -> None:
         """Composite colors [N, 3] with coverage [N] over the samples at flat indices [N]."""
-        rest = 1 - cover
-        self.rgb[index] = self.rgb[index] * rest[:, None] + np.clip(rgb, 0, 1) * cover[:, None]
-        self.cover[index] = self.cover[index] * rest + cover
-        self.shape[index] = np.maximum(self.shape[index], cover if shape is None else shape)
+        at = np.divmod(index, len(self.shape))
+        self.rgb[at] = self.rgb[at] * (1 - cover)[:, None] + np.clip(rgb, 0, 1) * cover[:, None]
+        self.cover[at] = self.cover[at] * (1 - cover) + cover
+        self.shape[at] = np.maximum(self.shape[at], cover if shape is None else shape)
 
     def settled(self) -> tuple[Array, Array, Array]:
-        """Return color [size, size, 3], coverage and silhouette [size, size], averaged to pixels."""
-        side = self.plane.x.shape
-        rgb, cover, shape = (part.reshape(*side, *part.shape[1:]) for part in (self.rgb, self.cover, self.shape))
-        return self.plane.settle(rgb), self.plane.settle(cover), self.plane.settle(shape)
+        """Return colors [size, size, 3], coverage and silhouette [size, size], averaged to pixels."""
+        return self.plane.settle(self.rgb), self.plane.settle(self.cover), self.plane.settle(self.shape)
 
 
 def lay_insect(canvas: Canvas, species: ImaginarySpecies, pose: Pose, light: Array, rng: Generator) -> None:

@@ -1,36 +1,15 @@
-"""Layers of wing patterns: factories that return functions (wing, rgb) -> rgb.
+"""The layers of wing patterns.
 
 The veins of random wings lie at whole numbers of `count * v`, bent a little, so that spots, streaks and eyespots that
 use the same count fall between them.
 """
 
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
-
 import numpy as np
 
 from chrysalis.data.synthetic.plane import Array, color, inside, over, smoothstep
-from chrysalis.data.synthetic.wings import Layer, Wing
+from chrysalis.data.synthetic.wings import Wing, color_layer, layer
 
-Settings = ParamSpec("Settings")
-
-
-def layer(paint: Callable[Concatenate[Any, Array, Settings], Array]) -> Callable[Settings, Layer]:
-    """Turn a function (wing, rgb, *settings) -> rgb into a factory of layers: settings -> layer."""
-
-    def with_settings(*args: Settings.args, **kwargs: Settings.kwargs) -> Layer:
-        return lambda wing, rgb: paint(wing, rgb, *args, **kwargs)
-
-    return with_settings
-
-
-def color_layer(coverage: Callable[Concatenate[Any, Settings], Array]) -> Callable[Concatenate[str, Settings], Layer]:
-    """Turn a function (wing, *settings) -> coverage into a factory of layers: (color name, *settings) -> layer."""
-
-    def with_settings(name: str, *args: Settings.args, **kwargs: Settings.kwargs) -> Layer:
-        return lambda wing, rgb: over(rgb, wing.palette[name], coverage(wing, *args, **kwargs))
-
-    return with_settings
+Rings = tuple[str, ...]  # color names, from outside in
 
 
 @layer
@@ -221,15 +200,15 @@ def spot_row(w: Wing, count: int, u: float, radius: float, stretch: float, bow: 
     return inside(radius - away, w.pixel * 1.2) * (w.v > 0.04) * (w.v < 0.98)
 
 
-def _rings(w: Wing, rgb: Array, names: tuple[str, ...], radius: Array | float, away: Array, core: float = 0.0) -> Array:
-    """Paint concentric rings, from outside in; `core` widens the last, relative to the others."""
+def _rings(w: Wing, rgb: Array, names: Rings, radius: Array | float, away: Array, core: float = 0.0) -> Array:
+    """Paint concentric rings; `core` widens the last, relative to the others."""
     for k, name in enumerate(names):
         rgb = over(rgb, w.palette[name], inside(radius * (1 - k / (len(names) + core)) - away, w.pixel))
     return rgb
 
 
 @layer
-def eye(w: Wing, rgb: Array, u: float, v: float, radius: float, names: tuple[str, ...], glint: bool = True) -> Array:
+def eye(w: Wing, rgb: Array, u: float, v: float, radius: float, names: Rings, glint: bool = True) -> Array:
     """An eyespot of rings, perhaps with a white reflection."""
     rgb = _rings(w, rgb, names, radius, np.hypot(*w.offset(u, v)))
     if not glint:
@@ -238,7 +217,7 @@ def eye(w: Wing, rgb: Array, u: float, v: float, radius: float, names: tuple[str
 
 
 @layer
-def eyespot(w: Wing, rgb: Array, u: float, v: float, radius: float, names: tuple[str, ...], flat: float = 1.0) -> Array:
+def eyespot(w: Wing, rgb: Array, u: float, v: float, radius: float, names: Rings, flat: float = 1.0) -> Array:
     """A large eyespot with a soft halo and a reflection off its center."""
     x, y = w.offset(u, v)
     away = np.hypot(x, y * flat)
@@ -249,9 +228,7 @@ def eyespot(w: Wing, rgb: Array, u: float, v: float, radius: float, names: tuple
 
 
 @layer
-def eye_row(
-    w: Wing, rgb: Array, names: tuple[str, ...], count: int, u: float, radius: float, start: float, stop: float
-) -> Array:
+def eye_row(w: Wing, rgb: Array, names: Rings, count: int, u: float, radius: float, start: float, stop: float) -> Array:
     """A row of eyespots along the margin, from v = start to v = stop."""
     between, space = w.between(count)
     index = np.floor(w.v * count)

@@ -7,8 +7,7 @@ import numpy as np
 
 from chrysalis.data.synthetic.insect_palettes import oklch
 from chrysalis.data.synthetic.plane import blurred, inside, mixed, noise, over, rotated, smoothstep
-from chrysalis.data.synthetic.scenery_objects import paint_flower, paint_leaf
-from chrysalis.data.synthetic.scenery_views import Backdrop, meadow, out_of_focus
+from chrysalis.data.synthetic.scenery import Backdrop, meadow, out_of_focus, paint_flower, paint_leaf
 
 
 def paper(plane, rng):
@@ -121,7 +120,6 @@ def gravel(plane, rng):
     return paints[nearest] * (0.35 + 0.65 * rim * (1 + 0.1 * noise(plane, rng, 0.06, 1)))[..., None]
 
 
-# (surface, weight, caption phrase)
 SURFACES: tuple[Backdrop, ...] = (
     (leaf, 1.6, "on a large leaf"),
     (foliage, 1.0, "on green leaves"),

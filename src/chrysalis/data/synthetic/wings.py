@@ -6,10 +6,11 @@ the trailing edge. Lengths are in units of the forewing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from chrysalis.data.synthetic.plane import Array, through
+from chrysalis.data.synthetic.plane import Array, over, through
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,22 @@ class Wing:
 
 
 Layer = Callable[[Wing, Array], Array]  # (wing, colors [..., 3]) -> colors
+Settings = ParamSpec("Settings")
+
+
+def layer(paint: Callable[Concatenate[Any, Array, Settings], Array]) -> Callable[Settings, Layer]:
+    """Turn a function (wing, rgb, *settings) -> rgb into a factory of layers: settings -> layer."""
+
+    def with_settings(*args: Settings.args, **kwargs: Settings.kwargs) -> Layer:
+        return lambda wing, rgb: paint(wing, rgb, *args, **kwargs)
+
+    return with_settings
+
+
+def color_layer(coverage: Callable[Concatenate[Any, Settings], Array]) -> Callable[Concatenate[str, Settings], Layer]:
+    """Turn a function (wing, *settings) -> coverage into a factory of layers: (color name, *settings) -> layer."""
+
+    def with_settings(name: str, *args: Settings.args, **kwargs: Settings.kwargs) -> Layer:
+        return lambda wing, rgb: over(rgb, wing.palette[name], coverage(wing, *args, **kwargs))
+
+    return with_settings
