@@ -16,7 +16,7 @@ from chrysalis.system.errors import UserError
 
 def test_unknown_words_are_left_out():
     encoder = TokenEncoder(["blue", "moth", "red"], dim=8, heads=2).eval()
-    assert encoder.unknown("A red, RED dragon!") == ["a", "dragon"]
+    assert encoder.split("A red, RED dragon!") == ["a", "red", "red", "dragon"]
     with torch.no_grad():
         states, present = encoder(["red moth", "the red dragon moth", "", "blue"])
     assert present.sum(1).tolist() == [3, 3, 1, 2]
@@ -26,20 +26,22 @@ def test_unknown_words_are_left_out():
 
 def test_a_frozen_encoder_runs_once_per_caption(text_encoder_folder):
     tokenizer, model = text_encoders.load(str(text_encoder_folder))
-    frozen = FrozenEncoder(tokenizer, model, keep=3)
+    frozen, encoded = FrozenEncoder(tokenizer, model, keep=3), []
+    model.register_forward_pre_hook(lambda m, args, kwargs: encoded.extend(kwargs["input_ids"]), with_kwargs=True)
     states, present = frozen(["abc", "", "abc"], "cpu")
-    assert frozen.encoded == 2
+    assert len(encoded) == 2
     assert torch.equal(states[0], states[2])
     with torch.no_grad():
         alone = tokenizer(["abc"], return_tensors="pt")
         expected = model(**alone).last_hidden_state[0]
     assert present.sum(1).tolist() == [len(expected), 2, len(expected)]
     torch.testing.assert_close(states[0], expected, rtol=1e-5, atol=1e-6)
+    encoded.clear()
     frozen(["abc", "ab"], "cpu")
-    assert frozen.encoded == 3
+    assert len(encoded) == 1
     frozen(["x", "y"], "cpu")  # the oldest is forgotten
     frozen([""], "cpu")
-    assert frozen.encoded == 6
+    assert len(encoded) == 1 + 2 + 1
     assert not any(p.requires_grad for p in model.parameters())
 
 

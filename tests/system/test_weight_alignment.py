@@ -88,7 +88,7 @@ def test_a_conditioner_and_its_text_encoder(tmp_path, text_encoder_folder):
     text = {"places": {"mid_block.attentions.0": 64}, "dim": 16, "words": None}
     conditioner = Conditioner({"label": {"names": ["a", "b"]}, "mask": {}, "text": text}, width).eval()
     conditioner.attach(unet)
-    conditioner.use_encoder(*text_encoders.load(str(text_encoder_folder)))
+    conditioner.text.use_encoder(*text_encoders.load(str(text_encoder_folder)))
     with torch.no_grad():
         for p in conditioner.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))

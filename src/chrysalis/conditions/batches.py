@@ -40,7 +40,7 @@ def with_nulls(cond: Mapping, conditioner: Conditioner, dropped: Mapping[str, Se
     """The condition with the null of each part where `dropped` says so, for B images shaped like x [B, C, H, W]."""
     out = dict(cond)
     for name, which in dropped.items():
-        null = conditioner.null(name, x)
+        null = conditioner.parts[name].null_values(x)
         if isinstance(null, tuple):
             out[name] = tuple(None if lost else value for value, lost in zip(cond[name], which, strict=True))
         else:

@@ -35,7 +35,7 @@ def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, 
         )
     if not loaded and not new:
         return known
-    made = known or Conditioner(new, unet.time_embedding.linear_2.out_features, unet.config.in_channels)
+    made = known or Conditioner(new, unet.time_embedding.linear_2.out_features)
     for name, part in made.parts.items():
         {**loaded, **kinds}[name].bound(part).prepare(data)
     made.attach(unet)

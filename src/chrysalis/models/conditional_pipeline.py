@@ -36,7 +36,7 @@ class ConditionalPipeline(DiffusionPipeline):
         if conditioner is not None:
             conditioner.attach(unet)
             if text_encoder is not None:
-                conditioner.use_encoder(tokenizer, text_encoder)
+                conditioner.text.use_encoder(tokenizer, text_encoder)
         scheduler = DDIMScheduler.from_config(scheduler.config)
         self.register_modules(
             unet=unet, scheduler=scheduler, conditioner=conditioner, text_encoder=text_encoder, tokenizer=tokenizer
@@ -95,8 +95,7 @@ class ConditionalPipeline(DiffusionPipeline):
         """
         size = self.unet.config.sample_size
         size = (size, size) if isinstance(size, int) else tuple(size)
-        own = self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
-        shape = (batch_size, own, *size)
+        shape = (batch_size, self.unet.config.in_channels, *size)
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)

@@ -114,7 +114,7 @@ def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
     conditioner = Conditioner.from_pretrained(folder / "conditioner", **settings)
     if (folder / "text_encoder").is_dir():
         encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
-        conditioner.use_encoder(*text_encoders.load(encoder, "model.pretrained", tokenizer))
+        conditioner.text.use_encoder(*text_encoders.load(encoder, "model.pretrained", tokenizer))
     conditioner.attach(unet)
     return conditioner
 

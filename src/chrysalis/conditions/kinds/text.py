@@ -71,8 +71,11 @@ class Text(Kind[TextAttention]):
 
     def parse(self, key: str, given: Any) -> str:
         caption, encoder = composed(str(given)), self.part.encoder
-        unknown = [] if encoder is None else encoder.unknown(caption)
-        if encoder is not None and unknown and len(unknown) == len(encoder.split(caption)):
+        if encoder is None:
+            return caption
+        words = encoder.split(caption)
+        unknown = [word for word in words if word not in encoder.words]
+        if unknown and unknown == words:
             raise UserError(
                 f"{key}={caption}: this model knows none of these words. It knows "
                 f"{', '.join(list(encoder.words)[:40])} ..."
