@@ -33,7 +33,11 @@ def changed(train, names, adapter=None, steps=3):
 def test_only_the_chosen_weights_are_trained():
     new = changed("new", ("label", "mask"))
     assert all(name.startswith("conditioner.") for name in new)
-    assert {"conditioner.conv_in", "conditioner.embeddings.label.out.weight", "conditioner.embeddings.label.table.weight"} <= new
+    assert {
+        "conditioner.conv_in",
+        "conditioner.embeddings.label.out.weight",
+        "conditioner.embeddings.label.table.weight",
+    } <= new
     attention = changed("attention", ("label",))
     assert {n.split(".")[1] for n in attention if n.startswith("unet.")} == {"mid_block"}
     both = changed(["up", "time"], ())

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -43,10 +43,10 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class Part(nn.Module):
     """The torch half of a condition kind, built as Part(width of the timestep embedding, **settings).
 
-    adds: what it gives the UNet. dims: dimensions of its values [B, ...].
+    Its forward turns values into an embedding [B, width], except that of Channels and TextAttention. dims: dimensions
+    of its values [B, ...].
     """
 
-    adds: ClassVar[Literal["embedding", "channels", "attention"]]
     dims: ClassVar[int] = 1
 
     def null_values(self, x_t: torch.Tensor) -> Any:
@@ -62,8 +62,6 @@ class Part(nn.Module):
 
 class LabelEmbedding(Part):
     """e = W E[label], with W = 0 at first; the last row of E belongs to the null."""
-
-    adds = "embedding"
 
     def __init__(self, width: int, names: Sequence[str], dim: int = 64):
         super().__init__()
@@ -94,7 +92,7 @@ class VectorEmbedding(Part):
     mean, std: D numbers each, those of the training set, so that any unit of measurement works.
     """
 
-    adds, dims = "embedding", 2
+    dims = 2
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -122,7 +120,7 @@ class VectorEmbedding(Part):
 class Channels(Part):
     """`count` channels beside those of x_t. source: of the image kind, what its images are made from."""
 
-    adds, dims = "channels", 4
+    dims = 4
 
     def __init__(self, width: int, count: int, source: str = "given"):
         super().__init__()
@@ -208,8 +206,6 @@ class TextAttention(Part):
     Podell et al. 2023, arXiv 2307.01952).
     """
 
-    adds = "attention"
-
     def __init__(
         self, width: int, places: Mapping[str, int], dim: int, heads=4, words=None, layers=1, pooled=True, encoder=None
     ):
@@ -269,8 +265,6 @@ class Conditioner(ModelMixin, ConfigMixin):
         width: of the UNet's timestep embedding, four times that of its conv_in.
     """
 
-    text: TextAttention | None
-
     @register_to_config
     def __init__(self, parts: dict[str, dict], width: int):
         super().__init__()
@@ -281,17 +275,17 @@ class Conditioner(ModelMixin, ConfigMixin):
             if kind not in PARTS:
                 raise ValueError(f"condition {kind!r} is unknown: choose one of {', '.join(PARTS)}")
             self.parts[name] = PARTS[kind](width, **{key: value for key, value in settings.items() if key != "part"})
-        self.channels = {name: part.count for name, part in self._adding("channels").items()}
+        self.channels = {name: part.count for name, part in self.parts.items() if isinstance(part, Channels)}
         # conv' of conv_in's output conv(x_t) + conv'(c): one convolution over all channels would round differently
         count = sum(self.channels.values())
-        self.conv_in = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None
-        self.embeddings = nn.ModuleDict(self._adding("embedding"))
-        self.text_name, self.text = next(iter(self._adding("attention").items()), ("", None))
+        self.conv_in: Any = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None
+        texts = [name for name, part in self.parts.items() if isinstance(part, TextAttention)]
+        others = [name for name in self.parts if name not in self.channels and name not in texts]
+        self.embeddings = nn.ModuleDict({name: self.parts[name] for name in others})
+        self.text_name = next(iter(texts), "")
+        self.text: Any = self.parts.get(self.text_name)  # its TextAttention, or None
         # of the running forward pass: the embedding [B, width], the channels [B, count, H, W], and what text attends to
         self.context: tuple | None = None
-
-    def _adding(self, what: str) -> dict[str, Any]:
-        return {name: part for name, part in self.parts.items() if part.adds == what}
 
     def attach(self, unet: Any) -> None:
         """Add the condition to the layers of a UNet; in place, once."""
@@ -307,9 +301,11 @@ class Conditioner(ModelMixin, ConfigMixin):
         """The UNet's output for x_t [B, C, H, W] under `cond`, in which a missing part means its null."""
         cond, states, bias = self.completed(cond, x_t), None, None
         channels = [cond[name].to(x_t.dtype) for name in self.channels]
-        embeddings = [part(cond[name]) for name, part in self.embeddings.items()]
+        embeddings: list[Any] = [part(cond[name]) for name, part in self.embeddings.items()]
         if self.text is not None:
-            self._recompute_under_context(unet)
+            for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+                if getattr(block, "gradient_checkpointing", False):  # by now: it may be switched on at any time
+                    block._gradient_checkpointing_func = self._checkpointed
             states, bias, pooled = self.text(cond[self.text_name])
             embeddings += [] if pooled is None else [pooled]
         embedding = sum(embeddings).to(unet.dtype) if embeddings else None
@@ -334,12 +330,6 @@ class Conditioner(ModelMixin, ConfigMixin):
         change = attention(out, encoder_hidden_states=states, attention_mask=bias.to(out.dtype))
         # in the memory layout of `out`: in another the next layer rounds differently
         return out + torch.empty_like(out).copy_(change)
-
-    def _recompute_under_context(self, unet: Any) -> None:
-        """Checkpoint gradients by `_checkpointed` in every block of the UNet where checkpointing is on by now."""
-        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-            if getattr(block, "gradient_checkpointing", False):
-                block._gradient_checkpointing_func = self._checkpointed
 
     def _checkpointed(self, layer: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
         """Checkpoint as diffusers does, but recompute the layer in the backward pass under this forward's context.

@@ -39,12 +39,9 @@ class Kind(Generic[P]):
     @classmethod
     def of_part(cls, part: P) -> Self:
         """The kind as a loaded model was trained with it."""
-        return cls()
-
-    def bound(self, part: P) -> Self:
-        """The kind with its part of a conditioner."""
-        self.part = part
-        return self
+        kind = cls()
+        kind.part = part
+        return kind
 
     def require(self, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless the data has what this kind reads."""
@@ -92,7 +89,9 @@ class Kind(Generic[P]):
 
     def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> Any:
         """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
-        return torch.tensor(values, device=device)
+        if not callable(values[0]):
+            return torch.tensor(values, device=device)
+        return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
 
     def hint(self) -> str:
         """How to sample with this condition."""

@@ -21,8 +21,7 @@ class ConditionalPipeline(DiffusionPipeline):
         unet: the UNet; a LoRA in the folder lora/ beside its own is added through peft.
         scheduler: any scheduler, sampled from as DDIM.
         conditioner: the conditioner; None for an unconditional model.
-        text_encoder: the text encoder, if the conditioner needs a frozen one.
-        tokenizer: its tokenizer.
+        text_encoder, tokenizer: those that the conditioner was trained with, if it needs frozen ones.
     """
 
     # pyrefly: ignore[bad-override]  # the parent's is a class variable too, but not annotated
@@ -30,9 +29,12 @@ class ConditionalPipeline(DiffusionPipeline):
 
     def __init__(self, unet, scheduler, conditioner=None, text_encoder=None, tokenizer=None):
         super().__init__()
-        folder = Path(unet.config.get("_name_or_path") or "").parent / "lora"
-        if (folder / "adapter_config.json").is_file():
-            self.add_lora(unet, folder)
+        lora = Path(unet.config.get("_name_or_path") or "").parent / "lora"
+        if (lora / "adapter_config.json").is_file():
+            from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(lora)), unet).eval()
+            set_peft_model_state_dict(unet, load_file(lora / "adapter_model.safetensors"))
         if conditioner is not None:
             conditioner.attach(unet)
             if text_encoder is not None:
@@ -42,16 +44,8 @@ class ConditionalPipeline(DiffusionPipeline):
             unet=unet, scheduler=scheduler, conditioner=conditioner, text_encoder=text_encoder, tokenizer=tokenizer
         )
 
-    @staticmethod
-    def add_lora(unet, folder: Path) -> None:
-        """Add the LoRA of a folder to the UNet, in place."""
-        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), unet).eval()
-        set_peft_model_state_dict(unet, load_file(folder / "adapter_model.safetensors"))
-
     def predict(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:
-        """Return the UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
+        """The UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
         if self.conditioner is None:
             return self.unet(x, t, return_dict=False)[0]
         return self.conditioner(self.unet, x, t, cond)

@@ -59,10 +59,7 @@ class LoRA:
         return _inject(unet, config)
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet.
-
-        A conv_in that a condition has widened does not count as a layer: it is trained anyway.
-        """
+        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet."""
         is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
@@ -85,14 +82,28 @@ def injected(unet: nn.Module) -> bool:
     return bool(getattr(unet, "peft_config", None))
 
 
-def merged(unet: UNet2DModel) -> UNet2DModel:
-    """Return a copy without LoRA and with the same outputs: W + (alpha / rank) B A instead of W, all trainable."""
-    return _stock(unet, merge=True)
+def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
+    """Return a stock UNet2DModel without LoRA and with copied weights, all trainable.
 
-
-def base(unet: UNet2DModel) -> UNet2DModel:
-    """Return a copy without LoRA and with the weights W of the base model, to the bit, all trainable."""
-    return _stock(unet, merge=False)
+    merge: W + (alpha / rank) B A instead of W, for the same outputs; else the base model's W, to the bit.
+    """
+    weights = {
+        name.replace(".base_layer.", "."): weight.detach().clone()
+        for name, weight in unet.state_dict().items()
+        if ".lora_" not in name
+    }
+    layers: dict[str, Any] = {name: m for name, m in unet.named_modules() if hasattr(m, "lora_A")} if merge else {}
+    for name, layer in layers.items():
+        # In float64 on the CPU: a GPU may multiply in TF32, and Apple's have no float64
+        a, b = (m[NAME].weight.detach().cpu().double().flatten(1) for m in (layer.lora_A, layer.lora_B))
+        w = weights[f"{name}.weight"]
+        weights[f"{name}.weight"] = (w.cpu().double() + layer.scaling[NAME] * (b @ a).view(w.shape)).to(w)
+    # from_config resets the settings that are listed there to their defaults, even those registered anew
+    config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
+    with torch.random.fork_rng(devices=[]):  # its initial weights are random, and replaced
+        stock: Any = UNet2DModel.from_config(config)  # no deepcopy: that would copy the owners of hooks
+    stock.to(unet.device).load_state_dict(weights, assign=True)  # keeps each weight's own dtype
+    return stock.train(unet.training)
 
 
 def save(unet: UNet2DModel, folder: Path) -> None:
@@ -106,7 +117,7 @@ def save(unet: UNet2DModel, folder: Path) -> None:
 
 def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
     """Add a saved LoRA in place, unmerged, and freeze all else; raises UserError for one of another UNet."""
-    peft, folder = _peft(), Path(folder)
+    peft = _peft()
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} is no LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
     weights = load_file(folder / WEIGHTS)
@@ -127,36 +138,9 @@ def _inject(unet: UNet2DModel, config) -> UNet2DModel:
     return unet.train(unet.training)  # peft makes its layers in training mode
 
 
-def _stock(unet: UNet2DModel, merge: bool) -> UNet2DModel:
-    """Return a new UNet2DModel of the same config with copied weights: a deepcopy would copy the owners of hooks."""
-    weights = {
-        name.replace(".base_layer.", "."): weight.detach().clone()
-        for name, weight in unet.state_dict().items()
-        if ".lora_" not in name
-    }
-    layers: dict[str, Any] = {name: m for name, m in unet.named_modules() if hasattr(m, "lora_A")} if merge else {}
-    for name, layer in layers.items():
-        # In float64 on the CPU: a GPU may multiply in TF32, and Apple's have no float64
-        a, b = (m[NAME].weight.detach().cpu().double().flatten(1) for m in (layer.lora_A, layer.lora_B))
-        w = weights[f"{name}.weight"]
-        weights[f"{name}.weight"] = (w.cpu().double() + layer.scaling[NAME] * (b @ a).view(w.shape)).to(w)
-    # from_config resets the settings that are listed there to their defaults, even those registered anew
-    config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
-    with torch.random.fork_rng(devices=[]):  # its initial weights are random, and replaced
-        stock = UNet2DModel.from_config(config)
-    assert isinstance(stock, UNet2DModel)  # a tuple only with return_unused_kwargs
-    stock.to(unet.device)  # pyrefly: ignore[bad-argument-type]  # a decorator hides `self`
-    stock.load_state_dict(weights, assign=True)  # keeps each weight's own dtype
-    return stock.train(unet.training)
-
-
 def _peft():
     try:
         import peft
     except ImportError:
         raise UserError("adapter=lora needs peft: pip install 'chrysalis[lora]'.") from None
     return peft
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -11,8 +11,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.diffusion.objective import Objective
-from chrysalis.models.checks import Weights
-from chrysalis.models.layout import Layout
+from chrysalis.models.layout import Layout, Weights
 from chrysalis.system.errors import UserError
 
 
@@ -20,9 +19,10 @@ class Family(Protocol):
     """A kind of model: which folders it reads, and how images become what its UNet works on."""
 
     accepts: str  # what it reads, with an article, for messages
+    channels: int  # of its images
 
-    @staticmethod
-    def reads(layout: Layout) -> bool:
+    @classmethod
+    def reads(cls, layout: Layout) -> bool:
         """Whether this family reads the folder, as far as its configuration files say."""
 
     @classmethod
@@ -92,11 +92,6 @@ class Model:
         if native is None or native == tuple(size) or self.origin is None:
             return None
         return f"The model was trained at {native[1]} x {native[0]} px and is now {use} at {size[1]} x {size[0]} px."
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Keep the inputs of each ResNet layer alone, and compute the rest again in the backward pass."""
-        if enabled:
-            self.unet.enable_gradient_checkpointing()
 
     def modules(self) -> list[torch.nn.Module]:
         """Return the UNet and, for a conditional model, the conditioner."""

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 
 import diffusers
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
@@ -21,20 +22,9 @@ NOISE = (
     "rescale_betas_zero_snr",
 )
 
-# The other settings that are kept: those of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
+# What is kept beside them: the settings of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
 # left there for another sampler, such as use_flow_sigmas for a solver
-KEPT = (
-    *NOISE,
-    "clip_sample",
-    "clip_sample_range",
-    "thresholding",
-    "dynamic_thresholding_ratio",
-    "sample_max_value",
-    "variance_type",
-    "set_alpha_to_one",
-    "steps_offset",
-    "timestep_spacing",
-)
+KEPT = {*inspect.signature(DDPMScheduler).parameters, *inspect.signature(DDIMScheduler).parameters}
 
 OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first has no effect, the second is translated
 FILE = "scheduler_config.json"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from chrysalis.conditions.build import build_conditioner
+from chrysalis.conditions.kinds import build_conditioner
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import Objective

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import TextAttention, TokenEncoder
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed
 from chrysalis.data.store import ImageSet
+from chrysalis.system import transformers_folder
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Channels, Layers, NotNegative, Positive
 from chrysalis.system.terminal import warn
+from chrysalis.system.weight_alignment import align
 
 
 class Text(Kind[TextAttention]):
@@ -42,7 +43,7 @@ class Text(Kind[TextAttention]):
             raise UserError(f"condition.text.dim={dim} must be a multiple of condition.text.heads={heads}.")
         self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels or ())
         self.pooled = pooled
-        self.frozen = None if encoder is None else text_encoders.load(encoder)
+        self.frozen = None if encoder is None else load_encoder(encoder)
 
     def require_match(self, part: TextAttention, image_set: ImageSet, source: str) -> None:
         if self.frozen is not None:
@@ -89,6 +90,23 @@ class Text(Kind[TextAttention]):
 
     def describe(self) -> str:
         return "captions" if self.part.encoder is None else f"captions of {len(self.part.encoder.words)} words"
+
+
+def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
+    """Load (tokenizer, text encoder): CLIP's, T5's, BERT ...; no code of the repository is run.
+
+    name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
+    """
+    setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
+        from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        architecture = AutoConfig.from_pretrained(**where).model_type
+        text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+        cls = text_halves.get(architecture, AutoModel)
+        model = cls.from_pretrained(**where, weights_only=True)
+        apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
+        return AutoTokenizer.from_pretrained(**apart), align(model)
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
