@@ -259,10 +259,9 @@ PARTS = {
 class Conditioner(ModelMixin, ConfigMixin):
     """The parts of a condition, and the hooks by which they add to the layers of a UNet.
 
-    Args:
-        parts: {"label": {"names": [...]}, "mask": {}, ...}: the settings of each part's class above. A kind without a
-            class of its own names another's as "part": {"depth": {"part": "mask"}}.
-        width: of the UNet's timestep embedding, four times that of its conv_in.
+    parts: the settings of each part's class above, {"label": {"names": [...]}, "mask": {}, ...}; a kind without a class
+    of its own names another's, {"depth": {"part": "mask"}}. width: of the UNet's timestep embedding, four times that of
+    its conv_in.
     """
 
     @register_to_config
@@ -279,11 +278,10 @@ class Conditioner(ModelMixin, ConfigMixin):
         # conv' of conv_in's output conv(x_t) + conv'(c): one convolution over all channels would round differently
         count = sum(self.channels.values())
         self.conv_in: Any = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None
-        texts = [name for name, part in self.parts.items() if isinstance(part, TextAttention)]
-        others = [name for name in self.parts if name not in self.channels and name not in texts]
+        self.text_name = next((name for name, part in self.parts.items() if isinstance(part, TextAttention)), "")
+        others = [name for name in self.parts if name not in (*self.channels, self.text_name)]
         self.embeddings = nn.ModuleDict({name: self.parts[name] for name in others})
-        self.text_name = next(iter(texts), "")
-        self.text: Any = self.parts.get(self.text_name)  # its TextAttention, or None
+        self.text: Any = self.parts.get(self.text_name)  # a TextAttention or None
         # of the running forward pass: the embedding [B, width], the channels [B, count, H, W], and what text attends to
         self.context: tuple | None = None
 
@@ -308,8 +306,9 @@ class Conditioner(ModelMixin, ConfigMixin):
                     block._gradient_checkpointing_func = self._checkpointed
             states, bias, pooled = self.text(cond[self.text_name])
             embeddings += [] if pooled is None else [pooled]
-        embedding = sum(embeddings).to(unet.dtype) if embeddings else None
-        with self._under((embedding, torch.cat(channels, dim=1) if channels else None, states, bias)):
+        total: Any = sum(embeddings)
+        added = (total.to(unet.dtype) if embeddings else None, torch.cat(channels, dim=1) if channels else None)
+        with self._under((*added, states, bias)):
             return unet(x_t, t, return_dict=False)[0]
 
     def completed(self, cond: Mapping | None, x_t: torch.Tensor) -> dict:

@@ -13,11 +13,9 @@ from chrysalis.system.errors import UserError
 class Request:
     """Rows of conditions: each key has one value, which all rows share, or a list of one value per row.
 
-    Args:
-        conditioner: of the model; None for an unconditional one.
-        given: {"label": ..., "text": ..., ...}, with None for what is not asked for.
-        origin: the model's folder or hub id, for messages.
-        key: prefix of the names as the user set them, such as `guidance.negative.`.
+    conditioner: of the model; None for an unconditional one. given: {"label": ..., "text": ..., ...}, with None for
+    what is not asked for. origin: the model's folder or hub id, for messages. key: prefix of the names as the user set
+    them, such as `guidance.negative.`.
     """
 
     def __init__(self, conditioner: Conditioner | None, given: Mapping, origin: str | None, key: str = ""):

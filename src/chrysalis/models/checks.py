@@ -9,14 +9,9 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 MAX_BYTES = 2**27  # of a configuration file
-MAX = {  # of each number of a setting
-    "block_out_channels": 16_384,
-    "sample_size": 4096,
-    "layers_per_block": 64,
-    "num_train_timesteps": 100_000,
-    "norm_num_groups": 1024,
-    "attention_head_dim": 4096,
-}
+# of each number of a setting
+MAX = {"block_out_channels": 16_384, "layers_per_block": 64, "attention_head_dim": 4096, "norm_num_groups": 1024}
+MAX |= {"sample_size": 4096, "num_train_timesteps": 100_000}
 
 
 def read_json(file: Path) -> dict:

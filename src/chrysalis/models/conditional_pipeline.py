@@ -17,11 +17,8 @@ from safetensors.torch import load_file
 class ConditionalPipeline(DiffusionPipeline):
     """Sampling with classifier-free guidance.
 
-    Args:
-        unet: the UNet; a LoRA in the folder lora/ beside its own is added through peft.
-        scheduler: any scheduler, sampled from as DDIM.
-        conditioner: the conditioner; None for an unconditional model.
-        text_encoder, tokenizer: those that the conditioner was trained with, if it needs frozen ones.
+    unet: a LoRA in the folder lora/ beside its own is added through peft. scheduler: any, sampled from as DDIM.
+    conditioner: None for an unconditional model. text_encoder, tokenizer: frozen ones, if the conditioner needs them.
     """
 
     # pyrefly: ignore[bad-override]  # the parent's is a class variable too, but not annotated
@@ -52,10 +49,9 @@ class ConditionalPipeline(DiffusionPipeline):
 
     def condition(self, given: dict, x: torch.Tensor) -> dict:
         """Convert arguments of a call to what the conditioner takes for x [B, C, H, W]; None values are left out."""
-        cond, parts = {}, {} if self.conditioner is None else self.conditioner.parts
-        for name, value in given.items():
-            if value is None:
-                continue
+        parts = {} if self.conditioner is None else self.conditioner.parts
+        cond = {name: value for name, value in given.items() if value is not None}
+        for name, value in cond.items():
             if name not in parts:
                 raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(parts) or 'nothing'}")
             cond[name] = parts[name].values(value, x)

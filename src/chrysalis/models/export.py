@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data import pixels
 from chrysalis.models.layout import WEIGHTS
-from chrysalis.models.model import Family
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system import hub
 from chrysalis.system.files import write_text, written_folder
@@ -28,18 +27,15 @@ def save(
     half: bool = False,
     conditioner: Conditioner | None = None,
     merge: bool = True,
-    family: Family | None = None,
+    family: PixelUNet | None = None,
 ) -> None:
     """Write a folder that stock diffusers loads, complete or not at all; a conditional one brings its pipeline file.
 
     Args:
         folder: where to; an existing one is replaced.
-        unet: the UNet, with or without a LoRA.
-        scheduler: the training scheduler.
-        card: the text of README.md.
-        strip: uint8 [3, h, w], the card's image before_after.png.
+        unet, scheduler: the UNet, with or without a LoRA, and its training scheduler.
+        card, strip: the text of README.md, and its image before_after.png, uint8 [3, h, w].
         half: store the UNet as float16, half the size; diffusers loads it back as float32.
-        conditioner: the conditioner of a conditional model.
         merge: merge a LoRA into the UNet's weights; else it goes into lora/, and the pipeline file loads it.
         family: the model's; by default PixelUNet.
     """
@@ -76,14 +72,10 @@ def card(
 ) -> str:
     """The model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
 
-    Args:
-        results: content of results.json.
-        change: how the validation loss compares with the base model's, such as "12 % lower than".
-        origin: folder or hub id of the base model; None for training from scratch.
-        data: name of the training set, or its folder.
-        size: (height, width) in pixels.
-        conditions: what a conditional model is conditioned on, with a description of each.
-        own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
+    results: content of results.json. change: how the validation loss compares with the base model's, such as "12 %
+    lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training
+    set, or its folder. size: (height, width) in pixels. conditions: what a conditional model is conditioned on, with a
+    description of each. own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
     """
     text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     how = {"keep_trailing_newline": True, "trim_blocks": True, "lstrip_blocks": True}

@@ -5,12 +5,12 @@ from pathlib import Path
 from chrysalis.models import checks, layout
 from chrysalis.models.layout import AUTOENCODERS, Layout
 from chrysalis.models.location import EXAMPLE
-from chrysalis.models.model import Family, Model
+from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
-FAMILIES: tuple[type[Family], ...] = (PixelUNet,)
+FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet,)
 # What a pipeline that no family reads looks like, by its other components and its class; the first that fits
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
@@ -21,7 +21,7 @@ KNOWN = {
 }
 
 
-def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[Family], Layout]:
+def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[PixelUNet], Layout]:
     """The family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
 
     Raises UserError if no family reads it, or a configuration file is damaged or missing.

@@ -17,15 +17,11 @@ WEIGHTS_FILE = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of a UNet's weights.
+    """The files of a UNet's weights."""
 
-    names: one file, or its shards. variant: such as fp16; None for the plain weights. pickled: whether they are .bin
-    files, which only torch's weights-only loader reads.
-    """
-
-    names: tuple[str, ...]
-    variant: str | None
-    pickled: bool
+    names: tuple[str, ...]  # one file, or its shards
+    variant: str | None  # such as fp16; None for the plain weights
+    pickled: bool  # whether they are .bin files, which only torch's weights-only loader reads
 
 
 def find_weights(names: Iterable[str]) -> list[Weights]:
@@ -38,23 +34,14 @@ def find_weights(names: Iterable[str]) -> list[Weights]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A model folder as its configuration files describe it, before any weights are read.
+    """A model folder as its configuration files describe it, before any weights are read."""
 
-    Args:
-        folder: with unet/ and scheduler/ below it, or with both at its root.
-        argument: KEY=VALUE as the user named the folder; it begins every message.
-        subfolder: where the UNet is, such as unet_ema, if the user said so.
-        index: content of model_index.json, {} without one.
-        unet_at: folder of the UNet.
-        unet: content of the UNet's config.json, {} without one.
-    """
-
-    folder: Path
-    argument: str
-    subfolder: str | None
-    index: dict
-    unet_at: Path
-    unet: dict
+    folder: Path  # with unet/ and scheduler/ below it, or with both at its root
+    argument: str  # KEY=VALUE as the user named the folder; it begins every message
+    subfolder: str | None  # where the UNet is, such as unet_ema, if the user said so
+    index: dict  # content of model_index.json, {} without one
+    unet_at: Path  # folder of the UNet
+    unet: dict  # content of the UNet's config.json, {} without one
 
     @property
     def pipeline(self) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,30 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # as PeftModel writes it; set_peft_model_state_dict removes it
 
 
+@dataclass
 class LoRA:
     """Settings of a LoRA: W x becomes W x + (alpha / rank) B A x, with A [rank, in] random and B [out, rank] zero.
 
     Only A and B are trained. Beside a k x k convolution, A is a k x k convolution to `rank` channels and B a 1 x 1 one.
-
-    Args:
-        rank: number of rows of A.
-        alpha: numerator of the scale alpha / rank, above 0; None for `rank`, a scale of 1.
-        targets: ends of the names of the layers.
-        dropout: probability, in [0, 1), that training drops an input of A.
-        merge: whether an export holds merged weights, or the base's weights and a lora/ folder.
     """
 
-    def __init__(
-        self,
-        rank: Channels = 8,
-        alpha: PositiveNumber | None = None,
-        targets: Sequence[str] = TARGETS,
-        dropout: FractionBelow1 = 0.0,
-        merge: bool = True,
-    ):
-        self.rank, self.alpha = rank, rank if alpha is None else alpha
-        self.targets = (targets,) if isinstance(targets, str) else tuple(targets)
-        self.dropout, self.merge = dropout, merge
+    rank: Channels = 8  # number of rows of A
+    alpha: PositiveNumber | None = None  # None for `rank`, a scale of 1
+    targets: Sequence[str] = TARGETS  # ends of the names of the layers
+    dropout: FractionBelow1 = 0.0  # probability that training drops an input of A
+    merge: bool = True  # whether an export holds merged weights, or the base's weights and a lora/ folder
+
+    def __post_init__(self):
+        self.alpha = self.rank if self.alpha is None else self.alpha
+        self.targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
 
     def inject(self, unet: UNet2DModel) -> UNet2DModel:
         """Add the matrices in place and freeze all else; before the first step the outputs are the same to the bit."""
         if injected(unet):
             raise UserError("adapter: this UNet already has a LoRA, and cannot take a second one.")
         self._require_layers(unet)
-        config = _peft().LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]  # annotated as int, divided as any number
-            lora_dropout=self.dropout,
-            target_modules=list(self.targets),
-        )
-        return _inject(unet, config)
+        how: Any = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        return _inject(unet, _peft().LoraConfig(target_modules=list(self.targets), **how))
 
     def _require_layers(self, unet: nn.Module) -> None:
         """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet."""
@@ -65,8 +53,7 @@ class LoRA:
         found = [target for target, layers in named.items() if layers and all(layers)]
         wrong = [target for target in self.targets if target not in found and target not in TARGETS]
         if wrong or not found:
-            last = (re.search(r"[^.]+(\.\d+)?$", name) for name, layer in is_layer.items() if layer)
-            kinds = {match[0] for match in last if match}
+            kinds = {re.findall(r"[^.]+(?:\.\d+)?$", name)[0] for name, layer in is_layer.items() if layer}
             raise UserError(
                 f"adapter.targets: no Linear or Conv2d layer is named {' or '.join(wrong or self.targets)}; "
                 f"this UNet has {', '.join(sorted(kinds))}."

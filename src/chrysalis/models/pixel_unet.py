@@ -30,13 +30,14 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 class PixelUNet:
     """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
-    The methods are those of models/model.py's Family.
+    accepts: what it reads, with an article, for messages. channels: of its images.
     """
 
     accepts, channels = "a DDPM UNet2DModel on RGB pixels", 3
 
     @classmethod
     def reads(cls, layout: Layout) -> bool:
+        """Whether this family reads the folder, as far as its configuration files say."""
         config, own = layout.unet, cls.channels
         if layout.is_foreign or config.get("class_embed_type") or config.get("num_class_embeds"):
             return False
@@ -45,6 +46,7 @@ class PixelUNet:
 
     @classmethod
     def load(cls, layout: Layout, weights: Weights) -> Model:
+        """Load a folder that it reads; raises UserError, or ValueError with a reason, for one that is damaged."""
         folder, files = layout.folder, [layout.unet_at / name for name in weights.names]
         # 1. Everything that can be checked before memory is allocated
         parts = (folder / part for part in ("conditioner", "text_encoder", "lora"))
@@ -73,16 +75,20 @@ class PixelUNet:
         return model
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 images [B, C, H, W] into float32 x_0."""
         return pixels.to_signed(images)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Turn x_0 into uint8 images [B, C, H, W]."""
         return pixels.to_uint8(x)
 
     def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
+        """(height, width) in pixels that the UNet was trained at; None if its config does not say."""
         native = unet.config["sample_size"]
         return (native, native) if isinstance(native, int) else native and tuple(native)
 
     def fit(self, unet: UNet2DModel, size: tuple[int, int], key: str) -> None:
+        """Write the image size (height, width) into the config; raises UserError if the UNet cannot take it."""
         is_square = size[0] == size[1]
         multiple = 2 ** (len(unet.config["block_out_channels"]) - 1)
         if any(side % multiple for side in size):
@@ -98,7 +104,10 @@ class PixelUNet:
     def export(
         self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
     ) -> None:
-        """Write a DDPMPipeline, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA."""
+        """Write a DDPMPipeline, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA.
+
+        merge: merge a LoRA into the weights, else save it beside them.
+        """
         has_lora = lora.injected(unet)
         if has_lora:
             if not merge:
@@ -106,25 +115,19 @@ class PixelUNet:
             unet = lora.plain(unet, merge)
         if conditioner is None and (merge or not has_lora):
             DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
-        else:
-            _save_with_pipeline_file(folder, unet, scheduler, conditioner)
-
-
-def _save_with_pipeline_file(
-    folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None
-) -> None:
-    """Write a folder for DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)."""
-    parts: dict[str, tuple[str, Any]] = {"unet": ("diffusers", unet), "scheduler": ("diffusers", scheduler)}
-    if conditioner is not None:
-        parts["conditioner"] = ("conditioner", conditioner)
-        for frozen in conditioner.text.frozen if conditioner.text is not None else ():
-            parts["text_encoder"] = ("transformers", frozen.model)
-            parts["tokenizer"] = ("transformers", frozen.tokenizer)
-    index = {"_class_name": ["pipeline", "ConditionalPipeline"], "_diffusers_version": diffusers.__version__}
-    for name, (library, part) in parts.items():
-        part.save_pretrained(folder / name)
-        index[name] = [library, type(part).__name__]
-    if conditioner is not None:
-        shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
-    shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
-    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+            return
+        # For DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+        parts: dict[str, tuple[str, Any]] = {"unet": ("diffusers", unet), "scheduler": ("diffusers", scheduler)}
+        if conditioner is not None:
+            parts["conditioner"] = ("conditioner", conditioner)
+            for frozen in conditioner.text.frozen if conditioner.text is not None else ():
+                parts["text_encoder"] = ("transformers", frozen.model)
+                parts["tokenizer"] = ("transformers", frozen.tokenizer)
+        index: dict = {"_class_name": ["pipeline", "ConditionalPipeline"], "_diffusers_version": diffusers.__version__}
+        for name, (library, part) in parts.items():
+            part.save_pretrained(folder / name)
+            index[name] = [library, type(part).__name__]
+        if conditioner is not None:
+            shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
+        shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
+        write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")

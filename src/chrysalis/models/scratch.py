@@ -37,10 +37,9 @@ def build(
     if any(level not in levels for level in attention_levels):
         raise UserError(f"model.attention_levels={list(attention_levels)} must be from 0 to {len(levels) - 1}.")
     down = tuple("AttnDownBlock2D" if level in attention_levels else "DownBlock2D" for level in levels)
-    family = PixelUNet()
     unet = UNet2DModel(
-        in_channels=family.channels,
-        out_channels=family.channels,
+        in_channels=PixelUNet.channels,
+        out_channels=PixelUNet.channels,
         sample_size=image_size if isinstance(image_size, int) else tuple(image_size),
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
@@ -51,4 +50,4 @@ def build(
     scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule)
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return Model(unet, scheduler, None, family=family)
+    return Model(unet, scheduler, None, family=PixelUNet())

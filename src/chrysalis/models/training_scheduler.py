@@ -12,15 +12,8 @@ from chrysalis.diffusion.objective import PREDICTION_TYPES
 from chrysalis.system.errors import UserError
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
-NOISE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+NOISE += ("prediction_type",)
 
 # What is kept beside them: the settings of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
 # left there for another sampler, such as use_flow_sigmas for a solver
@@ -33,12 +26,8 @@ FILE = "scheduler_config.json"
 def read(config: Mapping, argument: str) -> DDPMScheduler:
     """Build a DDPM scheduler with the noise levels and the prediction type of a config, whichever class saved it.
 
-    Args:
-        config: content of scheduler_config.json.
-        argument: KEY=VALUE as the user named the folder, for messages.
-
-    Raises:
-        UserError: it is no discrete DDPM noise schedule, or has settings whose effect is unknown.
+    argument: KEY=VALUE as the user named the folder, for messages. Raises UserError for a config that is no discrete
+    DDPM noise schedule, or has settings whose effect is unknown.
     """
     settings, kind = dict(config), config.get("_class_name") or "DDPMScheduler"
     cls = getattr(diffusers, str(kind), None)
