@@ -93,14 +93,12 @@ class VectorEmbedding(Part):
     """
 
     dims = 2
-    mean: torch.Tensor
-    std: torch.Tensor
 
     def __init__(self, width: int, names: Sequence[str], mean: Sequence[float], std: Sequence[float], dim: int = 64):
         super().__init__()
         self.names = list(names)
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32))
+        self.mean = nn.Buffer(torch.tensor(list(mean), dtype=torch.float32))
+        self.std = nn.Buffer(torch.tensor(list(std), dtype=torch.float32))
         self.inner = nn.Sequential(nn.Linear(len(names), dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.null, self.out = nn.Parameter(torch.zeros(dim)), zeroed(nn.Linear(dim, width))
 
@@ -137,15 +135,12 @@ def padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class TokenEncoder(nn.Module):
-    """A small transformer over the words of the training captions, trained along with the UNet.
-
-    longest: maximal number of words of a caption, counting the token that begins each.
-    """
+    """A small transformer over the words of the training captions, trained along with the UNet."""
 
     def __init__(self, words: Sequence[str], dim: int, layers: int = 1, heads: int = 4, longest: int = 64):
         super().__init__()
         self.words = {word: i for i, word in enumerate(words, 1)}  # token 0 begins every caption
-        self.longest = longest
+        self.longest = longest  # number of words that are read of a caption, counting the token that begins it
         self.table, self.places = nn.Embedding(len(words) + 1, dim), nn.Parameter(0.02 * torch.randn(longest, dim))
         layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim), enable_nested_tensor=False)
@@ -164,10 +159,7 @@ class TokenEncoder(nn.Module):
 
 
 class FrozenEncoder:
-    """The last hidden states of a transformers text encoder, computed once per distinct caption.
-
-    keep: number of captions whose states are cached, the most recent ones.
-    """
+    """The last hidden states of a transformers text encoder, cached for the `keep` most recent captions."""
 
     def __init__(self, tokenizer, model: nn.Module, keep: int = 20_000):
         self.tokenizer, self.model, self.keep = tokenizer, model.requires_grad_(False).eval(), keep
@@ -247,13 +239,8 @@ class TextAttention(Part):
         return states, (present.float() - 1)[:, None] * 1e4, None if self.pooled is None else self.pooled(pooled)
 
 
-PARTS = {
-    "label": LabelEmbedding,
-    "vector": VectorEmbedding,
-    "mask": partial(Channels, count=1),
-    "image": partial(Channels, count=3),
-    "text": TextAttention,
-}
+PARTS = {"label": LabelEmbedding, "vector": VectorEmbedding, "text": TextAttention}
+PARTS |= {"mask": partial(Channels, count=1), "image": partial(Channels, count=3)}
 
 
 class Conditioner(ModelMixin, ConfigMixin):
@@ -282,7 +269,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         others = [name for name in self.parts if name not in (*self.channels, self.text_name)]
         self.embeddings = nn.ModuleDict({name: self.parts[name] for name in others})
         self.text: Any = self.parts.get(self.text_name)  # a TextAttention or None
-        # of the running forward pass: the embedding [B, width], the channels [B, count, H, W], and what text attends to
+        # of the running forward pass: embedding [B, width], channels [B, count, H, W], states and bias of the text
         self.context: tuple | None = None
 
     def attach(self, unet: Any) -> None:

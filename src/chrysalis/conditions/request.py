@@ -31,11 +31,10 @@ class Request:
             listed = self.kinds[name].listed(f"{key}{name}", value)
             self.values[name] = [self.kinds[name].parse(f"{key}{name}", v) for v in listed]
             self.shown[name] = [str(v) for v in listed]
-        lengths = {name: len(values) for name, values in self.values.items()}
-        self.rows = max(lengths.values(), default=1)
-        for name, length in lengths.items():
-            if length not in (1, self.rows):
-                raise UserError(f"{key}{name} has {length} values and another key {self.rows}: give as many, or one.")
+        self.rows = max(map(len, self.values.values()), default=1)
+        for name, given_values in self.values.items():
+            if (n := len(given_values)) not in (1, self.rows):
+                raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give as many, or one.")
 
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""

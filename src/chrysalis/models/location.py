@@ -14,6 +14,10 @@ from chrysalis.system.files import REPOSITORY, shown
 
 BUNDLED = "assets/moths-64"
 EXAMPLE = "google/ddpm-celebahq-256"
+CONVERT = (
+    " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
+    "save_pretrained write it as safetensors."
+)
 
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
@@ -36,13 +40,8 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
             "A checkpoint can be given as guidance.autoguidance.checkpoint."
         )
     if given.exists():
-        hint = ""
-        if given.suffix in (".bin", ".ckpt", ".pt", ".pth") and not WEIGHTS_FILE.fullmatch(given.name):
-            # pickled weights, which can run any code
-            hint = (
-                " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) "
-                "and let save_pretrained write it as safetensors."
-            )
+        can_run_code = given.suffix in (".bin", ".ckpt", ".pt", ".pth") and not WEIGHTS_FILE.fullmatch(given.name)
+        hint = CONVERT if can_run_code else ""
         raise UserError(f"{argument} is a file: give the diffusers folder that holds it.{hint}")
     hub_id, _ = hub.split_revision(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:

@@ -43,8 +43,10 @@ class LoRA:
         if injected(unet):
             raise UserError("adapter: this UNet already has a LoRA, and cannot take a second one.")
         self._require_layers(unet)
+        peft = _peft()
         how: Any = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
-        return _inject(unet, _peft().LoraConfig(target_modules=list(self.targets), **how))
+        peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(self.targets), **how), unet)
+        return unet.train(unet.training)  # peft makes its layers in training mode
 
     def _require_layers(self, unet: nn.Module) -> None:
         """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet."""
@@ -111,18 +113,13 @@ def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
     if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
         raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")
     try:
-        _inject(unet, peft.LoraConfig.from_pretrained(str(folder)))
+        peft.inject_adapter_in_model(peft.LoraConfig.from_pretrained(str(folder)), unet)
         peft.set_peft_model_state_dict(unet, weights)
         if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
             raise ValueError("other layers")
     except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
         raise UserError(f"{folder} is a LoRA of another UNet than this one.") from error
-    return unet
-
-
-def _inject(unet: UNet2DModel, config) -> UNet2DModel:
-    _peft().inject_adapter_in_model(config, unet)
-    return unet.train(unet.training)  # peft makes its layers in training mode
+    return unet.train(unet.training)
 
 
 def _peft():

@@ -39,8 +39,13 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
         others = (getattr(diffusers, other.name, None) for other in KarrasDiffusionSchedulers)
         known |= {*OLD}.union(*map(_parameters, others))
     refuse_unknown(settings, known, FILE, argument)
-    _translate_predict_epsilon(settings, argument)
-
+    predicts_eps = settings.pop("predict_epsilon", None)
+    meant = "epsilon" if predicts_eps else "sample"
+    if predicts_eps is not None and settings.setdefault("prediction_type", meant) != meant:
+        raise UserError(
+            f"{argument} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
+            f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
+        )
     own = cls.from_config({key: value for key, value in settings.items() if key in NOISE})
     # Each class has its own defaults: Heun's betas, where a file omits them, are not DDPM's
     noise = {key: own.config[key] for key in NOISE if key in own.config}
@@ -52,18 +57,6 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
     if own.alphas_cumprod.shape != abar.shape or (own.alphas_cumprod - abar).abs().max() > 1e-6:
         raise UserError(f"{argument} was trained with {kind}, whose noise levels are not those of DDPM.")
     return scheduler
-
-
-def _translate_predict_epsilon(settings: dict, argument: str) -> None:
-    """Replace predict_epsilon, which early diffusers wrote, by prediction_type, in place."""
-    if (predicts_eps := settings.pop("predict_epsilon", None)) is None:
-        return
-    meant = "epsilon" if predicts_eps else "sample"
-    if settings.setdefault("prediction_type", meant) != meant:
-        raise UserError(
-            f"{argument} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
-            f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
-        )
 
 
 def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:

@@ -46,9 +46,8 @@ class Image(Kind[Channels]):
         return {"source": self.source}
 
     def of_batch(self, batch: Batch) -> torch.Tensor:
-        if self.part.source != "given":
-            return derived(pixels.to_signed(batch.image), self.part.source)
-        return pixels.to_signed(super().of_batch(batch))
+        image = super().of_batch(batch) if self.part.source == "given" else batch.image
+        return derived(pixels.to_signed(image), self.part.source)
 
     def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         file = image_files(key, given)
