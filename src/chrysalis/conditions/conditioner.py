@@ -43,8 +43,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class Part(nn.Module):
     """The torch half of a condition kind, built as Part(width of the timestep embedding, **settings).
 
-    Its forward turns values into an embedding [B, width], except that of Channels and TextAttention. dims: dimensions
-    of its values [B, ...].
+    forward: values -> an embedding [B, width], except in Channels and TextAttention. dims: of its values [B, ...].
     """
 
     dims: ClassVar[int] = 1

@@ -84,8 +84,7 @@ class ConditionalPipeline(DiffusionPipeline):
         The other arguments, and the result, are those of diffusers' DDPMPipeline.
         """
         size = self.unet.config.sample_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        shape = (batch_size, self.unet.config.in_channels, *size)
+        shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)

@@ -45,20 +45,16 @@ def save(
         (family or PixelUNet()).export(partial, unet, scheduler, conditioner, merge)
         for file in partial.rglob("*.json"):
             if file.name in ("config.json", "tokenizer_config.json", "model_index.json"):
-                _remove_origin(file)
+                # diffusers and transformers write down where a part was loaded from, a path of this machine
+                config = json.loads(file.read_text(encoding="utf-8"))
+                kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
+                write_text(file, json.dumps(kept, indent=2) + "\n")
         if half:
             weights = partial / "unet" / WEIGHTS
             halves = {name: weight.half() for name, weight in load_file(weights).items()}
             save_file(halves, weights, metadata={"format": "pt"})
         write_text(partial / "README.md", card)
         pixels.save_png(strip, partial / "before_after.png")
-
-
-def _remove_origin(file: Path) -> None:
-    """Remove the path of this machine that a part was loaded from: diffusers and transformers write it down."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
-    write_text(file, json.dumps(kept, indent=2) + "\n")
 
 
 def card(

@@ -9,6 +9,8 @@ from chrysalis.models import lora
 from chrysalis.system.errors import UserError
 
 PARTS = {
+    "all": "",
+    "new": r"(?!)",  # none of the UNet: those that a condition added are trained in any case
     "attention": r"(^|\.)attentions\.",
     "down": r"^down_blocks\.",
     "mid": r"^mid_block\.",
@@ -21,19 +23,17 @@ PARTS = {
 def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
     """Freeze the weights that are not trained; those of the conditioner or of a LoRA always are.
 
-    train: "all", "new" for these alone, or names of PARTS of the UNet; a LoRA leaves no choice but "all". Raises
-    UserError for other names, or if nothing is left to train.
+    train: names of PARTS of the UNet; a LoRA leaves no choice but "all". Raises UserError for other names, or if nothing
+    is left to train.
     """
     names = [train] if isinstance(train, str) else list(train)
     shown, has_lora = f"model.train={','.join(names)}", lora.injected(unet)
     if has_lora and names != ["all"]:
         raise UserError(f"{shown} has no meaning beside a LoRA, which is trained alone: leave it out.")
     for name in names or [""]:
-        if name not in ("all", "new", *PARTS):
-            raise UserError(f"model.train={name} is unknown: choose all, new, {', '.join(PARTS)}, or a list of these.")
-    patterns = [r"\.lora_", *(PARTS[name] for name in names if name in PARTS)]
-    if "all" in names and not has_lora:
-        patterns.append("")
+        if name not in PARTS:
+            raise UserError(f"model.train={name} is unknown: choose {', '.join(PARTS)}, or a list of these.")
+    patterns = [r"\.lora_"] if has_lora else [PARTS[name] for name in names]
     for name, p in unet.named_parameters():
         p.requires_grad_(any(re.search(pattern, name) for pattern in patterns))
     if conditioner is not None:

@@ -88,9 +88,8 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
     with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-        architecture = AutoConfig.from_pretrained(**where).model_type
         text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
-        cls = text_halves.get(architecture, AutoModel)
+        cls = text_halves.get(AutoConfig.from_pretrained(**where).model_type, AutoModel)
         model = cls.from_pretrained(**where, weights_only=True)
         apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
         return AutoTokenizer.from_pretrained(**apart), align(model)
