@@ -10,7 +10,7 @@ import pytest
 from loopback import SHA, Repository
 from PIL import Image
 
-from chrysalis.conditions import text_encoders
+from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.data.sources.external_files import ExternalFiles
 from chrysalis.data.sources.hub import HubSource
 from chrysalis.data.store import open_set
@@ -163,7 +163,7 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypa
 def test_text_encoders_have_the_same_causes(served, text_encoder_folder):
     repository = Repository(revisions={"v1": SHA}).take(text_encoder_folder)
     served.repositories["me/clip"] = repository
-    tokenizer, encoder = text_encoders.load("me/clip@v1")
+    tokenizer, encoder = load_encoder("me/clip@v1")
     assert (type(encoder).__name__, encoder.config.hidden_size) == ("CLIPTextModel", 16)
     assert tokenizer("a").input_ids[1] == 26  # a</w>
     cases = {
@@ -176,7 +176,7 @@ def test_text_encoders_have_the_same_causes(served, text_encoder_folder):
     pickled = {name: data for name, data in repository.files.items() if not name.endswith(".safetensors")}
     served.repositories["me/pickled"] = Repository({**pickled, "pytorch_model.bin": b""})
     for name, says in cases.items():
-        said = refusal(lambda name=name: text_encoders.load(name))
+        said = refusal(lambda name=name: load_encoder(name))
         assert said.startswith(f"condition.text.encoder={name} could not be loaded as a text encoder: ")
         assert says in said
     assert not [request for request in served.seen if "discussions" in request]  # of a bot that converts it

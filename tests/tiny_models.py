@@ -61,8 +61,7 @@ def attached_conditioner(unet, names, seed=None, levels=()) -> Conditioner:
     conditioner.attach(unet)
     if seed is not None:
         torch.manual_seed(seed)
-        new = [p for n, p in unet.named_parameters() if n == "conv_in.extra"]
-        for p in [*conditioner.parameters(), *new]:
+        for p in conditioner.parameters():
             torch.nn.init.normal_(p, std=0.3)
     return conditioner.eval()
 

@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
     @property
     def channels(self) -> int:
         """Number of channels of x_t."""
-        return self.unet.config.in_channels if self.conditioner is None else self.conditioner.own_channels
+        return self.unet.config.in_channels
 
     @property
     def reads_captions(self) -> bool:

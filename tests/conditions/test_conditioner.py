@@ -69,11 +69,11 @@ def test_surgery_changes_no_bit_of_the_bundled_model():
         assert torch.equal(conditioner(model.unet, x, t, example_conditions(2, 64)), before)
 
 
-def stock_of(unet, **config) -> UNet2DModel:
-    """A UNet of diffusers' own class with this one's weights."""
+def stock_of(unet, weights=None, **config) -> UNet2DModel:
+    """A UNet of diffusers' own class with this one's weights, and others in the place of some or beside them."""
     kept = {k: v for k, v in unet.config.items() if k != "_use_default_values"}
     stock = UNet2DModel.from_config({**kept, **config}).eval()
-    stock.load_state_dict(unet.state_dict())
+    stock.load_state_dict({**unet.state_dict(), **(weights or {})})
     return stock
 
 
@@ -82,10 +82,8 @@ def test_a_label_is_stock_diffusers_class_embedding():
     unet = tiny_unet().eval()
     conditioner = attached_conditioner(unet, ["label"], seed=5)
     part, (x, t), cond = conditioner.embeddings["label"], noisy(), example_conditions()
-    kept = {k: v for k, v in unet.config.items() if k != "_use_default_values"}
-    stock = UNet2DModel.from_config({**kept, "class_embed_type": None, "num_class_embeds": 4}).eval()
     table = part.table.weight.double() @ part.out.weight.double().T + part.out.bias.double()
-    stock.load_state_dict({**unet.state_dict(), "class_embedding.weight": table.float()})
+    stock = stock_of(unet, {"class_embedding.weight": table.float()}, num_class_embeds=4)
     with torch.no_grad():
         theirs = stock(x, t, class_labels=torch.tensor([0, 2, 3, 1])).sample
         torch.testing.assert_close(conditioner(unet, x, t, cond), theirs, rtol=1e-4, atol=1e-5)
@@ -95,9 +93,8 @@ def test_a_mask_is_stock_diffusers_fourth_channel():
     unet = tiny_unet().eval()
     conditioner = attached_conditioner(unet, ["mask"], seed=5)
     (x, t), cond = noisy(), example_conditions()
-    stock = stock_of(unet)
-    assert stock.config.in_channels == 4
-    assert stock.conv_in.weight.shape[1] == 4
+    both = torch.cat([unet.conv_in.weight, conditioner.conv_in], dim=1)
+    stock = stock_of(unet, {"conv_in.weight": both}, in_channels=4)
     with torch.no_grad():
         ours = conditioner(unet, x, t, cond)
         torch.testing.assert_close(ours, stock(torch.cat([x, cond["mask"]], 1), t).sample, rtol=1e-4, atol=1e-5)
@@ -133,9 +130,8 @@ def test_cross_attention_is_softmax_of_q_k_times_v():
     text, (place, key) = conditioner.text, next(iter(conditioner.text.places.items()))
     seen = {}
     layer = unet.get_submodule(place)
-    layer._forward_hooks.clear()  # the layer alone first, then with the attention to text after it
-    layer.register_forward_hook(lambda m, a, out: seen.update(h=out))
-    text.attach(unet)
+    # the layer alone first, then with the attention to text after it
+    layer.register_forward_hook(lambda m, a, out: seen.update(h=out), prepend=True)
     layer.register_forward_hook(lambda m, a, out: seen.update(out=out))
     (x, t), cond = noisy(), example_conditions()
     with torch.no_grad():
@@ -159,7 +155,7 @@ def test_the_pooled_caption_is_the_sum_of_its_states():
     for attention in text.attentions.values():
         for p in attention.to_out[0].parameters():
             torch.nn.init.zeros_(p)
-    stock, (x, t), cond = stock_of(unet), noisy(), example_conditions()
+    stock, (x, t), cond = stock_of(unet, class_embed_type="identity"), noisy(), example_conditions()
     with torch.no_grad():
         states = [text.null[None] if not c else text.encoder([c])[0][0] for c in cond["text"]]
         sums = [s.sum(0) / len(s) ** 0.5 for s in states]
@@ -167,7 +163,9 @@ def test_the_pooled_caption_is_the_sum_of_its_states():
         theirs = stock(x, t, class_labels=vector).sample
         torch.testing.assert_close(conditioner(unet, x, t, cond), theirs, rtol=1e-4, atol=1e-5)
     alone = Conditioner({"text": {**part_settings(["text"], unet)["text"], "pooled": False}}, 32)
-    assert alone.attach(tiny_unet()).config.class_embed_type is None
+    alone.attach(bare := tiny_unet().eval())
+    with torch.no_grad():
+        assert torch.equal(alone(bare, x, t, cond), tiny_unet().eval()(x, t).sample)
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
@@ -181,7 +179,7 @@ def test_an_image_depends_on_its_own_condition_alone(names):
         for i in range(4):
             alone = conditioner(unet, x[i : i + 1], t[i : i + 1], batches.rows(cond, [i]))
             torch.testing.assert_close(alone[0], out[i], rtol=1e-4, atol=1e-4)
-        nothing = {name: conditioner.null(name, x) for name in names}
+        nothing = {name: part.null_values(x) for name, part in conditioner.parts.items()}
         assert torch.equal(conditioner(unet, x, t, nothing), conditioner(unet, x, t))
         for name in names:
             other = conditioner(
@@ -204,11 +202,12 @@ def test_a_deep_copy_is_equal_and_independent():
         assert torch.equal(conditioner(unet, x, t, cond), before)
 
 
-def test_a_unet_with_text_attention_runs_through_its_conditioner_alone():
+@pytest.mark.parametrize("name", ALL)
+def test_a_conditional_unet_runs_through_its_conditioner_alone(name):
     unet = tiny_unet()
-    attached_conditioner(unet, ["text"])
+    attached_conditioner(unet, [name])
     with pytest.raises(ValueError, match="through its conditioner"):
-        unet(*noisy(), class_labels=torch.zeros(4, 32))
+        unet(*noisy())
 
 
 @pytest.mark.proof  # compiles

@@ -9,9 +9,9 @@ from conftest import REPOSITORY, tiny_unet
 from tiny_models import ALL, LAYOUTS, conditional_batch, noisy
 
 from chrysalis.conditions import batches
-from chrysalis.conditions.build import build_conditioner
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kind import KINDS
+from chrysalis.conditions.kinds import build_conditioner
 from chrysalis.conditions.kinds.image import Image, derived
 from chrysalis.conditions.kinds.text import attention_places
 from chrysalis.conditions.request import Request

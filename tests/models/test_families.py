@@ -40,11 +40,7 @@ def test_a_pipeline_of_another_family_is_named(model_folder, parts, family):
 
 def test_a_second_family_is_one_class_in_the_list(model_folder, monkeypatch):
     class GreyUNet(PixelUNet):
-        accepts = "a grey UNet"
-
-        @staticmethod
-        def reads(layout):
-            return layout.unet["in_channels"] == 1
+        accepts, channels = "a grey UNet", 1
 
         def encode(self, images):
             return super().encode(images.float().mean(1, keepdim=True))

@@ -11,7 +11,8 @@ from model_folders import refusal, rewrite
 from safetensors.torch import load_file, save_file
 from tiny_models import CELEBAHQ
 
-from chrysalis.models import checks, export, folder, scratch
+from chrysalis.models import export, folder, scratch
+from chrysalis.models.layout import WEIGHTS
 from chrysalis.system.errors import UserError
 
 
@@ -69,7 +70,7 @@ def test_a_run_folder_stands_for_its_pipeline(model_folder, tmp_path):
 
 def break_folder(at, how):
     unet = at / "unet"
-    weights = unet / checks.WEIGHTS
+    weights = unet / WEIGHTS
     if how == "empty":
         shutil.rmtree(at)
         at.mkdir()
@@ -141,7 +142,7 @@ def cached(model_folder, tmp_path, monkeypatch):
 
 
 def test_a_model_of_the_hub_is_checked_as_a_local_one(cached):
-    file, form = cached / "unet" / checks.WEIGHTS, {"format": "pt"}
+    file, form = cached / "unet" / WEIGHTS, {"format": "pt"}
     weights = load_file(file)
     assert folder.load("me/model").origin == "me/model"
     save_file({name: w for name, w in weights.items() if name != "conv_in.bias"}, file, form)

@@ -1,5 +1,7 @@
 """LoRA beside the layers of a UNet, merged into them, and refused."""
 
+import functools
+
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_unet
@@ -41,12 +43,12 @@ def test_only_the_lora_is_trained_and_the_base_stays_to_the_bit():
     train(unet)
     after = state(unet)
     assert all(torch.equal(after[name], start[name]) == (name not in learn) for name in start)
-    assert_same(lora.base(unet).state_dict(), before)
+    assert_same(lora.plain(unet, merge=False).state_dict(), before)
 
 
 def test_merged_weights_are_w_plus_scaled_b_a():
     unet = trained()
-    merged, weights = lora.merged(unet).state_dict(), unet.state_dict()
+    merged, weights = lora.plain(unet).state_dict(), unet.state_dict()
     for layer in ("mid_block.attentions.0.to_q", "mid_block.attentions.0.to_out.0", "down_blocks.0.resnets.0.conv1"):
         w, a, b = (
             weights[f"{layer}.{part}.weight"].double() for part in ("base_layer", "lora_A.default", "lora_B.default")
@@ -59,7 +61,7 @@ def test_merged_weights_are_w_plus_scaled_b_a():
 
 def test_merged_weights_give_the_same_outputs_under_stock_names():
     unet = trained()
-    plain = lora.merged(unet)
+    plain = lora.plain(unet)
     assert type(plain) is UNet2DModel
     assert list(plain.state_dict()) == list(unet_of().state_dict())
     assert not lora.injected(plain)
@@ -69,7 +71,7 @@ def test_merged_weights_give_the_same_outputs_under_stock_names():
     torch.testing.assert_close(output(plain), output(unet), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("copied", [lora.merged, lora.base])
+@pytest.mark.parametrize("copied", [lora.plain, functools.partial(lora.plain, merge=False)])
 def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(copied):
     unet = trained().to(torch.bfloat16).train()
     before, rng = state(unet), torch.get_rng_state()
@@ -84,14 +86,14 @@ def test_copies_keep_mode_and_dtype_and_leave_the_original_and_the_seed_alone(co
     assert_same(unet.state_dict(), before)
 
 
-@pytest.mark.parametrize("copied", [lora.merged, lora.base])
+@pytest.mark.parametrize("copied", [lora.plain, functools.partial(lora.plain, merge=False)])
 def test_without_an_adapter_copies_equal_the_unet_to_the_bit(copied):
     unet = unet_of()
     assert_same(copied(unet).state_dict(), unet.state_dict())
     assert torch.equal(output(copied(unet)), output(unet))
 
 
-@pytest.mark.parametrize("copied", [lora.merged, lora.base])
+@pytest.mark.parametrize("copied", [lora.plain, functools.partial(lora.plain, merge=False)])
 def test_hooks_are_not_copied(copied):
     class Owner(torch.nn.Module):
         def hook(self, module, arguments, result):
@@ -118,7 +120,7 @@ def test_a_wider_first_layer_of_another_type_is_read_by_its_weights():
     unet.register_to_config(in_channels=5)
     before = state(unet)
     LoRA(rank=2).inject(unet)
-    copy = lora.base(unet)
+    copy = lora.plain(unet, merge=False)
     assert type(copy.conv_in) is torch.nn.Conv2d
     assert copy.conv_in.in_channels == 5
     assert_same(copy.state_dict(), before)
@@ -145,7 +147,7 @@ def test_it_is_trained_compiled():
     train(unet, steps=2)
     for name, weight in unet.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
-    assert list(lora.merged(compiled).state_dict()) == list(unet_of(**small).state_dict())
+    assert list(lora.plain(compiled).state_dict()) == list(unet_of(**small).state_dict())
 
 
 KINDS = "conv, conv1, conv2, conv_in, conv_out, conv_shortcut, linear_1, linear_2, time_emb_proj"

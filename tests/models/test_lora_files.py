@@ -1,5 +1,6 @@
 """LoRA folders, as Chrysalis, peft and diffusers read and write them."""
 
+import functools
 import json
 import sys
 
@@ -28,7 +29,7 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_trainable(tmp_path, drop
     assert_same(fresh.state_dict(), unet.state_dict())
     learn = [[name for name, p in u.named_parameters() if p.requires_grad] for u in (fresh, unet)]
     assert learn[0] == learn[1]
-    assert_same(lora.merged(fresh).state_dict(), lora.merged(unet).state_dict())
+    assert_same(lora.plain(fresh).state_dict(), lora.plain(unet).state_dict())
 
 
 def test_stock_peft_alone_loads_the_folder(tmp_path):
@@ -43,7 +44,7 @@ def test_stock_peft_alone_loads_the_folder(tmp_path):
     assert torch.equal(output(align(wrapped)), output(unet))
 
 
-@pytest.mark.parametrize("copied", [lora.merged, lora.base])
+@pytest.mark.parametrize("copied", [lora.plain, functools.partial(lora.plain, merge=False)])
 def test_stock_diffusers_loads_what_a_copy_saves(tmp_path, copied):
     copy = copied(trained())
     copy.save_pretrained(tmp_path)
@@ -78,4 +79,4 @@ def test_without_peft_it_says_what_to_install(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=r"^adapter=lora needs peft: pip install 'chrysalis\[lora\]'\.$"):
             call()
     unet = unet_of()
-    assert_same(lora.merged(unet).state_dict(), unet.state_dict())
+    assert_same(lora.plain(unet).state_dict(), unet.state_dict())

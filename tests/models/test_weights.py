@@ -11,7 +11,8 @@ from diffusers.training_utils import EMAModel
 from model_folders import refusal
 from safetensors.torch import load_file, save_file
 
-from chrysalis.models import checks, folder
+from chrysalis.models import folder
+from chrysalis.models.layout import WEIGHTS
 
 FP16 = "diffusion_pytorch_model.fp16.safetensors"
 
@@ -64,7 +65,7 @@ def as_in_the_first_diffusers(state: dict) -> dict:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
-    file = model_folder / "unet" / checks.WEIGHTS
+    file = model_folder / "unet" / WEIGHTS
     weights = load_file(file)
     file.unlink()
     old = as_in_the_first_diffusers(weights)
@@ -90,7 +91,7 @@ class Harm:
 
 
 def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
-    file = model_folder / "unet" / checks.WEIGHTS
+    file = model_folder / "unet" / WEIGHTS
     torch.save({**load_file(file), "more": Harm(tmp_path / "harm")}, model_folder / "unet" / BIN)
     file.unlink()
     assert "holds more than tensors, and no code in it is run" in refusal(model_folder)
@@ -101,5 +102,5 @@ def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
 
 def test_a_git_lfs_pointer_says_how_to_fetch_the_weights(model_folder):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n"
-    (model_folder / "unet" / checks.WEIGHTS).write_text(pointer)
+    (model_folder / "unet" / WEIGHTS).write_text(pointer)
     assert "run `git lfs pull`" in refusal(model_folder)

@@ -213,7 +213,7 @@ def test_a_lora_that_was_not_merged_blends_as_its_merged_weights(two_models):
         for name, weight in adapted.named_parameters():
             if ".lora_B." in name:
                 weight.fill_(0.1)
-    merged = {name: weight.clone() for name, weight in lora.merged(adapted).state_dict().items()}
+    merged = {name: weight.clone() for name, weight in lora.plain(adapted).state_dict().items()}
     lora.save(adapted, Path(tuned.origin) / "lora")
     apart = folder.load(tuned.origin)
     task = Blend(apart, base.origin, ratios=[0, 1])

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_RUN
 from PIL import Image
 
-from chrysalis.models import card, location
+from chrysalis.models import export, location
 from chrysalis.system import files
 from chrysalis.system.public_paths import all_public, public
 
@@ -105,7 +105,7 @@ RESULTS |= {"command": "python train.py", "continued_by": []}
     ],
 )
 def test_the_base_model_of_a_card_is_a_hub_id_or_not_there(tmp_path, origin, said, base):
-    text = card.text(RESULTS, "12 % lower than", origin, "drawn moths", (64, 64))
+    text = export.card(RESULTS, "12 % lower than", origin, "drawn moths", (64, 64))
     assert said in text
     assert [line[12:] for line in text.splitlines() if line.startswith("base_model:")] == ([base] if base else [])
     (tmp_path / "README.md").write_text(text)

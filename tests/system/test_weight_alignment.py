@@ -10,10 +10,11 @@ from conftest import tiny_clip, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 
-from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.evaluation.features import Transformer
-from chrysalis.models import checks, export, folder, lora
+from chrysalis.models import export, folder, lora
+from chrysalis.models.layout import WEIGHTS
 from chrysalis.sampling.guidance.clip import Clip
 from chrysalis.system.weight_alignment import align, is_aligned
 
@@ -76,7 +77,7 @@ def test_a_lora_merged_or_apart(tmp_path, merge):
     export.save(tmp_path / "out", unet, DDPMScheduler(), "", strip, merge=merge)
     push_off(*(tmp_path / "out").rglob("*.safetensors"))
     model = folder.load(str(tmp_path / "out"))
-    expected = (lora.merged(unet) if merge else unet).requires_grad_(False)
+    expected = (lora.plain(unet) if merge else unet).requires_grad_(False)
     model.unet.requires_grad_(False)
     assert not off_boundary(model.unet)
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_a_conditioner_and_its_text_encoder(tmp_path, text_encoder_folder):
     text = {"places": {"mid_block.attentions.0": 64}, "dim": 16, "words": None}
     conditioner = Conditioner({"label": {"names": ["a", "b"]}, "mask": {}, "text": text}, width).eval()
     conditioner.attach(unet)
-    conditioner.use_encoder(*text_encoders.load(str(text_encoder_folder)))
+    conditioner.text.use_encoder(*load_encoder(str(text_encoder_folder)))
     with torch.no_grad():
         for p in conditioner.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
@@ -140,4 +141,4 @@ def test_what_a_checkpoint_holds_is_aligned(tmp_path):
 
 def test_the_files_were_really_pushed_off(saved):
     at, _ = saved
-    assert not all(map(is_aligned, load_file(at / "unet" / checks.WEIGHTS).values()))
+    assert not all(map(is_aligned, load_file(at / "unet" / WEIGHTS).values()))

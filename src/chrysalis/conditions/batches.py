@@ -29,10 +29,7 @@ def rows(cond: Mapping, indices: Sequence[int]) -> dict:
     }
 
 
-def to_device(cond: Mapping | None, device: torch.device | str) -> dict | None:
-    """The condition on `device`."""
-    if cond is None:
-        return None
+def to_device(cond: Mapping, device: torch.device | str) -> dict:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in cond.items()}
 
 
@@ -40,7 +37,7 @@ def with_nulls(cond: Mapping, conditioner: Conditioner, dropped: Mapping[str, Se
     """The condition with the null of each part where `dropped` says so, for B images shaped like x [B, C, H, W]."""
     out = dict(cond)
     for name, which in dropped.items():
-        null = conditioner.null(name, x)
+        null = conditioner.parts[name].null_values(x)
         if isinstance(null, tuple):
             out[name] = tuple(None if lost else value for value, lost in zip(cond[name], which, strict=True))
         else:
@@ -66,12 +63,11 @@ def dropout(names: Sequence[str], keys: Sequence[int], p: float) -> dict[str, li
 
 def shuffled(labels: Sequence, keys: Sequence[int]) -> list[int]:
     """A fixed permutation of images that gives as many as possible a label unlike their own."""
-    n = len(labels)
-    order = sorted(range(n), key=lambda i: keys[i])
-    best = min(
-        range(1, max(2, n)), key=lambda by: sum(labels[order[i]] == labels[order[(i + by) % n]] for i in range(n))
-    )
-    out = [0] * n
-    for i in range(n):
-        out[order[i]] = order[(i + best) % n]
-    return out
+    n, order = len(labels), sorted(range(len(labels)), key=lambda i: keys[i])
+
+    def same(by: int) -> int:
+        return sum(labels[order[i]] == labels[order[(i + by) % n]] for i in range(n))
+
+    best = min(range(1, max(2, n)), key=same)
+    partner = {order[i]: order[(i + best) % n] for i in range(n)}
+    return [partner[i] for i in range(n)]

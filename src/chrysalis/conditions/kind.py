@@ -17,20 +17,15 @@ KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters it
 
 
 class Kind(Generic[P]):
-    """A kind of condition, and a leaf of conf/condition.
+    """A kind of condition, and a leaf of conf/condition."""
 
-    name: of the condition, and its key of sample.py. column: the Batch field of its values. noun: what one value is
-    called. remedy: how data gets such values. example: how sample.py is called with it. reads_files: whether sample.py
-    takes paths. part: its part of a conditioner, once there is one.
-    """
-
-    name: ClassVar[str]
-    column: ClassVar[str]
-    noun: ClassVar[str]
-    remedy: ClassVar[str]
-    example: ClassVar[str]
-    reads_files: ClassVar[bool] = False
-    part: P
+    name: ClassVar[str]  # of the condition, and its key of sample.py
+    column: ClassVar[str]  # the Batch field of its values
+    noun: ClassVar[str]  # what one value is called
+    remedy: ClassVar[str]  # how data gets such values
+    example: ClassVar[str]  # how sample.py is called with it
+    reads_files: ClassVar[bool] = False  # whether sample.py takes paths
+    part: P  # of a conditioner, once there is one
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -39,12 +34,9 @@ class Kind(Generic[P]):
     @classmethod
     def of_part(cls, part: P) -> Self:
         """The kind as a loaded model was trained with it."""
-        return cls()
-
-    def bound(self, part: P) -> Self:
-        """The kind with its part of a conditioner."""
-        self.part = part
-        return self
+        kind = cls()
+        kind.part = part
+        return kind
 
     def require(self, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless the data has what this kind reads."""
@@ -92,7 +84,9 @@ class Kind(Generic[P]):
 
     def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> Any:
         """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
-        return torch.tensor(values, device=device)
+        if not callable(values[0]):
+            return torch.tensor(values, device=device)
+        return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
 
     def hint(self) -> str:
         """How to sample with this condition."""

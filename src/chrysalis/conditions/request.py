@@ -13,11 +13,9 @@ from chrysalis.system.errors import UserError
 class Request:
     """Rows of conditions: each key has one value, which all rows share, or a list of one value per row.
 
-    Args:
-        conditioner: of the model; None for an unconditional one.
-        given: {"label": ..., "text": ..., ...}, with None for what is not asked for.
-        origin: the model's folder or hub id, for messages.
-        key: prefix of the names as the user set them, such as `guidance.negative.`.
+    conditioner: of the model; None for an unconditional one. given: {"label": ..., "text": ..., ...}, with None for
+    what is not asked for. origin: the model's folder or hub id, for messages. key: prefix of the names as the user set
+    them, such as `guidance.negative.`.
     """
 
     def __init__(self, conditioner: Conditioner | None, given: Mapping, origin: str | None, key: str = ""):
@@ -33,16 +31,10 @@ class Request:
             listed = self.kinds[name].listed(f"{key}{name}", value)
             self.values[name] = [self.kinds[name].parse(f"{key}{name}", v) for v in listed]
             self.shown[name] = [str(v) for v in listed]
-        lengths = {name: len(values) for name, values in self.values.items()}
-        self.rows = max(lengths.values(), default=1)
-        for name, length in lengths.items():
-            if length not in (1, self.rows):
-                raise UserError(f"{key}{name} has {length} values and another key {self.rows}: give as many, or one.")
-
-    @property
-    def spatial(self) -> list[str]:
-        """Names of the conditions asked for that are images, such as masks."""
-        return [name for name in self.values if self.kinds[name].part.adds == "channels"]
+        self.rows = max(map(len, self.values.values()), default=1)
+        for name, given_values in self.values.items():
+            if (n := len(given_values)) not in (1, self.rows):
+                raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give as many, or one.")
 
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""

@@ -17,12 +17,8 @@ from safetensors.torch import load_file
 class ConditionalPipeline(DiffusionPipeline):
     """Sampling with classifier-free guidance.
 
-    Args:
-        unet: the UNet; a LoRA in the folder lora/ beside its own is added through peft.
-        scheduler: any scheduler, sampled from as DDIM.
-        conditioner: the conditioner; None for an unconditional model.
-        text_encoder: the text encoder, if the conditioner needs a frozen one.
-        tokenizer: its tokenizer.
+    unet: a LoRA in the folder lora/ beside its own is added through peft. scheduler: any, sampled from as DDIM.
+    conditioner: None for an unconditional model. text_encoder, tokenizer: frozen ones, if the conditioner needs them.
     """
 
     # pyrefly: ignore[bad-override]  # the parent's is a class variable too, but not annotated
@@ -30,38 +26,32 @@ class ConditionalPipeline(DiffusionPipeline):
 
     def __init__(self, unet, scheduler, conditioner=None, text_encoder=None, tokenizer=None):
         super().__init__()
-        folder = Path(unet.config.get("_name_or_path") or "").parent / "lora"
-        if (folder / "adapter_config.json").is_file():
-            self.add_lora(unet, folder)
+        lora = Path(unet.config.get("_name_or_path") or "").parent / "lora"
+        if (lora / "adapter_config.json").is_file():
+            from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(lora)), unet).eval()
+            set_peft_model_state_dict(unet, load_file(lora / "adapter_model.safetensors"))
         if conditioner is not None:
             conditioner.attach(unet)
             if text_encoder is not None:
-                conditioner.use_encoder(tokenizer, text_encoder)
+                conditioner.text.use_encoder(tokenizer, text_encoder)
         scheduler = DDIMScheduler.from_config(scheduler.config)
         self.register_modules(
             unet=unet, scheduler=scheduler, conditioner=conditioner, text_encoder=text_encoder, tokenizer=tokenizer
         )
 
-    @staticmethod
-    def add_lora(unet, folder: Path) -> None:
-        """Add the LoRA of a folder to the UNet, in place."""
-        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), unet).eval()
-        set_peft_model_state_dict(unet, load_file(folder / "adapter_model.safetensors"))
-
     def predict(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:
-        """Return the UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
+        """The UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
         if self.conditioner is None:
             return self.unet(x, t, return_dict=False)[0]
         return self.conditioner(self.unet, x, t, cond)
 
     def condition(self, given: dict, x: torch.Tensor) -> dict:
         """Convert arguments of a call to what the conditioner takes for x [B, C, H, W]; None values are left out."""
-        cond, parts = {}, {} if self.conditioner is None else self.conditioner.parts
-        for name, value in given.items():
-            if value is None:
-                continue
+        parts = {} if self.conditioner is None else self.conditioner.parts
+        cond = {name: value for name, value in given.items() if value is not None}
+        for name, value in cond.items():
             if name not in parts:
                 raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(parts) or 'nothing'}")
             cond[name] = parts[name].values(value, x)
@@ -94,9 +84,7 @@ class ConditionalPipeline(DiffusionPipeline):
         The other arguments, and the result, are those of diffusers' DDPMPipeline.
         """
         size = self.unet.config.sample_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        own = self.unet.config.in_channels if self.conditioner is None else self.conditioner.config.own_channels
-        shape = (batch_size, own, *size)
+        shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
         x = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
         cond, other = self.condition(given, x), self.condition(negative or {}, x)
         self.scheduler.set_timesteps(num_inference_steps)

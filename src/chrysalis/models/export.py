@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from jinja2 import StrictUndefined, Template
 from safetensors.torch import load_file, save_file
 
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data import pixels
-from chrysalis.models.checks import WEIGHTS
-from chrysalis.models.model import Family
+from chrysalis.models.layout import WEIGHTS
 from chrysalis.models.pixel_unet import PixelUNet
+from chrysalis.system import hub
 from chrysalis.system.files import write_text, written_folder
-
-_PIXELS = PixelUNet()
+from chrysalis.system.public_paths import public
 
 
 def save(
@@ -27,43 +27,64 @@ def save(
     half: bool = False,
     conditioner: Conditioner | None = None,
     merge: bool = True,
-    family: Family = _PIXELS,
+    family: PixelUNet | None = None,
 ) -> None:
     """Write a folder that stock diffusers loads, complete or not at all; a conditional one brings its pipeline file.
 
     Args:
         folder: where to; an existing one is replaced.
-        unet: the UNet, with or without a LoRA.
-        scheduler: the training scheduler.
-        card: the text of README.md.
-        strip: uint8 [3, h, w], the card's image before_after.png.
+        unet, scheduler: the UNet, with or without a LoRA, and its training scheduler.
+        card, strip: the text of README.md, and its image before_after.png, uint8 [3, h, w].
         half: store the UNet as float16, half the size; diffusers loads it back as float32.
-        conditioner: the conditioner of a conditional model.
         merge: merge a LoRA into the UNet's weights; else it goes into lora/, and the pipeline file loads it.
-        family: the model's family.
+        family: the model's; by default PixelUNet.
     """
     # The only layout that safetensors has
     unet.to(memory_format=torch.contiguous_format)  # pyrefly: ignore[missing-argument]  # hidden by a decorator
     with written_folder(folder) as partial:
-        family.export(partial, unet, scheduler, conditioner, merge)
+        (family or PixelUNet()).export(partial, unet, scheduler, conditioner, merge)
         for file in partial.rglob("*.json"):
-            _remove_origin(file)
+            if file.name in ("config.json", "tokenizer_config.json", "model_index.json"):
+                # diffusers and transformers write down where a part was loaded from, a path of this machine
+                config = json.loads(file.read_text(encoding="utf-8"))
+                kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
+                write_text(file, json.dumps(kept, indent=2) + "\n")
         if half:
-            _halve(partial / "unet" / WEIGHTS)
+            weights = partial / "unet" / WEIGHTS
+            halves = {name: weight.half() for name, weight in load_file(weights).items()}
+            save_file(halves, weights, metadata={"format": "pt"})
         write_text(partial / "README.md", card)
         pixels.save_png(strip, partial / "before_after.png")
 
 
-def _remove_origin(file: Path) -> None:
-    """Remove the path of this machine that a part was loaded from: diffusers and transformers write it down."""
-    if file.name not in ("config.json", "tokenizer_config.json", "model_index.json"):
-        return
-    config = json.loads(file.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
-    if kept != config:
-        write_text(file, json.dumps(kept, indent=2) + "\n")
+def card(
+    results: dict,
+    change: str,
+    origin: str | None,
+    data: str,
+    size: tuple[int, int],
+    conditions: dict[str, str] | None = None,
+    own_pipeline: bool = False,
+) -> str:
+    """The model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
 
-
-def _halve(weights: Path) -> None:
-    """Convert a safetensors file to float16, in place."""
-    save_file({name: w.half() for name, w in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    results: content of results.json. change: how the validation loss compares with the base model's, such as "12 %
+    lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training
+    set, or its folder. size: (height, width) in pixels. conditions: what a conditional model is conditioned on, with a
+    description of each. own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
+    """
+    text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
+    how = {"keep_trailing_newline": True, "trim_blocks": True, "lstrip_blocks": True}
+    hub_id, revision = hub.split_revision(origin) if origin and hub.is_id(origin) else (None, None)
+    return Template(text, undefined=StrictUndefined, **how).render(
+        results=results,
+        change=change,
+        origin=origin and public(origin),
+        base_model=hub_id,
+        revision=revision,
+        title=Path(data).name if Path(data).is_dir() else data,
+        size=size,
+        conditions=conditions or {},
+        own_pipeline=own_pipeline,
+        commands=[public(command) for command in [results["command"], *results["continued_by"]]],
+    )

@@ -1,18 +1,16 @@
 """Model families: which of them reads a folder. A further family is one file and its entry in FAMILIES."""
 
 from pathlib import Path
-from typing import NoReturn
 
 from chrysalis.models import checks, layout
 from chrysalis.models.layout import AUTOENCODERS, Layout
-from chrysalis.models.model import Family, Model
+from chrysalis.models.location import EXAMPLE
+from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
-FAMILIES: tuple[type[Family], ...] = (PixelUNet,)
-
-EXAMPLE = "google/ddpm-celebahq-256"
+FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet,)
 # What a pipeline that no family reads looks like, by its other components and its class; the first that fits
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
@@ -23,15 +21,16 @@ KNOWN = {
 }
 
 
-def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[Family], Layout]:
-    """Return the family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
+def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[PixelUNet], Layout]:
+    """The family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
 
     Raises UserError if no family reads it, or a configuration file is damaged or missing.
     """
     found = layout.read(folder, argument, subfolder)
     family = next((family for family in FAMILIES if family.reads(found)), None)
     if family is None:
-        _refuse(found)
+        accepted = " or ".join(family.accepts for family in FAMILIES)
+        raise UserError(f"{argument} {_appearance(found)}: choose {accepted}, such as {EXAMPLE}.")
     try:
         checks.require_sane(found.unet, "config.json")
     except ValueError as error:
@@ -57,22 +56,15 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
     return model
 
 
-def _refuse(found: Layout) -> NoReturn:
-    """Raise UserError with what the folder looks like, and what can be used instead."""
-    if not found.is_foreign:
-        found.require_unet()
-    accepted = " or ".join(family.accepts for family in FAMILIES)
-    raise UserError(f"{found.argument} {_appearance(found)}: choose {accepted}, such as {EXAMPLE}.")
-
-
 def _appearance(found: Layout) -> str:
-    """Describe a folder that no family reads, as a predicate."""
-    config = found.unet
+    """What a folder that no family reads is or lacks, as a predicate; raises UserError if it has no UNet at all."""
     if found.is_foreign:
         fits = (name for name, is_it in KNOWN.items() if is_it(found.others, found.pipeline))
         kind = next(fits, f"a {found.pipeline or 'pipeline without a class'}")
         beside = f" (it has {', '.join(sorted(found.others))} beside the UNet)" if found.others else ""
         return f"looks like {kind}{beside}"
+    found.require_unet()
+    config = found.unet
     if (name := config.get("_class_name")) != "UNet2DModel":
         others = config.get("architectures") or config.get("model_type")  # as configurations of transformers have them
         others = ", ".join(map(str, others)) if isinstance(others, list) else others

@@ -1,7 +1,9 @@
 """The layout of a diffusers folder: where its UNet, its scheduler and its weights are, and what its JSON files say."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from chrysalis.models import checks
@@ -9,27 +11,37 @@ from chrysalis.system.errors import UserError
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 LATENT_PIPELINES = ("LDM", "Latent", "StableDiffusion")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS_FILE = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.(safetensors|bin)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of a UNet's weights."""
+
+    names: tuple[str, ...]  # one file, or its shards
+    variant: str | None  # such as fp16; None for the plain weights
+    pickled: bool  # whether they are .bin files, which only torch's weights-only loader reads
+
+
+def find_weights(names: Iterable[str]) -> list[Weights]:
+    """The weights among a folder's file names: plain before variants, of each safetensors before .bin."""
+    matches = [found for name in names if (found := WEIGHTS_FILE.fullmatch(name))]
+    files = sorted((found[1] or found[2] or "", found[3] == "bin", found[0]) for found in matches)
+    groups = groupby(files, key=lambda file: file[:2])
+    return [Weights(tuple(name for *_, name in same), variant or None, pickled) for (variant, pickled), same in groups]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A model folder as its configuration files describe it, before any weights are read.
+    """A model folder as its configuration files describe it, before any weights are read."""
 
-    Args:
-        folder: with unet/ and scheduler/ below it, or with both at its root.
-        argument: KEY=VALUE as the user named the folder; it begins every message.
-        subfolder: where the UNet is, such as unet_ema, if the user said so.
-        index: content of model_index.json, {} without one.
-        unet_at: folder of the UNet.
-        unet: content of the UNet's config.json, {} without one.
-    """
-
-    folder: Path
-    argument: str
-    subfolder: str | None
-    index: dict
-    unet_at: Path
-    unet: dict
+    folder: Path  # with unet/ and scheduler/ below it, or with both at its root
+    argument: str  # KEY=VALUE as the user named the folder; it begins every message
+    subfolder: str | None  # where the UNet is, such as unet_ema, if the user said so
+    index: dict  # content of model_index.json, {} without one
+    unet_at: Path  # folder of the UNet
+    unet: dict  # content of the UNet's config.json, {} without one
 
     @property
     def pipeline(self) -> str:
@@ -40,11 +52,7 @@ class Layout:
     @property
     def others(self) -> set[str]:
         """Names of the components beside the UNet, its scheduler and a conditioner of Chrysalis."""
-        named = {
-            name
-            for name, kind in self.index.items()
-            if isinstance(kind, list) and not name.startswith("_") and any(kind)
-        }
+        named = {name for name, kind in self.index.items() if isinstance(kind, list) and name[0] != "_" and any(kind)}
         own = {"unet", "scheduler"}
         if self.index.get("conditioner") == ["conditioner", "Conditioner"]:
             own |= {"conditioner", "text_encoder", "tokenizer"}
@@ -54,11 +62,6 @@ class Layout:
     def is_foreign(self) -> bool:
         """Whether it has other components, or a pipeline that works on latents: those may have 3 channels too."""
         return bool(self.others) or any(word in self.pipeline for word in LATENT_PIPELINES)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether it has a conditioner of Chrysalis."""
-        return (self.folder / "conditioner" / "config.json").is_file()
 
     @property
     def is_main_model(self) -> bool:
@@ -100,15 +103,17 @@ class Layout:
             hint = f"Give {above} instead, with model.subfolder={self.unet_at.relative_to(above)}."
         raise UserError(f"{self.argument} has no scheduler_config.json, neither in scheduler/ nor at its root. {hint}")
 
-    def weights(self, variant: str | None, names: Iterable[str] | None = None) -> checks.Weights:
+    def weights(self, variant: str | None, names: Iterable[str] | None = None) -> Weights:
         """Choose the weights of a variant among `names`, by default the files in the UNet's folder; see folder.load."""
-        found = checks.find_weights([file.name for file in self.unet_at.iterdir()] if names is None else names)
-        if (weights := checks.choose_weights(found, variant)) is not None:
-            return weights
+        found = find_weights([file.name for file in self.unet_at.iterdir()] if names is None else names)
         if not found:
-            raise UserError(f"{self.argument} has no weights: {checks.WEIGHTS} is needed in {self.unet_at}.")
-        choice = "use " + " or ".join(dict.fromkeys(f"model.variant={w.variant or 'null'}" for w in found))
-        choice = choice if self.is_main_model else f"rename them to {checks.WEIGHTS}"
+            raise UserError(f"{self.argument} has no weights: {WEIGHTS} is needed in {self.unet_at}.")
+        variants = list(dict.fromkeys(w.variant for w in found))
+        wanted = variants[0] if variant is None and len(variants) == 1 else variant
+        if wanted in variants:
+            return next(w for w in found if w.variant == wanted)
+        choice = "use " + " or ".join(f"model.variant={name or 'null'}" for name in variants)
+        choice = choice if self.is_main_model else f"rename them to {WEIGHTS}"
         raise UserError(f"{self.argument} has no {variant or 'plain'} weights in {self.unet_at}: {choice}.")
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import yaml
 
-from chrysalis.models import checks
+from chrysalis.models.layout import WEIGHTS_FILE
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.files import REPOSITORY, shown
 
 BUNDLED = "assets/moths-64"
+EXAMPLE = "google/ddpm-celebahq-256"
+CONVERT = (
+    " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
+    "save_pretrained write it as safetensors."
+)
 
 
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
@@ -35,14 +40,14 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
             "A checkpoint can be given as guidance.autoguidance.checkpoint."
         )
     if given.exists():
-        hint = checks.conversion_hint(given)
+        can_run_code = given.suffix in (".bin", ".ckpt", ".pt", ".pth") and not WEIGHTS_FILE.fullmatch(given.name)
+        hint = CONVERT if can_run_code else ""
         raise UserError(f"{argument} is a file: give the diffusers folder that holds it.{hint}")
     hub_id, _ = hub.split_revision(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if similar := _most_similar(given):
             raise UserError(f"{argument} is not there. Did you mean {similar}?")
-        example = "google/ddpm-celebahq-256"
-        raise UserError(f"{argument} is neither a folder nor a hub id like {example}. The bundled model is {BUNDLED}.")
+        raise UserError(f"{argument} is neither a folder nor a hub id like {EXAMPLE}. The bundled model is {BUNDLED}.")
     return pretrained
 
 

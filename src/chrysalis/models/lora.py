@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +21,41 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # as PeftModel writes it; set_peft_model_state_dict removes it
 
 
+@dataclass
 class LoRA:
     """Settings of a LoRA: W x becomes W x + (alpha / rank) B A x, with A [rank, in] random and B [out, rank] zero.
 
     Only A and B are trained. Beside a k x k convolution, A is a k x k convolution to `rank` channels and B a 1 x 1 one.
-
-    Args:
-        rank: number of rows of A.
-        alpha: numerator of the scale alpha / rank, above 0; None for `rank`, a scale of 1.
-        targets: ends of the names of the layers.
-        dropout: probability, in [0, 1), that training drops an input of A.
-        merge: whether an export holds merged weights, or the base's weights and a lora/ folder.
     """
 
-    def __init__(
-        self,
-        rank: Channels = 8,
-        alpha: PositiveNumber | None = None,
-        targets: Sequence[str] = TARGETS,
-        dropout: FractionBelow1 = 0.0,
-        merge: bool = True,
-    ):
-        self.rank, self.alpha = rank, rank if alpha is None else alpha
-        self.targets = (targets,) if isinstance(targets, str) else tuple(targets)
-        self.dropout, self.merge = dropout, merge
+    rank: Channels = 8  # number of rows of A
+    alpha: PositiveNumber | None = None  # None for `rank`, a scale of 1
+    targets: Sequence[str] = TARGETS  # ends of the names of the layers
+    dropout: FractionBelow1 = 0.0  # probability that training drops an input of A
+    merge: bool = True  # whether an export holds merged weights, or the base's weights and a lora/ folder
+
+    def __post_init__(self):
+        self.alpha = self.rank if self.alpha is None else self.alpha
+        self.targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
 
     def inject(self, unet: UNet2DModel) -> UNet2DModel:
         """Add the matrices in place and freeze all else; before the first step the outputs are the same to the bit."""
         if injected(unet):
             raise UserError("adapter: this UNet already has a LoRA, and cannot take a second one.")
         self._require_layers(unet)
-        config = _peft().LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]  # annotated as int, divided as any number
-            lora_dropout=self.dropout,
-            target_modules=list(self.targets),
-        )
-        return _inject(unet, config)
+        peft = _peft()
+        how: Any = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(self.targets), **how), unet)
+        return unet.train(unet.training)  # peft makes its layers in training mode
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet.
-
-        A conv_in that a condition has widened does not count as a layer: it is trained anyway.
-        """
+        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet."""
         is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
         wrong = [target for target in self.targets if target not in found and target not in TARGETS]
         if wrong or not found:
-            last = (re.search(r"[^.]+(\.\d+)?$", name) for name, layer in is_layer.items() if layer)
-            kinds = {match[0] for match in last if match}
+            kinds = {re.findall(r"[^.]+(?:\.\d+)?$", name)[0] for name, layer in is_layer.items() if layer}
             raise UserError(
                 f"adapter.targets: no Linear or Conv2d layer is named {' or '.join(wrong or self.targets)}; "
                 f"this UNet has {', '.join(sorted(kinds))}."
@@ -85,50 +71,11 @@ def injected(unet: nn.Module) -> bool:
     return bool(getattr(unet, "peft_config", None))
 
 
-def merged(unet: UNet2DModel) -> UNet2DModel:
-    """Return a copy without LoRA and with the same outputs: W + (alpha / rank) B A instead of W, all trainable."""
-    return _stock(unet, merge=True)
+def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
+    """Return a stock UNet2DModel without LoRA and with copied weights, all trainable.
 
-
-def base(unet: UNet2DModel) -> UNet2DModel:
-    """Return a copy without LoRA and with the weights W of the base model, to the bit, all trainable."""
-    return _stock(unet, merge=False)
-
-
-def save(unet: UNet2DModel, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors as peft does; the folder is complete or absent."""
-    own = _peft().get_peft_model_state_dict(unet).items()
-    weights = {PREFIX + name: weight.detach().cpu().contiguous() for name, weight in own}
-    with written_folder(folder) as partial:
-        unet.peft_config[NAME].save_pretrained(str(partial))
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
-
-
-def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
-    """Add a saved LoRA in place, unmerged, and freeze all else; raises UserError for one of another UNet."""
-    peft, folder = _peft(), Path(folder)
-    if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} is no LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
-    weights = load_file(folder / WEIGHTS)
-    if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
-        raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")
-    try:
-        _inject(unet, peft.LoraConfig.from_pretrained(str(folder)))
-        peft.set_peft_model_state_dict(unet, weights)
-        if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
-            raise ValueError("other layers")
-    except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
-        raise UserError(f"{folder} is a LoRA of another UNet than this one.") from error
-    return unet
-
-
-def _inject(unet: UNet2DModel, config) -> UNet2DModel:
-    _peft().inject_adapter_in_model(config, unet)
-    return unet.train(unet.training)  # peft makes its layers in training mode
-
-
-def _stock(unet: UNet2DModel, merge: bool) -> UNet2DModel:
-    """Return a new UNet2DModel of the same config with copied weights: a deepcopy would copy the owners of hooks."""
+    merge: W + (alpha / rank) B A instead of W, for the same outputs; else the base model's W, to the bit.
+    """
     weights = {
         name.replace(".base_layer.", "."): weight.detach().clone()
         for name, weight in unet.state_dict().items()
@@ -143,11 +90,36 @@ def _stock(unet: UNet2DModel, merge: bool) -> UNet2DModel:
     # from_config resets the settings that are listed there to their defaults, even those registered anew
     config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
     with torch.random.fork_rng(devices=[]):  # its initial weights are random, and replaced
-        stock = UNet2DModel.from_config(config)
-    assert isinstance(stock, UNet2DModel)  # a tuple only with return_unused_kwargs
-    stock.to(unet.device)  # pyrefly: ignore[bad-argument-type]  # a decorator hides `self`
-    stock.load_state_dict(weights, assign=True)  # keeps each weight's own dtype
+        stock: Any = UNet2DModel.from_config(config)  # no deepcopy: that would copy the owners of hooks
+    stock.to(unet.device).load_state_dict(weights, assign=True)  # keeps each weight's own dtype
     return stock.train(unet.training)
+
+
+def save(unet: UNet2DModel, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors as peft does; the folder is complete or absent."""
+    own = _peft().get_peft_model_state_dict(unet).items()
+    weights = {PREFIX + name: weight.detach().cpu().contiguous() for name, weight in own}
+    with written_folder(folder) as partial:
+        unet.peft_config[NAME].save_pretrained(str(partial))
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+
+
+def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
+    """Add a saved LoRA in place, unmerged, and freeze all else; raises UserError for one of another UNet."""
+    peft = _peft()
+    if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} is no LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
+    weights = load_file(folder / WEIGHTS)
+    if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
+        raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")
+    try:
+        peft.inject_adapter_in_model(peft.LoraConfig.from_pretrained(str(folder)), unet)
+        peft.set_peft_model_state_dict(unet, weights)
+        if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
+            raise ValueError("other layers")
+    except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
+        raise UserError(f"{folder} is a LoRA of another UNet than this one.") from error
+    return unet.train(unet.training)
 
 
 def _peft():
@@ -156,7 +128,3 @@ def _peft():
     except ImportError:
         raise UserError("adapter=lora needs peft: pip install 'chrysalis[lora]'.") from None
     return peft
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

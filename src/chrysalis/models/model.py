@@ -1,9 +1,8 @@
-"""A model, ready to be trained or sampled from, and what a family of models has to provide."""
+"""A model, ready to be trained or sampled from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -11,61 +10,22 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.diffusion.objective import Objective
-from chrysalis.models.checks import Weights
-from chrysalis.models.layout import Layout
 from chrysalis.system.errors import UserError
 
-
-class Family(Protocol):
-    """A kind of model: which folders it reads, and how images become what its UNet works on."""
-
-    accepts: str  # what it reads, with an article, for messages
-
-    @staticmethod
-    def reads(layout: Layout) -> bool:
-        """Whether this family reads the folder, as far as its configuration files say."""
-
-    @classmethod
-    def load(cls, layout: Layout, weights: Weights) -> "Model":
-        """Load a folder that it reads; raises UserError, or ValueError with a reason, for one that is damaged."""
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 images [B, C, H, W] into float32 x_0."""
-
-    def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn x_0 into uint8 images [B, C, H, W]."""
-
-    def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
-        """(height, width) in pixels that the UNet was trained at; None if its config does not say."""
-
-    def fit(self, unet: UNet2DModel, size: tuple[int, int], key: str) -> None:
-        """Write the image size (height, width) into the config; raises UserError if the UNet cannot take it."""
-
-    def export(
-        self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
-    ) -> None:
-        """Write a pipeline that diffusers loads. merge: merge a LoRA into the weights, else save it beside them."""
+if TYPE_CHECKING:
+    from chrysalis.models.pixel_unet import PixelUNet
 
 
 @dataclass
 class Model:
-    """A UNet with its training scheduler.
+    """A UNet with its training scheduler."""
 
-    Args:
-        unet: the UNet, with the conditioner and the LoRA attached, if there are any.
-        scheduler: the training scheduler.
-        origin: the folder or hub id it was loaded from; None for a random initialization.
-        conditioner: of a conditional model.
-        train: which weights are trained, see freezing.py.
-        family: the kind of model.
-    """
-
-    unet: UNet2DModel
+    unet: UNet2DModel  # with the conditioner and the LoRA attached, if there are any
     scheduler: DDPMScheduler
-    origin: str | None
+    origin: str | None  # the folder or hub id it was loaded from; None for a random initialization
     conditioner: Conditioner | None = None
-    train: str | Sequence[str] = "all"
-    family: Family = field(kw_only=True)
+    train: str | Sequence[str] = "all"  # which weights are trained, see freezing.py
+    family: "PixelUNet" = field(kw_only=True)  # the kind of model, see families.py
 
     @property
     def prediction(self) -> str | None:
@@ -93,11 +53,6 @@ class Model:
             return None
         return f"The model was trained at {native[1]} x {native[0]} px and is now {use} at {size[1]} x {size[0]} px."
 
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Keep the inputs of each ResNet layer alone, and compute the rest again in the backward pass."""
-        if enabled:
-            self.unet.enable_gradient_checkpointing()
-
     def modules(self) -> list[torch.nn.Module]:
         """Return the UNet and, for a conditional model, the conditioner."""
         return [self.unet] if self.conditioner is None else [self.unet, self.conditioner]
@@ -108,9 +63,10 @@ class Model:
 
     def description(self) -> str:
         """Return one line: origin, number of parameters, prediction type and conditions."""
+        conditions = [] if self.conditioner is None else self.conditioner.names
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad) / 1e6
-        text = f"model: {self.origin or 'new'}, {millions:.1f} M parameters, "
-        text += f"predicts {self.scheduler.config['prediction_type']}"
+        text = f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts "
+        text += self.scheduler.config["prediction_type"]
         text += f", {trained:.2f} M of them trained" if trained < 0.999 * millions else ""
-        return text + (f", conditioned on {', '.join(self.conditioner.names)}" if self.conditioner is not None else "")
+        return text + (f", conditioned on {', '.join(conditions)}" if conditions else "")

@@ -13,13 +13,12 @@ from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.conditions import conditioner as conditioner_file
-from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.data import pixels
 from chrysalis.models import checks, lora, training_scheduler
 from chrysalis.models import conditional_pipeline as pipeline_file
-from chrysalis.models.checks import Weights
-from chrysalis.models.layout import Layout
+from chrysalis.models.layout import Layout, Weights
 from chrysalis.models.model import Model
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import write_text
@@ -29,37 +28,46 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 
 
 class PixelUNet:
-    """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner."""
+    """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
-    accepts = "a DDPM UNet2DModel on RGB pixels"
+    accepts: what it reads, with an article, for messages. channels: of its images.
+    """
 
-    @staticmethod
-    def reads(layout: Layout) -> bool:
-        """Whether it is a UNet2DModel on pixels: RGB and without labels, or with a conditioner of Chrysalis."""
-        config = layout.unet
-        if layout.is_foreign or config.get("_class_name") != "UNet2DModel":
+    accepts, channels = "a DDPM UNet2DModel on RGB pixels", 3
+
+    @classmethod
+    def reads(cls, layout: Layout) -> bool:
+        """Whether this family reads the folder, as far as its configuration files say."""
+        config, own = layout.unet, cls.channels
+        if layout.is_foreign or config.get("class_embed_type") or config.get("num_class_embeds"):
             return False
-        is_rgb = config.get("in_channels", 3) == 3 and config.get("out_channels", 3) in (3, 6)  # 6: learned variance
-        takes_labels = config.get("class_embed_type") or config.get("num_class_embeds")
-        return layout.is_conditional or (is_rgb and not takes_labels)
+        fits = config.get("in_channels", own) == own and config.get("out_channels", own) in (own, 2 * own)
+        return fits and config.get("_class_name") == "UNet2DModel"  # twice the channels: with a learned variance
 
     @classmethod
     def load(cls, layout: Layout, weights: Weights) -> Model:
-        """Load the UNet, its training scheduler, a conditioner and a LoRA; see Family.load."""
-        folder, argument = layout.folder, layout.argument
-        checks.refuse_pointers(layout.unet_at / name for name in weights.names)
-        for part in ("conditioner", "text_encoder", "lora"):
-            checks.refuse_pointers(sorted((folder / part).glob("*.safetensors")))
+        """Load a folder that it reads; raises UserError, or ValueError with a reason, for one that is damaged."""
+        folder, files = layout.folder, [layout.unet_at / name for name in weights.names]
+        # 1. Everything that can be checked before memory is allocated
+        parts = (folder / part for part in ("conditioner", "text_encoder", "lora"))
+        checks.refuse_pointers([*files, *(file for part in parts for file in sorted(part.glob("*.safetensors")))])
         noise = checks.read_json(layout.scheduler_file())
         checks.require_sane(noise, "scheduler_config.json")
         known = {*inspect.signature(UNet2DModel.__init__).parameters, *EMA_SETTINGS}
-        training_scheduler.refuse_unknown(layout.unet, known, "config.json", argument)
-        scheduler = training_scheduler.read(noise, argument)
-        checks.require_plausible_size(layout.unet, layout.unet_at, weights)
-        settings = {"low_cpu_mem_usage": False, "local_files_only": True, "output_loading_info": True}
-        settings |= {"variant": weights.variant, "use_safetensors": not weights.pickled}
-        unet, report = UNet2DModel.from_pretrained(layout.unet_at, **settings)
-        conditioner = _load_conditioner(folder, unet) if layout.is_conditional else None
+        training_scheduler.refuse_unknown(layout.unet, known, "config.json", layout.argument)
+        scheduler = training_scheduler.read(noise, layout.argument)
+        checks.require_plausible(layout.unet, files)
+        # 2. The UNet, and what a conditional or adapted model adds to it
+        how = {"low_cpu_mem_usage": False, "local_files_only": True}
+        of_weights = {"variant": weights.variant, "use_safetensors": not weights.pickled}
+        unet, report = UNet2DModel.from_pretrained(layout.unet_at, output_loading_info=True, **of_weights, **how)
+        conditioner = None
+        if (folder / "conditioner" / "config.json").is_file():
+            conditioner = Conditioner.from_pretrained(folder / "conditioner", use_safetensors=True, **how)
+            if (folder / "text_encoder").is_dir():
+                encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
+                conditioner.text.use_encoder(*load_encoder(encoder, "model.pretrained", tokenizer))
+            conditioner.attach(unet)
         model = Model(unet, scheduler, str(folder), conditioner, family=cls())
         checks.require_complete(report, model.modules())
         if (folder / "lora").is_dir():
@@ -67,20 +75,20 @@ class PixelUNet:
         return model
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 images [B, 3, H, W] to float32 in [-1, 1]."""
+        """Turn uint8 images [B, C, H, W] into float32 x_0."""
         return pixels.to_signed(images)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Map float [B, 3, H, W] in [-1, 1] to uint8 images."""
+        """Turn x_0 into uint8 images [B, C, H, W]."""
         return pixels.to_uint8(x)
 
     def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
-        """Return the config's sample_size as (height, width)."""
+        """(height, width) in pixels that the UNet was trained at; None if its config does not say."""
         native = unet.config["sample_size"]
         return (native, native) if isinstance(native, int) else native and tuple(native)
 
     def fit(self, unet: UNet2DModel, size: tuple[int, int], key: str) -> None:
-        """Write (height, width) into the config; each must be divisible by 2 to the number of downsamplings."""
+        """Write the image size (height, width) into the config; raises UserError if the UNet cannot take it."""
         is_square = size[0] == size[1]
         multiple = 2 ** (len(unet.config["block_out_channels"]) - 1)
         if any(side % multiple for side in size):
@@ -96,50 +104,30 @@ class PixelUNet:
     def export(
         self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
     ) -> None:
-        """Write a DDPMPipeline, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA."""
+        """Write a DDPMPipeline, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA.
+
+        merge: merge a LoRA into the weights, else save it beside them.
+        """
         has_lora = lora.injected(unet)
-        if has_lora and not merge:
-            lora.save(unet, folder / "lora")
         if has_lora:
-            unet = lora.merged(unet) if merge else lora.base(unet)
+            if not merge:
+                lora.save(unet, folder / "lora")
+            unet = lora.plain(unet, merge)
         if conditioner is None and (merge or not has_lora):
             DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
-        else:
-            _save_with_pipeline_file(folder, unet, scheduler, conditioner)
-
-
-def _load_conditioner(folder: Path, unet: UNet2DModel) -> Conditioner:
-    """Load the conditioner of a conditional model, and attach it to the UNet."""
-    settings = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": True}
-    conditioner = Conditioner.from_pretrained(folder / "conditioner", **settings)
-    if (folder / "text_encoder").is_dir():
-        encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
-        conditioner.use_encoder(*text_encoders.load(encoder, "model.pretrained", tokenizer))
-    conditioner.attach(unet)
-    return conditioner
-
-
-def _save_with_pipeline_file(
-    folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None
-) -> None:
-    """Write a folder for DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)."""
-    parts: dict[str, Any] = {"unet": unet, "scheduler": scheduler}
-    libraries = dict.fromkeys(parts, "diffusers")
-    if conditioner is not None:
-        parts["conditioner"], libraries["conditioner"] = conditioner, "conditioner"
-        if conditioner.text is not None and conditioner.text.frozen:
-            frozen = conditioner.text.frozen[0]
-            parts |= {"text_encoder": frozen.model, "tokenizer": frozen.tokenizer}
-            libraries |= dict.fromkeys(("text_encoder", "tokenizer"), "transformers")
-    index: dict[str, Any] = {
-        "_class_name": ["pipeline", "ConditionalPipeline"],
-        "_diffusers_version": diffusers.__version__,
-    }
-    for name in ("unet", "scheduler", "conditioner", "text_encoder", "tokenizer"):
-        index[name] = [libraries[name], type(parts[name]).__name__] if name in parts else [None, None]
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    if conditioner is not None:
-        shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
-    shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
-    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+            return
+        # For DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+        parts: dict[str, tuple[str, Any]] = {"unet": ("diffusers", unet), "scheduler": ("diffusers", scheduler)}
+        if conditioner is not None:
+            parts["conditioner"] = ("conditioner", conditioner)
+            for frozen in conditioner.text.frozen if conditioner.text is not None else ():
+                parts["text_encoder"] = ("transformers", frozen.model)
+                parts["tokenizer"] = ("transformers", frozen.tokenizer)
+        index: dict = {"_class_name": ["pipeline", "ConditionalPipeline"], "_diffusers_version": diffusers.__version__}
+        for name, (library, part) in parts.items():
+            part.save_pretrained(folder / name)
+            index[name] = [library, type(part).__name__]
+        if conditioner is not None:
+            shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
+        shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
+        write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")

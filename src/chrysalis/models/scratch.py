@@ -29,7 +29,7 @@ def build(
         attention_levels: the levels, 0 for the full resolution, whose blocks have self-attention.
         num_train_timesteps: number of timesteps T.
         beta_schedule: noise schedule, one of DDPMScheduler's.
-        gradient_checkpointing: save memory in training, see Model.checkpoint_gradients.
+        gradient_checkpointing: in training keep the inputs of each layer alone, and compute the rest again.
     """
     if not block_out_channels or any(channels % 8 for channels in block_out_channels):
         raise UserError(f"model.block_out_channels={list(block_out_channels)} must be one or more multiples of 8.")
@@ -38,6 +38,8 @@ def build(
         raise UserError(f"model.attention_levels={list(attention_levels)} must be from 0 to {len(levels) - 1}.")
     down = tuple("AttnDownBlock2D" if level in attention_levels else "DownBlock2D" for level in levels)
     unet = UNet2DModel(
+        in_channels=PixelUNet.channels,
+        out_channels=PixelUNet.channels,
         sample_size=image_size if isinstance(image_size, int) else tuple(image_size),
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
@@ -46,6 +48,6 @@ def build(
         norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
     )
     scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule)
-    model = Model(unet, scheduler, None, family=PixelUNet())
-    model.checkpoint_gradients(gradient_checkpointing)
-    return model
+    if gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return Model(unet, scheduler, None, family=PixelUNet())

@@ -30,25 +30,25 @@ def load(model: Model, pretrained: str, key: str) -> Model:
 
 
 def _names(model: Model, part: str) -> list[str]:
-    """Return the labels of a model, or the names of its vector's numbers; none where it has no such condition."""
-    parts = {} if model.conditioner is None else model.conditioner.embeddings
-    return getattr(parts[part], "names") if part in parts else []  # noqa: B009 -- a Module's attributes have no type
+    """The labels of a model, or the names of its vector's numbers; none where it has no such condition."""
+    parts = {} if model.conditioner is None else model.conditioner.parts
+    return getattr(parts.get(part), "names", [])
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
-    """Return a copy of an exported model with the EMA weights of a checkpoint of its run, runs/NAME/checkpoints/....
+    """A copy of an exported model with the EMA weights of a checkpoint of its run, runs/NAME/checkpoints/....
 
     Raises UserError, by the configuration key of the file, if it is damaged or holds other weights.
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
-        averages = next(state["averages"] for state in saved.values() if "averages" in state)
-        unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the UNet's hooks refer to both
-        parts = {"unet": unet} if conditioner is None else {"unet": unet, "conditioner": conditioner}
-        own = dict(torch.nn.ModuleDict(parts).named_parameters())
-        pairs = [(own[name], weight) for name, weight in averages.items() if name in own]
+        averages = dict(next(state["averages"] for state in saved.values() if "averages" in state))
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+    unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the UNet's hooks refer to both
+    modules = {"unet": unet, "conditioner": conditioner}
+    own = dict(torch.nn.ModuleDict({name: m for name, m in modules.items() if m is not None}).named_parameters())
+    pairs = [(own[name], weight) for name, weight in averages.items() if name in own]
     if any(".lora_" in name and name not in own for name in averages):
         raise UserError(
             f"{key}={file} holds a LoRA apart from the weights, and {model.origin} has it merged into them: give the "
@@ -56,7 +56,6 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
         )
     if not pairs or len(pairs) < len(averages) or any(mine.shape != weight.shape for mine, weight in pairs):
         raise UserError(f"{key}={file} holds other weights than {model.origin}: give a checkpoint of its run.")
-    with torch.no_grad():
-        for mine, weight in pairs:
-            mine.copy_(weight)
+    for mine, weight in pairs:
+        mine.data.copy_(weight)
     return replace(model, unet=unet, conditioner=conditioner, origin=file, train="all")

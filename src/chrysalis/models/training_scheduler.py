@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 
 import diffusers
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
@@ -11,30 +12,12 @@ from chrysalis.diffusion.objective import PREDICTION_TYPES
 from chrysalis.system.errors import UserError
 
 # What defines x_t and the prediction: always the training scheduler's own, never a sampler's default
-NOISE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+NOISE += ("prediction_type",)
 
-# The other settings that are kept: those of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
+# What is kept beside them: the settings of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
 # left there for another sampler, such as use_flow_sigmas for a solver
-KEPT = (
-    *NOISE,
-    "clip_sample",
-    "clip_sample_range",
-    "thresholding",
-    "dynamic_thresholding_ratio",
-    "sample_max_value",
-    "variance_type",
-    "set_alpha_to_one",
-    "steps_offset",
-    "timestep_spacing",
-)
+KEPT = {*inspect.signature(DDPMScheduler).parameters, *inspect.signature(DDIMScheduler).parameters}
 
 OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first has no effect, the second is translated
 FILE = "scheduler_config.json"
@@ -43,12 +26,8 @@ FILE = "scheduler_config.json"
 def read(config: Mapping, argument: str) -> DDPMScheduler:
     """Build a DDPM scheduler with the noise levels and the prediction type of a config, whichever class saved it.
 
-    Args:
-        config: content of scheduler_config.json.
-        argument: KEY=VALUE as the user named the folder, for messages.
-
-    Raises:
-        UserError: it is no discrete DDPM noise schedule, or has settings whose effect is unknown.
+    argument: KEY=VALUE as the user named the folder, for messages. Raises UserError for a config that is no discrete
+    DDPM noise schedule, or has settings whose effect is unknown.
     """
     settings, kind = dict(config), config.get("_class_name") or "DDPMScheduler"
     cls = getattr(diffusers, str(kind), None)
@@ -60,8 +39,13 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
         others = (getattr(diffusers, other.name, None) for other in KarrasDiffusionSchedulers)
         known |= {*OLD}.union(*map(_parameters, others))
     refuse_unknown(settings, known, FILE, argument)
-    _translate_predict_epsilon(settings, argument)
-
+    predicts_eps = settings.pop("predict_epsilon", None)
+    meant = "epsilon" if predicts_eps else "sample"
+    if predicts_eps is not None and settings.setdefault("prediction_type", meant) != meant:
+        raise UserError(
+            f"{argument} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
+            f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
+        )
     own = cls.from_config({key: value for key, value in settings.items() if key in NOISE})
     # Each class has its own defaults: Heun's betas, where a file omits them, are not DDPM's
     noise = {key: own.config[key] for key in NOISE if key in own.config}
@@ -73,18 +57,6 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
     if own.alphas_cumprod.shape != abar.shape or (own.alphas_cumprod - abar).abs().max() > 1e-6:
         raise UserError(f"{argument} was trained with {kind}, whose noise levels are not those of DDPM.")
     return scheduler
-
-
-def _translate_predict_epsilon(settings: dict, argument: str) -> None:
-    """Replace predict_epsilon, which early diffusers wrote, by prediction_type, in place."""
-    if (predicts_eps := settings.pop("predict_epsilon", None)) is None:
-        return
-    meant = "epsilon" if predicts_eps else "sample"
-    if settings.setdefault("prediction_type", meant) != meant:
-        raise UserError(
-            f"{argument} has predict_epsilon={str(bool(predicts_eps)).lower()} and "
-            f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
-        )
 
 
 def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:

@@ -90,7 +90,7 @@ class Blend(Generate):
         other = second_model.load(model, name, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
-                one.unet = lora.merged(one.unet)
+                one.unet = lora.plain(one.unet)
                 align(one.unet)
         self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]

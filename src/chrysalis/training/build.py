@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from chrysalis.conditions.build import build_conditioner
+from chrysalis.conditions.kinds import build_conditioner
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import Objective
@@ -28,7 +28,7 @@ def build_denoiser(
     Args:
         model: keeps the conditioner; its scheduler's config records the objective for the export.
         data: set up here; its labels are numbered as the model does.
-        kinds: {name: kind} of the conditions that the model is to have, see conditions/kinds.py.
+        kinds: {name: kind} of the conditions that the model is to have, see conditions/kinds/.
         adapter: is injected into the UNet; None to train the weights themselves.
 
     Raises:

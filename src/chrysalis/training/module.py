@@ -8,7 +8,6 @@ from lightning import LightningModule
 from chrysalis.data.batch import Batch
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.models.freezing import is_new
 from chrysalis.system.errors import UserError
 from chrysalis.training.clipping import clip
 from chrysalis.training.microbatching import SMALLER, MicroBatching, explain_out_of_memory, require_out_of_memory
@@ -111,8 +110,8 @@ class FineTuning(LightningModule):
         self.microbatching.parts = checkpoint["parts"]
 
     def configure_optimizers(self) -> dict:  # pyrefly: ignore[bad-override] - Lightning's type is a union of all it takes
-        existing = [p for name, p in self.trainable() if not is_new(name)]
-        new = [p for name, p in self.trainable() if is_new(name)]
+        existing = [p for name, p in self.trainable() if not name.startswith("conditioner.")]
+        new = [p for name, p in self.trainable() if name.startswith("conditioner.")]
         optimizer = self.make_optimizer([{"params": group} for group in (existing, new) if group])
         if new:
             optimizer.param_groups[-1]["lr"] *= self.lr_multiplier

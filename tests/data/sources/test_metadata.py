@@ -171,7 +171,7 @@ def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path
 @pytest.mark.parametrize("known", [NFC, NFD])
 @pytest.mark.parametrize("name", [NFC, NFD])
 def test_a_label_is_known_in_both_unicode_forms(known, name):
-    conditioner = Conditioner({"label": {"names": ["plain", known], "dim": 4}}, 8, 3)
+    conditioner = Conditioner({"label": {"names": ["plain", known], "dim": 4}}, 8)
     assert Request(conditioner, {"label": name}, "a model").values == {"label": [1]}
     assert LabelEmbedding(8, ["plain", known]).index(name) == 1
     with pytest.raises(ValueError, match="cafe"):

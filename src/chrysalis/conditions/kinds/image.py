@@ -1,8 +1,8 @@
 """Another image for each image, given with the data or derived from it, as three more channels of conv_in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch.nn import functional as F
@@ -17,25 +17,22 @@ from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError
 
 
-def stack_images(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> torch.Tensor:
-    """`Kind.stack` for values that are functions of (seed, size)."""
-    return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)
-
-
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
     name, column, noun = "image", "conditioning", "image"
     remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
     example = "image=FILE.png"
-    reads_files, stack = True, stack_images
+    reads_files = True
 
     def __init__(self, source: Literal["given", "grey", "small"] = "given"):
-        self.source = source
+        self.source: str = source
 
     @classmethod
-    def of_part(cls, part: Channels) -> "Image":
-        return cls(part.source)  # pyrefly: ignore[bad-argument-type] - settings of an exported model, checked when it is built
+    def of_part(cls, part: Channels) -> Self:
+        kind = super().of_part(part)
+        kind.source = part.source
+        return kind
 
     def require(self, image_set: ImageSet, source: str) -> None:
         if self.source == "given":
@@ -49,9 +46,8 @@ class Image(Kind[Channels]):
         return {"source": self.source}
 
     def of_batch(self, batch: Batch) -> torch.Tensor:
-        if self.part.source != "given":
-            return derived(pixels.to_signed(batch.image), self.part.source)
-        return pixels.to_signed(super().of_batch(batch))
+        image = super().of_batch(batch) if self.part.source == "given" else batch.image
+        return derived(pixels.to_signed(image), self.part.source)
 
     def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         file = image_files(key, given)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from chrysalis.conditions.conditioner import Channels
 from chrysalis.conditions.kind import Kind
-from chrysalis.conditions.kinds.image import image_files, stack_images
+from chrysalis.conditions.kinds.image import image_files
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
 from chrysalis.data.synthetic.domains import DOMAINS, draw
@@ -23,7 +23,7 @@ class Mask(Kind[Channels]):
     name = column = noun = "mask"
     remedy = "give them by data.masks=FOLDER or mask_file_name"
     example = "mask=FILE.png"
-    reads_files, stack = True, stack_images
+    reads_files = True
 
     def of_batch(self, batch: Batch) -> torch.Tensor:
         return pixels.to_signed(super().of_batch(batch))

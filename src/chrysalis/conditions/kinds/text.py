@@ -1,57 +1,48 @@
 """A caption for each image, through cross-attention after the UNet's own attention layers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from chrysalis.conditions import text_encoders
 from chrysalis.conditions.conditioner import TextAttention, TokenEncoder
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed
 from chrysalis.data.store import ImageSet
+from chrysalis.system import transformers_folder
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Channels, Layers, NotNegative, Positive
 from chrysalis.system.terminal import warn
+from chrysalis.system.weight_alignment import align
 
 
+@dataclass(eq=False)
 class Text(Kind[TextAttention]):
-    """Captions.
-
-    Args:
-        encoder: folder or hub id of a transformers text encoder, kept frozen; None for a small one, trained along.
-        dim, layers: of the small encoder.
-        heads: of the cross-attention.
-        levels: resolution levels (0 is the full one) without self-attention whose ResNet layers are followed by it.
-        pooled: also add the pooled states to the timestep embedding.
-    """
+    """Captions."""
 
     name, column, noun = "text", "caption", "caption"
     remedy = "give `text` in a metadata.jsonl, a .txt file beside each image, or data.caption_column=NAME"
     example = 'text="..."'
 
-    def __init__(
-        self,
-        encoder: str | None = None,
-        dim: Channels = 64,
-        layers: Layers = 1,
-        heads: Positive = 4,
-        levels: Sequence[NotNegative] | None = (),
-        pooled: bool = True,
-    ):
-        if encoder is None and dim % heads:
-            raise UserError(f"condition.text.dim={dim} must be a multiple of condition.text.heads={heads}.")
-        self.encoder, self.dim, self.layers, self.heads, self.levels = encoder, dim, layers, heads, tuple(levels or ())
-        self.pooled = pooled
-        self.frozen = None if encoder is None else text_encoders.load(encoder)
+    encoder: str | None = None  # folder or hub id of a frozen transformers text encoder; None: a small one is trained
+    dim: Channels = 64  # of the small encoder
+    layers: Layers = 1  # of the small encoder
+    heads: Positive = 4  # of the cross-attention
+    levels: Sequence[NotNegative] | None = ()  # without self-attention, whose ResNet layers it follows; 0: the full one
+    pooled: bool = True  # also add the pooled states to the timestep embedding
+
+    def __post_init__(self):
+        if self.encoder is None and self.dim % self.heads:
+            raise UserError(f"condition.text.dim={self.dim} must be a multiple of condition.text.heads={self.heads}.")
+        self.frozen = None if self.encoder is None else load_encoder(self.encoder)
 
     def require_match(self, part: TextAttention, image_set: ImageSet, source: str) -> None:
         if self.frozen is not None:
-            raise UserError(
-                f"condition.text.encoder={self.encoder} cannot replace the text encoder of this model: leave it out."
-            )
+            setting = f"condition.text.encoder={self.encoder}"
+            raise UserError(f"{setting} cannot replace the text encoder of this model: leave it out.")
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
-        how = {"places": attention_places(unet, self.levels), "heads": self.heads, "pooled": self.pooled}
+        how = {"places": attention_places(unet, self.levels or ()), "heads": self.heads, "pooled": self.pooled}
         if self.frozen is not None:
             config = self.frozen[1].config
             return how | {"dim": getattr(config, "hidden_size", None) or config.d_model, "encoder": self.encoder}
@@ -63,16 +54,16 @@ class Text(Kind[TextAttention]):
         if self.frozen is not None:
             self.part.use_encoder(*self.frozen)
 
-    def of_batch(self, batch: Batch) -> tuple[str | None, ...]:
-        return tuple(caption or None for caption in super().of_batch(batch))
-
     def caption(self, batch: Batch, i: int) -> str:
         return self.of_batch(batch)[i] or "no caption"
 
     def parse(self, key: str, given: Any) -> str:
         caption, encoder = composed(str(given)), self.part.encoder
-        unknown = [] if encoder is None else encoder.unknown(caption)
-        if encoder is not None and unknown and len(unknown) == len(encoder.split(caption)):
+        if encoder is None:
+            return caption
+        words = encoder.split(caption)
+        unknown = [word for word in words if word not in encoder.words]
+        if unknown and unknown == words:
             raise UserError(
                 f"{key}={caption}: this model knows none of these words. It knows "
                 f"{', '.join(list(encoder.words)[:40])} ..."
@@ -88,20 +79,37 @@ class Text(Kind[TextAttention]):
         return "captions" if self.part.encoder is None else f"captions of {len(self.part.encoder.words)} words"
 
 
+def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
+    """Load (tokenizer, text encoder): CLIP's, T5's, BERT ...; no code of the repository is run.
+
+    name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
+    """
+    setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
+    with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
+        from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+        cls = text_halves.get(AutoConfig.from_pretrained(**where).model_type, AutoModel)
+        model = cls.from_pretrained(**where, weights_only=True)
+        apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
+        return AutoTokenizer.from_pretrained(**apart), align(model)
+
+
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
     """{layer: channels} of the layers to attend to text after: every self-attention, and ResNet layers of `levels`."""
     channels = unet.config.block_out_channels
+    lowest = len(channels) - 1
     if any(level not in range(len(channels)) for level in levels):
-        raise UserError(f"condition.text.levels={list(levels)} must lie in 0..{len(channels) - 1}.")
+        raise UserError(f"condition.text.levels={list(levels)} must lie in 0..{lowest}.")
     places = {}
     blocks = [(f"down_blocks.{i}", i, block) for i, block in enumerate(unet.down_blocks)]
-    blocks += [("mid_block", len(channels) - 1, unet.mid_block)]
-    blocks += [(f"up_blocks.{i}", len(channels) - 1 - i, block) for i, block in enumerate(unet.up_blocks)]
+    blocks += [("mid_block", lowest, unet.mid_block)]
+    blocks += [(f"up_blocks.{i}", lowest - i, block) for i, block in enumerate(unet.up_blocks)]
     for name, level, block in blocks:
-        own = [a for a in getattr(block, "attentions", None) or [] if a is not None]
-        kind = "attentions" if own else "resnets"
-        if own or level in levels:
-            places |= {f"{name}.{kind}.{k}": channels[level] for k in range(len(own or block.resnets))}
+        attentions = [a for a in getattr(block, "attentions", None) or [] if a is not None]
+        if attentions or level in levels:
+            kind, layers = ("attentions", attentions) if attentions else ("resnets", block.resnets)
+            places |= {f"{name}.{kind}.{k}": channels[level] for k in range(len(layers))}
     if not places:
         raise UserError(
             "condition=text: this UNet has no attention. Name the levels to add it to: condition.text.levels=[2,3]."

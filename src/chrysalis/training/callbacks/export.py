@@ -13,7 +13,7 @@ from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
 from chrysalis.evaluation.validation_loss import fixed_timesteps
 from chrysalis.evaluation.verdict import describe_change, verdict
-from chrysalis.models import card, export, lora
+from chrysalis.models import export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import shown, shown_program, write_text
 from chrysalis.system.public_paths import all_public
@@ -106,11 +106,11 @@ class Export(Callback):
         self.conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
         needs_own_code = bool(self.conditions) or (lora.injected(denoiser.unet) and not self.merge)
         about = (self.change, self.origin, data.source.name, data.size, self.conditions, needs_own_code)
-        text = card.text(self.results, *about)
+        card = export.card(self.results, *about)
         parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge}
         with stage("export"):
             unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
-            export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, text, grid, **parts)
+            export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
 
     def finish(self, trainer: Trainer, module: FineTuning) -> None:
         """Complete a run that had no step left, print the summary, and exit with the code that Ctrl-C requests."""

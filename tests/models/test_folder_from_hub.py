@@ -9,7 +9,7 @@ from conftest import tiny_unet
 from loopback import SHA, Repository
 from safetensors.torch import load, save
 
-from chrysalis.models import card, folder, location
+from chrysalis.models import export, folder, location
 from chrysalis.system.errors import UserError
 
 UNET = "unet/diffusion_pytorch_model"
@@ -172,7 +172,7 @@ def test_a_revision_is_a_key_or_part_of_the_id(served, model, model_folder):
         assert not torch.equal(main.unet.conv_in.weight, other.conv_in.weight)
     results = dict.fromkeys(("best_step", "steps", "images_per_second", "precision", "hardware", "command"), "")
     results |= dict.fromkeys(("val_loss", "base_val_loss", "final_train_loss", "seconds"), 0.0) | {"verdict": ""}
-    text = card.text(results | {"versions": {}, "continued_by": []}, "lower than", loaded.origin, "images", (16, 16))
+    text = export.card(results | {"versions": {}, "continued_by": []}, "lower than", loaded.origin, "images", (16, 16))
     assert "\nbase_model: me/model\nbase_model_revision: refs/pr/1\n---\n" in text
     (model_folder / "README.md").write_text(text)
     assert location.base_of(str(model_folder)) == "me/model@refs/pr/1"
