@@ -14,14 +14,9 @@ import platformdirs
 from chrysalis.system.errors import UserError
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 REPOSITORY = Path(__file__).resolve().parents[3]
-UMASK = _umask()  # read once, before there are threads: reading it sets it for a moment, for all of them
+UMASK = os.umask(0)  # read once, before there are threads: reading it sets it for a moment, for all of them
+os.umask(UMASK)
 
 
 @contextmanager
@@ -30,16 +25,12 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
 
     before: a second name under which the file that `path` replaces stays; `path` exists at every moment.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".partial", dir=path.parent, delete=False) as file:
+        partial = Path(file.name)
     try:
         yield partial
-        with open(partial, "rb") as f:
-            os.fsync(f.fileno())
-        partial.chmod(0o666 & ~UMASK)
+        _settle(partial, 0o666)
         if before is not None and path.exists():
             _keep(path, before)
         os.replace(partial, path)
@@ -49,24 +40,16 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
-    """Yield a partial folder beside `path`, which replaces `path` on success and is deleted on an error.
-
-    keep_existing: drop the new folder if `path` exists by then.
-    """
-    path = Path(path)
+def written_folder(path: Path) -> Iterator[Path]:
+    """Yield a partial folder beside `path`, which replaces `path` on success and is deleted on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~UMASK)  # safetensors makes its files unreadable for other users
-                with open(file, "rb") as f:
-                    os.fsync(f.fileno())
-        partial.chmod(0o777 & ~UMASK)
-        if path.exists() and keep_existing:
-            return
+                _settle(file, 0o666)  # safetensors makes its files unreadable for other users
+        _settle(partial, 0o777)
         if path.exists():
             previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
             os.replace(path, previous / path.name)
@@ -77,6 +60,20 @@ def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _settle(path: Path, mode: int) -> None:
+    path.chmod(mode & ~UMASK)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _keep(path: Path, before: Path) -> None:
@@ -135,12 +132,3 @@ def remove_if_empty(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,18 +1,13 @@
 """One process at a time in a folder: a lock that the operating system releases when the process ends."""
 
-import errno
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 
 @contextmanager
@@ -29,15 +24,13 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if fcntl is not None and handle is not None:
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to forked processes that still live
-            os.close(handle)
+        os.close(handle)
 
 
-def _locked(folder: Path, key: str) -> int | None:
-    """The descriptor of a locked folder; None on a system without such locks."""
-    if fcntl is None:
-        return None
+def _locked(folder: Path, key: str) -> int:
+    """The descriptor of a locked folder, without a lock on a file system that has none."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -45,13 +38,13 @@ def _locked(folder: Path, key: str) -> int | None:
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(handle)
-                raise UserError(
-                    f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
-                ) from None
-            return handle  # a file system without such locks
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            raise UserError(
+                f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
+            ) from None
+        except OSError:
+            return handle
         if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
             return handle
         os.close(handle)  # a process that ended meanwhile has removed its empty folder
