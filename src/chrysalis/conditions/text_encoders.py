@@ -1,6 +1,6 @@
 """Text encoders of transformers, loaded from a folder or hub id to stay frozen."""
 
-from chrysalis.system import transformers_folder
+from chrysalis.system import hub
 from chrysalis.system.weight_alignment import align
 
 
@@ -10,7 +10,7 @@ def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None =
     name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
     """
     setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
-    with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
+    with hub.transformers_source(setting, name, "a text encoder", like, extra="text") as where:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         architecture = AutoConfig.from_pretrained(**where).model_type

@@ -13,7 +13,6 @@ import platformdirs
 
 from chrysalis.system.errors import UserError
 
-
 REPOSITORY = Path(__file__).resolve().parents[3]
 UMASK = os.umask(0)  # read once, before there are threads: reading it sets it for a moment, for all of them
 os.umask(UMASK)

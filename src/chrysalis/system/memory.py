@@ -2,12 +2,11 @@
 
 import gc
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from chrysalis.system.errors import UserError
 
 
 def free(device: torch.device) -> int:
@@ -39,9 +38,6 @@ def in_batches(
         call: slice of length b -> rows [b, ...].
         at_once: the largest batch.
         advance: called with the number of rows after each batch.
-
-    Returns:
-        The rows, [n, ...].
     """
     rows: list[torch.Tensor] = []
     while (done := sum(map(len, rows))) < n:
@@ -67,15 +63,10 @@ def release(device: torch.device) -> None:
 
 def _available_in_system() -> int:
     """MemAvailable of /proc/meminfo; half of all memory where there is no such file (macOS)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        raise UserError("The free memory of this system is unknown: give data.batch_size as a number.") from None
+    file = Path("/proc/meminfo")
+    if file.is_file() and (available := re.search(r"MemAvailable: *(\d+) kB", file.read_text(encoding="ascii"))):
+        return int(available[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _available_in_container(root: Path) -> list[int]:

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from chrysalis.system.errors import UserError, require_path
+from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import shown
 
 
@@ -27,7 +27,9 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
     file = require_path(key, place)
     try:
         if file.suffix == ".py":
-            return _load_file(file, name or file.stem, f"{key}: there is no file {place}.")
+            if not file.is_file():
+                raise UserError(f"{key}: there is no file {place}.")
+            return _load_file(file, name or file.stem)
         _search_also(Path.cwd())
         if (spec := _find(place)) is None:
             raise UserError(f"{key}: there is no module {place}.")
@@ -50,21 +52,17 @@ def _find(place: str) -> ModuleSpec | None:
         raise
 
 
-def _load_file(file: Path, name: str, missing: str) -> ModuleType:
+def _load_file(file: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise UserError(missing)
+    assert spec is not None
+    assert spec.loader is not None  # a file whose name ends in .py has one
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look their module up
     _search_also(file.absolute().parent)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
+        del sys.modules[name]
         raise
     return module
 
@@ -83,5 +81,4 @@ def failed_at(error: BaseException, file: Path, otherwise: str) -> str:
 
 def described(error: BaseException) -> str:
     """'ValueError: the first line of its message.'"""
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first.rstrip('.')}."
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}."

@@ -74,11 +74,10 @@ def measure(plan: Plan) -> BaseLoss | None:
     conditions = validation_conditions(batch, denoiser.conditioner)
     keys, right = batch.key.tolist(), conditions.get("right")
     at_once = 1 if plan.device.type == "cpu" else IMAGES  # images, each at every timestep
+    parts = [range(first, min(first + at_once, len(keys))) for first in range(0, len(keys), at_once)]
 
-    def loss(model: Denoiser, first: int, cond: dict | None = None) -> torch.Tensor:
-        rows = range(first, min(first + at_once, len(keys)))
-        chosen = slice(rows.start, rows.stop)
-        micro_batch = min(plan.batch_size, at_once * TIMESTEPS)
+    def loss(model: Denoiser, rows: range, cond: dict | None = None) -> torch.Tensor:
+        chosen, micro_batch = slice(rows.start, rows.stop), min(plan.batch_size, at_once * TIMESTEPS)
         fixed = (batch.image[chosen], keys[chosen], TIMESTEPS, plan.validation.seed, micro_batch)
         return validation_loss(model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
 
@@ -86,10 +85,10 @@ def measure(plan: Plan) -> BaseLoss | None:
     try:
         module.to(plan.device)
         with eval_mode(plan.trainer, module), stage("base model's loss", len(keys) * TIMESTEPS) as progress:
-            loss(denoiser, 0, right)
-            for first in range(0, len(keys), at_once):
+            loss(denoiser, parts[0], right)
+            for part in parts:
                 began = time.perf_counter()
-                ours.append(loss(denoiser, first, right))
+                ours.append(loss(denoiser, part, right))
                 seconds.append((time.perf_counter() - began) / ours[-1].numel())
                 progress.advance(ours[-1].numel())
                 if progress.seconds() > LONG:
@@ -101,7 +100,6 @@ def measure(plan: Plan) -> BaseLoss | None:
     finally:
         module.to(home)
     zero = Denoiser(Zeros(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.device)
-    zeros = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
-    ours, zeros = (torch.cat(losses) for losses in (ours, zeros))
-    timesteps = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist()
-    return BaseLoss(timesteps, ours.mean(0), zeros.mean(0), min(seconds), max(1, len(conditions)), len(ours))
+    zeros = torch.cat([loss(zero, part) for part, _ in zip(parts, ours, strict=False)]).mean(0)
+    timesteps, mean = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist(), torch.cat(ours).mean(0)
+    return BaseLoss(timesteps, mean, zeros, min(seconds), max(1, len(conditions)), sum(map(len, ours)))

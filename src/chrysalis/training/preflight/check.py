@@ -6,9 +6,12 @@ from chrysalis.system import memory
 from chrysalis.system.terminal import console, is_main_process, say
 from chrysalis.training.batch_size import step_cost
 from chrysalis.training.preflight.base_loss import measure
-from chrysalis.training.preflight.memory_needs import is_large, require_room
+from chrysalis.training.preflight.disk import require_room
 from chrysalis.training.preflight.plan import Plan, SharePlan
 from chrysalis.training.preflight.table import table
+
+# Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
+LARGE_MODEL, LARGE_MICRO_BATCH = 30e6, 2**18  # parameters; pixels
 
 
 def check(plan: Plan, preflight: bool | str) -> bool:
@@ -21,14 +24,12 @@ def check(plan: Plan, preflight: bool | str) -> bool:
     plan.prepare()
     plan.trainer.callbacks.append(SharePlan(plan))
     if preflight is False:
-        for line in (plan.size_note, plan.model.description(), plan.data.description()):
-            if line:
-                say(line)
-        return True
-    if is_main_process():
+        for line in filter(None, (plan.size_note, plan.model.description(), plan.data.description())):
+            say(line)
+    elif is_main_process():
         # 2. Memory, and the base model's loss and speed, without a trace in the random numbers of the run
         with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
-            count = preflight == "only" or is_large(plan)
+            count = preflight == "only" or _is_large(plan)
             cost = step_cost(plan.module, plan.trainer, plan.data.size) if count else None
             free = memory.free(plan.device)
             base = None if plan.resumed else measure(plan)
@@ -39,3 +40,9 @@ def check(plan: Plan, preflight: bool | str) -> bool:
         console.print(table(plan, base, cost, free))
         require_room(plan)
     return preflight != "only"
+
+
+def _is_large(plan: Plan) -> bool:
+    height, width = plan.data.size
+    many = sum(p.numel() for p in plan.module.parameters()) > LARGE_MODEL
+    return plan.device.type != "cpu" or many or plan.batch_size * height * width > LARGE_MICRO_BATCH

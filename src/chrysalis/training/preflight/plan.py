@@ -90,11 +90,11 @@ class Plan:
     @property
     def settled(self) -> dict[str, object]:
         """{key: value} of what the configuration left to this machine, for the record of the run."""
-        settled: dict[str, object] = {
+        batch = {
             "data.batch_size": self.batch_size,
             "trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
         }
-        return settled | ({"measuring": self.coarser} if self.coarser else {})
+        return {**batch, "measuring": self.coarser} if self.coarser else {**batch}
 
     @property
     def measuring(self) -> Measuring:
@@ -107,13 +107,11 @@ class Plan:
     def keep_to_budget(self, seconds_per_pass: float, conditions: int) -> None:
         """Measure less where it would take too long beside the training, see measuring.py.
 
-        Evaluation counts, and has a budget of its own, callbacks.evaluate.budget. A resumed run keeps its plan.
+        Evaluation counts, and has a budget of its own, callbacks.evaluate.budget.
         """
-        if self.resumed:
-            return
         full, steps = self.measuring, self.expected_steps(seconds_per_pass)
         training = steps * self.passes_per_step * seconds_per_pass
-        beside = self.evaluation_samples(steps) * self.evaluate.steps
+        beside = self.evaluation_passes(steps)
         plan = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, beside)
         self.apply(changes(full, plan))
 
@@ -133,7 +131,7 @@ class Plan:
         """
         steps = self.steps or 0
         beside = sum(self.measuring.forward_passes(steps, conditions))
-        return steps * self.passes_per_step, beside + self.evaluation_samples(steps) * self.evaluate.steps
+        return steps * self.passes_per_step, beside + self.evaluation_passes(steps)
 
     @property
     def passes_per_step(self) -> int:
@@ -141,15 +139,10 @@ class Plan:
         checkpointing = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
         return self.images_per_step * (PASSES + checkpointing)
 
-    def evaluation_samples(self, steps: int) -> int:
-        """Samples that one device generates for evaluation in so many steps."""
+    def evaluation_passes(self, steps: int) -> int:
+        """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
         schedule = self.evaluate.plan(self.steps, self.images_per_step * self.trainer.world_size)
-        return schedule.n * schedule.count(steps) // self.trainer.world_size
-
-    @property
-    def sample_grids(self) -> int:
-        """Sample grids of a run: the base model's, every n steps, and the export's."""
-        return 1 + -(-(self.steps or 0) // self.samples.every_n_train_steps)
+        return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluate.steps
 
 
 class SharePlan(Callback):
