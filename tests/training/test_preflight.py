@@ -28,7 +28,7 @@ from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.module import FineTuning
-from chrysalis.training.preflight import base_loss, disk, table
+from chrysalis.training.preflight import base_loss, table
 from chrysalis.training.preflight.check import check
 from chrysalis.training.preflight.plan import Plan, SharePlan
 
@@ -199,12 +199,12 @@ def test_the_disk_that_a_run_takes(plan, run, tmp_path):
     planned = plan(unet=unet)
     size = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     assert {"checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt"} <= set(size)
-    assert disk.checkpoint_bytes(planned.module) == pytest.approx(size["checkpoints/last.ckpt"], rel=0.1)
+    assert planned.checkpoint_bytes == pytest.approx(size["checkpoints/last.ckpt"], rel=0.1)
     at_most = sum(size.values()) + size["checkpoints/last.ckpt"]
-    needed = disk.needed_bytes(planned)
+    needed = planned.disk_bytes
     assert needed == pytest.approx(at_most, rel=0.1)
     planned.half = True
-    assert needed - disk.needed_bytes(planned) == 2 * sum(p.numel() for p in unet.parameters())
+    assert needed - planned.disk_bytes == 2 * sum(p.numel() for p in unet.parameters())
 
 
 def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(plan, tmp_path, monkeypatch, capfd):
@@ -213,7 +213,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(plan, tmp
     run.module.denoiser.unet.huge = torch.nn.Parameter(torch.empty(10**13, device="meta"))
     needed = 4 * (4 + 4 + 8) * 10**13 + 4 * 10**13
     with pytest.raises(UserError, match=rf"^runs/a needs about {needed / 1e12:.1f} TB .* [\d.]+ [MGT]B are free there"):
-        disk.require_room(run)
+        run.require_room()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,7 @@
 """Text encoders of transformers, loaded from a folder or hub id to stay frozen."""
 
 from chrysalis.system import hub
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 
 def load(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:

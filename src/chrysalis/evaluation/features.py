@@ -17,9 +17,9 @@ from chrysalis.models import folder
 from chrysalis.system import hub, memory
 from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import cache_folder, written
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import FractionBelow1, Pixels, Positive
 from chrysalis.system.terminal import stage
-from chrysalis.system.weight_alignment import align
 
 BATCH_SIZE = 64
 

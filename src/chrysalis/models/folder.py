@@ -9,7 +9,7 @@ from chrysalis.models.location import locate
 from chrysalis.models.model import Model
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 
 def load(

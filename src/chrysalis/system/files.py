@@ -1,12 +1,13 @@
-"""Files and folders that are complete or absent: written beside their target, synced, then renamed."""
+"""Files and folders that are complete or absent, locked for one process, and named in messages."""
 
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -85,6 +86,43 @@ def _keep(path: Path, before: Path) -> None:
         os.replace(path, before)
         return
     os.replace(link, before)
+
+
+@contextmanager
+def claimed(folder: Path, key: str) -> Iterator[None]:
+    """Lock a folder, made if it is missing, for this process alone, until it ends in whatever manner.
+
+    key: the configuration key that chose the folder, for messages. Raises UserError if another process has it, or it
+    cannot be written to.
+    """
+    handle = _locked(folder, key)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to forked processes that still live
+        os.close(handle)
+
+
+def _locked(folder: Path, key: str) -> int:
+    """The descriptor of a locked folder, without a lock on a file system that has none."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UserError(f"{shown(folder)} cannot be written to: change its permissions, or choose another {key}.")
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            raise UserError(
+                f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
+            ) from None
+        except OSError:
+            return handle
+        if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
+            return handle
+        os.close(handle)  # a process that ended meanwhile has removed its empty folder
 
 
 def read_mapping(path: Path, otherwise: str) -> dict:

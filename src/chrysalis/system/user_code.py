@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,16 +12,10 @@ from chrysalis.system.files import shown
 
 
 def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
-    """Import path/to/file.py or package.module.
+    """Import path/to/file.py or package.module, and let it import what lies beside it or in the working folder.
 
-    What lies beside the file, or in the working folder for a module, can be imported too.
-
-    Args:
-        key: the configuration key that names it, for messages.
-        name: the module's name in sys.modules; the file's stem if it is None.
-
-    Raises:
-        UserError: there is no such file or module, or importing it fails.
+    key: the configuration key that names it, for messages. name: the module's name in sys.modules; None: the file's
+    stem. Raises UserError if there is no such file or module, or importing it fails.
     """
     file = require_path(key, place)
     try:
@@ -31,25 +24,17 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
                 raise UserError(f"{key}: there is no file {place}.")
             return _load_file(file, name or file.stem)
         _search_also(Path.cwd())
-        if (spec := _find(place)) is None:
-            raise UserError(f"{key}: there is no module {place}.")
-        file = Path(spec.origin or place)
+        spec = importlib.util.find_spec(place)
+        file = Path(spec.origin) if spec is not None and spec.origin else file
         return importlib.import_module(place)
     except UserError:
         raise
     except SyntaxError as error:
         raise UserError(f"{shown(Path(error.filename or place))}:{error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{failed_at(error, file, shown(file))}: {described(error)}") from error
-
-
-def _find(place: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(place)
-    except ModuleNotFoundError as error:
-        if f"{place}.".startswith(f"{error.name}."):  # itself or a package around it, not what that imports
-            return None
-        raise
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):  # not what it imports
+            raise UserError(f"{key}: there is no module {place}.") from error
+        raise UserError(f"{failed_at(error, file) or shown(file)}: {described(error)}") from error
 
 
 def _load_file(file: Path, name: str) -> ModuleType:
@@ -72,11 +57,11 @@ def _search_also(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def failed_at(error: BaseException, file: Path, otherwise: str) -> str:
-    """FILE:LINE of the last line of `file` that an error went through; `otherwise` if there is none."""
+def failed_at(error: BaseException, *places: Path) -> str | None:
+    """FILE:LINE of the last line in these files or folders that an error went through; None if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).absolute() == file.absolute()]
-    return f"{shown(file)}:{own[-1].lineno}" if own else otherwise
+    own = [f for f in frames if any(Path(f.filename).absolute().is_relative_to(p.absolute()) for p in places)]
+    return f"{shown(Path(own[-1].filename))}:{own[-1].lineno}" if own else None
 
 
 def described(error: BaseException) -> str:

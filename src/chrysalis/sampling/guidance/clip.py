@@ -11,8 +11,8 @@ from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import NotNegative
-from chrysalis.system.weight_alignment import align
 
 # What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
 MEAN = (0.48145466, 0.4578275, 0.40821073)

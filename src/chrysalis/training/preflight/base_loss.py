@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from chrysalis.conditions import batches
 from chrysalis.denoiser import Denoiser
+from chrysalis.diffusion.prediction import Prediction
 from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_loss
 from chrysalis.system import memory
 from chrysalis.system.terminal import stage
@@ -24,17 +24,11 @@ CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
 CHECK = "Check that data.image_size, the value range and the noise schedule match its training."
 
 
-class Zeros(nn.Module):
-    """A UNet whose output is zero."""
+class Zeros(Denoiser):
+    """A denoiser that predicts zeros."""
 
-    dtype = torch.float32
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.config = type("config", (), {"in_channels": channels})
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
-        return (torch.zeros_like(x),)
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: object = None) -> Prediction:
+        return Prediction(torch.zeros_like(x_t), x_t, t, self.noise, self.objective)
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def measure(plan: Plan) -> BaseLoss | None:
         return None
     finally:
         module.to(home)
-    zero = Denoiser(Zeros(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.device)
+    zero = Zeros(torch.nn.Identity(), denoiser.scheduler, denoiser.objective).to(plan.device)
     zeros = torch.cat([loss(zero, part) for part, _ in zip(parts, ours, strict=False)]).mean(0)
     timesteps, mean = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist(), torch.cat(ours).mean(0)
     return BaseLoss(timesteps, mean, zeros, min(seconds), max(1, len(conditions)), sum(map(len, ours)))

@@ -6,7 +6,6 @@ from chrysalis.system import memory
 from chrysalis.system.terminal import console, is_main_process, say
 from chrysalis.training.batch_size import step_cost
 from chrysalis.training.preflight.base_loss import measure
-from chrysalis.training.preflight.disk import require_room
 from chrysalis.training.preflight.plan import Plan, SharePlan
 from chrysalis.training.preflight.table import table
 
@@ -38,7 +37,7 @@ def check(plan: Plan, preflight: bool | str) -> bool:
             plan.keep_to_budget(base.seconds, base.conditions)
         # 4. The summary, and room on the disk
         console.print(table(plan, base, cost, free))
-        require_room(plan)
+        plan.require_room()
     return preflight != "only"
 
 

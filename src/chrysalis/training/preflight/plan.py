@@ -1,11 +1,16 @@
-"""The plan of a run: its objects, and how many steps, epochs, measurements and forward passes it will have."""
+"""The plan of a run: its objects, its steps, epochs, measurements and forward passes, and its bytes on the disk."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.models.folder import Model
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
@@ -14,6 +19,7 @@ from chrysalis.training.callbacks.evaluation_schedule import PASSES
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
+from chrysalis.training.memory_estimate import frozen_encoders, tensor_bytes
 from chrysalis.training.preflight.measuring import KEYS, Measuring, affordable, changes
 
 ENDLESS = 100_000  # steps that the budget of a run without an end is computed for
@@ -51,7 +57,7 @@ class Plan:
 
     def prepare(self) -> None:
         """Check what would otherwise fail at the first evaluation, or never be noticed."""
-        self.evaluate.prepare(self.trainer, self.data, self.images_per_step * self.trainer.world_size, self.steps)
+        self.evaluate.prepare(self.trainer, self.data, self.images_per_step, self.steps)
         for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
             warn(note)
         if self.early_stopping is not None:
@@ -66,8 +72,8 @@ class Plan:
 
     @property
     def images_per_step(self) -> int:
-        """Images of an optimizer step on one device."""
-        return self.batch_size * self.trainer.accumulate_grad_batches
+        """Images of an optimizer step, on all devices."""
+        return self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -135,14 +141,51 @@ class Plan:
 
     @property
     def passes_per_step(self) -> int:
-        """Forward passes that a training step costs, counted in images: with gradient checkpointing one more each."""
-        checkpointing = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
-        return self.images_per_step * (PASSES + checkpointing)
+        """Forward passes that a training step costs on one device, counted in images."""
+        once_more = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
+        return self.batch_size * self.trainer.accumulate_grad_batches * (PASSES + once_more)
 
     def evaluation_passes(self, steps: int) -> int:
         """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
-        schedule = self.evaluate.plan(self.steps, self.images_per_step * self.trainer.world_size)
+        schedule = self.evaluate.plan(self.steps, self.images_per_step)
         return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluate.steps
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one checkpoint: the weights, the EMA weights in float32, the optimizer's state."""
+        trainable = sum(p.numel() for _, p in self.module.trainable())
+        weights = tensor_bytes(self.module.state_dict().values())
+        return weights + 4 * trainable + int(self.module.optimizer_bytes * trainable)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The most bytes that a run has on the disk at once.
+
+        Those of the last, previous and best checkpoint and one that is being written; of the exported folder, with its
+        frozen text encoders; and of the sample grids, as files and again in TensorBoard.
+        """
+        samples, (height, width) = self.samples, self.data.size
+        encoders = [p for encoder in frozen_encoders(self.module.denoiser) for p in encoder.model.parameters()]
+        pipeline = tensor_bytes([*self.module.state_dict().values(), *encoders])
+        if self.half:
+            pipeline -= tensor_bytes(self.module.denoiser.unet.state_dict().values()) // 2
+        grids = 1 + -(-(self.steps or 0) // samples.every_n_train_steps)
+        return 4 * self.checkpoint_bytes + pipeline + 2 * grids * samples.n * 3 * height * width
+
+    def disk(self) -> tuple[int, int]:
+        """(bytes that the run will still write, bytes that are free on its disk)."""
+        used = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) if self.resumed else 0
+        existing = next(p for p in (self.folder.absolute(), *self.folder.absolute().parents) if p.is_dir())
+        return max(self.disk_bytes - used, self.checkpoint_bytes), shutil.disk_usage(existing).free
+
+    def require_room(self) -> None:
+        """Raise UserError if the disk has less than the run needs."""
+        needed, free = self.disk()
+        if free < needed:
+            raise UserError(
+                f"{shown(self.folder)} needs about {decimal(needed)} for checkpoints, the pipeline and samples, and "
+                f"{decimal(free)} are free there. Make room, or start the run in a folder on another disk."
+            )
 
 
 class SharePlan(Callback):

@@ -14,7 +14,6 @@ from chrysalis.system.files import shown
 from chrysalis.training.memory_estimate import MARGIN, Cost, largest_batch
 from chrysalis.training.microbatching import SMALLER
 from chrysalis.training.preflight.base_loss import BaseLoss
-from chrysalis.training.preflight.disk import disk
 from chrysalis.training.preflight.plan import Plan
 
 SAMPLE = 64  # training images whose values are summarized
@@ -27,7 +26,7 @@ def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Ta
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
     out.add_column(overflow="fold")
-    needed, room = map(decimal, disk(plan))
+    needed, room = map(decimal, plan.disk())
     for name, cell in (
         ("model", model_row(plan)),
         ("data", data_row(plan)),
@@ -99,7 +98,7 @@ def training_row(plan: Plan) -> str:
     several = ((trainer.accumulate_grad_batches, "micro-batches"), (trainer.world_size, "devices"))
     factors = [f"{plan.batch_size} at once", *(f"{n} {name}" for n, name in several if n > 1)]
     how = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
-    size = plan.images_per_step * trainer.world_size
+    size = plan.images_per_step
     if steps is None:
         return f"steps of {size} images{how}, until it is stopped"
     epochs = steps / plan.steps_per_epoch
@@ -111,7 +110,7 @@ def time_row(plan: Plan, base: BaseLoss) -> str | None:
     if plan.steps is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.conditions))
-    speed = plan.steps * plan.images_per_step * plan.trainer.world_size / training
+    speed = plan.steps * plan.images_per_step / training
     return (
         f"about {duration(training + beside)}: {duration(training)} of training at {speed:.{0 if speed > 9.5 else 1}f} "
         f"images/s, {duration(beside)} of measuring and sampling"
