@@ -30,7 +30,7 @@ from chrysalis.training.callbacks.validation import Validation
 from chrysalis.training.module import FineTuning
 from chrysalis.training.preflight import base_loss, table
 from chrysalis.training.preflight.check import check
-from chrysalis.training.preflight.plan import Plan, SharePlan
+from chrysalis.training.preflight.plan import Plan
 
 DATA = ["data.n=30"]
 
@@ -319,7 +319,7 @@ def test_all_processes_follow_the_plan_of_the_first(plan):
             return first.coarser
 
     trainer = type("Trainer", (), {"strategy": Strategy})
-    SharePlan(second).setup(trainer, second.module, "fit")
+    second.setup(trainer, second.module, "fit")
     assert second.validation.n_images == 1
 
 

@@ -13,11 +13,8 @@ SECONDS = 90  # of compiling, on two CPU cores; docs/log.md
 def compile_unet(unet: nn.Module, how: bool | str | None, captions: bool = False) -> None:
     """Compile a UNet in place, so that its state dict keeps its keys (torch.compile(unet) renames all of them).
 
-    The compiled code stays in TORCHINDUCTOR_CACHE_DIR for later runs.
-
-    Args:
-        how: true, or one of torch.compile's modes; false or None not to compile.
-        captions: whether it reads captions, so that one compilation must serve different lengths.
+    how: true, or one of torch.compile's modes; false or None not to compile. captions: whether it reads captions, so
+    that one compilation must serve different lengths. The compiled code stays in TORCHINDUCTOR_CACHE_DIR.
     """
     if how:
         unet.compile(dynamic=None if captions else False, mode=None if how is True else how)

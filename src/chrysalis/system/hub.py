@@ -149,12 +149,8 @@ def _refused(error: Any, kind: str, page: str, revision: str | None) -> str:
 def transformers_source(setting: str, name: str, kind: str, like: str, extra: str) -> Iterator[dict[str, Any]]:
     """Yield the arguments of transformers' `from_pretrained`; whatever fails inside is raised as a UserError.
 
-    Args:
-        setting: KEY=VALUE as the user typed it.
-        name: a folder or a hub id, with or without a revision.
-        kind: what it is loaded as, for messages.
-        like: an example of a hub id, for messages.
-        extra: the extra of chrysalis that installs transformers.
+    name: a folder or a hub id, with or without a revision. For messages, setting: KEY=VALUE as the user typed it; kind:
+    what it is loaded as; like: an example of a hub id; extra: the extra of chrysalis that installs transformers.
     """
     try:
         from transformers.utils import logging as bars

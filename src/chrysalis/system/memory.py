@@ -36,10 +36,7 @@ def in_batches(
 ) -> torch.Tensor:
     """Concatenate the rows that `call` returns for slices of range(n), halving the batch when out of memory.
 
-    Args:
-        call: slice of length b -> rows [b, ...].
-        at_once: the largest batch.
-        advance: called with the number of rows after each batch.
+    call: slice of length b -> rows [b, ...]. at_once: the largest b. advance: called with the rows of each batch done.
     """
     rows: list[torch.Tensor] = []
     while (done := sum(map(len, rows))) < n:

@@ -37,14 +37,8 @@ def warn(text: str) -> None:
 class Stage:
     """A part of a program's work whose progress is shown. Its clock stops while another stage runs inside it.
 
-    Args:
-        what: its name.
-        total: its number of units; None if unknown.
-        done: units that were done before it began.
-        line_every: seconds between the lines printed where there is no terminal.
-
-    Attributes:
-        figures: text shown beside the progress.
+    what: its name. total: its number of units; None if unknown. done: units that were done before it began. line_every:
+    seconds between the lines printed where there is no terminal. figures: an attribute, text beside the progress.
     """
 
     def __init__(self, what: str, total: float | None, done: float = 0, line_every: float = LINE_EVERY):

@@ -61,12 +61,9 @@ def need(
     The step is run on fake tensors, with gradient checkpointing, so that the peak is that of torch's own tensors. Not
     counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
 
-    Args:
-        denoiser: is left as it is. Frozen weights have no gradients, moments or EMA.
-        size: (height, width) of the images.
-        precision: autocast's dtype; None for none.
-        optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form.
-        on: whose autocast rules count: "cuda" (MPS has the same) or "cpu".
+    denoiser: is left as it is; its frozen weights have no gradients, moments or EMA. size: (height, width). precision:
+    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form. on: whose
+    autocast rules count, "cuda" (MPS has the same) or "cpu".
     """
     parameters = [*denoiser.parameters()]
     trainable = [p for p in parameters if p.requires_grad]

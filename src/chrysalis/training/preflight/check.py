@@ -6,7 +6,7 @@ from chrysalis.system import memory
 from chrysalis.system.terminal import console, is_main_process, say
 from chrysalis.training.batch_size import step_cost
 from chrysalis.training.preflight.base_loss import measure
-from chrysalis.training.preflight.plan import Plan, SharePlan
+from chrysalis.training.preflight.plan import Plan
 from chrysalis.training.preflight.table import table
 
 # Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
@@ -21,7 +21,7 @@ def check(plan: Plan, preflight: bool | str) -> bool:
     """
     # 1. What would otherwise fail at the first evaluation
     plan.prepare()
-    plan.trainer.callbacks.append(SharePlan(plan))
+    plan.trainer.callbacks.append(plan)
     if preflight is False:
         for line in filter(None, (plan.size_note, plan.model.description(), plan.data.description())):
             say(line)

@@ -59,12 +59,9 @@ def affordable(
     before the end, then whatever is furthest above its LEAST. Because of the halves, a slightly different speed seldom
     gives a different result.
 
-    Args:
-        seconds_per_pass: of a forward pass, per image.
-        training: seconds of training.
-        pinned: those of KEYS that the user chose, which are kept.
-        conditions: that the EMA weights are measured under.
-        beside: forward passes for other measurements, which count but are not changed here.
+    seconds_per_pass: of a forward pass, per image. training: seconds of training. pinned: those of KEYS that the user
+    chose, which are kept. conditions: that the EMA weights are measured under. beside: forward passes for other
+    measurements, which count but are not changed here.
     """
     plan, most = full, budget(training)
     while seconds_per_pass * (sum(plan.forward_passes(steps, conditions)) + beside) > most:

@@ -25,13 +25,17 @@ from chrysalis.training.preflight.measuring import KEYS, Measuring, affordable, 
 ENDLESS = 100_000  # steps that the budget of a run without an end is computed for
 
 
-@dataclass
-class Plan:
-    """What a run will do, from the objects that it is made of.
+@dataclass(eq=False)
+class Plan(Callback):
+    """What a run will do, from the objects that it is made of; as a callback it gives all processes the first one's.
 
     size_note: a sentence if the image size is new to the model. resumed: whether the run continues. half: whether the
     exported UNet is float16. compiled: whether the UNet will be compiled. pinned: keys that the user chose, which are
     not made coarser. coarser: {key: value} of what measures less than configured; a resumed run keeps it.
+
+    batch_size: images of a micro-batch on one device. images_per_step: of an optimizer step, on all devices. steps:
+    until max_steps or max_epochs; None if neither is given. passes_per_step: forward passes that a training step costs
+    on one device, counted in images.
     """
 
     model: Model
@@ -55,6 +59,19 @@ class Plan:
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
 
+        assert isinstance(self.data.batch_size, int)  # fit_batch has settled it
+        self.batch_size, self.accumulate = self.data.batch_size, self.trainer.accumulate_grad_batches
+        self.images_per_step = self.batch_size * self.accumulate * self.trainer.world_size
+        once_more = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
+        self.passes_per_step = self.batch_size * self.accumulate * (PASSES + once_more)
+        self.steps_per_epoch = -(-self.data.micro_batches() // self.accumulate)
+        epochs = self.trainer.max_epochs
+        limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_per_epoch]
+        self.steps = min((limit for limit in limits if limit != -1), default=None)
+
+    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+        self.apply(trainer.strategy.broadcast(self.coarser))  # only the first process has timed the base model
+
     def prepare(self) -> None:
         """Check what would otherwise fail at the first evaluation, or never be noticed."""
         self.evaluate.prepare(self.trainer, self.data, self.images_per_step, self.steps)
@@ -63,28 +80,6 @@ class Plan:
         if self.early_stopping is not None:
             every, n_validation = self.validation.every_n_train_steps, len(self.data.validation_rows)
             self.early_stopping.require_measurements(self.steps, every, n_validation)
-
-    @property
-    def batch_size(self) -> int:
-        """Images of a micro-batch on one device."""
-        assert isinstance(self.data.batch_size, int)  # fit_batch has settled it
-        return self.data.batch_size
-
-    @property
-    def images_per_step(self) -> int:
-        """Images of an optimizer step, on all devices."""
-        return self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.data.micro_batches() // self.trainer.accumulate_grad_batches)
-
-    @property
-    def steps(self) -> int | None:
-        """Optimizer steps until max_steps or max_epochs; None if neither is given."""
-        epochs = self.trainer.max_epochs
-        limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_per_epoch]
-        return min((limit for limit in limits if limit != -1), default=None)
 
     def expected_steps(self, seconds_per_pass: float) -> int:
         """Optimizer steps until the end or trainer.max_time; of a run without an end, ENDLESS."""
@@ -96,11 +91,8 @@ class Plan:
     @property
     def settled(self) -> dict[str, object]:
         """{key: value} of what the configuration left to this machine, for the record of the run."""
-        batch = {
-            "data.batch_size": self.batch_size,
-            "trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
-        }
-        return {**batch, "measuring": self.coarser} if self.coarser else {**batch}
+        settled = {"data.batch_size": self.batch_size, "trainer.accumulate_grad_batches": self.accumulate}
+        return {**settled, "measuring": self.coarser} if self.coarser else {**settled}
 
     @property
     def measuring(self) -> Measuring:
@@ -138,12 +130,6 @@ class Plan:
         steps = self.steps or 0
         beside = sum(self.measuring.forward_passes(steps, conditions))
         return steps * self.passes_per_step, beside + self.evaluation_passes(steps)
-
-    @property
-    def passes_per_step(self) -> int:
-        """Forward passes that a training step costs on one device, counted in images."""
-        once_more = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
-        return self.batch_size * self.trainer.accumulate_grad_batches * (PASSES + once_more)
 
     def evaluation_passes(self, steps: int) -> int:
         """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
@@ -186,13 +172,3 @@ class Plan:
                 f"{shown(self.folder)} needs about {decimal(needed)} for checkpoints, the pipeline and samples, and "
                 f"{decimal(free)} are free there. Make room, or start the run in a folder on another disk."
             )
-
-
-class SharePlan(Callback):
-    """Gives all processes the first one's plan: only the first one times the base model."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-
-    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
-        self.plan.apply(trainer.strategy.broadcast(self.plan.coarser))

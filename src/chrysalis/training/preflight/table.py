@@ -94,15 +94,13 @@ def _count(images: int) -> str:
 
 def training_row(plan: Plan) -> str:
     """Steps, images of a step, epochs."""
-    trainer, steps = plan.trainer, plan.steps
-    several = ((trainer.accumulate_grad_batches, "micro-batches"), (trainer.world_size, "devices"))
+    several = ((plan.accumulate, "micro-batches"), (plan.trainer.world_size, "devices"))
     factors = [f"{plan.batch_size} at once", *(f"{n} {name}" for n, name in several if n > 1)]
     how = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
-    size = plan.images_per_step
-    if steps is None:
-        return f"steps of {size} images{how}, until it is stopped"
-    epochs = steps / plan.steps_per_epoch
-    return f"{steps} steps of {size} images{how}: {epochs:.{1 if epochs < 100 else 0}f} epochs"
+    if plan.steps is None:
+        return f"steps of {plan.images_per_step} images{how}, until it is stopped"
+    epochs = plan.steps / plan.steps_per_epoch
+    return f"{plan.steps} steps of {plan.images_per_step} images{how}: {epochs:.{1 if epochs < 100 else 0}f} epochs"
 
 
 def time_row(plan: Plan, base: BaseLoss) -> str | None:
@@ -138,7 +136,7 @@ def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> l
     costs."""
     sentences, batch = [], plan.batch_size
     if cost is not None and not plan.resumed and (most := cost.max_batch_size(free)) < batch:
-        pieces, fits = plan.trainer.accumulate_grad_batches, largest_batch(cost, free, batch)
+        pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
         sentences.append(
             f"A step does not fit in memory. data.batch_size={fits} trainer.accumulate_grad_batches="
             f"{pieces * batch // fits} does and trains the same; so does data.batch_size=auto "
