@@ -88,7 +88,7 @@ def test_a_stage_that_is_interrupted_is_gone(clock):
 def test_a_terminal_shows_the_innermost_stage_and_keeps_no_row(monkeypatch):
     """Each stage begins with its row; messages in between stay, and the last row is erased."""
     console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
-    live = Live(console=console, get_renderable=terminal._innermost, auto_refresh=False, transient=True)
+    live = Live(console=console, get_renderable=terminal._live.get_renderable, auto_refresh=False, transient=True)
     monkeypatch.setattr(terminal, "console", console)
     monkeypatch.setattr(terminal, "_live", live)
     with terminal.stage("training", 4):

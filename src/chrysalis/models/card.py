@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from chrysalis.system import hub
-from chrysalis.system.public_paths import public
+from chrysalis.system.records import public
 
 _environment = Environment(
     loader=PackageLoader("chrysalis", "models"),

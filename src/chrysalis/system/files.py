@@ -50,13 +50,11 @@ def written_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _settle(file, 0o666)  # safetensors makes its files unreadable for other users
         _settle(partial, 0o777)
-        if path.exists():
-            previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
+        previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
+        with suppress(FileNotFoundError):
             os.replace(path, previous / path.name)
-            os.replace(partial, path)
-            shutil.rmtree(previous)
-        else:
-            os.replace(partial, path)
+        os.replace(partial, path)
+        shutil.rmtree(previous)
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,8 +82,8 @@ def _keep(path: Path, before: Path) -> None:
         os.link(path, link)
     except OSError:  # a file system without hard links
         os.replace(path, before)
-        return
-    os.replace(link, before)
+    else:
+        os.replace(link, before)
 
 
 @contextmanager
@@ -162,10 +160,7 @@ def shown_program(name: str) -> str:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder and the one around it, as far as they are empty and not the working folder."""
-    for path in (folder, folder.parent):
-        if path.absolute() == Path.cwd():
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return
+    with suppress(OSError):
+        for path in (folder, folder.parent):
+            if path.absolute() != Path.cwd():
+                path.rmdir()

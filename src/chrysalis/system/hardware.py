@@ -32,12 +32,10 @@ def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> st
     """Resolve `requested` to 'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto does."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     candidates = {"auto": ["cuda", "mps", "cpu"], "gpu": ["cuda", "mps"]}.get(requested, [requested])
-    if candidates[0] not in available:
-        raise UserError(f"{key}={requested} is unknown: choose auto, cuda, mps or cpu.")
     for name in candidates:
-        if available[name]:
+        if available.get(name):
             return name
-    raise UserError(f"{key}={requested} is not available on this machine: use auto or cpu.")
+    raise UserError(f"{key}={requested} is not available on this machine: choose auto, cuda, mps or cpu.")
 
 
 def require_processes(devices: int | str, on: str) -> None:

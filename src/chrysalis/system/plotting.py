@@ -37,7 +37,7 @@ def plain_numbers(axes: "Axes") -> None:
     """Label a logarithmic y axis with plain numbers instead of powers of ten."""
     from matplotlib.ticker import LogLocator
 
-    def minor(value: float, _: int) -> str:
+    def minor(value: float, _: float) -> str:
         low, high = axes.get_ylim()
         return f"{value:g}" if high / low < 4 else ""  # so short an axis may have no tick at 1, 2 or 5
 

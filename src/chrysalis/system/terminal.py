@@ -95,13 +95,12 @@ class Stage:
 
 
 _running: list[Stage] = []  # each inside the one before; the innermost is shown
-
-
-def _innermost() -> Table:
-    return _running[-1].row(console.width) if _running else Table.grid()
-
-
-_live = Live(console=console, get_renderable=_innermost, refresh_per_second=10, transient=True)
+_live = Live(
+    console=console,
+    get_renderable=lambda: _running[-1].row(console.width) if _running else "",
+    refresh_per_second=10,
+    transient=True,
+)
 
 
 def _show() -> None:

@@ -18,12 +18,14 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
     stem. Raises UserError if there is no such file or module, or importing it fails.
     """
     file = require_path(key, place)
+    folder = str(file.absolute().parent if file.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         if file.suffix == ".py":
             if not file.is_file():
                 raise UserError(f"{key}: there is no file {place}.")
             return _load_file(file, name or file.stem)
-        _search_also(Path.cwd())
         spec = importlib.util.find_spec(place)
         file = Path(spec.origin) if spec is not None and spec.origin else file
         return importlib.import_module(place)
@@ -43,18 +45,12 @@ def _load_file(file: Path, name: str) -> ModuleType:
     assert spec.loader is not None  # a file whose name ends in .py has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    _search_also(file.absolute().parent)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
-
-
-def _search_also(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def failed_at(error: BaseException, *places: Path) -> str | None:

@@ -28,7 +28,9 @@ def check(plan: Plan, preflight: bool | str) -> bool:
     elif is_main_process():
         # 2. Memory, and the base model's loss and speed, without a trace in the random numbers of the run
         with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
-            count = preflight == "only" or _is_large(plan)
+            (height, width), weights = plan.data.size, sum(p.numel() for p in plan.module.parameters())
+            large = weights > LARGE_MODEL or plan.batch_size * height * width > LARGE_MICRO_BATCH
+            count = preflight == "only" or plan.device.type != "cpu" or large
             cost = step_cost(plan.module, plan.trainer, plan.data.size) if count else None
             free = memory.free(plan.device)
             base = None if plan.resumed else measure(plan)
@@ -39,9 +41,3 @@ def check(plan: Plan, preflight: bool | str) -> bool:
         console.print(table(plan, base, cost, free))
         plan.require_room()
     return preflight != "only"
-
-
-def _is_large(plan: Plan) -> bool:
-    height, width = plan.data.size
-    many = sum(p.numel() for p in plan.module.parameters()) > LARGE_MODEL
-    return plan.device.type != "cpu" or many or plan.batch_size * height * width > LARGE_MICRO_BATCH

@@ -26,15 +26,18 @@ def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Ta
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
     out.add_column(overflow="fold")
+    memory = f"little beside the {decimal(free)} that are free (preflight=only counts it)"
+    if cost is not None:
+        memory = f"about {decimal(int(MARGIN * cost.total(plan.batch_size)))} of {decimal(free)} free"
     needed, room = map(decimal, plan.disk())
     for name, cell in (
         ("model", model_row(plan)),
         ("data", data_row(plan)),
         ("base loss", loss_row(plan, base)),
         ("training", training_row(plan)),
-        ("time", base and time_row(plan, base)),
-        ("measuring", base and measuring_row(plan)),
-        ("memory", memory_row(plan, cost, free)),
+        ("time", time_row(plan, base) if base else None),
+        ("measuring", measuring_row(plan) if base else None),
+        ("memory", memory),
         ("disk", f"about {needed} into {shown(plan.folder)}: checkpoints, pipeline, samples; {room} free"),
         ("advice", Text("\n".join(advice(plan, base, cost, free)), style="yellow")),
     ):
@@ -122,13 +125,6 @@ def measuring_row(plan: Plan) -> str:
     return f"validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}" + (
         f"; coarser to save time: {coarser}" if coarser else ""
     )
-
-
-def memory_row(plan: Plan, cost: Cost | None, free: int) -> str:
-    """Memory of a step."""
-    if cost is None:
-        return f"little beside the {decimal(free)} that are free (preflight=only counts it)"
-    return f"about {decimal(int(MARGIN * cost.total(plan.batch_size)))} of {decimal(free)} free"
 
 
 def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> list[str]:
