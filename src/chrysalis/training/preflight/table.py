@@ -5,7 +5,7 @@ import torch
 from rich import box
 from rich.console import Group
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from chrysalis.data import pixels
@@ -47,7 +47,6 @@ def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Ta
 
 
 def model_row(plan: Plan) -> str:
-    """What the model is and predicts, and its image size."""
     all_train = ", all of them trained" if all(p.requires_grad for p in plan.model.parameters()) else ""
     (height, width), predicts = plan.data.size, plan.module.denoiser.objective.name
     text = plan.model.description().removeprefix("model: ")
@@ -76,10 +75,8 @@ def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     """The base model's validation loss by timestep, from little noise to much, beside that of predicting zeros."""
     if base is None:
         return "measured when the run began" if plan.resumed else "not measured: it does not fit in memory"
-    grid = Table.grid(padding=(0, 1), pad_edge=False)
-    grid.add_column()
-    for _ in (*base.timesteps, "mean"):
-        grid.add_column(justify="right", no_wrap=True)
+    columns = [Column(justify="right", no_wrap=True) for _ in (*base.timesteps, "mean")]
+    grid = Table.grid(Column(), *columns, padding=(0, 1), pad_edge=False)
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
     grid.add_row("the model", *(f"{v:.3f}" for v in (*base.loss, base.loss.mean())))
     grid.add_row("all zeros", *(f"{v:.3f}" for v in (*base.zeros, base.zeros.mean())), style="dim")
@@ -96,7 +93,6 @@ def _count(images: int) -> str:
 
 
 def training_row(plan: Plan) -> str:
-    """Steps, images of a step, epochs."""
     several = ((plan.accumulate, "micro-batches"), (plan.trainer.world_size, "devices"))
     factors = [f"{plan.batch_size} at once", *(f"{n} {name}" for n, name in several if n > 1)]
     how = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
@@ -107,7 +103,6 @@ def training_row(plan: Plan) -> str:
 
 
 def time_row(plan: Plan, base: BaseLoss) -> str | None:
-    """Time of training and of all else, from the speed of the forward pass."""
     if plan.steps is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.conditions))
@@ -119,17 +114,16 @@ def time_row(plan: Plan, base: BaseLoss) -> str | None:
 
 
 def measuring_row(plan: Plan) -> str:
-    """Size of validation and sampling, and what of them is coarser than configured."""
     now, available = plan.measuring, len(plan.data.validation_rows)
-    coarser = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
-    return f"validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}" + (
-        f"; coarser to save time: {coarser}" if coarser else ""
+    pairs = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
+    coarser = f"; coarser to save time: {pairs}" if pairs else ""
+    return (
+        f"validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}{coarser}"
     )
 
 
 def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> list[str]:
-    """What makes a step fit into `free` bytes of memory, or the run shorter; compiling if it saves three times what it
-    costs."""
+    """Sentences on what makes a step fit into `free` bytes of memory, or the run shorter."""
     sentences, batch = [], plan.batch_size
     if cost is not None and not plan.resumed and (most := cost.max_batch_size(free)) < batch:
         pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
