@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location
-from chrysalis.system.group_norm import normalise_as_given
+from chrysalis.system.hardware import normalise_as_given
 from chrysalis.training import memory_estimate
 
 GIGABYTES = (6, 12, 24, 80)

@@ -11,7 +11,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 
 from chrysalis.models import folder
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 DRAWN = ["data.n=60", "data.image_size=16", "name=told"]
 DRAWN += ["callbacks.validation.every_n_train_steps=4", "callbacks.samples.every_n_train_steps=4"]  # of 4 steps

@@ -21,7 +21,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.system import hardware, memory
-from chrysalis.system.group_norm import normalise_as_given
+from chrysalis.system.hardware import normalise_as_given
 from chrysalis.training import memory_estimate
 
 

@@ -142,6 +142,6 @@ def eps_model(bench: Bench) -> str:
         steps = f"trainer.max_steps={bench.steps(EPS_STEPS)}"
         size, images = f"data.image_size={bench.image_size}", f"data.n={EPS_IMAGES}"
         made = bench.ours("data=moths", images, size, "model=scratch", "objective=eps", steps, *QUIET)
-        with written_folder(folder, keep_existing=True) as partial:
+        with written_folder(folder) as partial:
             (made.folder / "pipeline").rename(partial / "pipeline")
     return str(folder / "pipeline")

@@ -15,7 +15,7 @@ from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.models import folder
 from chrysalis.models.lora import LoRA
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 COMBINATIONS = [*((name,) for name in ALL), ("label", "mask"), ("text", "image"), ("vector", "text", "mask"), ALL]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from chrysalis.models import lora
 from chrysalis.models.lora import LoRA
 from chrysalis.system.errors import UserError
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

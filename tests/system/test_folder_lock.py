@@ -9,12 +9,12 @@ import lightning  # noqa: F401 -- it reads LOCAL_RANK when it is imported, which
 import pytest
 
 from chrysalis.system.errors import UserError
-from chrysalis.system.folder_lock import claimed
+from chrysalis.system.files import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from chrysalis.system.folder_lock import claimed
+from chrysalis.system.files import claimed
 with claimed(Path(sys.argv[1]), "name"):
     print("has it", flush=True)
     time.sleep(60)

@@ -1,9 +1,12 @@
 """The progress of a stage at every width, in a terminal and in a pipe; an outer stage pauses for an inner one."""
 
 import io
+import itertools
+import re
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from chrysalis.system import terminal
 from chrysalis.system.terminal import Stage
@@ -12,9 +15,9 @@ FIGURES = "loss 0.1234 (step 3190)  39.0 images/s"
 
 
 @pytest.fixture(autouse=True)
-def screen(monkeypatch):
-    """A screen without stages, whatever an interrupted run in the same process left."""
-    monkeypatch.setattr(terminal, "_screen", terminal._Screen())
+def no_stages(monkeypatch):
+    """Begin without stages, whatever an interrupted run in the same process left."""
+    monkeypatch.setattr(terminal, "_running", [])
 
 
 @pytest.fixture
@@ -33,9 +36,7 @@ def test_a_row_fits_a_terminal(clock, columns, name):
     made.figures = FIGURES if name == "training" else ""
     clock[0] = 100.0
     made.done = 3_200
-    bar = terminal.bar(console)
-    terminal.add(bar, made)
-    console.print(bar.make_tasks_table(bar.tasks))
+    console.print(made.row(columns))
     row = console.file.getvalue().splitlines()
     assert len(row) == 1, "one line"
     assert len(row[0]) <= columns
@@ -70,7 +71,7 @@ def test_an_outer_stage_stands_still_while_an_inner_one_runs(clock):
         assert training.left() == "0:30 left"
         clock[0] = 105.0
         assert training.seconds() == 15.0
-    assert terminal._screen.running == []
+    assert terminal._running == []
 
 
 def test_a_stage_that_is_interrupted_is_gone(clock):
@@ -80,8 +81,27 @@ def test_a_stage_that_is_interrupted_is_gone(clock):
 
     with pytest.raises(SystemExit):
         leave()
-    assert terminal._screen.running == []
-    assert terminal._screen.bar is None
+    assert terminal._running == []
+    assert not terminal._live.is_started
+
+
+def test_a_terminal_shows_the_innermost_stage_and_keeps_no_row(monkeypatch):
+    """Each stage begins with its row; messages in between stay, and the last row is erased."""
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    live = Live(console=console, get_renderable=terminal._live.get_renderable, auto_refresh=False, transient=True)
+    monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setattr(terminal, "_live", live)
+    with terminal.stage("training", 4):
+        with terminal.stage("validation loss", 2):
+            terminal.say("a message")
+        assert terminal._live.is_started
+    with terminal.stage("export"):
+        pass
+    written = console.file.getvalue()
+    found = re.findall("training|validation loss|a message|export", written)
+    shown = ["training", "validation loss", "a message", "validation loss", "training", "export"]
+    assert [name for name, _ in itertools.groupby(found)] == shown
+    assert written.endswith("\x1b[1A\x1b[2K"), "one line up, which is erased"
 
 
 def test_what_continues_counts_its_speed_from_there(clock):

@@ -16,7 +16,7 @@ from chrysalis.evaluation.features import Transformer
 from chrysalis.models import export, folder, lora
 from chrysalis.models.layout import WEIGHTS
 from chrysalis.sampling.guidance.clip import Clip
-from chrysalis.system.weight_alignment import align, is_aligned
+from chrysalis.system.memory import align, is_aligned
 
 X, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 700])
 # as wide as real layers, in which oneDNN's and MKL's kernels round by address

@@ -17,7 +17,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
-from chrysalis.system.group_norm import normalise_as_given
+from chrysalis.system.hardware import normalise_as_given
 from chrysalis.training import memory_estimate
 from chrysalis.training.optimization import AdamW8bit, adamw, adamw8bit, levels
 
@@ -269,8 +269,8 @@ def test_a_frozen_weight_needs_itself_alone():
     denoiser.requires_grad_(False)
     denoiser.unet.conv_out.requires_grad_(True)
     learning = sum(p.numel() for p in denoiser.unet.conv_out.parameters())
-    part = memory_estimate.need(denoiser, (16, 16), 2, ema=False)
-    assert (part.gradients, part.optimizer, part.ema) == (4 * learning, 8 * learning, 0)
+    part = memory_estimate.need(denoiser, (16, 16), 2)
+    assert (part.gradients, part.optimizer, part.ema) == (4 * learning, 8 * learning, 4 * learning)
     assert part.weights == whole.weights
     assert part.activations < whole.activations / 2
 

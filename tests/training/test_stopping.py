@@ -198,7 +198,7 @@ def test_another_handler_decides_after_saving(run, at, tmp_path):
         assert run("train", *RUN, "name=a") == 255
         assert heard == [signal.SIGUSR1]
         assert signal.getsignal(signal.SIGINT) is interrupted, "for the next job of this process"
-        assert terminal._screen.running == [], "nor does it leave its stage, though no other callback was asked"
+        assert terminal._running == [], "nor does it leave its stage, though no other callback was asked"
         at(3, sent(signal.SIGTERM))
         assert run("train", *RUN, "name=b") == 0
         assert results(tmp_path / "runs" / "b")["steps"] == 6

@@ -1,6 +1,5 @@
 """Configurations as Python's own dicts, lists and objects."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import hydra.utils
@@ -12,15 +11,6 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ('data.batch_size', 4) for every value that is not a mapping."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def instantiate(node: DictConfig, **more: Any) -> Any:

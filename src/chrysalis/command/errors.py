@@ -29,7 +29,7 @@ OUTPUT = {"out": "", "name": "runs", "resume": "", "hydra.run.dir": "", "hydra.s
 
 def sentence(error: BaseException, config_name: str) -> str | None:
     """The message for an error the user can fix; None for any other error."""
-    chain = list(causes(error))
+    chain = causes(error)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,7 @@ from chrysalis.command.value_types import as_typed_text
 from chrysalis.system.errors import UserError, causes, require_path
 from chrysalis.system.files import shown
 from chrysalis.system.terminal import say
-from chrysalis.system.user_code import described, load_module
+from chrysalis.system.user_code import described, failed_at, load_module
 
 _places: set[Path] = set()  # the files and package folders of all plugins of this process
 
@@ -37,9 +36,8 @@ def load(plugins: str | Iterable[str]) -> tuple[str, ...]:
 def message(error: BaseException) -> str | None:
     """'FILE:LINE: what an error says' for an error that went through a plugin's code; None for any other."""
     for link in causes(error):
-        frames = traceback.extract_tb(link.__traceback__)
-        if own := [f for f in frames if any(Path(f.filename).is_relative_to(place) for place in _places)]:
-            return f"{shown(Path(own[-1].filename))}:{own[-1].lineno}: {described(link)}"
+        if where := failed_at(link, *_places):
+            return f"{where}: {described(link)}"
     return None
 
 

@@ -23,8 +23,7 @@ from chrysalis.command.quick_start import keep_compiled
 from chrysalis.command.ranks import FOLDER, with_common_folder
 from chrysalis.command.resume import set_changes_aside
 from chrysalis.command.values import require_name
-from chrysalis.system.files import remove_if_empty
-from chrysalis.system.folder_lock import claimed
+from chrysalis.system.files import claimed, remove_if_empty
 from chrysalis.system.signals import ending_orderly
 from chrysalis.system.terminal import console, end_stages, is_main_process
 

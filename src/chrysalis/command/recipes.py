@@ -31,7 +31,7 @@ from chrysalis.sampling.record import SamplingRecord
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import REPOSITORY
-from chrysalis.system.public_paths import ELIDED, all_public, public
+from chrysalis.system.records import ELIDED, all_public, public
 from chrysalis.system.terminal import say, warn
 
 NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image
@@ -89,7 +89,7 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
 def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     """The record of a sampling with this configuration and model.
 
-    It goes with every image to whoever has that, and names no folder of this machine, see system/public_paths.py. After
+    It goes with every image to whoever has that, and names no folder of this machine, see system/records.py. After
     from=IMAGE, warns of what differs from when that image was generated.
     """
     settings: Any = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
@@ -164,7 +164,7 @@ def terms(guidance: DictConfig) -> dict[str, DictConfig]:
 def _inputs(settings: dict) -> dict[str, str]:
     """{name: digest} of all files that the settings name, weights in model folders and images in folders of masks.
 
-    Names are public, see system/public_paths.py; files that have the same public name are numbered.
+    Names are public, see system/records.py; files that have the same public name are numbered.
     """
     read = [name for name, kind in KINDS.items() if kind.reads_files]
     groups = {group: settings.get(group) for group in ("model", "task", "guidance", "plugins", *read)}

@@ -9,9 +9,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from chrysalis.command.config_tree import as_dict, leaves
+from chrysalis.command.config_tree import as_dict
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
+from chrysalis.system.records import leaves
 from chrysalis.system.terminal import say
 
 # Keys that may change; any other would change what the run has trained on so far

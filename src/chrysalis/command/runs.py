@@ -9,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
 from chrysalis.command import resume
-from chrysalis.command.config_tree import as_dict, leaves
+from chrysalis.command.config_tree import as_dict
 from chrysalis.command.errors import CONF
 from chrysalis.system import checkpoints
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
+from chrysalis.system.records import leaves
 from chrysalis.system.terminal import is_main_process
 
 _process_start: list[float] = [chrysalis.PROCESS_START]

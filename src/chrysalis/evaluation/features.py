@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from chrysalis.data import pixels
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
-from chrysalis.system import memory, transformers_folder
+from chrysalis.system import hub, memory
 from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import cache_folder, written
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import FractionBelow1, Pixels, Positive
 from chrysalis.system.terminal import stage
-from chrysalis.system.weight_alignment import align
 
 BATCH_SIZE = 64
 
@@ -191,11 +191,11 @@ class Transformer:
 
     def __init__(self, pretrained: str):
         setting, like = f"features.pretrained={pretrained}", "facebook/dinov2-small"
-        with transformers_folder.source(setting, pretrained, "a vision model", like, extra="clip") as where:
+        with hub.transformers_source(setting, pretrained, "a vision model", like, extra="clip") as where:
             from transformers import AutoImageProcessor, AutoModel
 
             model, report = AutoModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
-            transformers_folder.require_complete(report)
+            hub.require_complete(report)
             vision = getattr(model.config, "vision_config", model.config)
             processor = AutoImageProcessor.from_pretrained(**where)
             self.size = _input_size(processor, vision.image_size)

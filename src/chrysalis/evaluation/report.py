@@ -15,7 +15,7 @@ from chrysalis.evaluation.validation_loss import compare_records
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
 from chrysalis.system.plotting import COLOURS
-from chrysalis.system.public_paths import public
+from chrysalis.system.records import public
 from chrysalis.system.terminal import console
 
 REQUIRED = {

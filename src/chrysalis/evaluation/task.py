@@ -20,8 +20,8 @@ from chrysalis.sampling.grids import read
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
-from chrysalis.system.public_paths import public
 from chrysalis.system.ranges import Nearest
+from chrysalis.system.records import public
 from chrysalis.system.terminal import say, warn
 
 MAX_VALIDATION_IMAGES = 256  # each measured at eight timesteps

@@ -15,7 +15,7 @@ from chrysalis.models.layout import WEIGHTS
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system import hub
 from chrysalis.system.files import write_text, written_folder
-from chrysalis.system.public_paths import public
+from chrysalis.system.records import public
 
 
 def save(

@@ -11,7 +11,7 @@ from chrysalis.models.location import BUNDLED, locate
 from chrysalis.models.model import Model
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
-from chrysalis.system.weight_alignment import align
+from chrysalis.system.memory import align
 
 
 def load(

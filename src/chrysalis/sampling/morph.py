@@ -14,8 +14,8 @@ from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import BlendRatio, Columns, Frames
-from chrysalis.system.weight_alignment import align
 
 MOST_FRAMES = 600  # of one animation; of more, only every second, third ... is shown
 MOST_BLEND_SEEDS = 16  # rows of blend's grid

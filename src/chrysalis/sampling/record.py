@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, write_text
-from chrysalis.system.public_paths import all_public
+from chrysalis.system.records import all_public, leaves
 from chrysalis.system.terminal import is_main_process
 
 FILE = "settings.json"
@@ -76,11 +76,4 @@ def _is_free(key: str) -> bool:
 
 def _compared(record: dict) -> dict:
     """What decides about the images, by key."""
-    return {**_flat(record["settings"]), "trainer.precision": record["precision"], **record["inputs"]}
-
-
-def _flat(node: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return {**dict(leaves(record["settings"])), "trainer.precision": record["precision"], **record["inputs"]}

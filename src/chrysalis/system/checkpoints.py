@@ -1,6 +1,7 @@
 """Choosing the checkpoint to resume from, without loading it: every record of the file has a checksum."""
 
 import os
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -35,8 +36,7 @@ def newest(run: Path) -> Path:
     folder = run / "checkpoints"
     there = [folder / name for name in NAMES if (folder / name).is_file()]
     if not there:
-        again = f"start it again with name={run.name}"
-        raise UserError(f"resume={shown(run)} has no checkpoints/last.ckpt to resume from: {again}.")
+        raise UserError(f"resume={shown(run)} has no checkpoints/last.ckpt: start it again with name={run.name}.")
     for path in there:
         if intact(path):
             return path
@@ -53,8 +53,6 @@ def tidy(run: Path, chosen: Path) -> None:
     Newer checkpoints, which are damaged, are renamed to NAME.damaged. What a killed process was writing is deleted:
     partial files, and folders that did not get their names yet.
     """
-    import shutil
-
     for name in NAMES[: NAMES.index(chosen.name)]:
         if (damaged := chosen.with_name(name)).exists():
             os.replace(damaged, damaged.with_name(f"{name}.damaged"))

@@ -1,7 +1,6 @@
 """torch.compile of the UNet alone, in place, for the one batch size that training or sampling repeats."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -11,31 +10,19 @@ from chrysalis.system.errors import UserError, first_line
 SECONDS = 90  # of compiling, on two CPU cores; docs/log.md
 
 
-def compile_unet(unet: nn.Module, how: bool | str, captions: bool = False) -> bool:
+def compile_unet(unet: nn.Module, how: bool | str | None, captions: bool = False) -> None:
     """Compile a UNet in place, so that its state dict keeps its keys (torch.compile(unet) renames all of them).
 
-    Args:
-        how: false, true, or one of torch.compile's modes.
-        captions: whether it reads captions, so that one compilation must serve different lengths.
-
-    Returns:
-        Whether it is compiled. The compiled code stays in TORCHINDUCTOR_CACHE_DIR for later runs.
+    how: true, or one of torch.compile's modes; false or None not to compile. captions: whether it reads captions, so
+    that one compilation must serve different lengths. The compiled code stays in TORCHINDUCTOR_CACHE_DIR.
     """
-    if how in (False, None):
-        return False
-    mode = None if how is True or how == "default" else str(how)
-    unet.compile(dynamic=None if captions else False, mode=mode)
-    return True
+    if how:
+        unet.compile(dynamic=None if captions else False, mode=None if how is True else how)
 
 
-@contextmanager
-def compiled_only_if(full: bool) -> Iterator[None]:
+def compiled_only_if(full: bool) -> AbstractContextManager[None]:
     """Run a compiled UNet as such only if the batch is `full`: another batch size would cost another compilation."""
-    if full:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return nullcontext() if full else torch.compiler.set_stance("force_eager")
 
 
 def why_not_compiled(error: BaseException) -> UserError | None:

@@ -1,6 +1,5 @@
 """Errors that the user can mend, the checks that most keys need, and what other exceptions say."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -24,10 +23,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from, the outermost first."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
+def causes(error: BaseException | None) -> list[BaseException]:
+    """An exception and those that it was raised from, the outermost first."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
+    return chain

@@ -1,27 +1,22 @@
-"""Files and folders that are complete or absent: written beside their target, synced, then renamed."""
+"""Files and folders that are complete or absent, locked for one process, and named in messages."""
 
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 
 from chrysalis.system.errors import UserError
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 REPOSITORY = Path(__file__).resolve().parents[3]
-UMASK = _umask()  # read once, before there are threads: reading it sets it for a moment, for all of them
+UMASK = os.umask(0)  # read once, before there are threads: reading it sets it for a moment, for all of them
+os.umask(UMASK)
 
 
 @contextmanager
@@ -30,16 +25,12 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
 
     before: a second name under which the file that `path` replaces stays; `path` exists at every moment.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".partial", dir=path.parent, delete=False) as file:
+        partial = Path(file.name)
     try:
         yield partial
-        with open(partial, "rb") as f:
-            os.fsync(f.fileno())
-        partial.chmod(0o666 & ~UMASK)
+        _settle(partial, 0o666)
         if before is not None and path.exists():
             _keep(path, before)
         os.replace(partial, path)
@@ -49,34 +40,38 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
-    """Yield a partial folder beside `path`, which replaces `path` on success and is deleted on an error.
-
-    keep_existing: drop the new folder if `path` exists by then.
-    """
-    path = Path(path)
+def written_folder(path: Path) -> Iterator[Path]:
+    """Yield a partial folder beside `path`, which replaces `path` on success and is deleted on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~UMASK)  # safetensors makes its files unreadable for other users
-                with open(file, "rb") as f:
-                    os.fsync(f.fileno())
-        partial.chmod(0o777 & ~UMASK)
-        if path.exists() and keep_existing:
-            return
-        if path.exists():
-            previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
+                _settle(file, 0o666)  # safetensors makes its files unreadable for other users
+        _settle(partial, 0o777)
+        previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
+        with suppress(FileNotFoundError):
             os.replace(path, previous / path.name)
-            os.replace(partial, path)
-            shutil.rmtree(previous)
-        else:
-            os.replace(partial, path)
+        os.replace(partial, path)
+        shutil.rmtree(previous)
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _settle(path: Path, mode: int) -> None:
+    path.chmod(mode & ~UMASK)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _keep(path: Path, before: Path) -> None:
@@ -87,8 +82,45 @@ def _keep(path: Path, before: Path) -> None:
         os.link(path, link)
     except OSError:  # a file system without hard links
         os.replace(path, before)
-        return
-    os.replace(link, before)
+    else:
+        os.replace(link, before)
+
+
+@contextmanager
+def claimed(folder: Path, key: str) -> Iterator[None]:
+    """Lock a folder, made if it is missing, for this process alone, until it ends in whatever manner.
+
+    key: the configuration key that chose the folder, for messages. Raises UserError if another process has it, or it
+    cannot be written to.
+    """
+    handle = _locked(folder, key)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to forked processes that still live
+        os.close(handle)
+
+
+def _locked(folder: Path, key: str) -> int:
+    """The descriptor of a locked folder, without a lock on a file system that has none."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UserError(f"{shown(folder)} cannot be written to: change its permissions, or choose another {key}.")
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            raise UserError(
+                f"{shown(folder)} is in use by another process: wait until it ends, or choose another {key}."
+            ) from None
+        except OSError:
+            return handle
+        if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
+            return handle
+        os.close(handle)  # a process that ended meanwhile has removed its empty folder
 
 
 def read_mapping(path: Path, otherwise: str) -> dict:
@@ -128,19 +160,7 @@ def shown_program(name: str) -> str:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder and the one around it, as far as they are empty and not the working folder."""
-    for path in (folder, folder.parent):
-        if path.absolute() == Path.cwd():
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with suppress(OSError):
+        for path in (folder, folder.parent):
+            if path.absolute() != Path.cwd():
+                path.rmdir()

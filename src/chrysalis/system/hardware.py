@@ -1,16 +1,20 @@
-"""This machine: its accelerator, the precision it is fast in, its memory and its name."""
+"""This machine: its accelerator, the precision it is fast in, its memory and name; and what is set up to be fast."""
 
 import ctypes
 import functools
 import os
 import platform
+import re
+import resource
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import chrysalis
 from chrysalis.system.errors import UserError
-from chrysalis.system.group_norm import normalise_as_given
 
 # type of the UNet's arithmetic by Lightning's name of the precision; None: the type of the weights
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -27,15 +31,11 @@ REFUSED = {
 def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> str:
     """Resolve `requested` to 'cuda', 'mps' or 'cpu', as Lightning's accelerator=auto does."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if requested in available:
-        if not available[requested]:
-            raise UserError(f"{key}={requested} is not available on this machine: use auto or cpu.")
-        return requested
-    if requested not in ("auto", "gpu"):
-        raise UserError(f"{key}={requested} is unknown: choose auto, cuda, mps or cpu.")
-    if requested == "gpu" and not (available["cuda"] or available["mps"]):
-        raise UserError(f"{key}=gpu is not available on this machine: use auto or cpu.")
-    return next(name for name, here in available.items() if here)
+    candidates = {"auto": ["cuda", "mps", "cpu"], "gpu": ["cuda", "mps"]}.get(requested, [requested])
+    for name in candidates:
+        if available.get(name):
+            return name
+    raise UserError(f"{key}={requested} is not available on this machine: choose auto, cuda, mps or cpu.")
 
 
 def require_processes(devices: int | str, on: str) -> None:
@@ -49,8 +49,8 @@ def require_processes(devices: int | str, on: str) -> None:
 
 def precision(requested: str, on: str) -> tuple[str, str]:
     """Resolve a precision to (Lightning's name, reason); `auto` is bf16-mixed where the hardware has it."""
-    if str(requested) != "auto":
-        name = ALIASES.get(str(requested), str(requested))
+    name = ALIASES.get(str(requested), str(requested))
+    if name != "auto":
         if why := REFUSED.get(name.removesuffix("-float16")):
             raise UserError(f"trainer.precision={requested} cannot be used: {why}.")
         if name not in AUTOCAST:
@@ -69,31 +69,29 @@ def precision(requested: str, on: str) -> tuple[str, str]:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware; on others oneDNN emulates it, slower than fp32."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as f:
-            flags = f.read()
-    except OSError:
-        return False
-    instructions = any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16 "))
-    return instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    instructions = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _cpuinfo())
+    return instructions is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def description(on: str) -> str:
     """The name of the hardware: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
     if on == "cuda":
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{_cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
+    name, threads = re.search(r"^model name\s*: *(.+)", _cpuinfo(), re.MULTILINE), torch.get_num_threads()
+    cpu = name[1].strip() if name else platform.processor() or platform.machine()
+    return f"{cpu} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def _cpuinfo() -> str:
+    """What Linux knows of the CPU; empty on other systems."""
+    file = Path("/proc/cpuinfo")
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def peak_memory_mib(on: str) -> int | None:
     """Peak memory of this process in MiB, on the GPU or in RAM; None where it is unknown."""
     if on == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
     unit = 1 if platform.system() == "Darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20) if on == "cpu" else None
 
@@ -128,12 +126,25 @@ def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_la
         unet.to(memory_format=torch.channels_last)
 
 
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as f:
-            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+class GroupNormAsGiven(nn.GroupNorm):
+    """nn.GroupNorm in the precision of its input, whatever autocast chooses.
+
+    CUDA's autocast computes it in float32 and returns float32; the SiLU after it follows, and half of the activations
+    that a UNet keeps for its backward pass are then twice as large. The kernel sums in float32 in any case, and the
+    CPU's autocast leaves it alone.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+def normalise_as_given(module: nn.Module) -> None:
+    """Turn every nn.GroupNorm of a module into GroupNormAsGiven, in place; weights and their names stay."""
+    for part in module.modules():
+        if type(part) is nn.GroupNorm:
+            part.__class__ = GroupNormAsGiven
 
 
 @functools.cache  # each is read from a long file

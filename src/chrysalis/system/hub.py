@@ -1,8 +1,10 @@
-"""The Hugging Face hub: files downloaded into its local cache, and the cause in words where that fails."""
+"""The Hugging Face hub: files and models of transformers by hub id or folder, and the cause in words of a failure."""
 
 import errno
 import functools
 import logging
+import os
+import pickle
 import re
 import socket
 import threading
@@ -14,14 +16,17 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-from chrysalis.system.errors import causes, first_line
+import huggingface_hub
+from huggingface_hub import constants
+
+from chrysalis.system.errors import UserError, causes, first_line
 from chrysalis.system.files import REPOSITORY
 
 SETTINGS = ["*.json"]
 # the parts of a conditional or adapted model
 BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
 _entering, _inside, _restore = threading.Lock(), [], ExitStack()
-BROKEN = (ConnectionError, TimeoutError)  # besides the exceptions of the HTTP client
+CUT_SHORT = re.compile("Consistency check failed|IncompleteRead|peer closed connection")
 
 
 def is_id(origin: str) -> bool:
@@ -37,9 +42,7 @@ def unreachable() -> bool:
 
     Checked first, because the hub's client retries for a minute before it gives up.
     """
-    from huggingface_hub import constants
-
-    if offline():
+    if constants.HF_HUB_OFFLINE:
         return True
     if getproxies().get("https"):
         return False
@@ -49,13 +52,6 @@ def unreachable() -> bool:
     except OSError:
         return True
     return False
-
-
-def offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -72,8 +68,7 @@ def quiet() -> Iterator[None]:
     """
     with _entering:
         if not _inside:
-            level = logging.root.manager.disable
-            _restore.callback(logging.disable, level)
+            _restore.callback(logging.disable, logging.root.manager.disable)
             _restore.enter_context(warnings.catch_warnings(action="ignore"))
             logging.disable(logging.ERROR)
         _inside.append(None)
@@ -90,16 +85,12 @@ def snapshot(
     hub_id: str, patterns: Sequence[str], only_cached: bool, revision: str | None = None, kind: str = "model"
 ) -> Path:
     """Download a repository's files that match `patterns`; return their folder in the cache, named by its commit."""
-    from huggingface_hub import snapshot_download
-
     how = {"allow_patterns": list(patterns), "local_files_only": only_cached, "revision": revision, "repo_type": kind}
-    return Path(snapshot_download(hub_id, **how))
+    return Path(huggingface_hub.snapshot_download(hub_id, **how))
 
 
 def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
     """Names of all files of the revision whose snapshot is the folder `at`; None where the cache does not know them."""
-    import huggingface_hub
-
     try:
         return [file.path for file in huggingface_hub.get_cached_repo_tree(hub_id, revision=at.name)]
     except Exception:  # older clients keep no listing, and a cache may lack it
@@ -108,36 +99,29 @@ def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
 
 def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:
     """Cause of an error of the hub's client, and what to do, without a full stop. kind: model or dataset."""
-    from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError
 
     if unreachable():
         return "there is no network"
-    chain = list(causes(error))
+    chain = causes(error)
     answer = next((e for e in chain if getattr(e, "response", None) is not None), None)
     if answer is not None and (answer is error or not isinstance(answer, EntryNotFoundError)):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{hub_id}"
-        return _refused(answer, getattr(answer, "response", None), kind, page, revision)
+        return _refused(answer, kind, page, revision)
     if any(getattr(e, "errno", None) == errno.ENOSPC or "Not enough free disk space" in str(e) for e in chain):
         return f"the disk of {constants.HF_HUB_CACHE} is full: make room there, or set HF_HOME to another folder"
-    if any(isinstance(e, BROKEN) or type(e).__module__.startswith("httpx") or _is_short(e) for e in chain):
-        return (
-            "the connection broke off: run the same command again, which keeps the complete files and downloads the "
-            "rest"
-        )
+    broken = (isinstance(e, ConnectionError | TimeoutError) or type(e).__module__.startswith("httpx") for e in chain)
+    if any(broken) or any(CUT_SHORT.search(str(e)) for e in chain):
+        return "the connection broke off: run the same command again, which downloads only the missing files"
     return first_line(error)
 
 
-def _is_short(error: BaseException) -> bool:
-    return re.search("Consistency check failed|IncompleteRead|peer closed connection", str(error)) is not None
+def _refused(error: Any, kind: str, page: str, revision: str | None) -> str:
+    """Cause of an HTTP error of the hub's client, and what to do. page: the repository's page on the web."""
+    from huggingface_hub import errors
 
-
-def _refused(error: BaseException, response: Any, kind: str, page: str, revision: str | None) -> str:
-    """Cause of an HTTP response that refuses a request, and what to do. page: the repository's page on the web."""
-    from huggingface_hub import constants, errors
-
-    status, tokens = response.status_code, f"{constants.ENDPOINT}/settings/tokens"
-    with_token = "authorization" in response.request.headers
+    status, tokens = error.response.status_code, f"{constants.ENDPOINT}/settings/tokens"
+    with_token = "authorization" in error.response.request.headers
     if isinstance(error, errors.GatedRepoError):
         then = "wait for access to be granted" if with_token else "set HF_TOKEN to a token of your account"
         return f"it is gated: accept its licence at {page} and {then}"
@@ -159,3 +143,45 @@ def _refused(error: BaseException, response: Any, kind: str, page: str, revision
     if status == 429:
         return "the hub has had too many requests (HTTP 429): wait some minutes, or set HF_TOKEN, which allows more"
     return f"the hub answers with HTTP {status}: run the command again later"
+
+
+@contextmanager
+def transformers_source(setting: str, name: str, kind: str, like: str, extra: str) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of transformers' `from_pretrained`; whatever fails inside is raised as a UserError.
+
+    name: a folder or a hub id, with or without a revision. For messages, setting: KEY=VALUE as the user typed it; kind:
+    what it is loaded as; like: an example of a hub id; extra: the extra of chrysalis that installs transformers.
+    """
+    try:
+        from transformers.utils import logging as bars
+    except ImportError as error:
+        raise UserError(f'{setting} needs the transformers library: pip install "chrysalis[{extra}]".') from error
+    folder, (hub_id, revision) = Path(str(name)).expanduser(), split_revision(str(name))
+    local = folder.is_dir()
+    if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
+        raise UserError(f"{setting} is neither a folder nor a hub id like {like}.")
+    offline, shown, place = local or unreachable(), bars.is_progress_bar_enabled(), str(folder) if local else hub_id
+    # else transformers asks a service to convert a repository of pickled weights, in public
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    try:
+        with quiet():
+            bars.disable_progress_bar()
+            yield {"pretrained_model_name_or_path": place, "local_files_only": offline, "revision": revision or "main"}
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client and the readers of damaged files raise dozens of types
+        cause = first_line(error)
+        if isinstance(error, pickle.UnpicklingError | EOFError):
+            cause = "pytorch_model.bin is damaged, or holds more than tensors, and no code in it is run"
+        elif not local and (not offline or isinstance(error, OSError)):
+            cause = why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
+        raise UserError(f"{setting} could not be loaded as {kind}: {cause}.") from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def require_complete(report: dict[str, Any]) -> None:
+    """Raise ValueError for a model whose file lacks weights. report: the loading info of transformers."""
+    if report["missing_keys"]:
+        raise ValueError(f"{len(report['missing_keys'])} of its weights are not in its file")

@@ -35,14 +35,12 @@ def save(figure: "Figure", path: Path) -> None:
 
 def plain_numbers(axes: "Axes") -> None:
     """Label a logarithmic y axis with plain numbers instead of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import LogLocator
+
+    def minor(value: float, _: float) -> str:
+        low, high = axes.get_ylim()
+        return f"{value:g}" if high / low < 4 else ""  # so short an axis may have no tick at 1, 2 or 5
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _is_short(axes) else ""))
-
-
-def _is_short(axes: "Axes") -> bool:
-    """Whether the axis spans so little that ticks at 1, 2 and 5 would leave it without numbers."""
-    low, high = axes.get_ylim()
-    return high / low < 4
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(minor)

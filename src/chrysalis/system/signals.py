@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 
@@ -13,30 +13,25 @@ def unwind(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
-@contextmanager
-def ending_orderly() -> Iterator[None]:
+def ending_orderly() -> AbstractContextManager[None]:
     """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or have another handler already."""
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    plain = [signum for signum in there if signal.getsignal(signum) == signal.SIG_DFL]
-    for signum in plain:
-        signal.signal(signum, unwind)
-    try:
-        yield
-    finally:
-        for signum in plain:
-            signal.signal(signum, signal.SIG_DFL)
+    return _handled((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL, unwind)
+
+
+def leaving_silently() -> AbstractContextManager[None]:
+    """Make Ctrl-C end the process at once and without a traceback; for the time in which libraries are imported."""
+    return _handled((signal.SIGINT,), signal.default_int_handler, signal.SIG_DFL)
 
 
 @contextmanager
-def leaving_silently() -> Iterator[None]:
-    """Make Ctrl-C end the process at once and without a traceback; for the time in which libraries are imported."""
-    ours = threading.current_thread() is threading.main_thread()
-    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _handled(signals: tuple[signal.Signals, ...], default, handler) -> Iterator[None]:
+    """In the main thread, replace the handler of those signals that still have the default one."""
+    in_main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    ours = [each for each in signals if in_main and signal.getsignal(each) == default]
+    for each in ours:
+        signal.signal(each, handler)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in ours:
+            signal.signal(each, default)

@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
@@ -22,41 +23,33 @@ def is_main_process() -> bool:
     return all(os.environ.get(n, "0") == "0" for n in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
-def say(text: str) -> None:
+def say(text: str, style: str | None = None) -> None:
     """Print a message, in the main process only."""
     if is_main_process():
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, style=style, soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
     """Print a warning in yellow, in the main process only."""
-    if is_main_process():
-        console.print(text, style="yellow", soft_wrap=True, markup=False)
+    say(text, style="yellow")
 
 
 class Stage:
     """A part of a program's work whose progress is shown. Its clock stops while another stage runs inside it.
 
-    Args:
-        what: its name.
-        total: its number of units; None if unknown.
-        done: units that were done before it began.
-        line_every: seconds between the lines printed where there is no terminal.
-
-    Attributes:
-        figures: text shown beside the progress.
+    what: its name. total: its number of units; None if unknown. done: units that were done before it began. line_every:
+    seconds between the lines printed where there is no terminal. figures: an attribute, text beside the progress.
     """
 
     def __init__(self, what: str, total: float | None, done: float = 0, line_every: float = LINE_EVERY):
         self.what, self.total, self.done, self.figures, self.line_every = what, total, done, "", line_every
         self._first, self._seconds = done, 0.0
-        self._line_at = time.monotonic()
-        self._since: float | None = self._line_at
+        self.resume()
 
     def advance(self, n: float) -> None:
         """Count `n` more units, and print a line if one is due."""
         self.done += n
-        if not console.is_terminal and is_main_process() and time.monotonic() - self._line_at >= self.line_every:
+        if not console.is_terminal and time.monotonic() - self._line_at >= self.line_every:
             self.line()
 
     def line(self) -> None:
@@ -73,8 +66,9 @@ class Stage:
         self._seconds, self._since = self.seconds(), None
 
     def resume(self) -> None:
-        """Start the clock again."""
-        self._since = self._line_at = time.monotonic()
+        """Start the clock, and wait for `line_every` seconds until the next line."""
+        self._since: float | None = time.monotonic()
+        self._line_at = self._since
 
     def count(self) -> str:
         """'3200/12800', or the units done where the total is unknown."""
@@ -91,87 +85,55 @@ class Stage:
             return "-:-- left"
         return f"{_clock(self.seconds() / made * max(0.0, self.total - self.done))} left"
 
-
-class _StageText(ProgressColumn):
-    """A column whose text is read off the stage of its row."""
-
-    def __init__(self, text: Callable[[Stage], str]):
-        super().__init__()
-        self.text = text
-
-    def render(self, task: Task) -> Text:
-        return Text(self.text(task.fields["stage"]))
+    def row(self, width: int) -> Table:
+        """One line with the name, a bar, the count and the time left; in `width` >= 80 columns also the figures."""
+        bar = ProgressBar(self.total, self.done, width=8 if width < ROOMY else 30)
+        texts = (self.count(), *([self.figures] if width >= WIDE else []), self.left())
+        row = Table.grid(padding=(0, 1))
+        row.add_row(Text(self.what), bar, *map(Text, texts))
+        return row
 
 
-class _Screen:
-    """The running stages, each inside the one before; the innermost is shown."""
-
-    def __init__(self) -> None:
-        self.running: list[Stage] = []
-        self.bar: Progress | None = None
-
-    def show(self) -> None:
-        """Show the innermost stage instead of the one shown before."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-        if self.running and console.is_terminal and is_main_process():
-            self.bar = bar(console)
-            add(self.bar, self.running[-1])
-            self.bar.start()
+_running: list[Stage] = []  # each inside the one before; the innermost is shown
+_live = Live(
+    console=console,
+    get_renderable=lambda: _running[-1].row(console.width) if _running else "",
+    refresh_per_second=10,
+    transient=True,
+)
 
 
-_screen = _Screen()
-
-
-def bar(on: Console) -> Progress:
-    """A progress bar whose columns fit a console's width, down to 50."""
-    figures = [_StageText(lambda stage: stage.figures)] if on.width >= WIDE else []
-    columns = (
-        TextColumn("{task.description}"),
-        _Live(bar_width=8 if on.width < ROOMY else 30),
-        _StageText(Stage.count),
-        *figures,
-        _StageText(Stage.left),
-    )
-    return Progress(*columns, console=on, transient=True)
-
-
-class _Live(BarColumn):
-    """A bar that reads its progress off its stage."""
-
-    def render(self, task: Task) -> ProgressBar:
-        task.completed = task.fields["stage"].done
-        return super().render(task)
-
-
-def add(progress: Progress, stage: Stage) -> None:
-    """Add a stage to a bar as a row."""
-    progress.add_task(stage.what, total=stage.total, stage=stage)
+def _show() -> None:
+    """In a terminal, show the innermost stage instead of the one shown before."""
+    if not _running:
+        _live.stop()
+    elif console.is_terminal and is_main_process():
+        _live.start()
+        _live.refresh()
 
 
 @contextmanager
 def stage(what: str, total: float | None = None, done: float = 0, line_every: float = LINE_EVERY) -> Iterator[Stage]:
     """Show a stage while it runs: a bar in a terminal, a line every `line_every` seconds elsewhere. See Stage."""
-    if _screen.running:
-        _screen.running[-1].pause()
+    if _running:
+        _running[-1].pause()
     own = Stage(what, total, done, line_every)
     try:
-        _screen.running.append(own)
-        _screen.show()
+        _running.append(own)
+        _show()
         yield own
     finally:
-        if own in _screen.running:
-            del _screen.running[_screen.running.index(own) :]
-            _screen.show()
-            if _screen.running:
-                _screen.running[-1].resume()
+        if own in _running:
+            del _running[_running.index(own) :]
+            _show()
+            if _running:
+                _running[-1].resume()
 
 
 def end_stages() -> None:
     """Remove the stages that an interrupted run left: Lightning calls no callback after one that raises."""
-    _screen.running.clear()
-    _screen.show()
+    _running.clear()
+    _show()
 
 
 def _clock(seconds: float) -> str:

@@ -4,84 +4,62 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from chrysalis.system.errors import UserError, require_path
+from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import shown
 
 
 def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
-    """Import path/to/file.py or package.module.
+    """Import path/to/file.py or package.module, and let it import what lies beside it or in the working folder.
 
-    What lies beside the file, or in the working folder for a module, can be imported too.
-
-    Args:
-        key: the configuration key that names it, for messages.
-        name: the module's name in sys.modules; the file's stem if it is None.
-
-    Raises:
-        UserError: there is no such file or module, or importing it fails.
+    key: the configuration key that names it, for messages. name: the module's name in sys.modules; None: the file's
+    stem. Raises UserError if there is no such file or module, or importing it fails.
     """
     file = require_path(key, place)
+    folder = str(file.absolute().parent if file.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         if file.suffix == ".py":
-            return _load_file(file, name or file.stem, f"{key}: there is no file {place}.")
-        _search_also(Path.cwd())
-        if (spec := _find(place)) is None:
-            raise UserError(f"{key}: there is no module {place}.")
-        file = Path(spec.origin or place)
+            if not file.is_file():
+                raise UserError(f"{key}: there is no file {place}.")
+            return _load_file(file, name or file.stem)
+        spec = importlib.util.find_spec(place)
+        file = Path(spec.origin) if spec is not None and spec.origin else file
         return importlib.import_module(place)
     except UserError:
         raise
     except SyntaxError as error:
         raise UserError(f"{shown(Path(error.filename or place))}:{error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{failed_at(error, file, shown(file))}: {described(error)}") from error
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):  # not what it imports
+            raise UserError(f"{key}: there is no module {place}.") from error
+        raise UserError(f"{failed_at(error, file) or shown(file)}: {described(error)}") from error
 
 
-def _find(place: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(place)
-    except ModuleNotFoundError as error:
-        if f"{place}.".startswith(f"{error.name}."):  # itself or a package around it, not what that imports
-            return None
-        raise
-
-
-def _load_file(file: Path, name: str, missing: str) -> ModuleType:
+def _load_file(file: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise UserError(missing)
+    assert spec is not None
+    assert spec.loader is not None  # a file whose name ends in .py has one
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look their module up
-    _search_also(file.absolute().parent)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
+        del sys.modules[name]
         raise
     return module
 
 
-def _search_also(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def failed_at(error: BaseException, file: Path, otherwise: str) -> str:
-    """FILE:LINE of the last line of `file` that an error went through; `otherwise` if there is none."""
+def failed_at(error: BaseException, *places: Path) -> str | None:
+    """FILE:LINE of the last line in these files or folders that an error went through; None if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).absolute() == file.absolute()]
-    return f"{shown(file)}:{own[-1].lineno}" if own else otherwise
+    own = [f for f in frames if any(Path(f.filename).absolute().is_relative_to(p.absolute()) for p in places)]
+    return f"{shown(Path(own[-1].filename))}:{own[-1].lineno}" if own else None
 
 
 def described(error: BaseException) -> str:
     """'ValueError: the first line of its message.'"""
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first.rstrip('.')}."
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}."

@@ -4,7 +4,7 @@ import copy
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,14 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from chrysalis.denoiser import Denoiser
-from chrysalis.system.group_norm import GroupNormAsGiven
+from chrysalis.system.hardware import GroupNormAsGiven
 
 MARGIN = 1.2  # factor over the count: workspaces of convolutions, and gaps that an allocator leaves
 WORDS = 77  # of a caption, as CLIP's encoder reads at most
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """Bytes of a step. ema: the EMA weights. activations: all else at the step's peak."""
 
     weights: int
@@ -31,7 +30,7 @@ class Need:
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.ema + self.activations
+        return sum(self)
 
 
 @dataclass(frozen=True)
@@ -55,32 +54,26 @@ def need(
     batch_size: int,
     precision: torch.dtype | None = None,
     optimizer_bytes_per_weight: float = 8,
-    ema: bool = True,
     on: str = "cuda",
 ) -> Need:
     """Count one training step: the forward pass, and the backward pass into gradients that exist already.
 
-    The step is run on fake tensors, with gradient checkpointing recomputing as it will, so that the peak is that of
-    torch's own tensors. Not counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, and
-    what torch.compile saves.
+    The step is run on fake tensors, with gradient checkpointing, so that the peak is that of torch's own tensors. Not
+    counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
 
-    Args:
-        denoiser: is left as it is. Frozen weights have no gradients, moments or EMA.
-        size: (height, width) of the images.
-        precision: autocast's dtype; None for none.
-        optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form.
-        ema: whether there are EMA weights.
-        on: whose autocast rules count: "cuda" (MPS has the same) or "cpu".
+    denoiser: is left as it is; its frozen weights have no gradients, moments or EMA. size: (height, width). precision:
+    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form. on: whose
+    autocast rules count, "cuda" (MPS has the same) or "cpu".
     """
     parameters = [*denoiser.parameters()]
     trainable = [p for p in parameters if p.requires_grad]
-    encoders = (p for encoder in _frozen_encoders(denoiser) for p in encoder.model.parameters())
+    encoders = (p for encoder in frozen_encoders(denoiser) for p in encoder.model.parameters())
     count = sum(p.numel() for p in trainable)
     return Need(
         weights=tensor_bytes([*parameters, *denoiser.buffers(), *encoders]),
         gradients=tensor_bytes(trainable),
         optimizer=int(count * optimizer_bytes_per_weight),
-        ema=4 * count if ema else 0,
+        ema=4 * count,
         activations=_peak(denoiser, size, batch_size, precision, on),
     )
 
@@ -162,7 +155,7 @@ def _fake(denoiser: Denoiser, mode: FakeTensorMode, upcast: bool) -> Denoiser:
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         replaced[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     if denoiser.conditioner is not None and (text := denoiser.conditioner.text) is not None:
-        replaced |= {id(encoder): _fake_encoder(text.null.numel()) for encoder in _frozen_encoders(denoiser)}
+        replaced |= {id(encoder): _fake_encoder(text.null.numel()) for encoder in text.frozen}
     fake = copy.deepcopy(denoiser, replaced).train()
     for module in fake.modules():
         if upcast and isinstance(module, nn.GroupNorm | nn.LayerNorm) and not isinstance(module, GroupNormAsGiven):
@@ -172,27 +165,26 @@ def _fake(denoiser: Denoiser, mode: FakeTensorMode, upcast: bool) -> Denoiser:
 
 def _fake_encoder(dim: int):
     """A stand-in for a frozen text encoder, with as many words a caption as it can have."""
-
-    def states(captions, device):
-        return torch.empty(len(captions), WORDS, dim), torch.ones(len(captions), WORDS, dtype=torch.bool)
-
-    return states
+    return lambda captions, device: (
+        torch.empty(len(captions), WORDS, dim),
+        torch.ones(len(captions), WORDS, dtype=torch.bool),
+    )
 
 
 def _largest_condition(denoiser: Denoiser, x0: torch.Tensor) -> dict | None:
     """A condition of every kind, with the longest captions."""
-    conditioner, n = denoiser.conditioner, len(x0)
-    if conditioner is None:
+    if denoiser.conditioner is None:
         return None
-    cond = conditioner.completed(None, x0)
-    if conditioner.text is not None:
-        encoder = conditioner.text.encoder
-        words = WORDS if encoder is None else encoder.longest
-        known = next(iter(encoder.words), "") if encoder is not None else "word"
-        cond["text"] = (" ".join([known] * words),) * n
+    cond = denoiser.conditioner.completed(None, x0)
+    if (text := denoiser.conditioner.text) is not None:
+        word, words = "word", WORDS
+        if text.encoder is not None:
+            word, words = next(iter(text.encoder.words), ""), text.encoder.longest
+        cond["text"] = (" ".join([word] * words),) * len(x0)
     return cond
 
 
-def _frozen_encoders(denoiser: Denoiser) -> list:
+def frozen_encoders(denoiser: Denoiser) -> list:
+    """The pretrained text encoders, which are no part of the denoiser's own weights."""
     text = None if denoiser.conditioner is None else denoiser.conditioner.text
     return [] if text is None else list(text.frozen)

@@ -9,11 +9,11 @@ from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.example import composed
 from chrysalis.data.store import ImageSet
-from chrysalis.system import transformers_folder
+from chrysalis.system import hub
 from chrysalis.system.errors import UserError
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import Channels, Layers, NotNegative, Positive
 from chrysalis.system.terminal import warn
-from chrysalis.system.weight_alignment import align
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
     name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
     """
     setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
-    with transformers_folder.source(setting, name, "a text encoder", like, extra="text") as where:
+    with hub.transformers_source(setting, name, "a text encoder", like, extra="text") as where:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}

@@ -9,6 +9,8 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from huggingface_hub import constants
+
 from chrysalis.data.example import LARGEST_FILE, read_bytes
 from chrysalis.system import hub
 from chrysalis.system.errors import first_line
@@ -64,8 +66,6 @@ class ExternalFiles:
         return read_bytes(file)
 
     def _read_address(self, address: str) -> bytes:
-        from huggingface_hub import constants
-
         in_hub = HF.fullmatch(address)
         if in_hub is None and address.startswith(f"{constants.ENDPOINT}/"):
             in_hub = RESOLVED.match(address.removeprefix(constants.ENDPOINT))
@@ -97,7 +97,7 @@ class ExternalFiles:
         cached = cache_folder() / "fetched" / hashlib.sha256(address.encode()).hexdigest()[:32]
         if cached.is_file():
             return read_bytes(cached)
-        if hub.offline():
+        if constants.HF_HUB_OFFLINE:
             raise ValueError(f"{address}: no network because HF_HUB_OFFLINE is set")
         host = urlsplit(address).netloc
         if self._failures[host] >= MAX_FAILURES:

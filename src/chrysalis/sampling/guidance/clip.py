@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.system import transformers_folder
+from chrysalis.system import hub
 from chrysalis.system.errors import UserError
+from chrysalis.system.memory import align
 from chrysalis.system.ranges import NotNegative
-from chrysalis.system.weight_alignment import align
 
 # What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -83,7 +83,7 @@ class Clip(Energy):
 def _load(model: str, with_text: bool) -> tuple:
     """(frozen CLIPModel, its tokenizer or None, mean and std of each channel), from a folder or a hub id."""
     setting, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
-    with transformers_folder.source(setting, model, "a CLIPModel", like, extra="clip") as where:
+    with hub.transformers_source(setting, model, "a CLIPModel", like, extra="clip") as where:
         from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
         kind = CLIPConfig.get_config_dict(**where)[0].get("model_type")
@@ -91,7 +91,7 @@ def _load(model: str, with_text: bool) -> tuple:
             raise ValueError(f"its config.json is missing or is of another model (model_type {kind})")
         loaded: Any = CLIPModel.from_pretrained(**where, weights_only=True, output_loading_info=True)
         clip, report = loaded
-        transformers_folder.require_complete(report)
+        hub.require_complete(report)
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
         try:
             processor = CLIPImageProcessor.from_pretrained(**where)

@@ -48,7 +48,7 @@ class Function:
         try:
             return self.call(*values)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{failed_at(error, Path(self.file), self.where)}: {described(error)}") from error
+            raise UserError(f"{failed_at(error, Path(self.file)) or self.where}: {described(error)}") from error
 
     def returned(self, value: object, shape: tuple[int | None, ...], what: str) -> torch.Tensor:
         """value, if it is a tensor of this shape (None: any number there)."""

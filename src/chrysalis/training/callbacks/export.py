@@ -16,7 +16,7 @@ from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import export, lora
 from chrysalis.system import checkpoints, hardware
 from chrysalis.system.files import shown, shown_program, write_text
-from chrysalis.system.public_paths import all_public
+from chrysalis.system.records import all_public
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.best_step import Best

@@ -4,15 +4,15 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from chrysalis.conditions import batches
 from chrysalis.denoiser import Denoiser
+from chrysalis.diffusion.prediction import Prediction
 from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_loss
-from chrysalis.system import memory
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.validation import validation_conditions
 from chrysalis.training.eval_mode import eval_mode
+from chrysalis.training.microbatching import require_out_of_memory
 from chrysalis.training.preflight.plan import Plan
 
 LONG = 8.0  # seconds after which no further image is measured
@@ -24,17 +24,11 @@ CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
 CHECK = "Check that data.image_size, the value range and the noise schedule match its training."
 
 
-class Zeros(nn.Module):
-    """A UNet whose output is zero."""
+class Zeros(Denoiser):
+    """A denoiser that predicts zeros."""
 
-    dtype = torch.float32
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.config = type("config", (), {"in_channels": channels})
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
-        return (torch.zeros_like(x),)
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: object = None) -> Prediction:
+        return Prediction(torch.zeros_like(x_t), x_t, t, self.noise, self.objective)
 
 
 @dataclass(frozen=True)
@@ -74,11 +68,10 @@ def measure(plan: Plan) -> BaseLoss | None:
     conditions = validation_conditions(batch, denoiser.conditioner)
     keys, right = batch.key.tolist(), conditions.get("right")
     at_once = 1 if plan.device.type == "cpu" else IMAGES  # images, each at every timestep
+    parts = [range(first, min(first + at_once, len(keys))) for first in range(0, len(keys), at_once)]
 
-    def loss(model: Denoiser, first: int, cond: dict | None = None) -> torch.Tensor:
-        rows = range(first, min(first + at_once, len(keys)))
-        chosen = slice(rows.start, rows.stop)
-        micro_batch = min(plan.batch_size, at_once * TIMESTEPS)
+    def loss(model: Denoiser, rows: range, cond: dict | None = None) -> torch.Tensor:
+        chosen, micro_batch = slice(rows.start, rows.stop), min(plan.batch_size, at_once * TIMESTEPS)
         fixed = (batch.image[chosen], keys[chosen], TIMESTEPS, plan.validation.seed, micro_batch)
         return validation_loss(model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
 
@@ -86,22 +79,20 @@ def measure(plan: Plan) -> BaseLoss | None:
     try:
         module.to(plan.device)
         with eval_mode(plan.trainer, module), stage("base model's loss", len(keys) * TIMESTEPS) as progress:
-            loss(denoiser, 0, right)
-            for first in range(0, len(keys), at_once):
+            loss(denoiser, parts[0], right)
+            for part in parts:
                 began = time.perf_counter()
-                ours.append(loss(denoiser, first, right))
+                ours.append(loss(denoiser, part, right))
                 seconds.append((time.perf_counter() - began) / ours[-1].numel())
                 progress.advance(ours[-1].numel())
                 if progress.seconds() > LONG:
                     break
     except RuntimeError as error:
-        if not memory.ran_out(error):
-            raise
+        require_out_of_memory(error)
         return None
     finally:
         module.to(home)
-    zero = Denoiser(Zeros(denoiser.channels), denoiser.scheduler, denoiser.objective).to(plan.device)
-    zeros = [loss(zero, first) for first in range(0, len(keys), at_once)][: len(ours)]
-    ours, zeros = (torch.cat(losses) for losses in (ours, zeros))
-    timesteps = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist()
-    return BaseLoss(timesteps, ours.mean(0), zeros.mean(0), min(seconds), max(1, len(conditions)), len(ours))
+    zero = Zeros(torch.nn.Identity(), denoiser.scheduler, denoiser.objective).to(plan.device)
+    zeros = torch.cat([loss(zero, part) for part, _ in zip(parts, ours, strict=False)]).mean(0)
+    timesteps, mean = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist(), torch.cat(ours).mean(0)
+    return BaseLoss(timesteps, mean, zeros, min(seconds), max(1, len(conditions)), sum(map(len, ours)))

@@ -6,9 +6,11 @@ from chrysalis.system import memory
 from chrysalis.system.terminal import console, is_main_process, say
 from chrysalis.training.batch_size import step_cost
 from chrysalis.training.preflight.base_loss import measure
-from chrysalis.training.preflight.memory_needs import is_large, require_room
-from chrysalis.training.preflight.plan import Plan, SharePlan
+from chrysalis.training.preflight.plan import Plan
 from chrysalis.training.preflight.table import table
+
+# Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
+LARGE_MODEL, LARGE_MICRO_BATCH = 30e6, 2**18  # parameters; pixels
 
 
 def check(plan: Plan, preflight: bool | str) -> bool:
@@ -19,16 +21,16 @@ def check(plan: Plan, preflight: bool | str) -> bool:
     """
     # 1. What would otherwise fail at the first evaluation
     plan.prepare()
-    plan.trainer.callbacks.append(SharePlan(plan))
+    plan.trainer.callbacks.append(plan)
     if preflight is False:
-        for line in (plan.size_note, plan.model.description(), plan.data.description()):
-            if line:
-                say(line)
-        return True
-    if is_main_process():
+        for line in filter(None, (plan.size_note, plan.model.description(), plan.data.description())):
+            say(line)
+    elif is_main_process():
         # 2. Memory, and the base model's loss and speed, without a trace in the random numbers of the run
         with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
-            count = preflight == "only" or is_large(plan)
+            (height, width), weights = plan.data.size, sum(p.numel() for p in plan.module.parameters())
+            large = weights > LARGE_MODEL or plan.batch_size * height * width > LARGE_MICRO_BATCH
+            count = preflight == "only" or plan.device.type != "cpu" or large
             cost = step_cost(plan.module, plan.trainer, plan.data.size) if count else None
             free = memory.free(plan.device)
             base = None if plan.resumed else measure(plan)
@@ -37,5 +39,5 @@ def check(plan: Plan, preflight: bool | str) -> bool:
             plan.keep_to_budget(base.seconds, base.conditions)
         # 4. The summary, and room on the disk
         console.print(table(plan, base, cost, free))
-        require_room(plan)
+        plan.require_room()
     return preflight != "only"

@@ -59,18 +59,15 @@ def affordable(
     before the end, then whatever is furthest above its LEAST. Because of the halves, a slightly different speed seldom
     gives a different result.
 
-    Args:
-        seconds_per_pass: seconds of a forward pass, per image.
-        training: seconds of training.
-        pinned: those of KEYS that the user chose, which are kept.
-        conditions: conditions that the EMA weights are measured under.
-        beside: forward passes for other measurements, which count but are not changed here.
+    seconds_per_pass: of a forward pass, per image. training: seconds of training. pinned: those of KEYS that the user
+    chose, which are kept. conditions: that the EMA weights are measured under. beside: forward passes for other
+    measurements, which count but are not changed here.
     """
     plan, most = full, budget(training)
     while seconds_per_pass * (sum(plan.forward_passes(steps, conditions)) + beside) > most:
         validation, sampling = plan.forward_passes(steps, conditions)
-        groups = (VALIDATION, SAMPLING) if validation >= sampling else (SAMPLING, VALIDATION)
-        coarser = next(filter(None, (_halved(plan, group, steps, pinned) for group in groups)), None)
+        longer, shorter = (VALIDATION, SAMPLING) if validation >= sampling else (SAMPLING, VALIDATION)
+        coarser = _halved(plan, longer, steps, pinned) or _halved(plan, shorter, steps, pinned)
         if coarser is None:
             break
         plan = coarser

@@ -1,11 +1,16 @@
-"""The plan of a run: its objects, and how many steps, epochs, measurements and forward passes it will have."""
+"""The plan of a run: its objects, its steps, epochs, measurements and forward passes, and its bytes on the disk."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.models.folder import Model
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import shown
 from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
@@ -14,18 +19,23 @@ from chrysalis.training.callbacks.evaluation_schedule import PASSES
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
+from chrysalis.training.memory_estimate import frozen_encoders, tensor_bytes
 from chrysalis.training.preflight.measuring import KEYS, Measuring, affordable, changes
 
 ENDLESS = 100_000  # steps that the budget of a run without an end is computed for
 
 
-@dataclass
-class Plan:
-    """What a run will do, from the objects that it is made of.
+@dataclass(eq=False)
+class Plan(Callback):
+    """What a run will do, from the objects that it is made of; as a callback it gives all processes the first one's.
 
     size_note: a sentence if the image size is new to the model. resumed: whether the run continues. half: whether the
     exported UNet is float16. compiled: whether the UNet will be compiled. pinned: keys that the user chose, which are
     not made coarser. coarser: {key: value} of what measures less than configured; a resumed run keeps it.
+
+    batch_size: images of a micro-batch on one device. images_per_step: of an optimizer step, on all devices. steps:
+    until max_steps or max_epochs; None if neither is given. passes_per_step: forward passes that a training step costs
+    on one device, counted in images.
     """
 
     model: Model
@@ -49,36 +59,27 @@ class Plan:
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
 
+        assert isinstance(self.data.batch_size, int)  # fit_batch has settled it
+        self.batch_size, self.accumulate = self.data.batch_size, self.trainer.accumulate_grad_batches
+        self.images_per_step = self.batch_size * self.accumulate * self.trainer.world_size
+        once_more = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
+        self.passes_per_step = self.batch_size * self.accumulate * (PASSES + once_more)
+        self.steps_per_epoch = -(-self.data.micro_batches() // self.accumulate)
+        epochs = self.trainer.max_epochs
+        limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_per_epoch]
+        self.steps = min((limit for limit in limits if limit != -1), default=None)
+
+    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+        self.apply(trainer.strategy.broadcast(self.coarser))  # only the first process has timed the base model
+
     def prepare(self) -> None:
         """Check what would otherwise fail at the first evaluation, or never be noticed."""
-        self.evaluate.prepare(self.trainer, self.data, self.images_per_step * self.trainer.world_size, self.steps)
+        self.evaluate.prepare(self.trainer, self.data, self.images_per_step, self.steps)
         for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
             warn(note)
         if self.early_stopping is not None:
             every, n_validation = self.validation.every_n_train_steps, len(self.data.validation_rows)
             self.early_stopping.require_measurements(self.steps, every, n_validation)
-
-    @property
-    def batch_size(self) -> int:
-        """Images of a micro-batch on one device."""
-        assert isinstance(self.data.batch_size, int)  # fit_batch has settled it
-        return self.data.batch_size
-
-    @property
-    def images_per_step(self) -> int:
-        """Images of an optimizer step on one device."""
-        return self.batch_size * self.trainer.accumulate_grad_batches
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.data.micro_batches() // self.trainer.accumulate_grad_batches)
-
-    @property
-    def steps(self) -> int | None:
-        """Optimizer steps until max_steps or max_epochs; None if neither is given."""
-        epochs = self.trainer.max_epochs
-        limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_per_epoch]
-        return min((limit for limit in limits if limit != -1), default=None)
 
     def expected_steps(self, seconds_per_pass: float) -> int:
         """Optimizer steps until the end or trainer.max_time; of a run without an end, ENDLESS."""
@@ -90,11 +91,8 @@ class Plan:
     @property
     def settled(self) -> dict[str, object]:
         """{key: value} of what the configuration left to this machine, for the record of the run."""
-        settled: dict[str, object] = {
-            "data.batch_size": self.batch_size,
-            "trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
-        }
-        return settled | ({"measuring": self.coarser} if self.coarser else {})
+        settled = {"data.batch_size": self.batch_size, "trainer.accumulate_grad_batches": self.accumulate}
+        return {**settled, "measuring": self.coarser} if self.coarser else {**settled}
 
     @property
     def measuring(self) -> Measuring:
@@ -107,13 +105,11 @@ class Plan:
     def keep_to_budget(self, seconds_per_pass: float, conditions: int) -> None:
         """Measure less where it would take too long beside the training, see measuring.py.
 
-        Evaluation counts, and has a budget of its own, callbacks.evaluate.budget. A resumed run keeps its plan.
+        Evaluation counts, and has a budget of its own, callbacks.evaluate.budget.
         """
-        if self.resumed:
-            return
         full, steps = self.measuring, self.expected_steps(seconds_per_pass)
         training = steps * self.passes_per_step * seconds_per_pass
-        beside = self.evaluation_samples(steps) * self.evaluate.steps
+        beside = self.evaluation_passes(steps)
         plan = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, beside)
         self.apply(changes(full, plan))
 
@@ -133,30 +129,46 @@ class Plan:
         """
         steps = self.steps or 0
         beside = sum(self.measuring.forward_passes(steps, conditions))
-        return steps * self.passes_per_step, beside + self.evaluation_samples(steps) * self.evaluate.steps
+        return steps * self.passes_per_step, beside + self.evaluation_passes(steps)
+
+    def evaluation_passes(self, steps: int) -> int:
+        """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
+        schedule = self.evaluate.plan(self.steps, self.images_per_step)
+        return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluate.steps
 
     @property
-    def passes_per_step(self) -> int:
-        """Forward passes that a training step costs, counted in images: with gradient checkpointing one more each."""
-        checkpointing = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
-        return self.images_per_step * (PASSES + checkpointing)
-
-    def evaluation_samples(self, steps: int) -> int:
-        """Samples that one device generates for evaluation in so many steps."""
-        schedule = self.evaluate.plan(self.steps, self.images_per_step * self.trainer.world_size)
-        return schedule.n * schedule.count(steps) // self.trainer.world_size
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one checkpoint: the weights, the EMA weights in float32, the optimizer's state."""
+        trainable = sum(p.numel() for _, p in self.module.trainable())
+        weights = tensor_bytes(self.module.state_dict().values())
+        return weights + 4 * trainable + int(self.module.optimizer_bytes * trainable)
 
     @property
-    def sample_grids(self) -> int:
-        """Sample grids of a run: the base model's, every n steps, and the export's."""
-        return 1 + -(-(self.steps or 0) // self.samples.every_n_train_steps)
+    def disk_bytes(self) -> int:
+        """The most bytes that a run has on the disk at once.
 
+        Those of the last, previous and best checkpoint and one that is being written; of the exported folder, with its
+        frozen text encoders; and of the sample grids, as files and again in TensorBoard.
+        """
+        samples, (height, width) = self.samples, self.data.size
+        encoders = [p for encoder in frozen_encoders(self.module.denoiser) for p in encoder.model.parameters()]
+        pipeline = tensor_bytes([*self.module.state_dict().values(), *encoders])
+        if self.half:
+            pipeline -= tensor_bytes(self.module.denoiser.unet.state_dict().values()) // 2
+        grids = 1 + -(-(self.steps or 0) // samples.every_n_train_steps)
+        return 4 * self.checkpoint_bytes + pipeline + 2 * grids * samples.n * 3 * height * width
 
-class SharePlan(Callback):
-    """Gives all processes the first one's plan: only the first one times the base model."""
+    def disk(self) -> tuple[int, int]:
+        """(bytes that the run will still write, bytes that are free on its disk)."""
+        used = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) if self.resumed else 0
+        existing = next(p for p in (self.folder.absolute(), *self.folder.absolute().parents) if p.is_dir())
+        return max(self.disk_bytes - used, self.checkpoint_bytes), shutil.disk_usage(existing).free
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
-
-    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
-        self.plan.apply(trainer.strategy.broadcast(self.plan.coarser))
+    def require_room(self) -> None:
+        """Raise UserError if the disk has less than the run needs."""
+        needed, free = self.disk()
+        if free < needed:
+            raise UserError(
+                f"{shown(self.folder)} needs about {decimal(needed)} for checkpoints, the pipeline and samples, and "
+                f"{decimal(free)} are free there. Make room, or start the run in a folder on another disk."
+            )

@@ -4,35 +4,41 @@ import numpy as np
 import torch
 from rich import box
 from rich.console import Group
-from rich.table import Table
+from rich.filesize import decimal
+from rich.table import Column, Table
 from rich.text import Text
 
 from chrysalis.data import pixels
+from chrysalis.system import compiling
 from chrysalis.system.files import shown
-from chrysalis.training import memory_estimate
-from chrysalis.training.preflight.advice import advice, duration
+from chrysalis.training.memory_estimate import MARGIN, Cost, largest_batch
+from chrysalis.training.microbatching import SMALLER
 from chrysalis.training.preflight.base_loss import BaseLoss
-from chrysalis.training.preflight.memory_needs import disk, in_bytes
 from chrysalis.training.preflight.plan import Plan
 
 SAMPLE = 64  # training images whose values are summarized
 PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and image)", "sample": "the image (x0)"}
+COMPILING_SAVES = {"cpu": 0.10, "cuda": 0.25}  # fraction of a step's time
 
 
-def table(plan: Plan, base: BaseLoss | None, cost: memory_estimate.Cost | None, free: int) -> Table:
+def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Table:
     """The summary. base, cost: None if not measured. free: bytes of memory."""
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
     out.add_column(overflow="fold")
+    memory = f"little beside the {decimal(free)} that are free (preflight=only counts it)"
+    if cost is not None:
+        memory = f"about {decimal(int(MARGIN * cost.total(plan.batch_size)))} of {decimal(free)} free"
+    needed, room = map(decimal, plan.disk())
     for name, cell in (
         ("model", model_row(plan)),
         ("data", data_row(plan)),
-        ("loss now", loss_row(plan, base)),
+        ("base loss", loss_row(plan, base)),
         ("training", training_row(plan)),
-        ("time", time_row(plan, base)),
-        ("measuring", measuring_row(plan, base)),
-        ("memory", memory_row(plan, cost, free)),
-        ("disk", disk_row(plan)),
+        ("time", time_row(plan, base) if base else None),
+        ("measuring", measuring_row(plan) if base else None),
+        ("memory", memory),
+        ("disk", f"about {needed} into {shown(plan.folder)}: checkpoints, pipeline, samples; {room} free"),
         ("advice", Text("\n".join(advice(plan, base, cost, free)), style="yellow")),
     ):
         if cell:
@@ -41,7 +47,6 @@ def table(plan: Plan, base: BaseLoss | None, cost: memory_estimate.Cost | None, 
 
 
 def model_row(plan: Plan) -> str:
-    """What the model is and predicts, and its image size."""
     all_train = ", all of them trained" if all(p.requires_grad for p in plan.model.parameters()) else ""
     (height, width), predicts = plan.data.size, plan.module.denoiser.objective.name
     text = plan.model.description().removeprefix("model: ")
@@ -70,10 +75,8 @@ def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     """The base model's validation loss by timestep, from little noise to much, beside that of predicting zeros."""
     if base is None:
         return "measured when the run began" if plan.resumed else "not measured: it does not fit in memory"
-    grid = Table.grid(padding=(0, 1), pad_edge=False)
-    grid.add_column()
-    for _ in (*base.timesteps, "mean"):
-        grid.add_column(justify="right", no_wrap=True)
+    columns = [Column(justify="right", no_wrap=True) for _ in (*base.timesteps, "mean")]
+    grid = Table.grid(Column(), *columns, padding=(0, 1), pad_edge=False)
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
     grid.add_row("the model", *(f"{v:.3f}" for v in (*base.loss, base.loss.mean())))
     grid.add_row("all zeros", *(f"{v:.3f}" for v in (*base.zeros, base.zeros.mean())), style="dim")
@@ -90,52 +93,58 @@ def _count(images: int) -> str:
 
 
 def training_row(plan: Plan) -> str:
-    """Steps, images of a step, epochs."""
-    trainer, steps = plan.trainer, plan.steps
-    several = ((trainer.accumulate_grad_batches, "micro-batches"), (trainer.world_size, "devices"))
+    several = ((plan.accumulate, "micro-batches"), (plan.trainer.world_size, "devices"))
     factors = [f"{plan.batch_size} at once", *(f"{n} {name}" for n, name in several if n > 1)]
     how = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
-    size = plan.images_per_step * trainer.world_size
-    if steps is None:
-        return f"steps of {size} images{how}, until it is stopped"
-    epochs = steps / plan.steps_per_epoch
-    return f"{steps} steps of {size} images{how}: {epochs:.{1 if epochs < 100 else 0}f} epochs"
+    if plan.steps is None:
+        return f"steps of {plan.images_per_step} images{how}, until it is stopped"
+    epochs = plan.steps / plan.steps_per_epoch
+    return f"{plan.steps} steps of {plan.images_per_step} images{how}: {epochs:.{1 if epochs < 100 else 0}f} epochs"
 
 
-def time_row(plan: Plan, base: BaseLoss | None) -> str | None:
-    """Time of training and of all else, from the speed of the forward pass."""
-    if base is None or plan.steps is None:
+def time_row(plan: Plan, base: BaseLoss) -> str | None:
+    if plan.steps is None:
         return None
     training, beside = (n * base.seconds for n in plan.forward_passes(base.conditions))
-    speed = plan.steps * plan.images_per_step * plan.trainer.world_size / training
+    speed = plan.steps * plan.images_per_step / training
     return (
         f"about {duration(training + beside)}: {duration(training)} of training at {speed:.{0 if speed > 9.5 else 1}f} "
         f"images/s, {duration(beside)} of measuring and sampling"
     )
 
 
-def measuring_row(plan: Plan, base: BaseLoss | None) -> str | None:
-    """Time and size of validation and sampling, and what of them is coarser than configured."""
-    if base is None:
-        return None
-    training, beside = (n * base.seconds for n in plan.forward_passes(base.conditions))
+def measuring_row(plan: Plan) -> str:
     now, available = plan.measuring, len(plan.data.validation_rows)
-    coarser = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
-    time = f"about {duration(beside)} of {duration(training + beside)}: " if plan.steps else ""
+    pairs = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
+    coarser = f"; coarser to save time: {pairs}" if pairs else ""
     return (
-        f"{time}validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}"
-        + (f"; coarser to save time: {coarser}" if coarser else "")
+        f"validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}{coarser}"
     )
 
 
-def memory_row(plan: Plan, cost: memory_estimate.Cost | None, free: int) -> str:
-    """Memory of a step."""
-    if cost is None:
-        return f"little beside the {in_bytes(free)} that are free (preflight=only counts it)"
-    return f"about {in_bytes(memory_estimate.MARGIN * cost.total(plan.batch_size))} of {in_bytes(free)} free"
+def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> list[str]:
+    """Sentences on what makes a step fit into `free` bytes of memory, or the run shorter."""
+    sentences, batch = [], plan.batch_size
+    if cost is not None and not plan.resumed and (most := cost.max_batch_size(free)) < batch:
+        pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
+        sentences.append(
+            f"A step does not fit in memory. data.batch_size={fits} trainer.accumulate_grad_batches="
+            f"{pieces * batch // fits} does and trains the same; so does data.batch_size=auto "
+            f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each image."
+            if most
+            else f"Not even one image at a time fits in memory: {SMALLER}"
+        )
+    if base is not None and not plan.compiled:
+        training, _ = plan.forward_passes(base.conditions)
+        saved = training * base.seconds * COMPILING_SAVES.get(plan.device.type, 0)
+        if saved > 3 * compiling.SECONDS:
+            sentences.append(f"compile=true would make the run about {duration(saved - compiling.SECONDS)} shorter.")
+    return sentences
 
 
-def disk_row(plan: Plan) -> str:
-    """Room on the disk."""
-    needed, free = disk(plan)
-    return f"about {in_bytes(needed)} into {shown(plan.folder)}: checkpoints, pipeline, samples; {in_bytes(free)} free"
+def duration(seconds: float) -> str:
+    """'40 s', '12 min', '3 h 20 min'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

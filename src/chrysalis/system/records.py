@@ -1,6 +1,7 @@
-"""Texts for other people: records and cards that name no folder of this machine and no user."""
+"""Records as nested dicts: their values by key, and texts that name no folder of this machine and no user."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,12 @@ def all_public(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [all_public(value) for value in node]
     return public(node) if isinstance(node, str) else node
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ('data.batch_size', 4) for every value that is not a mapping."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -10,7 +10,7 @@ from PIL import Image
 
 from chrysalis.models import export, location
 from chrysalis.system import files
-from chrysalis.system.public_paths import all_public, public
+from chrysalis.system.records import all_public, leaves, public
 
 USER, DEEP = "zaphod", "deep_folder"
 
@@ -42,6 +42,14 @@ def test_a_path_is_relative_or_its_last_name(tmp_path, monkeypatch, home):
     assert all_public({"/a/b": [1, ("/c/d", None)]}) == {".../b": [1, [".../d", None]]}
     monkeypatch.chdir("/")
     assert USER not in public(f"x={home}/y"), "relative to / it would still be there"
+
+
+def test_leaves_are_the_values_by_key():
+    assert dict(leaves({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None, "g": {}})) == {
+        "a.b.c": 1,
+        "a.d": [{"e": 2}],
+        "f": None,
+    }
 
 
 def told(path: Path) -> str:
