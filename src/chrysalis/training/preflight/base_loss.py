@@ -12,7 +12,7 @@ from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_los
 from chrysalis.system import memory
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.validation import validation_conditions
-from chrysalis.training.eval_mode import eval_mode
+from chrysalis.training.module import eval_mode
 from chrysalis.training.preflight.plan import Plan
 
 LONG = 8.0  # seconds after which no further image is measured

@@ -7,7 +7,7 @@ import torch
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
 from chrysalis.training.memory_estimate import tensor_bytes
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 from chrysalis.training.preflight.plan import Plan
 
 # Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
@@ -21,13 +21,13 @@ def is_large(plan: Plan) -> bool:
     return plan.device.type != "cpu" or many or plan.batch_size * height * width > LARGE_MICRO_BATCH
 
 
-def checkpoint_bytes(module: FineTuning) -> int:
+def checkpoint_bytes(module: TrainingModule) -> int:
     """Bytes of one checkpoint: the weights, the EMA weights in float32, the optimizer's state."""
     trainable = sum(p.numel() for _, p in module.trainable())
     return tensor_bytes(module.state_dict().values()) + 4 * trainable + int(module.optimizer_bytes * trainable)
 
 
-def pipeline_bytes(module: FineTuning, half: bool = False) -> int:
+def pipeline_bytes(module: TrainingModule, half: bool = False) -> int:
     """Bytes of the exported folder with frozen text encoders. half: its UNet is float16."""
     text = None if module.denoiser.conditioner is None else module.denoiser.conditioner.text
     frozen: list[torch.Tensor] = []
@@ -37,7 +37,7 @@ def pipeline_bytes(module: FineTuning, half: bool = False) -> int:
     return tensor_bytes([*module.state_dict().values(), *frozen]) - (unet // 2 if half else 0)
 
 
-def needed_bytes(module: FineTuning, samples: int = 0, half: bool = False) -> int:
+def needed_bytes(module: TrainingModule, samples: int = 0, half: bool = False) -> int:
     """The most bytes that a run has on the disk at once.
 
     Those of the last, previous and best checkpoint and one that is being written, the pipeline, and `samples`.

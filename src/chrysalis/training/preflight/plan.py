@@ -7,10 +7,9 @@ from pathlib import Path
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.models.folder import Model
 from chrysalis.system.terminal import warn
-from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
-from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.evaluation_schedule import PASSES
+from chrysalis.training.callbacks.sample_evaluation import PASSES, SampleEvaluation
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
@@ -30,7 +29,7 @@ class Plan:
 
     model: Model
     data: ImageDataModule
-    module: FineTuning
+    module: TrainingModule
     trainer: Trainer
     folder: Path
     size_note: str | None = None
@@ -44,7 +43,7 @@ class Plan:
         self.data.trainer = self.trainer  # fit sets it later; counting micro-batches needs it now
         self.device = self.trainer.strategy.root_device
         self.validation, self.samples = find(self.trainer, Validation), find(self.trainer, Samples)
-        self.evaluate, self.stopping = find(self.trainer, Evaluate), find(self.trainer, Stopping)
+        self.evaluate, self.stopping = find(self.trainer, SampleEvaluation), find(self.trainer, Stopping)
         self.early_stopping = next((c for c in self.trainer.callbacks if isinstance(c, EarlyStopping)), None)
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
@@ -158,5 +157,5 @@ class SharePlan(Callback):
     def __init__(self, plan: Plan):
         self.plan = plan
 
-    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: TrainingModule, stage: str) -> None:
         self.plan.apply(trainer.strategy.broadcast(self.plan.coarser))
