@@ -1,7 +1,5 @@
-"""Micro-batches in parts that fit in memory: the one place that handles out-of-memory in training."""
+"""Micro-batches in parts that fit in memory: the one place that handles running out of memory in training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -49,8 +47,7 @@ class MicroBatching:
         """
         self.window.append(micro_batch := MicroBatch(batch))
         if module.trainer.world_size > 1:
-            with explain_out_of_memory(f"Out of memory on process {module.global_rank}"):
-                micro_batch.loss = self._loss(module, micro_batch, batch)
+            micro_batch.loss = self._loss(module, micro_batch, batch)
         elif not self._fits(module, [micro_batch]):
             self._repeat_in_smaller_parts(module)
         return micro_batch
@@ -105,14 +102,3 @@ class MicroBatching:
                     f"into {self.parts} parts; the optimizer sees the same images."
                 )
         raise UserError(f"A single image at a time does not fit in memory: {SMALLER}")
-
-
-@contextmanager
-def explain_out_of_memory(what: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the block into a UserError that begins with `what`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not memory.ran_out(error):
-            raise
-        raise UserError(f"{what}: {SMALLER}") from None

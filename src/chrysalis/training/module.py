@@ -19,7 +19,7 @@ from chrysalis.diffusion.objective import Objective
 from chrysalis.models.freezing import freeze, is_new
 from chrysalis.models.lora import LoRA
 from chrysalis.models.model import Model
-from chrysalis.training.microbatching import MicroBatching, explain_out_of_memory
+from chrysalis.training.microbatching import MicroBatching
 
 
 def build_denoiser(
@@ -100,10 +100,6 @@ class TrainingModule(LightningModule):
         unweighted = torch.cat(micro_batch.per_sample).sum() / batch.window * processes
         return {"loss": loss, "unweighted": unweighted, "weighted": micro_batch.loss.detach() * processes}
 
-    def backward(self, loss: torch.Tensor, *args, **kwargs) -> None:
-        with explain_out_of_memory(f"Out of memory on process {self.global_rank}"):
-            loss.backward(*args, **kwargs)
-
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip, keep the norm and the learning rate for the log, and let callbacks look at the gradients."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -123,8 +119,7 @@ class TrainingModule(LightningModule):
 
     def optimizer_step(self, *args, **kwargs) -> None:
         """Step, and free the gradients at once: kept through the next forward pass, they cost memory and time."""
-        with explain_out_of_memory("The optimizer's state does not fit in memory"):
-            super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(*args, **kwargs)
         self.trainer.optimizers[0].zero_grad()
         self.microbatching.window.clear()
 

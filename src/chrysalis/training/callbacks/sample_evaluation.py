@@ -150,9 +150,7 @@ class SampleEvaluation(Callback):
             with applied(module, base_weights):
                 self._evaluate(trainer, module, 0)
         if self.schedule.is_due(step) and step not in done:
-            validation = find(trainer, Validation)
-            if step not in validation.measured:
-                validation.measure(trainer, module)
+            find(trainer, Validation).measure(trainer, module)
             with applied(module, find(trainer, EMA).ema_weights):
                 self._evaluate(trainer, module, step)
 
