@@ -15,8 +15,8 @@ def train(cfg) -> None:
     from chrysalis.command import recipes
     from chrysalis.command.config_tree import instantiate
     from chrysalis.system import compiling, hardware, terminal
-    from chrysalis.training import batch_size, build
-    from chrysalis.training.module import FineTuning
+    from chrysalis.training import batch_size
+    from chrysalis.training.module import TrainingModule, build_denoiser
     from chrysalis.training.preflight import check, plan
 
     # 1. Start a run, or continue one
@@ -32,9 +32,10 @@ def train(cfg) -> None:
     kinds = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
     objective, adapter = instantiate(cfg.objective)(model.prediction), instantiate(cfg.adapter)
     loss = {"weighting": instantiate(cfg.weighting), "noise_offset": cfg.noise_offset}
-    denoiser = build.build_denoiser(model, data, objective, kinds, adapter, cfg.condition.dropout, **loss)
+    denoiser = build_denoiser(model, data, objective, kinds, adapter, dropout=cfg.condition.dropout, **loss)
     # 3. What trains it: optimizer, callbacks, trainer
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
+    optimizer, lr_schedule = instantiate(cfg.optimizer), instantiate(cfg.lr_schedule)
+    module = TrainingModule(denoiser, optimizer, lr_schedule, cfg.condition.lr_multiplier)
     leaves = [*([cfg.profiling] if cfg.profile else []), *cfg.callbacks.values()]
     trainer = instantiate(cfg.trainer)(callbacks=[*map(instantiate, leaves)], logger=instantiate(cfg.logger))
     # 4. What depends on the machine: memory layout, micro-batches, how much is measured

@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import CONF, REPOSITORY, TINY_RUN, tiny_clip, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
-from lightning import Callback
 from PIL import Image
 from test_conf import filled
 
 from chrysalis.command import values
 from chrysalis.sampling.guidance.energies import Energy
+from chrysalis.training.callbacks.base import Callback
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
 PAGES += [page for page in sorted((REPOSITORY / "docs").glob("*.md")) if page.name != "log.md"]
@@ -207,7 +207,11 @@ def test_the_examples_of_contributing_work():
     trainer = SimpleNamespace(
         global_step=4, logger=SimpleNamespace(log_metrics=lambda found, step: logged.update(found))
     )
-    module = SimpleNamespace(trainable=lambda: [("a", torch.tensor([3.0])), ("b", torch.tensor([[4.0]]))])
+    weights = [("a", torch.tensor([3.0])), ("b", torch.tensor([[4.0]]))]
+    module = SimpleNamespace(trainable=lambda: weights, microbatching=SimpleNamespace(window=["a micro-batch"]))
+    names["LogWeightNorm"](every_n_train_steps=2).on_train_batch_end(trainer, module, None, None, 0)
+    assert not logged, "inside an accumulation window"
+    module.microbatching.window.clear()
     names["LogWeightNorm"](every_n_train_steps=2).on_train_batch_end(trainer, module, None, None, 0)
     assert logged == {"train/weight_norm": pytest.approx(5.0)}
 

@@ -325,7 +325,7 @@ def test_autoguidance_takes_a_checkpoint_of_a_run(run, tmp_path):
     assert run("train", *TINY_MODEL, *TINY_RUN, "data.n=30", "name=first") == 0
     file = tmp_path / "runs" / "first" / "checkpoints" / "last.ckpt"
     saved = torch.load(file, weights_only=True)
-    for average in saved["callbacks"]["EMA"]["averages"].values():
+    for average in saved["callbacks"]["EMA"]["ema_weights"].values():
         average += 0.05
     torch.save(saved, file)
     more = ["guidance=autoguidance", f"guidance.autoguidance.checkpoint={file}"]

@@ -20,7 +20,7 @@ from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
 from chrysalis.training.logger import RunLogger
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 
 DATA = ["data.n=30"]
 
@@ -28,7 +28,7 @@ DATA = ["data.n=30"]
 def trained_by_sgd(denoiser, n, batch_size, accumulate, steps):
     """Weights after plain SGD through Lightning, from the given start."""
     data = drawn_data(n=n, image_size=16, batch_size=batch_size, flip=True)
-    module = FineTuning(
+    module = TrainingModule(
         copy.deepcopy(denoiser),
         lambda params: torch.optim.SGD(params, lr=0.1),
         lambda optimizer, total_steps: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
@@ -101,7 +101,7 @@ def checkpoint(folder, name="last"):
 
 
 def ema_of(ckpt):
-    return next(state for key, state in ckpt["callbacks"].items() if key.startswith("EMA"))["averages"]
+    return next(state for key, state in ckpt["callbacks"].items() if key.startswith("EMA"))["ema_weights"]
 
 
 def test_what_a_run_leaves_behind(tiny_run):

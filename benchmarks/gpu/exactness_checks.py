@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.gpu import runs
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure, require
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 
 STEPS, INTERRUPTED_IN = 6, 3  # micro-batches; two make a step
 
@@ -25,7 +25,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
     """Compare SIGTERM inside an accumulation window, then resume=, with a run without interruption."""
     more = ["trainer.accumulate_grad_batches=2", "trainer.deterministic=true"]
     runs.command("train", *runs.recipe(bench, "whole", STEPS, *more))
-    original, indices = FineTuning.training_step, []
+    original, indices = TrainingModule.training_step, []
 
     def training_step(self, batch, index):
         indices.append(index)
@@ -33,7 +33,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch, index)
 
-    with mock.patch.object(FineTuning, "training_step", training_step):
+    with mock.patch.object(TrainingModule, "training_step", training_step):
         runs.command("train", *runs.recipe(bench, "part", STEPS, *more), code=143)
     stopped = runs.checkpoint(Path("runs/part"))["global_step"]
     yield Figure("interrupted after step", stopped)
@@ -46,7 +46,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
 
 
 def _ema_weights(checkpoint: dict) -> dict:
-    return next(state["averages"] for state in checkpoint["callbacks"].values() if "averages" in state)
+    return next(state["ema_weights"] for state in checkpoint["callbacks"].values() if "ema_weights" in state)
 
 
 def _require_equal(a, b, what: str) -> None:

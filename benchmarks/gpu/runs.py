@@ -21,11 +21,10 @@ from chrysalis.diffusion.objective import choose
 from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.compiling import compile_unet
-from chrysalis.training.callbacks.clock import Clock
-from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.callbacks.loss_curves import Curves
 from chrysalis.training.callbacks.nonfinite import NonFinite
-from chrysalis.training.module import FineTuning
+from chrysalis.training.callbacks.progress import Clock, Curves
+from chrysalis.training.callbacks.weights import EMA
+from chrysalis.training.module import TrainingModule
 from chrysalis.training.optimization import adamw, lr_schedule
 from chrysalis.training.trainer import make_trainer
 
@@ -73,7 +72,7 @@ class Fit:
     """A training run."""
 
     trainer: Trainer
-    module: FineTuning
+    module: TrainingModule
     clock: Clock
     curves: Curves
     nonfinite: NonFinite
@@ -132,7 +131,7 @@ def prepared(
     objective = choose(model.prediction)
     model.register_objective(objective)
     denoiser = Denoiser(model.unet, model.scheduler, objective)
-    module = FineTuning(denoiser, optimizer or functools.partial(adamw, lr=5e-4), lr_schedule)
+    module = TrainingModule(denoiser, optimizer or functools.partial(adamw, lr=5e-4), lr_schedule)
     clock, curves, nonfinite = Clock(WARMUP), Curves(), NonFinite(str(bench.scratch / "run"), action)
     settings = {"max_steps": steps, "max_epochs": -1, "devices": 1, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
     taken = "bf16-mixed" if precision == "16-mixed" and not bench.on_gpu else precision  # see scaled

@@ -22,7 +22,7 @@ from chrysalis.data.loaders import Order, loader
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.denoiser import Denoiser
 from chrysalis.system import hardware
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 
 DATA_SIZE, DATA_BATCH, DATA_SECONDS, DATA_RUNS, DATA_TARGET = 256, 8, 1.0, 5, 5000
 LEFT_OUT = 4  # steps before measuring: the base model is evaluated and sampled after the first
@@ -108,7 +108,8 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, bare_steps: BareStep
     objective = instantiate(cfg.objective)(model.prediction)
     model.register_objective(objective)
     denoiser = Denoiser(model.unet, model.scheduler, objective)
-    module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule), cfg.condition.lr_multiplier)
+    optimizer, lr_schedule = instantiate(cfg.optimizer), instantiate(cfg.lr_schedule)
+    module = TrainingModule(denoiser, optimizer, lr_schedule, cfg.condition.lr_multiplier)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     record = {"command": "bench", "settings": {}, "started": time.time(), "origin": model.origin, "merge": True}
     callbacks += [instantiate(cfg.export)(**record), bare_steps]

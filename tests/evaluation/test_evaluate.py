@@ -13,8 +13,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.evaluation import distances, features
-from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.evaluation_schedule import EvaluationSchedule
+from chrysalis.training.callbacks.sample_evaluation import SampleEvaluation, Schedule
 
 
 def test_metrics_of_a_run_are_those_of_the_images_it_would_generate(run, tmp_path, tiny_features, model_folder, capfd):
@@ -140,7 +139,7 @@ def test_the_exported_weights_are_the_evaluated_ones(run, tmp_path, tiny_feature
         (["callbacks.best.monitor=coverage"], "callbacks.best.monitor=coverage needs 50 images"),
         (["callbacks.best.monitor=fd"], "callbacks.best.monitor=fd needs 33 images"),
         (["callbacks=early_stopping", "data.n=4", "data.batch_size=1"], "needs at least two validation images"),
-        (["~callbacks.evaluate"], "The callback Evaluate is missing"),
+        (["~callbacks.evaluate"], "The callback SampleEvaluation is missing"),
         (["features.size=100000"], "features.size=100000"),
     ],
 )
@@ -197,7 +196,7 @@ def test_one_validation_image_has_no_standard_error(run, tmp_path):
 )
 def test_when_it_evaluates(total, n, every, due):
     """auto: 4 % of the forward passes of training with 16 images a step, of 10 passes a sample."""
-    callback = Evaluate("run", lambda: None, n=n, every_n_train_steps=every)
+    callback = SampleEvaluation("run", lambda: None, n=n, every_n_train_steps=every)
     when = callback.plan(total, 16)
     steps = [step for step in range(total + 1) if when.is_due(step)]
     assert steps == due
@@ -206,7 +205,7 @@ def test_when_it_evaluates(total, n, every, due):
 
 
 def test_an_endless_run_is_evaluated_at_regular_steps():
-    when = Evaluate("run", lambda: None).plan(None, 16)
+    when = SampleEvaluation("run", lambda: None).plan(None, 16)
     due = [step for step in range(10 * when.every) if when.is_due(step)]
     assert due == list(range(0, 10 * when.every, when.every))
-    assert EvaluationSchedule(0).is_due(0) is False
+    assert Schedule(0).is_due(0) is False

@@ -50,7 +50,7 @@ def test_it_samples_as_its_merged_weights(run, model_folder, tmp_path):
         made, tmp_path / "merged", lora, lambda name: name.removeprefix(PREFIX).replace(".lora_B", "")
     )
     saved = torch.load(file, weights_only=True)["callbacks"]
-    (early,) = (state["averages"] for state in saved.values() if "averages" in state)
+    (early,) = (state["ema_weights"] for state in saved.values() if "ema_weights" in state)
     before = merged_by_hand(
         made,
         tmp_path / "before",

@@ -76,9 +76,9 @@ def at_micro_batch(k: int, signum: int) -> Callable[[], None]:
     """A `first` that makes the process send itself a signal in its k-th training micro-batch."""
 
     def arrange() -> None:
-        from chrysalis.training.module import FineTuning
+        from chrysalis.training.module import TrainingModule
 
-        plain, seen = FineTuning.training_step, []
+        plain, seen = TrainingModule.training_step, []
 
         def step(self, batch, batch_index):
             seen.append(0)
@@ -86,7 +86,7 @@ def at_micro_batch(k: int, signum: int) -> Callable[[], None]:
                 os.kill(os.getpid(), signum)
             return plain(self, batch, batch_index)
 
-        FineTuning.training_step = step
+        TrainingModule.training_step = step
 
     return arrange
 
@@ -99,7 +99,7 @@ def same_weights(a: dict, b: dict) -> bool:
     """Whether step, weights, optimizer moments and EMA weights of two checkpoints are bit-identical."""
 
     def averages(state: dict) -> dict:
-        return next(value for key, value in state["callbacks"].items() if key.startswith("EMA"))["averages"]
+        return next(value for key, value in state["callbacks"].items() if key.startswith("EMA"))["ema_weights"]
 
     trajectory_columns = [s["optimizer_states"][0]["state"] for s in (a, b)]
     return (

@@ -18,12 +18,12 @@ def test_an_error_of_one_ends_both_and_is_shown(tmp_path):
         "import os\n"
         "if os.environ.get('LOCAL_RANK') == '1':\n"
         "    import chrysalis.denoiser as d, chrysalis.training.module as m\n"
-        "    plain = m.FineTuning.training_step\n"
+        "    plain = m.TrainingModule.training_step\n"
         "    def step(self, batch, i):\n"
         "        if self.trainer.global_step == 2:\n"
         "            raise ValueError('the second process fails alone')\n"
         "        return plain(self, batch, i)\n"
-        "    m.FineTuning.training_step = step\n"
+        "    m.TrainingModule.training_step = step\n"
     )
     process = started(
         tmp_path,

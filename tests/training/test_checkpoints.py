@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,7 @@ from conftest import TINY_MODEL, TINY_RUN, results
 from chrysalis.command.errors import sentence
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
-from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints, require_disk_space, storage_bytes
+from chrysalis.training.callbacks.checkpoint import Best, CompleteCheckpoints
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "callbacks.checkpoint.every_n_train_steps=1"]
 ALL = "callbacks.checkpoint.keep=all"
@@ -221,13 +221,19 @@ def test_a_disk_that_is_full_elsewhere_is_named():
     assert "The disk is full" in sentence(full.value, "train")
 
 
-def test_room_is_looked_at_before_saving(tmp_path):
+@pytest.mark.parametrize(("free", "fits"), [(2**20 + 4200, True), (2**20 + 4100, False)])
+def test_room_is_looked_at_before_saving(tmp_path, monkeypatch, free, fits):
+    """4,026 bytes of tensors, 2 % and a mebibyte; tensors that share a storage count once."""
     state = {"a": torch.zeros(1000), "b": [torch.zeros(10, dtype=torch.uint8)], "c": {"d": torch.zeros(4)}}
-    state["view"] = state["a"][:10]
-    assert storage_bytes(state) == 4000 + 10 + 16
-    with pytest.raises(UserError, match="MB left"):
-        require_disk_space(tmp_path, 10**18, step=7)
-    require_disk_space(tmp_path, 10, step=7)
+    state |= {"view": state["a"][:10], "global_step": 7}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    path = tmp_path / "last.ckpt"
+    if fits:
+        CompleteCheckpoints().save_checkpoint(state, path)
+    else:
+        with pytest.raises(UserError, match=r"MB left, and the checkpoint of step 7 takes 0 MB"):
+            CompleteCheckpoints().save_checkpoint(state, path)
+    assert path.exists() == fits
 
 
 def test_a_disk_error_names_its_file(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
 from chrysalis.system.hardware import normalise_as_given
 from chrysalis.training import memory_estimate
-from chrysalis.training.optimization import AdamW8bit, adamw, adamw8bit, levels
+from chrysalis.training.optimization import AdamW8bit, adamw, levels
 
 MODELS = {
     "plain": ((), ()),
@@ -138,7 +138,7 @@ def trained(make, steps=50, lr=2e-3):
 
 @pytest.mark.proof  # trains twice
 def test_8bit_adamw_trains_as_adamw_does():
-    (_, _, exact), (_, optimizer, rounded) = trained(adamw), trained(adamw8bit)
+    (_, _, exact), (_, optimizer, rounded) = trained(adamw), trained(AdamW8bit)
     assert rounded[-1] < 0.25 * rounded[0]
     assert rounded[-1] == pytest.approx(exact[-1], rel=0.1)
     large = [(p, s) for p, s in optimizer.state.items() if p.numel() >= AdamW8bit.SMALLEST]
@@ -151,7 +151,7 @@ def test_8bit_adamw_of_small_weights_is_torchs_own():
     start = torch.randn(4095, generator=g)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     settings = {"lr": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1}
-    optimizers = adamw8bit([ours], **settings), torch.optim.AdamW([theirs], **settings)
+    optimizers = AdamW8bit([ours], **settings), torch.optim.AdamW([theirs], **settings)
     for _ in range(5):
         ours.grad = torch.randn(4095, generator=g)
         theirs.grad = ours.grad.clone()
@@ -167,7 +167,7 @@ def test_8bit_moments_are_the_nearest_levels(shape):
     p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     if len(shape) == 4:
         p.data, p.grad = (v.to(memory_format=torch.channels_last) for v in (p.data, p.grad))
-    optimizer = adamw8bit([p])
+    optimizer = AdamW8bit([p])
     optimizer.step()
     m = torch.nn.functional.pad((p.grad * 0.1).contiguous().view(-1), (0, -p.numel() % 256)).view(-1, 256)
     scaled = m / m.abs().amax(1, keepdim=True)
@@ -179,12 +179,12 @@ def test_8bit_moments_are_the_nearest_levels(shape):
 
 
 def test_8bit_adamw_continues_to_the_bit_from_a_file():
-    denoiser, optimizer, _ = trained(adamw8bit, steps=5)
+    denoiser, optimizer, _ = trained(AdamW8bit, steps=5)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     other = copy.deepcopy(denoiser)
-    resumed = adamw8bit(other.parameters(), lr=1.0)
+    resumed = AdamW8bit(other.parameters(), lr=1.0)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     for _ in range(3):
         for p, q in zip(denoiser.parameters(), other.parameters(), strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN
 
-from chrysalis.training.optimization import adamw, adamw8bit
+from chrysalis.training.optimization import AdamW8bit, adamw
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "lr_schedule=constant", "optimizer.lr=1e-2"]
 
@@ -24,7 +24,7 @@ def moved(make, steps: int) -> torch.Tensor:
 
 
 def test_a_small_second_moment_makes_no_large_step():
-    whole, rounded = moved(adamw, 50), moved(adamw8bit, 50)
+    whole, rounded = moved(adamw, 50), moved(AdamW8bit, 50)
     assert rounded.max() <= 1.02 * whole.max()
     torch.testing.assert_close(rounded[0], whole[0], rtol=0.02, atol=0.1)
 

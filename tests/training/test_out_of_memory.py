@@ -142,6 +142,18 @@ def test_one_image_that_does_not_fit_is_refused(run, capfd, tight):
     assert "A single image at a time does not fit in memory" in capfd.readouterr().err
 
 
+def test_an_optimizer_that_does_not_fit_is_refused(run, capfd, monkeypatch):
+    def step(self, closure):
+        closure()
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert run("train", *RUN, "name=a") == 2
+    err = capfd.readouterr().err
+    assert "Out of memory: use a smaller data.image_size" in err
+    assert "Traceback" not in err
+
+
 def test_other_errors_are_raised(run, monkeypatch):
     def broken(self, x_t, t, cond=None):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -22,12 +22,12 @@ from chrysalis.system import memory
 from chrysalis.system.errors import UserError
 from chrysalis.training import memory_estimate
 from chrysalis.training.batch_size import step_cost
-from chrysalis.training.callbacks.best_step import Best
-from chrysalis.training.callbacks.evaluate import Evaluate
+from chrysalis.training.callbacks.checkpoint import Best
+from chrysalis.training.callbacks.sample_evaluation import SampleEvaluation
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 from chrysalis.training.preflight import base_loss, table
 from chrysalis.training.preflight.check import check
 from chrysalis.training.preflight.plan import Plan
@@ -43,11 +43,11 @@ def plan(tmp_path):
         unet, scheduler = unet or tiny_unet(), DDPMScheduler(prediction_type=prediction)
         denoiser = Denoiser(unet, scheduler, objective(prediction))
         constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
-        module = FineTuning(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
+        module = TrainingModule(denoiser, torch.optim.AdamW, lambda optimizer, total_steps: constant(optimizer))
         data = drawn_data(n=30, image_size=16, batch_size=batch_size)
         data.setup()
         callbacks = [Validation(2, n_images=2, timesteps=2), Samples(str(tmp_path), 2, n=2, steps=2)]
-        callbacks += [Evaluate(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]
+        callbacks += [SampleEvaluation(str(tmp_path), lambda: None, n=0), Best(), Stopping(str(tmp_path))]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
         trainer = {"max_steps": 4, **trainer}
         trainer = Trainer(callbacks=callbacks, accumulate_grad_batches=accumulate, **quiet, **trainer)
@@ -58,7 +58,7 @@ def plan(tmp_path):
 
 def weights(folder):
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    ema = next(state for key, state in saved["callbacks"].items() if key.startswith("EMA"))["averages"]
+    ema = next(state for key, state in saved["callbacks"].items() if key.startswith("EMA"))["ema_weights"]
     return saved["state_dict"] | {f"average {name}": w for name, w in ema.items()}
 
 

@@ -15,9 +15,9 @@ from lightning import Callback, seed_everything
 from chrysalis.command import CONF
 from chrysalis.denoiser import Denoiser
 from chrysalis.training.callbacks.base import find
-from chrysalis.training.callbacks.clock import Clock
 from chrysalis.training.callbacks.profiling import Profile
-from chrysalis.training.module import FineTuning
+from chrysalis.training.callbacks.progress import Clock
+from chrysalis.training.module import TrainingModule
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def train(tmp_path, monkeypatch):
         objective = instantiate(cfg.objective)(model.prediction)
         model.register_objective(objective)
         denoiser = Denoiser(model.unet, model.scheduler, objective)
-        module = FineTuning(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
+        module = TrainingModule(denoiser, instantiate(cfg.optimizer), instantiate(cfg.lr_schedule))
         callbacks = [*first, *(instantiate(callback) for callback in cfg.callbacks.values())]
         if fails_at is not None:
             callbacks.append(Fails(fails_at))

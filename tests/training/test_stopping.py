@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from chrysalis.system import terminal
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks import stopping
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 
 RUN = [*TINY_MODEL, "data.n=30", *TINY_RUN, "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
 RUN += ["trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=100", "trainer.log_every_n_steps=4"]
@@ -28,7 +28,7 @@ def at(monkeypatch):
     """at(k, act): in the k-th micro-batch of the process, act(module)."""
 
     def arrange(moment: int, act) -> None:
-        seen, plain = [], FineTuning.training_step
+        seen, plain = [], TrainingModule.training_step
 
         def step(self, batch, batch_index):
             seen.append(batch_index)
@@ -36,7 +36,7 @@ def at(monkeypatch):
                 act(self)
             return plain(self, batch, batch_index)
 
-        monkeypatch.setattr(FineTuning, "training_step", step)
+        monkeypatch.setattr(TrainingModule, "training_step", step)
 
     return arrange
 
@@ -56,9 +56,12 @@ def assert_same_run(a, b):
     states = [
         {key.split("{")[0]: value for key, value in checkpoint["callbacks"].items()} for checkpoint in (one, other)
     ]
-    for name in ("Validation", "Curves"):
-        assert states[0][name]["history"] == states[1][name]["history"], name
-    assert all(torch.equal(w, states[1]["EMA"]["averages"][k]) for k, w in states[0]["EMA"]["averages"].items())
+    assert states[0]["Curves"]["history"] == states[1]["Curves"]["history"]
+    measured = [state["Validation"]["measured"] for state in states]
+    assert [list(losses) for losses in measured] == [list(measured[0])] * 2
+    for step, losses in measured[0].items():
+        assert all(torch.equal(values, measured[1][step][name]) for name, values in losses.items()), step
+    assert all(torch.equal(w, states[1]["EMA"]["ema_weights"][k]) for k, w in states[0]["EMA"]["ema_weights"].items())
     assert results(a)["best_step"] == results(b)["best_step"]
     assert sorted(p.name for p in (a / "samples").iterdir()) == sorted(p.name for p in (b / "samples").iterdir())
     for sheet in (a / "samples").iterdir():
@@ -81,11 +84,11 @@ def test_a_closed_terminal_saves_unless_nohup_says_otherwise(run, at, tmp_path):
 def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, monkeypatch, moment):
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as once:
-        plain = FineTuning.training_step
+        plain = TrainingModule.training_step
         at(moment, sent(signal.SIGTERM))
         assert run("train", *RUN, "name=part") == 143
         once.undo()
-        monkeypatch.setattr(FineTuning, "training_step", plain)
+        monkeypatch.setattr(TrainingModule, "training_step", plain)
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == (moment + 1) // 2
     assert not (folder / "results.json").exists()
@@ -97,7 +100,7 @@ def test_a_preempted_run_saves_leaves_and_continues(run, trained, at, tmp_path, 
 
 def test_preempted_in_its_last_step_it_is_exported_when_it_continues(run, at, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(FineTuning, "training_step", FineTuning.training_step)
+        patched.setattr(TrainingModule, "training_step", TrainingModule.training_step)
         at(12, sent(signal.SIGTERM))
         assert run("train", *RUN, "name=a", "callbacks.validation.every_n_train_steps=4") == 143
     assert run("train", "resume=runs/a") == 0
@@ -128,9 +131,9 @@ def test_ctrl_c_twice_leaves_now(run, at, tmp_path):
 
 def test_a_preempted_run_does_not_wait_for_samples(run, trained, tmp_path, monkeypatch):
     """SIGTERM while samples are generated: they are dropped, and generated when the run is resumed."""
-    from chrysalis.training.callbacks import generation
+    from chrysalis.training.callbacks import samples
 
-    plain = generation.sample
+    plain = samples.sample
 
     def slow(*given, **named):
         if weights_exist := (tmp_path / "runs" / "part" / "samples" / "step_000000.png").exists():
@@ -141,7 +144,7 @@ def test_a_preempted_run_does_not_wait_for_samples(run, trained, tmp_path, monke
 
     whole = trained(*RUN, "name=whole")
     with monkeypatch.context() as patched:
-        patched.setattr(generation, "sample", slow)
+        patched.setattr(samples, "sample", slow)
         assert run("train", *RUN, "name=part") == 143
     folder = tmp_path / "runs" / "part"
     assert weights(folder)["global_step"] == 3
@@ -234,7 +237,7 @@ def test_tensorboard_leaves_out_what_was_logged_after_the_checkpoint(run, at, tm
 def test_a_run_can_be_read_and_copied_while_it_continues(run, trained, at, tmp_path, monkeypatch):
     """TensorBoard reads what there is of it, and a copy continues from its newest checkpoint."""
     whole, folder, seen = trained(*RUN, "name=whole"), tmp_path / "runs" / "part", []
-    copy, plain = folder.with_name("copy"), FineTuning.training_step
+    copy, plain = folder.with_name("copy"), TrainingModule.training_step
 
     def copied(module):
         events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -243,10 +246,10 @@ def test_a_run_can_be_read_and_copied_while_it_continues(run, trained, at, tmp_p
 
     at(5, sent(signal.SIGTERM))  # the first micro-batch of step 3
     assert run("train", *RUN, "name=part") == 143
-    monkeypatch.setattr(FineTuning, "training_step", plain)
+    monkeypatch.setattr(TrainingModule, "training_step", plain)
     at(5, copied)  # the first of step 6
     assert run("train", "resume=runs/part") == 0
-    monkeypatch.setattr(FineTuning, "training_step", plain)
+    monkeypatch.setattr(TrainingModule, "training_step", plain)
     assert seen == [0, 2, 4]
     assert run("train", "resume=runs/copy") == 0
     assert_same_run(whole, folder)
@@ -255,7 +258,7 @@ def test_a_run_can_be_read_and_copied_while_it_continues(run, trained, at, tmp_p
 
 def test_the_same_command_again_continues(run, at, tmp_path, monkeypatch, capfd):
     """resume=true begins a run and continues it; what cannot change is refused; SLURM's second start says it itself."""
-    monkeypatch.setattr(FineTuning, "training_step", FineTuning.training_step)
+    monkeypatch.setattr(TrainingModule, "training_step", TrainingModule.training_step)
     assert run("train", *RUN, "name=a", "resume=true", "trainer.max_steps=2") == 0
     assert run("train", *RUN, "name=a", "resume=true", "trainer.max_steps=3") == 0
     assert results(tmp_path / "runs" / "a")["steps"] == 3

@@ -59,6 +59,12 @@ def sentence(error: BaseException, config_name: str) -> str | None:
 
         if not_compiled := why_not_compiled(error):
             return str(not_compiled)
+    if "chrysalis.training.microbatching" in sys.modules:  # sampling halves its batches itself
+        from chrysalis.system import memory
+        from chrysalis.training.microbatching import SMALLER
+
+        if memory.ran_out(error):
+            return f"Out of memory: {SMALLER}"
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain):
         again = "Then resume=runs/NAME continues" if config_name == "train" else "Then the same command continues"
         return f"The disk is full, or a quota is reached: make room. {again}."

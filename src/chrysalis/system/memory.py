@@ -21,7 +21,7 @@ def free(device: torch.device) -> int:
     return min(_available_in_system(), *_available_in_container(Path("/sys/fs/cgroup")))
 
 
-def ran_out(error: Exception) -> bool:
+def ran_out(error: BaseException) -> bool:
     """Whether an error means out of memory, on any device."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)

@@ -7,10 +7,10 @@ from chrysalis.system import hardware, memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.terminal import say
 from chrysalis.training import memory_estimate
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
 
 
-def fit_batch(data: ImageDataModule, module: FineTuning, trainer: Trainer) -> None:
+def fit_batch(data: ImageDataModule, module: TrainingModule, trainer: Trainer) -> None:
     """Settle data.batch_size=auto and the trainer's accumulation, and say so; a number is left as it is.
 
     The optimizer sees the same windows of data.effective_batch images whatever is chosen.
@@ -32,7 +32,7 @@ def fit_batch(data: ImageDataModule, module: FineTuning, trainer: Trainer) -> No
     )
 
 
-def step_cost(module: FineTuning, trainer: Trainer, size: tuple[int, int]) -> memory_estimate.Cost:
+def step_cost(module: TrainingModule, trainer: Trainer, size: tuple[int, int]) -> memory_estimate.Cost:
     """Bytes of a training step on the trainer's device and in its precision, by the size of the micro-batch."""
     return memory_estimate.cost(
         module.denoiser,

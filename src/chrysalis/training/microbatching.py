@@ -1,7 +1,5 @@
-"""Micro-batches in parts that fit in memory: the one place that handles out-of-memory in training."""
+"""Micro-batches in parts that fit in memory: the one place that handles running out of memory in training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -29,11 +27,6 @@ class MicroBatch:
     per_sample: list[torch.Tensor] = field(default_factory=list)
     loss: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    @property
-    def unweighted_loss(self) -> torch.Tensor:
-        """What the batch adds to the unweighted mean over its window."""
-        return torch.cat(self.per_sample).sum() / self.batch.window
-
 
 class MicroBatching:
     """Runs the micro-batches of an optimizer step, split into more parts after running out of memory.
@@ -54,20 +47,13 @@ class MicroBatching:
         """
         self.window.append(micro_batch := MicroBatch(batch))
         if module.trainer.world_size > 1:
-            with explain_out_of_memory(module.global_rank):
-                micro_batch.loss = self._loss(module, micro_batch, batch)
-            return micro_batch
-        try:
-            self._run_in_parts(module, micro_batch)
-        except RuntimeError as error:
-            require_out_of_memory(error)
-        else:
-            return micro_batch
-        self._repeat_in_smaller_parts(module)  # outside of `except`: the exception holds the failed graph
+            micro_batch.loss = self._loss(module, micro_batch, batch)
+        elif not self._fits(module, [micro_batch]):
+            self._repeat_in_smaller_parts(module)
         return micro_batch
 
     def _loss(self, module: LightningModule, micro_batch: MicroBatch, part: Batch) -> torch.Tensor:
-        """The loss of a micro-batch, or of a part of it, as its part of the mean over the window."""
+        """What a micro-batch, or a part of it, adds to the weighted mean over its window."""
         full = module.trainer.datamodule.batch_size  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
         with compiled_only_if(len(part) * self.parts == full):
             loss = self.denoiser.loss(part)
@@ -90,36 +76,29 @@ class MicroBatching:
             total += loss.detach()
         micro_batch.loss = total.requires_grad_()
 
+    def _fits(self, module: LightningModule, window: list[MicroBatch]) -> bool:
+        """Run both passes of each micro-batch; returns whether they fit in memory.
+
+        The caller repeats them, outside of `except`: the exception holds the failed graph.
+        """
+        try:
+            for micro_batch in window:
+                self._run_in_parts(module, micro_batch)
+        except RuntimeError as error:
+            if not memory.ran_out(error):
+                raise
+            return False
+        return True
+
     def _repeat_in_smaller_parts(self, module: LightningModule) -> None:
         """Repeat the window so far in parts that fit, and keep their number from here on."""
         while self.parts < max(len(micro_batch.batch) for micro_batch in self.window):
             self.parts *= 2
             module.zero_grad()
             memory.release(module.device)
-            try:
-                for micro_batch in self.window:
-                    self._run_in_parts(module, micro_batch)
-            except RuntimeError as error:
-                require_out_of_memory(error)
-                continue
-            return warn(
-                f"step {module.trainer.global_step + 1}: out of memory. From here on each micro-batch is split into "
-                f"{self.parts} parts; the optimizer sees the same images."
-            )
+            if self._fits(module, self.window):
+                return warn(
+                    f"step {module.trainer.global_step + 1}: out of memory. From here on each micro-batch is split "
+                    f"into {self.parts} parts; the optimizer sees the same images."
+                )
         raise UserError(f"A single image at a time does not fit in memory: {SMALLER}")
-
-
-def require_out_of_memory(error: Exception) -> None:
-    """Re-raise unless the error is out-of-memory."""
-    if not memory.ran_out(error):
-        raise error
-
-
-@contextmanager
-def explain_out_of_memory(rank: int) -> Iterator[None]:
-    """Inside, turn out-of-memory into a UserError: with several processes no pass can be repeated."""
-    try:
-        yield
-    except RuntimeError as error:
-        require_out_of_memory(error)
-        raise UserError(f"Out of memory on process {rank}: {SMALLER}") from None

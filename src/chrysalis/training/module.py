@@ -1,20 +1,48 @@
-"""The LightningModule: one training step and its optimizer. The loss is in denoiser.py, memory in microbatching.py."""
+"""The denoiser that is trained, and its LightningModule: one training step and its optimizer.
 
-from collections.abc import Callable
+The loss is in denoiser.py, out-of-memory in microbatching.py.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 
+from chrysalis.conditions.kinds import build_conditioner
 from chrysalis.data.batch import Batch
+from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.system.errors import UserError
-from chrysalis.training.clipping import clip
-from chrysalis.training.microbatching import SMALLER, MicroBatching, explain_out_of_memory, require_out_of_memory
+from chrysalis.diffusion.objective import Objective
+from chrysalis.models.freezing import freeze
+from chrysalis.models.lora import LoRA
+from chrysalis.models.model import Model
+from chrysalis.training.microbatching import MicroBatching
 
 
-class FineTuning(LightningModule):
-    """Trains a denoiser, from pretrained weights or from scratch.
+def build_denoiser(
+    model: Model, data: ImageDataModule, objective: Objective, kinds: Mapping[str, Any], adapter: LoRA | None, **loss
+) -> Denoiser:
+    """Make a model a denoiser of the data, in place: its conditioner, LoRA, frozen weights and objective.
+
+    The data are set up, and their labels numbered as the model does. kinds: the conditions, by name. adapter: None to
+    train the weights themselves. loss: more arguments of Denoiser. Raises UserError if the data lack what a condition
+    needs, or the model and the conditions do not fit together.
+    """
+    data.setup()
+    model.conditioner = build_conditioner(model.unet, model.conditioner, kinds, data)
+    if adapter is not None:
+        adapter.inject(model.unet)
+    unet: Any = model.unet  # diffusers declares a dummy beside its class
+    freeze(unet, model.conditioner, model.train)
+    model.register_objective(objective)
+    return Denoiser(unet, model.scheduler, objective, model.conditioner, **loss)
+
+
+class TrainingModule(LightningModule):
+    """The LightningModule that trains a denoiser, from pretrained weights or from scratch.
 
     Args:
         denoiser: its trainable parameters are optimized.
@@ -27,8 +55,7 @@ class FineTuning(LightningModule):
 
     def __init__(self, denoiser: Denoiser, optimizer: Callable, lr_schedule: Callable, lr_multiplier: float = 1.0):
         super().__init__()
-        self.lr_multiplier = lr_multiplier
-        self.denoiser = denoiser
+        self.denoiser, self.lr_multiplier = denoiser, lr_multiplier
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         # a trial, so that a bad value is refused before a run folder is created
         trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -49,7 +76,7 @@ class FineTuning(LightningModule):
         """Give a resumed optimizer's state the memory layout of the weights, which may differ from the saved one."""
         if self.trainer.world_size > 1:
             self.microbatching.parts = 1  # several processes cannot repeat a step in parts, and each has fewer images
-        for p, state in self._optimizer().state.items():
+        for p, state in self.trainer.optimizers[0].state.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == p.shape and value.stride() != p.stride():
                     state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
@@ -68,36 +95,32 @@ class FineTuning(LightningModule):
         In a short last window every image still weighs 1 / (its images).
         """
         micro_batch, processes = self.microbatching.run(self, batch), self.trainer.world_size
-        loss = micro_batch.loss * (
-            self.trainer.accumulate_grad_batches * processes
-        )  # Lightning divides by the one, DDP by the other
-        unweighted, weighted = micro_batch.unweighted_loss * processes, micro_batch.loss.detach() * processes
-        return {"loss": loss, "unweighted": unweighted, "weighted": weighted}
-
-    def backward(self, loss: torch.Tensor, *args, **kwargs) -> None:
-        with explain_out_of_memory(self.global_rank):
-            loss.backward(*args, **kwargs)
+        # Lightning divides by the micro-batches of a window, DDP by the processes
+        loss = micro_batch.loss * (self.trainer.accumulate_grad_batches * processes)
+        unweighted = torch.cat(micro_batch.per_sample).sum() / batch.window * processes
+        return {"loss": loss, "unweighted": unweighted, "weighted": micro_batch.loss.detach() * processes}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip, keep the norm and the learning rate for the log, and let callbacks look at the gradients."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # a fused optimizer would otherwise unscale within its step, after clipping
-        params = [p for group in optimizer.param_groups for p in group["params"]]
         self.learning_rate = optimizer.param_groups[0]["lr"]
-        self.grad_norm = clip(params, gradient_clip_val, gradient_clip_algorithm)
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.grad_norm = norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(params, gradient_clip_val)
+        # what clip_grad_norm_ does, without multiplying by 1 where that is known without waiting for a GPU
+        elif gradient_clip_val and (norm.device.type != "cpu" or norm + 1e-6 > gradient_clip_val):
+            torch.nn.utils.clip_grads_with_norm_(params, gradient_clip_val, norm)
         for callback in self.trainer.callbacks:  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
             if hasattr(callback, "on_gradients_measured"):
                 callback.on_gradients_measured(self.trainer, self, optimizer)
 
     def optimizer_step(self, *args, **kwargs) -> None:
         """Step, and free the gradients at once: kept through the next forward pass, they cost memory and time."""
-        try:
-            super().optimizer_step(*args, **kwargs)
-        except RuntimeError as error:
-            require_out_of_memory(error)
-            raise UserError(f"The optimizer's state does not fit in memory: {SMALLER}") from None
-        self._optimizer().zero_grad()
+        super().optimizer_step(*args, **kwargs)
+        self.trainer.optimizers[0].zero_grad()
         self.microbatching.window.clear()
 
     def optimizer_zero_grad(self, *args, **kwargs) -> None:
@@ -119,7 +142,16 @@ class FineTuning(LightningModule):
         # frequency 1: Lightning counts it in batches, and skips those that do not step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)  # configure_optimizers makes one
-        return optimizer
+
+@contextmanager
+def eval_mode(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Measure or sample in the block: eval mode, no gradients, the run's precision, not compiled.
+
+    Compiled graphs are for the training shape: another batch size would cost another compilation.
+    """
+    module.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        module.train()

@@ -22,27 +22,27 @@ def adamw(
     return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
 
 
-def adamw8bit(
-    params: Iterable[torch.nn.Parameter],
-    lr: LearningRate = 1e-5,
-    betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999),
-    weight_decay: NotNegativeNumber = 0.01,
-    eps: NotNegativeNumber = 1e-8,
-) -> torch.optim.Optimizer:
-    """AdamW whose two moments take 2 bytes a weight instead of 8, at little loss of precision."""
-    return AdamW8bit(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
-
-
 class AdamW8bit(torch.optim.Optimizer):
     """AdamW with moments in 8 bits, each BLOCK with its own scale (Dettmers et al. 2022, arXiv 2110.02861).
 
-    As in bitsandbytes, tensors below SMALLEST elements keep float32 moments, and the weights are updated with the
-    moments from before they are rounded. In plain torch, for every device; the state is plain tensors in the order of
-    a contiguous weight, whatever the weight's memory layout.
+    The two moments take 2 bytes a weight instead of 8, at little loss of precision. As in bitsandbytes, tensors below
+    SMALLEST elements keep float32 moments, and the weights are updated with the moments from before they are rounded.
+    In plain torch, for every device; the state is plain tensors in the order of a contiguous weight, whatever the
+    weight's memory layout.
     """
 
     BLOCK, SMALLEST = 256, 4096
     bytes_per_weight = 2 + 2 * 4 / BLOCK
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: LearningRate = 1e-5,
+        betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999),
+        weight_decay: NotNegativeNumber = 0.01,
+        eps: NotNegativeNumber = 1e-8,
+    ):
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure=None):  # pyrefly: ignore[bad-override] - the parent declares overloads for one function

@@ -29,11 +29,10 @@ def make_trainer(
     """
     # Lightning's notices (devices it did not use, tips) would hide the few lines that matter here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # ours resumes by counting micro-batches, see data/loaders.py
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    not_resumable = "your dataloader is not resumable"  # ours counts micro-batches, see data/loaders.py
+    needless = ("LeafSpec.*is deprecated", "does not have many workers", "smaller than the logging interval")
+    for message in (*needless, not_resumable):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
     device_type = hardware.accelerator(accelerator)
     hardware.require_processes(lightning.get("devices", 1), device_type)
     chosen, why = hardware.precision(precision, device_type)

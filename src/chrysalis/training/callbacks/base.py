@@ -7,7 +7,10 @@ import lightning
 from chrysalis.data.batch import Batch
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.system.errors import UserError
-from chrysalis.training.module import FineTuning
+from chrysalis.training.module import TrainingModule
+
+__all__ = ["Batch", "Callback", "Trainer", "TrainingModule", "find"]  # all that a callback's hooks name
+Kind = TypeVar("Kind", bound=lightning.Callback)
 
 
 class Trainer(lightning.Trainer):
@@ -15,6 +18,7 @@ class Trainer(lightning.Trainer):
 
     datamodule: ImageDataModule
     callbacks: list[lightning.Callback]
+    log_every_n_steps: int
 
 
 class Callback(lightning.Callback):
@@ -28,27 +32,15 @@ class Callback(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.saved}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # pyrefly: ignore[bad-override-param-name] - by position
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
-    # fmt: off
-    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - Lightning passes the module of Trainer.fit
-    def teardown(self, trainer: Trainer, module: FineTuning, stage: str) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_fit_start(self, trainer: Trainer, module: FineTuning) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_train_batch_start(self, trainer: Trainer, module: FineTuning, batch: Batch, batch_index: int) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_train_batch_end(  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-        self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int
-    ) -> None: ...
-    def on_exception(self, trainer: Trainer, module: FineTuning, exception: BaseException) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    def on_load_checkpoint(self, trainer: Trainer, module: FineTuning, checkpoint: dict[str, Any]) -> None: ...  # pyrefly: ignore[bad-override, bad-override-param-name] - as above
-    # fmt: on
+    def on_train_batch_end(self, trainer: Trainer, module: TrainingModule, *args) -> None:
+        if not module.microbatching.window:  # the optimizer step has emptied it
+            self.on_step_end(trainer, module)
 
-
-__all__ = ["Batch", "Callback", "FineTuning", "Trainer", "find"]  # all that a callback's hooks name
-
-Kind = TypeVar("Kind", bound=lightning.Callback)
+    def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Act after an optimizer step, where on_train_batch_end would after each of its micro-batches."""
 
 
 def find(trainer: Trainer, kind: type[Kind]) -> Kind:

@@ -6,7 +6,7 @@ from chrysalis.evaluation.validation_loss import paired_difference
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import NotNegativeNumber, Positive
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.validation import Validation
 
 
@@ -21,6 +21,9 @@ class EarlyStopping(Callback):
 
     def __init__(self, patience: Positive = 5, min_delta: NotNegativeNumber = 1.0):
         self.patience, self.min_delta = patience, min_delta
+        self.on_validation_images_changed()
+
+    def on_validation_images_changed(self) -> None:
         self.best_step, self.waited, self.last_step = 0, 0, 0
         self.lowest: torch.Tensor | None = None  # [N, timesteps]
 
@@ -35,7 +38,7 @@ class EarlyStopping(Callback):
                 f"(callbacks.validation.every_n_train_steps={every_n_train_steps})."
             )
 
-    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
+    def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
         for step, losses in find(trainer, Validation).measured.items():
             if step > self.last_step or self.lowest is None:
                 self.update(step, losses["ema"])
@@ -47,7 +50,7 @@ class EarlyStopping(Callback):
             trainer.should_stop = True
 
     def update(self, step: int, losses: torch.Tensor) -> None:
-        """Take note of the losses float32 [N, timesteps] measured at a step."""
+        """Compare the losses float32 [N, timesteps] measured at a step with the lowest ones before."""
         self.last_step = step
         if self.lowest is not None:
             change = paired_difference(losses, self.lowest)
@@ -55,6 +58,3 @@ class EarlyStopping(Callback):
                 self.waited += 1
                 return
         self.lowest, self.best_step, self.waited = losses, step, 0
-
-    def on_validation_images_changed(self) -> None:
-        self.best_step, self.waited, self.last_step, self.lowest = 0, 0, 0, None

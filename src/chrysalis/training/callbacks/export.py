@@ -7,27 +7,25 @@ from typing import Any
 
 import torch
 
-from chrysalis.conditions.kinds import KINDS, kinds_of
+from chrysalis.conditions.kinds import kinds_of
 from chrysalis.data import pixels
 from chrysalis.evaluation import report
 from chrysalis.evaluation.plots import loss_curve
-from chrysalis.evaluation.validation_loss import fixed_timesteps
+from chrysalis.evaluation.validation_loss import fixed_timesteps, loss_record
 from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import export, lora
-from chrysalis.system import checkpoints, hardware
+from chrysalis.system import hardware
 from chrysalis.system.files import shown, shown_program, write_text
 from chrysalis.system.records import all_public
 from chrysalis.system.terminal import say, stage
-from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
-from chrysalis.training.callbacks.best_step import Best
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
-from chrysalis.training.callbacks.clock import Clock
-from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.loss_curves import Curves
+from chrysalis.training.callbacks.progress import Clock, Curves
+from chrysalis.training.callbacks.sample_evaluation import SampleEvaluation
 from chrysalis.training.callbacks.samples import Samples
-from chrysalis.training.callbacks.stopping import Stopping, exit_if_requested
+from chrysalis.training.callbacks.stopping import ExitRun, Stopping
 from chrysalis.training.callbacks.validation import Validation
+from chrysalis.training.callbacks.weights import applied
 from chrysalis.training.logger import log_image, log_results
 
 LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")
@@ -56,44 +54,39 @@ class Export(Callback):
         report: bool = True,
         coarser: dict[str, int] | None = None,
     ):
-        self.run_dir, self.command, self.settings = Path(run_dir), command, settings
+        self.run_dir, self.commands, self.settings = Path(run_dir), [command], settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.coarser, self.results = dict(coarser or {}), {}
         self.change = ""  # of the validation loss, in words
-        self.conditions: dict[str, str] = {}
-        self._seconds_before, self._commands_before = 0.0, []
-        self._has_logger = False
+        self._seconds_before = 0.0
 
-    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
-        self.complete(trainer, module)
-
-    def complete(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_train_end(self, trainer: Trainer, module: TrainingModule) -> None:
         """Write everything, once; a run that was killed after its last step is resumed for this alone."""
         if self.results or trainer.global_step == 0 or not trainer.is_global_zero:
             return
-        validation = find(trainer, Validation)
         module.to(trainer.strategy.root_device)  # after fit it is on the CPU
         # 1. With the weights of the best step: the grid, the evaluation, the pipeline
-        step, averages = self._best(trainer)
-        with find(trainer, EMA).applied(module, averages):
+        step, weights = find(trainer, Checkpoint).best_weights(trainer)
+        with applied(module, weights):
             samples = find(trainer, Samples)
             sampled_at, after = samples.latest
             if sampled_at != step:
                 after = samples.generate(trainer, module)
             grid = samples.before_and_after(trainer, after, self.origin)
-            evaluation = find(trainer, Evaluate).record_at(trainer, module, step)
+            evaluation = find(trainer, SampleEvaluation).record_at(trainer, module, step)
             self.results = self._results(trainer, module, step, evaluation)
             self._export(trainer, module, grid)
         # 2. What is read by people and by the report
+        history = self._history(trainer, module)
         pixels.save_png(grid, self.run_dir / "before_after.png")
-        write_text(self.run_dir / "history.json", json.dumps(self._history(trainer, module), indent=1) + "\n")
+        write_text(self.run_dir / "history.json", json.dumps(history, indent=1) + "\n")
         write_text(self.run_dir / "results.json", json.dumps(self.results, indent=2) + "\n")
         if self.report:
             with stage("report"):
-                loss_curve(self.run_dir / "loss.png", find(trainer, Curves).history, validation.history)
+                validation = [[row["step"], row["raw"], row["ema"]] for row in history["validation"]]
+                loss_curve(self.run_dir / "loss.png", history["training"], validation)
                 report.write(self.run_dir / "report.html", [report.load_run(self.run_dir)])
         # 3. The log: what is known once is no curve, but settings, a table and an image
-        self._has_logger = trainer.logger is not None
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
         rows, curves = {name: self.results[name] for name in LOGGED}, ("val/loss", "train/loss_smoothed")
         log_results(trainer, rows, all_public(self.settings), curves)
@@ -101,112 +94,98 @@ class Export(Callback):
         if not find(trainer, Stopping).request:
             find(trainer, Checkpoint).delete_unneeded(trainer)
 
-    def _export(self, trainer: Trainer, module: FineTuning, grid: torch.Tensor) -> None:
+    def _export(self, trainer: Trainer, module: TrainingModule, grid: torch.Tensor) -> None:
         denoiser, data = module.denoiser, trainer.datamodule
-        self.conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
-        needs_own_code = bool(self.conditions) or (lora.injected(denoiser.unet) and not self.merge)
-        about = (self.change, self.origin, data.source.name, data.size, self.conditions, needs_own_code)
+        conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
+        needs_own_code = bool(conditions) or (lora.injected(denoiser.unet) and not self.merge)
+        about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
         card = export.card(self.results, *about)
         parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge}
         with stage("export"):
             unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
             export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
 
-    def finish(self, trainer: Trainer, module: FineTuning) -> None:
+    def finish(self, trainer: Trainer, module: TrainingModule) -> None:
         """Complete a run that had no step left, print the summary, and exit with the code that Ctrl-C requests."""
-        self.complete(trainer, module)
-        say(self.summary())
-        exit_if_requested(trainer)
+        self.on_train_end(trainer, module)
+        say(self._summary(trainer, module) if self.results else "Nothing was left to train.")
+        if (code := find(trainer, Stopping).exit_code) and trainer.is_global_zero:
+            raise ExitRun(code)
 
-    def summary(self) -> str:
-        """The figures and paths that are printed when the command is done."""
-        if not self.results:
-            return "Nothing was left to train."
+    def _summary(self, trainer: Trainer, module: TrainingModule) -> str:
         r, run_dir = self.results, shown(self.run_dir)
-        prompt = "".join(f" {KINDS[name].example}" for name in self.conditions)
-        shuffled = ""
-        if "val_loss_condition_shuffled" in r:
-            loss = r["val_loss_condition_shuffled"]
-            shuffled = f"validation loss with the conditions of other images {loss:.5f} ({loss - r['val_loss']:+.5f})\n"
-        return (
+        prompt = "".join(f" {kind.example}" for kind in kinds_of(module.denoiser.conditioner).values())
+        lines = [
             f"\nvalidation loss {r['val_loss']:.5f} at step {r['best_step']}, {self.change} the base model's "
-            f"{r['base_val_loss']:.5f}\n"
-            f"{shuffled}"
-            f"{r['verdict']}\n"
-            f"run            {run_dir}   (report.html, before_after.png, samples/, results.json)\n"
-            f"sample         {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{prompt}"
-            + (f"\nwatch          {shown_program('tensorboard')} --logdir runs" if self._has_logger else "")
-            + f"\non disk        {_size(self.run_dir)}; checkpoints/ ({_size(self.run_dir / 'checkpoints')}) is only "
-            "for resuming and may be deleted"
-        )
+            f"{r['base_val_loss']:.5f}",
+            r["verdict"],
+            f"run            {run_dir}   (report.html, before_after.png, samples/, results.json)",
+            f"sample         {shown_program('python')} sample.py model.pretrained={run_dir}/pipeline n=8{prompt}",
+            f"on disk        {_size(self.run_dir)}; checkpoints/ ({_size(self.run_dir / 'checkpoints')}) is only for "
+            "resuming and may be deleted",
+        ]
+        if trainer.logger is not None:
+            lines.insert(-1, f"watch          {shown_program('tensorboard')} --logdir runs")
+        if (loss := r.get("val_loss_condition_shuffled")) is not None:
+            change = f"{loss:.5f} ({loss - r['val_loss']:+.5f})"
+            lines.insert(1, f"validation loss with the conditions of other images {change}")
+        return "\n".join(lines)
 
-    def _best(self, trainer: Trainer) -> tuple[int, dict[str, torch.Tensor] | None]:
-        """(step, EMA weights) of the best step; of the last one (None: the current ones) if best.ckpt is another's."""
-        file, best = self.run_dir / "checkpoints" / "best.ckpt", find(trainer, Best).step
-        if best < trainer.global_step and checkpoints.intact(file):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            if checkpoint["global_step"] == best:
-                return best, checkpoint["callbacks"][find(trainer, EMA).state_key]["averages"]
-        return trainer.global_step, None
-
-    def _results(self, trainer: Trainer, module: FineTuning, step: int, evaluation: dict | None) -> dict:
+    def _results(self, trainer: Trainer, module: TrainingModule, step: int, evaluation: dict | None) -> dict:
         validation, clock, data = find(trainer, Validation), find(trainer, Clock), trainer.datamodule
         device_type = trainer.strategy.root_device.type
         speed, first = clock.images_per_second(), clock.first_step_at
+        hashes, seed = validation.image_hashes, validation.seed
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
         difference, last_measured = validation.difference(at), max(validation.measured)
-        base_loss = validation.history[0][1]
-        self.change = describe_change(difference, base_loss)
-        others = validation.losses_under_other_conditions(step)
+        self.change = describe_change(difference, validation.mean(0))
         found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
             "peak_memory_mib": hardware.peak_memory_mib(device_type),
-            "val_loss": next(row[2] for row in validation.history if row[0] == at),
-            "base_val_loss": base_loss,
-            "final_val_loss": validation.history[-1][2],
+            "val_loss": validation.mean(at),
+            "base_val_loss": validation.mean(0),
+            "final_val_loss": validation.mean(last_measured),
             "final_train_loss": find(trainer, Curves).average,
-            **{f"val_loss_condition_{name}": loss for name, loss in others.items()},
+            **{f"val_loss_condition_{k}": v for k, v in validation.losses_under_other_conditions(step).items()},
             "val_loss_minus_base": difference.mean,
             "val_loss_minus_base_error": difference.record()["standard_error"],
-            "validation": validation.record(trainer, module, at),
+            "validation": loss_record(validation.measured[at]["ema"], hashes, module.denoiser, data.size, seed),
             "val_fraction": data.val_fraction,
             "evaluation": evaluation,
-            "verdict": verdict(at, last_measured, validation, find(trainer, Evaluate).history),
+            "verdict": verdict(at, last_measured, validation, find(trainer, SampleEvaluation).history),
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
             "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.ready // data.micro_batches(),
             "seconds": round(self._seconds_before + time.time() - self.started, 1),
-            "command": (self._commands_before or [self.command])[0],
-            "continued_by": [*self._commands_before, self.command][1:],
+            "command": self.commands[0],
+            "continued_by": self.commands[1:],
             "precision": str(trainer.precision),
             "hardware": hardware.description(device_type),
             "versions": hardware.versions(),
         }
         return all_public(found)
 
-    def _history(self, trainer: Trainer, module: FineTuning) -> dict:
-        """All that was measured during training, for the report."""
+    def _history(self, trainer: Trainer, module: TrainingModule) -> dict:
         validation = find(trainer, Validation)
         timesteps = fixed_timesteps(len(module.denoiser.noise), validation.timesteps).tolist()
         rows = []
-        for step, losses in sorted(validation.measured.items()):
+        for step in sorted(validation.measured):
             row: dict[str, Any] = {"step": step}
             for weights in ("raw", "ema"):
-                row[weights] = losses[weights].mean().item()
-                row[f"{weights}_by_timestep"] = losses[weights].mean(dim=0).tolist()
+                row[weights] = validation.mean(step, weights)
+                row[f"{weights}_by_timestep"] = validation.measured[step][weights].mean(dim=0).tolist()
                 row[f"{weights}_minus_base"] = validation.difference(step, weights=weights).record()
             rows.append(row)
-        curves, evaluations = find(trainer, Curves).history, find(trainer, Evaluate).history
+        curves, evaluations = find(trainer, Curves).history, find(trainer, SampleEvaluation).history
         return {"timesteps": timesteps, "validation": rows, "training": curves, "evaluation": evaluations}
 
     def state_dict(self) -> dict[str, Any]:
-        seconds = self._seconds_before + time.time() - self.started
-        return {"seconds": seconds, "commands": [*self._commands_before, self.command]}
+        return {"seconds": self._seconds_before + time.time() - self.started, "commands": self.commands}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seconds_before, self._commands_before = state["seconds"], list(state["commands"])
+        self._seconds_before, self.commands = state["seconds"], [*state["commands"], *self.commands]
 
 
 def _size(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Find a loss or gradient that is not finite before the update, on every process, and name its images."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,8 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
 from chrysalis.system.ranges import NotNegative
 from chrysalis.system.terminal import warn
-from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer
-from chrysalis.training.callbacks.clock import paused
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
+from chrysalis.training.callbacks.progress import Clock
 from chrysalis.training.logger import log_metrics
 from chrysalis.training.microbatching import MicroBatch
 
@@ -32,7 +33,7 @@ class Check:
 class NonFinite(Callback):
     """Stops the run, or skips the update, where a loss or gradient is not finite.
 
-    What repeats the step, its images and the weights, is saved in the run's nonfinite/.
+    The images and weights that reproduce the step are saved in the run's nonfinite/.
 
     On a GPU nothing waits for the check: a fused optimizer skips the update by itself (`found_inf`), and the check is
     read one step later. Elsewhere it is read at once. Under 16-mixed, infinite gradients are how the gradient scaler
@@ -41,14 +42,14 @@ class NonFinite(Callback):
 
     saved = ("skipped_steps",)
 
-    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", at_most: NotNegative = 10):
-        self.folder, self.action, self.at_most = Path(run_dir) / "nonfinite", action, at_most
+    def __init__(self, run_dir: str, action: Literal["stop", "skip"] = "stop", max_skipped_steps: NotNegative = 10):
+        self.folder, self.action, self.max_skipped_steps = Path(run_dir) / "nonfinite", action, max_skipped_steps
         self.skipped_steps: list[int] = []
         self._check: Check | None = None
 
-    def on_gradients_measured(self, trainer: Trainer, module: FineTuning, optimizer) -> None:
+    def on_gradients_measured(self, trainer: Trainer, module: TrainingModule, optimizer) -> None:
         """Check the gradients of a whole window before the update; the module calls this."""
-        self._read(trainer, module)
+        self.on_train_end(trainer, module)
         assert module.grad_norm is not None  # the module has just measured it
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         losses = [loss for micro_batch in module.microbatching.window for loss in micro_batch.per_sample]
@@ -61,64 +62,51 @@ class NonFinite(Callback):
             return
         if not finite.item():
             optimizer.zero_grad()  # an optimizer skips weights without a gradient
-        self._read(trainer, module)
+        self.on_train_end(trainer, module)
 
-    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
-        self._read(trainer, module)
-
-    def _read(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_train_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Read the check of the last step, if it was not read yet, and stop or skip."""
         check, self._check = self._check, None
         if check is None:
             return
-        if check.arrived is not None:  # before that, the host's tensor holds anything at all
+        if check.arrived is not None:  # before that, the host's tensor is uninitialized
             check.arrived.synchronize()
         if not check.finite.item():
-            self._stop_or_skip(trainer, module, check)
+            with find(trainer, Clock).paused():
+                self._stop_or_skip(trainer, module, check)
 
-    def _stop_or_skip(self, trainer: Trainer, module: FineTuning, check: Check) -> None:
-        with paused(trainer):
-            assert trainer.datamodule.image_set is not None  # fit has set the data up
-            names, is_parallel = trainer.datamodule.image_set.names, trainer.world_size > 1
-            where = f" (process {trainer.global_rank})" if is_parallel else ""
-            text = f"step {check.step}{where}: {describe(check.window, names, is_parallel)}"
-            self.skipped_steps.append(check.step)
-            count = len(self.skipped_steps)
-            if self.action == "skip" and count <= self.at_most:
-                warn(f"{text} The update is skipped ({count} of at most {self.at_most}).")
-                log_metrics(trainer, {"train/skipped_updates": count}, check.step)
-                return
-            file = self._save(module, check, trainer.global_rank)
+    def _stop_or_skip(self, trainer: Trainer, module: TrainingModule, check: Check) -> None:
+        rank, is_parallel = trainer.global_rank, trainer.world_size > 1
+        where = f" (process {rank})" if is_parallel else ""
+        text = f"step {check.step}{where}: {describe(check.window, trainer.datamodule.image_set.names, is_parallel)}"
+        self.skipped_steps.append(check.step)
+        count = len(self.skipped_steps)
+        if self.action == "skip" and count <= self.max_skipped_steps:
+            warn(f"{text} The update is skipped ({count} of at most {self.max_skipped_steps}).")
+            log_metrics(trainer, {"train/skipped_updates": count}, check.step)
+            return
+        file = self.folder / f"step_{check.step:06d}{f'_process_{rank}' if rank else ''}.pt"
+        batches = [asdict(micro_batch.batch.to("cpu")) for micro_batch in check.window]
+        weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
+        with written(file) as partial:
+            torch.save({"step": check.step, "denoiser": weights, "batches": batches}, partial)
         more = f" It is number {count} of such steps;" if self.action == "skip" else ""
         raise UserError(
             f"{text} Nothing was updated.{more} {shown(file)} reproduces it (docs/reliability.md). If training "
             "diverged, lower optimizer.lr or use trainer.precision=32-true; on_nonfinite=skip skips the update."
         )
 
-    def _save(self, module: FineTuning, check: Check, rank: int) -> Path:
-        file = self.folder / f"step_{check.step:06d}{f'_process_{rank}' if rank else ''}.pt"
-        batches = [asdict(micro_batch.batch.to("cpu")) for micro_batch in check.window]
-        weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
-        with written(file) as partial:
-            torch.save({"step": check.step, "denoiser": weights, "batches": batches}, partial)
-        return file
 
-
-def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool = False) -> str:
+def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool) -> str:
     """Name the images and timesteps whose losses are not finite, or all where only the gradients are not."""
-    rows, t = torch.cat([micro_batch.batch.row for micro_batch in window]).tolist(), _concatenated(window, "t").tolist()
-    bad = (~torch.isfinite(_concatenated(window, "per_sample"))).tolist()
+    rows = torch.cat([micro_batch.batch.row for micro_batch in window]).tolist()
+    t = torch.cat([part.cpu() for micro_batch in window for part in micro_batch.t]).tolist()
+    losses = torch.cat([part.cpu() for micro_batch in window for part in micro_batch.per_sample]).tolist()
     images = [f"{names[row]} at t={at}" for row, at in zip(rows, t, strict=True)]
-    found = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
+    found = [image for image, loss in zip(images, losses, strict=True) if not math.isfinite(loss)]
+    named = found or images
+    listed = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
     if found:
-        return f"the loss is not finite for {_listed(found)}."
+        return f"the loss is not finite for {listed}."
     others = " here, but a loss of another process may not be, or" if is_parallel else ", but"
-    return f"the losses are finite{others} their gradient is not: {_listed(images)}."
-
-
-def _listed(images: list[str]) -> str:
-    more = f" and {len(images) - 8} more" if len(images) > 8 else ""
-    return ", ".join(images[:8]) + more
-
-
-def _concatenated(window: list[MicroBatch], name: str) -> torch.Tensor:
-    return torch.cat([part.cpu() for micro_batch in window for part in getattr(micro_batch, name)])
+    return f"the losses are finite{others} their gradient is not: {listed}."

@@ -1,25 +1,23 @@
 """profile=true: record a few training steps as a trace, and print what costs most."""
 
-import gzip
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
-import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import profile, schedule
 
 from chrysalis.system.files import shown, written
 from chrysalis.system.ranges import NotNegative, Positive
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
-from chrysalis.training.callbacks.clock import Clock, paused
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
+from chrysalis.training.callbacks.progress import Clock, now
 
 # The profiler's own lines on standard error are for its developers. It reads this when a process first uses it.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 ROWS = 15  # of the table
+LONGEST_WAIT = 200  # optimizer steps after `wait` within which undisturbed ones are looked for
 
 
 class Profile(Callback):
@@ -36,30 +34,27 @@ class Profile(Callback):
         self._profiler: profile | None = None
         self._is_done = False
 
-    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
-        self._first_step = self._step = trainer.global_step
-        self._is_done = not trainer.is_global_zero
-        self._start_if_due(trainer, module, images=0)
+    def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        self._first_step, self._is_done = trainer.global_step, not trainer.is_global_zero
+        self._start_if_due(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
-        if self._is_done or trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        if self._profiler is None:
-            self._start_if_due(trainer, module, len(batch) * trainer.world_size)
-            return
-        if self._step == self._last_step:
-            self._finish(self._profiler, trainer, module, len(batch) * trainer.world_size)
-            return
-        self._profiler.step()
-        if self._step == self._last_step - self.steps:
-            self._began = _now(module)
-
-    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
         if self._is_done:
             return
-        if self._profiler is not None and self._step > self._last_step - self.steps:
-            self._finish(self._profiler, trainer, module, images=0)
+        if self._profiler is None:
+            self._start_if_due(trainer)
+        elif trainer.global_step == self._last_step:
+            self._finish(self._profiler, trainer, module)
+        else:
+            self._profiler.step()
+            if trainer.global_step == self._last_step - self.steps:
+                self._began = now()
+
+    def on_train_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        if self._is_done:
+            return
+        if self._profiler is not None and trainer.global_step > self._last_step - self.steps:
+            self._finish(self._profiler, trainer, module)
             return
         self._stop()
         say(
@@ -67,67 +62,47 @@ class Profile(Callback):
             "Train for more steps, or use a smaller profiling.wait."
         )
 
-    def on_exception(self, trainer: Trainer, module: FineTuning, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, module: TrainingModule, exception: BaseException) -> None:
         self._stop()
 
-    def _start_if_due(self, trainer: Trainer, module: FineTuning, images: int) -> None:
-        """Start the profiler. images: what the run's clock is about to count."""
-        if self._is_done or self._step - self._first_step < self.wait or not self._is_undisturbed(trainer):
+    def _start_if_due(self, trainer: Trainer) -> None:
+        """Start the profiler where no callback is due in the steps that it records, or waiting for that is useless."""
+        step, waited = trainer.global_step, trainer.global_step - self._first_step - self.wait
+        if self._is_done or waited < 0:
             return
-        self._last_step = self._step + self.warmup + self.steps
-        with paused(trainer):
-            clock = find(trainer, Clock)
-            self._clock_before = clock.images + (images if clock.seconds else 0), clock.seconds
-            activities = [ProfilerActivity.CPU]
-            if module.device.type == "cuda":
-                activities.append(ProfilerActivity.CUDA)
-            plan = schedule(wait=0, warmup=self.warmup, active=self.steps, repeat=1)
-            self._profiler = profile(activities=activities, schedule=plan, acc_events=True)
-            self._profiler.start()
-            self._began = _now(module)
-
-    def _is_undisturbed(self, trainer: Trainer) -> bool:
-        """Whether no callback is due in the steps that would be recorded, or waiting for such steps is useless."""
-        first = self._step + self.warmup
+        recorded = range(step + self.warmup, step + self.warmup + self.steps)
         intervals = [n for c in trainer.callbacks if isinstance(n := getattr(c, "every_n_train_steps", None), int)]
-        if any(n <= self.steps for n in intervals) or self._step - self._first_step >= self.wait + 200:
-            return True
-        return not any(step % n == 0 for n in intervals for step in range(first, first + self.steps))
+        is_useless = waited >= LONGEST_WAIT or any(n <= self.steps for n in intervals)
+        if not is_useless and any(at % n == 0 for n in intervals for at in recorded):
+            return
+        self._last_step = step + self.warmup + self.steps
+        clock = find(trainer, Clock)
+        with clock.paused():
+            self._clock_before = clock.images, clock.seconds
+            plan = schedule(wait=0, warmup=self.warmup, active=self.steps, repeat=1)
+            self._profiler = profile(schedule=plan, acc_events=True)  # by default of all kinds of devices
+            self._profiler.start()
 
-    def _finish(self, profiler: profile, trainer: Trainer, module: FineTuning, images: int) -> None:
-        """Write the trace and print the costs of the steps so far. images: what the clock is about to count."""
-        with paused(trainer):
-            seconds, first = _now(module) - self._began, self._last_step - self.steps + 1
-            recorded = self._step - first + 1
+    def _finish(self, profiler: profile, trainer: Trainer, module: TrainingModule) -> None:
+        """Write the trace and print the costs of the steps so far."""
+        clock, last = find(trainer, Clock), trainer.global_step
+        with clock.paused():
+            seconds, first = now() - self._began, self._last_step - self.steps + 1
+            recorded = last - first + 1
             self._stop()
-            self.trace = self.folder / f"steps_{first:06d}_to_{self._step:06d}.pt.trace.json.gz"
-            _write(profiler, self.trace)
+            self.trace = self.folder / f"steps_{first:06d}_to_{last:06d}.pt.trace.json.gz"
+            with written(self.trace) as partial, tempfile.TemporaryDirectory() as folder:
+                profiler.export_chrome_trace(f"{folder}/trace.json.gz")
+                shutil.copyfile(f"{folder}/trace.json.gz", partial)
             device = "device" if module.device.type == "cuda" else "cpu"
-            steps = f"step {first}" if recorded == 1 else f"steps {first} to {self._step}"
+            steps = f"step {first}" if recorded == 1 else f"steps {first} to {last}"
             say(f"profile of {steps}, {1000 * seconds / recorded:.1f} ms each:")
             say(profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=ROWS))
             say(f"trace: {shown(self.trace)}\nOpen it at https://ui.perfetto.dev, or in Chrome at chrome://tracing.")
-            clock = find(trainer, Clock)
-            counts = clock.seconds > 0  # otherwise it has not begun, and will not count this batch either
-            clock.images, clock.seconds = self._clock_before[0] - (images if counts else 0), self._clock_before[1]
+            clock.images, clock.seconds = self._clock_before
 
     def _stop(self) -> None:
         self._is_done = True
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
-
-
-def _now(module: FineTuning) -> float:
-    """Seconds, when the device has finished its work so far."""
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
-    return time.perf_counter()
-
-
-def _write(profiler: profile, path: Path) -> None:
-    with written(path) as partial, tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(plain))
-        with open(plain, "rb") as source, gzip.open(partial, "wb", compresslevel=6) as target:
-            shutil.copyfileobj(source, target)

@@ -1,5 +1,6 @@
 """Images during training: the first training images, then sample grids from fixed seeds, the base model's first."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,37 +10,74 @@ from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
+from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.grids import legible
-from chrysalis.system.ranges import NotNegative, Positive, Seed, Shown
-from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
-from chrysalis.training.callbacks.base_model import BaseModel
-from chrysalis.training.callbacks.ema import EMA
-from chrysalis.training.callbacks.generation import generate
+from chrysalis.sampling.loop import sample
+from chrysalis.system import memory
+from chrysalis.system.ranges import Positive, Seed, Shown
+from chrysalis.system.terminal import stage
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
+from chrysalis.training.callbacks.progress import Clock
+from chrysalis.training.callbacks.weights import EMA, BaseModel, applied
 from chrysalis.training.logger import log_image
+from chrysalis.training.module import eval_mode
 
 
-class ConditionRows:
-    """Conditions of validation images, one for each label or caption if there are any: the rows of a sample grid.
+def generate(
+    trainer: Trainer,
+    module: TrainingModule,
+    image_seeds: Sequence[int],
+    cond: dict | None,
+    scheduler: str,
+    steps: int,
+    what: str,
+    batch_size: int | None = None,
+) -> torch.Tensor:
+    """Generate uint8 [n, 3, H, W] on the module's device, with the weights that it has now.
 
-    names: of the rows. labels: their class labels; None where labels do not count. cond: the conditions of all images,
-    row by row, `columns` in each.
+    image_seeds, cond: of each image. what: the stage on screen. batch_size: None for all at once.
+    """
+    n, stepper = len(image_seeds), schedulers.build(module.denoiser.scheduler, scheduler)
+    with find(trainer, Clock).paused(), eval_mode(trainer, module), stage(what, n * steps) as progress:
+
+        def chunk(places: slice) -> torch.Tensor:
+            part = None if cond is None else batches.to_device(batches.rows(cond, range(n)[places]), module.device)
+            given = (seeds.cpu_generators(image_seeds[places]), trainer.datamodule.size, part, progress.advance)
+            return pixels.to_uint8(sample(module.denoiser, stepper, steps, *given))
+
+        return memory.in_batches(chunk, n, batch_size or n, module.device)
+
+
+class Layout:
+    """The images of a sample grid; of a conditional model a row for each label or caption of validation images.
+
+    names: of the rows. columns: images in each. labels: the rows' class labels; None where labels do not count.
+    cond: the conditions of all images, row by row; None: unconditional. representatives: indices of the images that
+    stand for all, the first eight or the first of each row.
     """
 
-    def __init__(self, data: ImageDataModule, conditioner: Conditioner, rows: int, n: int):
+    def __init__(self, data: ImageDataModule, conditioner: Conditioner | None, rows: int, n: int):
+        self.names, self.columns, self.labels, self.cond = [""], n, None, None
+        self.representatives = list(range(min(8, n)))
+        if conditioner is None:
+            return
         batch, has_labels = data.validation_batch(1000), "label" in conditioner.names
-        assert data.image_set is not None  # fit has set the data up
         names = [name or f"validation image {i + 1}" for i, name in enumerate(batches.captions(batch, conditioner))]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if has_labels else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
-        self.labels = [int(batch.label[i]) for i in chosen] if has_labels and batch.label is not None else None
+        if has_labels and batch.label is not None:
+            self.labels = [int(batch.label[i]) for i in chosen]
         cond = batches.rows(batches.from_batch(batch, conditioner), chosen)
         self.shown = [cond[name] for name in conditioner.channels]
         self.cond = batches.rows(cond, [k for k in range(len(chosen)) for _ in range(self.columns)])
+        self.representatives = list(range(0, len(chosen) * self.columns, self.columns))
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [3, h, w]: each row with its name, and with the mask or image that it is conditioned on."""
+        if self.cond is None:
+            return pixels.grid(images)
         rows = []
         for k, name in enumerate(self.names):
             shown = [pixels.to_uint8(values[k : k + 1]).expand(-1, 3, -1, -1) for values in self.shown]
@@ -64,53 +102,52 @@ class Samples(Callback):
         seed: Seed = 0,
         scheduler: str = "ddim",
         steps: Positive = 40,
-        preview: NotNegative = 16,
+        preview: Shown = 16,
         rows: Shown = 10,
     ):
         schedulers.require_known(scheduler, "callbacks.samples.scheduler")
         self.run_dir, self.every_n_train_steps, self.n, self.seed = Path(run_dir), every_n_train_steps, n, seed
         self.scheduler, self.steps, self.preview, self.rows = scheduler, steps, preview, rows
-        self.condition_rows: ConditionRows | None = None
         self.base: torch.Tensor | None = None  # the base model's images
         self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, images with EMA weights)
 
-    def on_fit_start(self, trainer: Trainer, module: FineTuning) -> None:
-        if (conditioner := module.denoiser.conditioner) is not None:
-            self.condition_rows = ConditionRows(trainer.datamodule, conditioner, self.rows, self.n)
+    def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        self.layout = Layout(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
 
-    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.global_step == 0:
-            self._write_training_images(trainer)
+            seen: list[torch.Tensor] = []  # the first images of training, flipped and cropped
+            for batch in trainer.datamodule.train_dataloader():
+                seen.append(batch.image)
+                if sum(map(len, seen)) >= self.preview:
+                    break
+            self._write(
+                trainer, pixels.grid(torch.cat(seen)[: self.preview]), "training_images.png", "training_images", 0
+            )
         elif self.base is None or not (self.run_dir / "samples" / f"step_{trainer.global_step:06d}.png").is_file():
-            self._generate_if_due(trainer, module)  # the run was stopped before it could
+            self.on_step_end(trainer, module)  # the run was stopped before it could
 
-    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
-        self._generate_if_due(trainer, module)
-
-    def _generate_if_due(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
         step = trainer.global_step
-        if step and self.base is None:
-            with find(trainer, BaseModel).applied(trainer, module):
+        if self.base is None:
+            with applied(module, find(trainer, BaseModel).weights):
                 self.base = self.generate(trainer, module)
-            self._write(trainer, self.base, 0)
-        if step and step % self.every_n_train_steps == 0 and step > self.latest[0]:
-            with find(trainer, EMA).applied(module):
+            self._write(trainer, self.layout.grid(self.base), "samples/step_000000.png", "samples", 0)
+        if step % self.every_n_train_steps == 0:
+            with applied(module, find(trainer, EMA).ema_weights):
                 self.latest = (step, self.generate(trainer, module))
-            self._write(trainer, self.latest[1], step)
+            self._write(trainer, self.layout.grid(self.latest[1]), f"samples/step_{step:06d}.png", "samples", step)
 
-    def generate(self, trainer: Trainer, module: FineTuning) -> torch.Tensor:
-        """uint8 [n, 3, H, W] with the weights that the module has now; of a conditional model row by row."""
-        rows = self.condition_rows
-        n, times = (self.n, 1) if rows is None else (rows.columns, len(rows.names))
-        image_seeds, cond = [self.seed + k for k in range(n)] * times, None if rows is None else rows.cond
-        return generate(trainer, module, image_seeds, cond, self.scheduler, self.steps, "sample grid").cpu()
+    def _write(self, trainer: Trainer, grid: torch.Tensor, file: str, tag: str, step: int) -> None:
+        if trainer.is_global_zero:
+            pixels.save_sheet(grid, self.run_dir / file)
+            log_image(trainer, tag, grid, step)
 
-    @property
-    def representatives(self) -> list[int]:
-        """Indices of the images that stand for all: the first eight, or the first of each condition."""
-        if self.condition_rows is None:
-            return list(range(min(8, self.n)))
-        return list(range(0, len(self.condition_rows.names) * self.condition_rows.columns, self.condition_rows.columns))
+    def generate(self, trainer: Trainer, module: TrainingModule) -> torch.Tensor:
+        """uint8 [n, 3, H, W] with the weights that the module has now, row by row."""
+        image_seeds = [self.seed + k for k in range(self.layout.columns)] * len(self.layout.names)
+        how = (self.layout.cond, self.scheduler, self.steps, "sample grid")
+        return generate(trainer, module, image_seeds, *how).cpu()
 
     def before_and_after(self, trainer: Trainer, after: torch.Tensor, origin: str | None) -> torch.Tensor:
         """uint8 [3, h, w]: representative images of the base model and of this one, and training images below them.
@@ -119,36 +156,15 @@ class Samples(Callback):
         """
         assert self.base is not None  # it is generated after the first step
         names = ("base model", "fine-tuned") if origin else ("untrained", "trained")
-        chosen = self.representatives
+        chosen = self.layout.representatives
         images = (self.base[chosen], after[chosen], self._training_images(trainer.datamodule))
         return legible(list(zip((*names, "training images"), images, strict=True)))
 
     def _training_images(self, data: ImageDataModule) -> torch.Tensor:
         """One for each representative: with its label if the grid has labels, else spread over the set."""
-        assert data.image_set is not None  # fit has set the data up
-        rows, n = data.train_rows, len(self.representatives)
+        rows, n, labels = data.train_rows, len(self.layout.representatives), self.layout.labels
         spread = list(rows[[i * len(rows) // n for i in range(n)]])
-        labels = None if self.condition_rows is None else self.condition_rows.labels
         if labels is not None and data.image_set.labels is not None:
             first = {label: row for row, label in zip(rows[::-1], data.image_set.labels[rows[::-1]], strict=True)}
             spread = [first.get(label, row) for label, row in zip(labels, spread, strict=True)]
         return torch.from_numpy(np.stack([data.image_set.images[row] for row in spread]))
-
-    def _write(self, trainer: Trainer, images: torch.Tensor, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
-        grid = pixels.grid(images) if self.condition_rows is None else self.condition_rows.grid(images)
-        pixels.save_sheet(grid, self.run_dir / "samples" / f"step_{step:06d}.png")
-        log_image(trainer, "samples", grid, step)
-
-    def _write_training_images(self, trainer: Trainer) -> None:
-        """The first images that training will see, flipped and cropped as it sees them."""
-        seen: list[torch.Tensor] = []
-        for batch in trainer.datamodule.train_dataloader():
-            seen.append(batch.image)
-            if sum(map(len, seen)) >= self.preview:
-                break
-        if trainer.is_global_zero:
-            grid = pixels.grid(torch.cat(seen)[: self.preview])
-            pixels.save_sheet(grid, self.run_dir / "training_images.png")
-            log_image(trainer, "training_images", grid, 0)

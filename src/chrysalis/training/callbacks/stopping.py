@@ -1,27 +1,27 @@
 """Stop or save a run from outside: signals, files in its folder, a time limit; always after a whole optimizer step."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import chrysalis
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
 from chrysalis.system.signals import unwind
 from chrysalis.system.terminal import say
-from chrysalis.training.callbacks.base import Batch, Callback, FineTuning, Trainer, find
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
-from chrysalis.training.callbacks.clock import Clock
+from chrysalis.training.callbacks.progress import Clock
 
 SAVE, FINISH, LEAVE = 1, 2, 3  # what can be requested; the larger is the more urgent
 PREEMPTED = 143  # the exit code that shells use for SIGTERM
@@ -50,15 +50,13 @@ class Stopping(Callback):
         self._leave_signal = 0  # the signal that requests LEAVE
         self._save_signal = 0  # the signal that requests SAVE, whose earlier handler decides what follows
         handlers = {s: signal.getsignal(s) for s in _signals()}  # Lightning's own come later
-        self._earlier_handlers = {
-            s: signal.SIG_DFL if handler is unwind else handler for s, handler in handlers.items()
-        }
-        self._seconds_before, self._began, self._polled, self._last_step = 0.0, time.monotonic(), 0.0, 0
+        self._earlier_handlers = {s: signal.SIG_DFL if h is unwind else h for s, h in handlers.items()}
+        self._seconds_before, self._began, self._polled = 0.0, time.monotonic(), 0.0
         self._group: Any = None  # torch's process group, of several processes
         self._is_ending, self._is_listening = False, False
 
-    def on_train_start(self, trainer: Trainer, module: FineTuning) -> None:
-        self._trainer, self._began, self._last_step = trainer, time.monotonic(), trainer.global_step
+    def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        self._trainer, self._began = trainer, time.monotonic()
         if trainer.is_global_zero:
             for file in (self.folder / "stop", self.folder / "save"):
                 if file.exists() and file.stat().st_mtime < chrysalis.PROCESS_START:  # meant for an earlier command
@@ -70,11 +68,7 @@ class Stopping(Callback):
             for signum in _signals():
                 signal.signal(signum, self._on_signal)
 
-    def on_train_batch_end(self, trainer: Trainer, module: FineTuning, outputs, batch: Batch, batch_index: int) -> None:
-        step = trainer.global_step
-        if step == self._last_step:
-            return  # inside an accumulation window
-        self._last_step = step
+    def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
         request = self._joint_request()
         if request == LEAVE:
             # the first process's exit code counts; another's would make Lightning kill it while it saves
@@ -82,13 +76,13 @@ class Stopping(Callback):
         if request == SAVE:
             find(trainer, Checkpoint).save(trainer)
             self.request = 0
-            say(f"step {step}: saved")
+            say(f"step {trainer.global_step}: saved")
             signum, self._save_signal = self._save_signal, 0
             self._call_earlier_handler(signum)
         if request == FINISH:
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: Trainer, module: FineTuning) -> None:
+    def on_train_end(self, trainer: Trainer, module: TrainingModule) -> None:
         """Save first: what follows takes its time, and can then be left at any moment."""
         if trainer.world_size == 1 and trainer.global_step:
             find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
@@ -96,10 +90,7 @@ class Stopping(Callback):
         if self.request == LEAVE and trainer.world_size == 1:
             raise ExitRun(PREEMPTED)
 
-    def teardown(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
-        self._restore_handlers()
-
-    def _restore_handlers(self) -> None:
+    def teardown(self, trainer: Trainer, module: TrainingModule, stage: str) -> None:
         if self._is_listening:
             for signum, handler in self._earlier_handlers.items():
                 signal.signal(signum, handler)
@@ -144,21 +135,27 @@ class Stopping(Callback):
             self.request, self.exit_code = both.tolist()
         return self.request
 
-    def on_exception(self, trainer: Trainer, module: FineTuning, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, module: TrainingModule, exception: BaseException) -> None:
         """Save a preempted run, whatever was interrupted, and let the job be queued again."""
         try:
             if isinstance(exception, ExitRun) and self.request == LEAVE:
-                self._save_and_queue_again(trainer)
+                find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
+                say(f"step {trainer.global_step}: saved and left. Continue with resume={shown(self.folder)}")
+                is_handled = self._call_earlier_handler(self._leave_signal)  # submitit's queues the job again and exits
+                if not is_handled and trainer.is_global_zero:
+                    self._queue_again()
         finally:
-            self._restore_handlers()  # Lightning tears nothing down after an exception
+            self.teardown(trainer, module, "fit")  # Lightning tears nothing down after an exception
 
-    def _save_and_queue_again(self, trainer: Trainer) -> None:
-        find(trainer, Checkpoint).save_if_new(trainer, "last", trainer.global_step)
-        say(f"step {trainer.global_step}: saved and left. Continue with resume={shown(self.folder)}")
-        if self._call_earlier_handler(self._leave_signal):  # submitit's queues the job again and exits
+    def _queue_again(self) -> None:
+        """Queue the SLURM job again after SIGUSR1 or SIGUSR2, as Lightning does; it then resumes the run."""
+        job, array = (os.environ.get(f"SLURM_{name}") for name in ("JOB_ID", "ARRAY_JOB_ID"))
+        is_interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+        if self._leave_signal in (0, signal.SIGTERM, _HANGUP) or job is None or is_interactive:
             return
-        if self._leave_signal not in (0, signal.SIGTERM, _HANGUP) and trainer.is_global_zero:
-            _queue_again()
+        if shutil.which("scontrol"):
+            number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+            subprocess.run(["scontrol", "requeue", number], check=False)
 
     def _call_earlier_handler(self, signum: int) -> bool:
         """Call the handler that a signal had before training; False if it had none."""
@@ -172,43 +169,19 @@ class Stopping(Callback):
         return self._seconds_before + time.monotonic() - self._began
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._elapsed()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seconds_before = state["seconds"]
-
-
-def exit_if_requested(trainer: Trainer) -> None:
-    """Exit, at the very end, with the code that shells expect after Ctrl-C."""
-    if (code := find(trainer, Stopping).exit_code) and trainer.is_global_zero:
-        raise ExitRun(code)
+        return {"_seconds_before": self._elapsed()}
 
 
 def seconds(max_time: str | dict | None) -> float | None:
     """Convert 'DD:HH:MM:SS', or the arguments of datetime.timedelta, to seconds."""
-    if max_time is None:
-        return None
-    if isinstance(max_time, Mapping):
-        try:
-            return timedelta(**max_time).total_seconds()
-        except (TypeError, OverflowError):
-            pass
-    elif match := re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(max_time).strip()):
-        return float(sum(int(n) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
-    raise UserError(f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00.")
+    try:
+        return Timer(max_time).time_remaining()
+    except (MisconfigurationException, AttributeError, OverflowError, TypeError):
+        raise UserError(
+            f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00."
+        ) from None
 
 
 def _signals() -> list[int]:
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
     return known if signal.getsignal(_HANGUP) == signal.SIG_IGN else [*known, _HANGUP]
-
-
-def _queue_again(run: Callable = subprocess.run) -> None:
-    """Queue the same SLURM job once more, as Lightning does; it then resumes the run (resume=true)."""
-    job = os.environ.get("SLURM_JOB_ID")
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return
-    number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    if shutil.which("scontrol"):
-        run(["scontrol", "requeue", number], check=False)

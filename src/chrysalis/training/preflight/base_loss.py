@@ -9,10 +9,10 @@ from chrysalis.conditions import batches
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.evaluation.validation_loss import fixed_timesteps, validation_loss
+from chrysalis.system import memory
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.validation import validation_conditions
-from chrysalis.training.eval_mode import eval_mode
-from chrysalis.training.microbatching import require_out_of_memory
+from chrysalis.training.module import eval_mode
 from chrysalis.training.preflight.plan import Plan
 
 LONG = 8.0  # seconds after which no further image is measured
@@ -88,7 +88,8 @@ def measure(plan: Plan) -> BaseLoss | None:
                 if progress.seconds() > LONG:
                     break
     except RuntimeError as error:
-        require_out_of_memory(error)
+        if not memory.ran_out(error):
+            raise
         return None
     finally:
         module.to(home)

@@ -12,10 +12,9 @@ from chrysalis.models.folder import Model
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
 from chrysalis.system.terminal import warn
-from chrysalis.training.callbacks.base import Callback, FineTuning, Trainer, find
+from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.early_stopping import EarlyStopping
-from chrysalis.training.callbacks.evaluate import Evaluate
-from chrysalis.training.callbacks.evaluation_schedule import PASSES
+from chrysalis.training.callbacks.sample_evaluation import PASSES, SampleEvaluation
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import Stopping
 from chrysalis.training.callbacks.validation import Validation
@@ -40,7 +39,7 @@ class Plan(Callback):
 
     model: Model
     data: ImageDataModule
-    module: FineTuning
+    module: TrainingModule
     trainer: Trainer
     folder: Path
     size_note: str | None = None
@@ -54,7 +53,7 @@ class Plan(Callback):
         self.data.trainer = self.trainer  # fit sets it later; counting micro-batches needs it now
         self.device = self.trainer.strategy.root_device
         self.validation, self.samples = find(self.trainer, Validation), find(self.trainer, Samples)
-        self.evaluate, self.stopping = find(self.trainer, Evaluate), find(self.trainer, Stopping)
+        self.evaluate, self.stopping = find(self.trainer, SampleEvaluation), find(self.trainer, Stopping)
         self.early_stopping = next((c for c in self.trainer.callbacks if isinstance(c, EarlyStopping)), None)
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
@@ -69,7 +68,7 @@ class Plan(Callback):
         limits = [self.trainer.max_steps, -1 if epochs in (None, -1) else epochs * self.steps_per_epoch]
         self.steps = min((limit for limit in limits if limit != -1), default=None)
 
-    def setup(self, trainer: Trainer, module: FineTuning, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: TrainingModule, stage: str) -> None:
         self.apply(trainer.strategy.broadcast(self.coarser))  # only the first process has timed the base model
 
     def prepare(self) -> None:
