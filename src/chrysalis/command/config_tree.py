@@ -1,6 +1,6 @@
 """Configurations as Python's own dicts, lists and objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import hydra.utils
@@ -14,13 +14,20 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ('data.batch_size', 4) for every value that is not a mapping."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def walk(node: object, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of nested dicts and lists, for each of them and everything in them: ('data.size[0]', 64)."""
+    if key:
+        yield key, node
+    pairs = [(f"[{i}]", value) for i, value in enumerate(node)] if isinstance(node, list) else []
+    if isinstance(node, dict):
+        pairs = [(f".{name}" if key else str(name), value) for name, value in node.items()]
+    for end, value in pairs:
+        yield from walk(value, key + end)
+
+
+def leaves(node: dict[str, Any]) -> dict[str, Any]:
+    """{'data.batch_size': 4, ...}: the values in nested dicts; a list is one value."""
+    return {key: value for key, value in walk(node) if not isinstance(value, dict) and "[" not in key}
 
 
 def instantiate(node: DictConfig, **more: Any) -> Any:
