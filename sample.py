@@ -15,7 +15,7 @@ def sample(cfg) -> None:
     from chrysalis.command import recipes, values
     from chrysalis.command.config_tree import instantiate
     from chrysalis.data.transforms import height_and_width
-    from chrysalis.sampling import devices, generation, output, precision, tasks, timesteps, trajectory_recorder
+    from chrysalis.sampling import generation, output, precision, tasks, timesteps, trajectory_recorder
     from chrysalis.sampling.guidance import guided, model_pairs
     from chrysalis.system.terminal import say, stage, warn
 
@@ -41,7 +41,7 @@ def sample(cfg) -> None:
     # 5. What it is generated with: denoiser, guidance and scheduler, on this process's device
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)
-    processes, device = devices.launch(**cfg.trainer)
+    processes, device = instantiate(cfg.trainer)()
     denoiser = model_pairs.denoiser_of(model).to(device)
     precision.apply(denoiser, terms, images.record.precision, cfg.compile)
     denoiser = guided.Guided(denoiser, terms).to(device) if terms else denoiser

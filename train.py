@@ -23,8 +23,8 @@ def train(cfg) -> None:
     started = runs.start_time()
     cfg, run_dir, checkpoint = runs.begin(cfg)
     values.require(cfg)
-    if checkpoint is not None and runs.is_finished(cfg, run_dir):
-        return terminal.say(runs.nothing_to_do(cfg, run_dir))
+    if checkpoint is not None and (message := runs.nothing_to_do(cfg, run_dir)):
+        return terminal.say(message)
     seed_everything(cfg.seed, workers=True, verbose=False)
     # 2. The model becomes a denoiser of the data
     data, model = instantiate(cfg.data), instantiate(cfg.model)

@@ -7,7 +7,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from chrysalis.command import arguments
 from chrysalis.command.arguments import as_typed, value_of
+from chrysalis.conditions.kinds import KINDS
 from chrysalis.system.errors import UserError
 
 ODD = ["/tmp/Zürich", "a & b", "lady (garden)", "it's", "#1", "2024=07", "a, b", "x=1 (y) & z", 'a "red" moth', "a\\b"]
@@ -25,10 +27,16 @@ ODD += [
     "glob(*)",
     "nan",
 ]
-KEYS = ["data.path", "data.masks", "model.pretrained", "task.image", "task.mask", "mask", "image", "text", "label"]
+KEYS = ["data.path", "data.masks", "model.pretrained", "task.image", "task.mask", "task.base", *KINDS]
 KEYS += ["out", "name", "from", "guidance.silhouette.mask", "guidance.reference.image", "guidance.function"]
 KEYS += ["guidance.domain.base", "guidance.autoguidance.checkpoint", "guidance.negative.text", "features.weights"]
-KEYS += ["features.pretrained", "data.caption_column", "condition.text.encoder", "+guidance.clip.text", "task.base"]
+KEYS += [
+    "features.pretrained",
+    "data.caption_column",
+    "condition.text.encoder",
+    "+guidance.clip.text",
+    "guidance.negative.mask",
+]
 
 
 def read(argument: str, *others: str):
@@ -74,9 +82,13 @@ def test_lists_switches_and_what_is_quoted_stay_as_they_are(tmp_path, monkeypatc
 
 
 def test_a_tilde_is_the_home_folder_of_a_path():
-    for key in ("data.path", "out", "mask", "resume", "model.pretrained"):
+    for key in ("data.path", "out", "task.mask", "resume", "model.pretrained"):
         assert read(f"{key}=~/Images") == os.path.expanduser("~/Images")
     assert read("text=~/Images") == "~/Images"
+
+
+def test_every_kind_of_condition_is_known():
+    assert {*arguments.KINDS} == {*KINDS}
 
 
 def test_in_a_sweep_a_comma_separates():

@@ -1,7 +1,5 @@
 """The same command again with resume=true, on another number of devices."""
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +11,7 @@ from chrysalis.system.errors import UserError
 
 def composed(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["name=x", *overrides], return_hydra_config=True)
+        cfg = compose("train", ["name=x", "resume=true", *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
@@ -21,24 +19,31 @@ def composed(*overrides):
     return cfg
 
 
-def again(was, cfg):
-    before = resume._processes(was)
-    resume._change_to(was, cfg, Path("runs/x"))
-    resume._keep_joint_batch(was, before)
-    return was.data.batch_size, was.trainer.devices
-
-
 @pytest.fixture
-def was():
-    return OmegaConf.create(OmegaConf.to_container(composed(), resolve=True))
+def again(tmp_path):
+    """again(*overrides) resumes the run with the same command and these overrides, and records it."""
+    OmegaConf.save(composed(), tmp_path / "config.yaml", resolve=True)
+
+    def resumed(*overrides):
+        cfg = resume.recorded(composed(*overrides), tmp_path)
+        OmegaConf.save(cfg, tmp_path / "config.yaml", resolve=True)
+        return cfg
+
+    return resumed
 
 
-def test_every_step_keeps_its_images(was):
+def test_every_step_keeps_its_images(again):
     for devices, batch_size in ((2, 4), (2, 4), (4, 2), (1, 8), (1, 8)):
-        assert again(was, composed(f"trainer.devices={devices}")) == (batch_size, devices)
+        cfg = again(f"trainer.devices={devices}")
+        assert (cfg.data.batch_size, cfg.trainer.devices) == (batch_size, devices)
 
 
-def test_another_batch_size_is_still_refused(was):
-    again(was, composed("trainer.devices=2"))
+def test_another_batch_size_is_still_refused(again):
+    again("trainer.devices=2")
     with pytest.raises(UserError, match=r"data\.batch_size=16 was 4"):
-        again(was, composed("trainer.devices=2", "data.batch_size=16"))
+        again("trainer.devices=2", "data.batch_size=16")
+
+
+def test_a_moved_run_writes_where_it_is_now(again, tmp_path):
+    cfg = again()
+    assert cfg.run_dir == cfg.callbacks.checkpoint.run_dir == cfg.export.run_dir == str(tmp_path)

@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_unet
@@ -80,3 +81,15 @@ def test_a_new_kind_needs_its_class_alone():
 def test_an_unknown_part_is_refused():
     with pytest.raises(ValueError, match="condition 'depth' is unknown: choose one of label, vector"):
         Conditioner({"depth": {}}, 32)
+
+
+def test_a_typed_text_is_as_good_as_a_number_or_a_path(tmp_path, monkeypatch):
+    conditioner = Conditioner({"vector": {"names": ["span"], "mean": [0.0], "std": [1.0], "dim": 4}, "mask": {}}, 32)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    PIL.Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    request = Request(conditioner, {"vector": "12.5", "mask": "~/white.png"}, "a model")
+    cond = request.cond([0], [0], (8, 8), "cpu")
+    assert cond["vector"].tolist() == [[12.5]]
+    assert cond["mask"].min() == 1
+    with pytest.raises(UserError, match=r"vector=wide must be 1 numbers: \[span\]"):
+        Request(conditioner, {"vector": "wide"}, "a model")

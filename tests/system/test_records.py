@@ -45,7 +45,7 @@ def test_a_path_is_relative_or_its_last_name(tmp_path, monkeypatch, home):
 
 
 def test_leaves_are_the_values_by_key():
-    assert dict(leaves({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None, "g": {}})) == {
+    assert leaves({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None, "g": {}}) == {
         "a.b.c": 1,
         "a.d": [{"e": 2}],
         "f": None,

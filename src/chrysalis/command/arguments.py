@@ -6,20 +6,28 @@ Hydra's grammar gives commas, brackets, quotes and most other signs a meaning, a
 import os
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from chrysalis.system.errors import UserError
 
+# the condition kinds, by their files: importing them would import torch, for --help too
+KINDS = tuple(file.stem for file in Path(__file__).parents[1].glob("conditions/kinds/[!_]*.py"))
+CONDITIONS = (*KINDS, *(f"guidance.negative.{kind}" for kind in KINDS))
 PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "condition.text.encoder")
-PATHS += ("task.image", "task.mask", "task.base", "task.compare", "mask", "image", "out", "from", "resume")
-PATHS += ("plugins", "*features.pretrained", "*features.weights")
-PATHS += ("guidance.function", "guidance.*.function", "guidance.*.model", "guidance.*.image", "guidance.*.mask")
-PATHS += ("guidance.*.image", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
-TEXTS = ("text", "label", "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
-LISTS = ("text", "label", "mask", "image", "guidance.*negative.*", "task.compare", "plugins")  # several or one
+PATHS += ("task.image", "task.mask", "task.base", "task.compare", "out", "from", "resume", "plugins")
+PATHS += ("*features.pretrained", "*features.weights", "guidance.function", "guidance.*.function", "guidance.*.model")
+PATHS += ("guidance.*.image", "guidance.*.mask", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
+TEXTS = (*CONDITIONS, "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
+LISTS = (*CONDITIONS, "task.compare", "plugins")  # several values, or one
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether a command starts a sweep."""
+    return any(a in ("-m", "--multirun") or a.lower() == "hydra.mode=multirun" for a in arguments)
 
 
 def as_typed(arguments: list[str]) -> list[str]:
@@ -28,7 +36,7 @@ def as_typed(arguments: list[str]) -> list[str]:
     A path's ~ is expanded. Values that are quoted already, null, or a list where the key takes one stay as they are; in
     a sweep so do all that Hydra can read.
     """
-    swept = any(a in ("-m", "--multirun") or a.lower() == "hydra.mode=multirun" for a in arguments)
+    swept = is_sweep(arguments)
     return [_as_typed(a, swept) for a in arguments]
 
 
@@ -42,36 +50,31 @@ def quoted(text: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII)
     if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
-    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
-    return f'"{escaped}"'.replace("${", "\\${")
+    return QuotedString(text, Quote.double).with_quotes().replace("${", "\\${")
 
 
 def _as_typed(argument: str, swept: bool) -> str:
     key, sign, text = argument.partition("=")
     name = key.lstrip("+")
-    is_path, is_text = (any(fnmatchcase(name, pattern) for pattern in keys) for keys in (PATHS, TEXTS))
-    if not sign or not (is_path or is_text) or text in ("", "null") or (name == "resume" and _is_switch(text)):
+    is_path = _matches(name, PATHS)
+    is_switch = name == "resume" and text.strip().lower() in ("true", "false")
+    if not sign or not (is_path or _matches(name, TEXTS)) or text in ("", "null") or is_switch:
         return argument
-    home = os.path.expanduser(text) if is_path else text
     try:
         read = OverridesParser.create().parse_override(argument)
+        if swept or _is_meant(name, text, read):
+            return argument
     except HydraException:
         read = None
-    if read is not None and (swept or _is_meant(name, text, read)):
-        return argument
     if swept and "," in text:
         raise UserError(
             f"{argument} cannot be read: in a sweep a comma separates values, so quote each of them with double quotes "
             f'inside single ones, as in \'{name}="a, b","c (d)"\'.'
         )
-    if read is None and text[0] + text[-1] == "[]" and "," in text and _takes_list(name, home):
-        each = [part.strip() for part in text[1:-1].split(",")]
-        return f"{key}=[{','.join(quoted(os.path.expanduser(part) if is_path else part) for part in each)}]"
-    return f"{key}={quoted(home)}"
-
-
-def _is_switch(text: str) -> bool:
-    return text.strip().lower() in ("true", "false", "null")
+    home = os.path.expanduser if is_path else str
+    if read is None and text[0] + text[-1] == "[]" and "," in text and _takes_list(name, text):
+        return f"{key}=[{','.join(quoted(home(part.strip())) for part in text[1:-1].split(','))}]"
+    return f"{key}={quoted(home(text))}"
 
 
 def _is_meant(name: str, text: str, read: Override) -> bool:
@@ -79,15 +82,17 @@ def _is_meant(name: str, text: str, read: Override) -> bool:
     if read.is_sweep_override():
         return False
     found = read.value()
-    if text[0] + text[-1] in ('""', "''") and len(text) > 1:
+    if (text[0] + text[-1] in ('""', "''") and len(text) > 1) or name == "guidance.classifier.label":  # often a number
         return True
     if isinstance(found, list):
         return _takes_list(name, text)
-    if name == "guidance.classifier.label":  # a number for most classifiers
-        return True
-    return found == text and ("${" not in text or name not in ("text", "label", "guidance.negative.text"))
+    return found == text and ("${" not in text or name not in CONDITIONS)
 
 
 def _takes_list(name: str, text: str) -> bool:
     """Whether [a,b] is a list for this key, and not a folder called [old]."""
-    return any(fnmatchcase(name, pattern) for pattern in LISTS) and not os.path.exists(text)
+    return _matches(name, LISTS) and not os.path.exists(text)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

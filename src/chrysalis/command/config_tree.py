@@ -1,5 +1,6 @@
 """Configurations as Python's own dicts, lists and objects."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import hydra.utils
@@ -11,6 +12,17 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def walk(node: object, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of nested dicts and lists, for each of them and everything in them: ('data.size[0]', 64)."""
+    if key:
+        yield key, node
+    pairs = [(f"[{i}]", value) for i, value in enumerate(node)] if isinstance(node, list) else []
+    if isinstance(node, dict):
+        pairs = [(f".{name}" if key else str(name), value) for name, value in node.items()]
+    for end, value in pairs:
+        yield from walk(value, key + end)
 
 
 def instantiate(node: DictConfig, **more: Any) -> Any:

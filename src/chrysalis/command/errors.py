@@ -14,10 +14,12 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from chrysalis.command import plugins
+from chrysalis.command.arguments import value_of
+from chrysalis.command.config_tree import as_dict, walk
 from chrysalis.system.errors import UserError, causes, first_line
 from chrysalis.system.files import REPOSITORY, shown
 
@@ -41,8 +43,7 @@ def sentence(error: BaseException, config_name: str) -> str | None:
         if isinstance(link, OverrideParseException):
             return f"{link.override!r} is not of the form key=value: {str(link).splitlines()[0].rstrip('.')}."
         if isinstance(link, MissingMandatoryValue):
-            named = re.search(r"[Mm]issing mandatory value: (\S+)", str(link))
-            key = link.full_key or (named.group(1) if named else "a key")
+            key = link.full_key or first_line(link).split()[-1]
             return f"{key} is missing: give it as {key}=VALUE."
     if "Config group override must be a string or a list" in str(error):
         return "A group of the configuration was set to null or a number: give one of its options; guidance can be []."
@@ -50,8 +51,7 @@ def sentence(error: BaseException, config_name: str) -> str | None:
         return _unknown_key(error, config_name)
     if isinstance(error, InstantiationException):
         where = re.search(r"full_key: (\S+)", str(error))
-        key = where.group(1) if where else "The configuration"
-        return f"{key} cannot be used: {first_line(error.__cause__ or error)}."
+        return f"{where[1] if where else 'The configuration'} cannot be used: {first_line(error.__cause__ or error)}."
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'The configuration'}: {first_line(error)}."
     if "torch._inductor" in sys.modules:  # only a program that compiles can fail to
@@ -68,9 +68,7 @@ def sentence(error: BaseException, config_name: str) -> str | None:
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain):
         again = "Then resume=runs/NAME continues" if config_name == "train" else "Then the same command continues"
         return f"The disk is full, or a quota is reached: make room. {again}."
-    if isinstance(error, OSError) and error.filename:
-        return _unusable(error)
-    return None
+    return _unusable(error) if isinstance(error, OSError) and error.filename else None
 
 
 def _unusable(error: OSError) -> str:
@@ -78,9 +76,9 @@ def _unusable(error: OSError) -> str:
     file = Path(error.filename).absolute()
     there = next(path for path in (file, *file.parents) if path.exists())
     why = f"{error.strerror} in {there}" if there.is_dir() else f"{shown(there)} is a file"
-    for key, root in OUTPUT.items():
-        for word in (argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")):
-            folder = Path(root, _unquoted(word.partition("=")[2])).absolute()
+    for word in sys.argv[1:]:
+        if (key := word.partition("=")[0]) in OUTPUT:
+            folder = Path(OUTPUT[key], str(value_of(word))).absolute()
             if file == folder or file in folder.parents:
                 other = "name, or give hydra.run.dir=FOLDER" if key == "name" else "folder"
                 return f"{word} cannot be used: {why}. Choose another {other}."
@@ -90,18 +88,15 @@ def _unusable(error: OSError) -> str:
     return f"{error.filename} cannot be used: {error.strerror}."
 
 
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] + text[-1] in ('""', "''") else text
-
-
 def _unknown_option(error: MissingConfigException) -> str:
     """The message for data=foldr: the group has no such option."""
-    if typed := _file_as_option():
-        group, file = typed
-        return (
-            f"{group}={file} is a file, and an option is a name: put it at FOLDER/{group}/{file.name} and give "
-            f"--config-dir FOLDER {group}={file.stem}."
-        )
+    for argument in sys.argv[1:]:
+        group, _, file = argument.lstrip("+").partition("=")
+        if file.endswith(".yaml") and "." not in group:
+            return (
+                f"{group}={file} is a file, and an option is a name: put it at FOLDER/{group}/{Path(file).name} and "
+                f"give --config-dir FOLDER {group}={Path(file).stem}."
+            )
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not group or not options:
@@ -111,22 +106,16 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"{group}={option} is unknown.{hint} Choose one of {', '.join(options)}."
 
 
-def _file_as_option() -> tuple[str, Path] | None:
-    """(group, file) of an argument like experiment=folder/mine.yaml on the command line; None if there is none."""
-    pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
-    return next(((key.lstrip("+"), Path(v)) for key, v in pairs if "." not in key and v.endswith(".yaml")), None)
-
-
 def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     """The message for data.imge_size=64 or train.py scheduler=ddim: there is no such key, or not with such a value."""
     found = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", str(error))
     found = found or re.match(r"Error merging override \+*([^=]+)=", str(error))
-    key = found.group(1) if found else ""
+    key = found[1] if found else ""
     why = first_line(error.__cause__ or error)
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
         group, _, rest = key.partition(".")
         leaf = rest.split(".")[0]
-        known = _known_keys(config_name)
+        known = [k for k, _ in walk(as_dict(composed(config_name), resolve=False)) if not re.search(r"\[|\._", k)]
         if (CONF / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
             return f"{key} needs {group}={leaf}: add it to the command."
         if options := _options_with(CONF / group, rest):
@@ -139,27 +128,23 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     return f"{key or 'The command line'} cannot be used: {why}."
 
 
-def _options_with(group: Path, name: str) -> list[str]:
+def _options_with(group: Path, key: str) -> list[str]:
     """The options of a group whose files have this key at their root."""
-    if not name or not group.is_dir():
-        return []
     texts = {file.stem: file.read_text(encoding="utf-8") for file in sorted(group.glob("*.yaml"))}
-    own = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    own = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
     elsewhere = re.compile(rf"^# @package (?!{group.name}$)", re.MULTILINE)
     return [stem for stem, text in texts.items() if own.search(text) and not elsewhere.search(text)]
 
 
 def _nearest(key: str, known: list[str]) -> str | None:
-    last = key.split(".")[-1]
-    same_name = [k for k in known if k.split(".")[-1] == last]
-    if same_name:
-        return max(same_name, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio())
-    close = difflib.get_close_matches(key, known, 1, 0.75)
-    if close:
+    """The known key most like this one: of the same last part, else of a similar spelling, else of a similar end."""
+    by_end = {k.split(".")[-1]: k for k in known}
+    end = key.split(".")[-1]
+    same_end = difflib.get_close_matches(key, [k for k in known if k.split(".")[-1] == end], 1, 0)
+    if close := same_end or difflib.get_close_matches(key, known, 1, 0.75):
         return close[0]
-    by_last = {k.split(".")[-1]: k for k in known}
-    close = difflib.get_close_matches(last, list(by_last), 1, 0.7)
-    return by_last[close[0]] if close else None
+    close = difflib.get_close_matches(end, by_end, 1, 0.7)
+    return by_end[close[0]] if close else None
 
 
 def composed(config_name: str) -> DictConfig:
@@ -169,19 +154,3 @@ def composed(config_name: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config_name, chosen)
-
-
-def _known_keys(config_name: str) -> list[str]:
-    return [key for key in _keys(composed(config_name)) if "_target_" not in key and "_partial_" not in key]
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """All keys, those of inner nodes included."""
-    keys = []
-    for key in cfg:
-        full = f"{prefix}{key}"
-        keys.append(full)
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not OmegaConf.is_missing(cfg, key):
-            keys += _keys(node, f"{full}.")
-    return keys

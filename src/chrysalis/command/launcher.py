@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -46,24 +45,27 @@ class FreshProcesses(Launcher):
         """Remember the sweep; raise UserError if it cannot be started or continued."""
         self.context, self.config = hydra_context, config
         self.program = inspect.getfile(inspect.unwrap(task_function))
-        self.folder = Path(config.hydra.sweep.dir)
-        self.before = sweep.jobs(self.folder)
+        self.before = sweep.jobs(Path(config.hydra.sweep.dir))
         self.number = max((j.number for j in self.before), default=-1)  # the highest so far
-        _require_sweepable(config, self.folder, self.before)
+        self.process: subprocess.Popen | None = None
+        _require_sweepable(config, bool(self.before))
         stopped.clear()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs; after a signal to the sweep, no further ones."""
-        done = []
-        with Signals() as self.signals:
-            for overrides in job_overrides:
-                if not stopped:
-                    done.append(self._job([o for o in overrides if not o.startswith("resume=")]))
-        return done
+        """Run the jobs. A signal is forwarded to the running one, which saves and ends; no other begins."""
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+        heard = [s for s in (getattr(signal, name) for name in names) if signal.getsignal(s) != signal.SIG_IGN]
+        earlier = {signum: signal.signal(signum, self._forward) for signum in heard}
+        own = [[o for o in overrides if not o.startswith("resume=")] for overrides in job_overrides]
+        try:
+            return [self._job(overrides) for overrides in own if not stopped]
+        finally:
+            for signum, handler in earlier.items():
+                signal.signal(signum, handler)
 
     def _job(self, overrides: list[str]) -> JobReturn:
         """Run one job, or return what it has returned before."""
-        job = next((j for j in self.before if j.has(overrides)), None)
+        job = next((j for j in self.before if sweep.identity(j.overrides) == sweep.identity(overrides)), None)
         if job and job.finished:
             say(f"\njob {job.number}: {' '.join(overrides)} is done already: {shown(job.folder)}")
             sweep.ended.add(job.folder.absolute())
@@ -81,38 +83,16 @@ class FreshProcesses(Launcher):
 
     def _process(self, cfg: DictConfig) -> int:
         """Run one job in a process in this terminal; return its exit code."""
-        command = [sys.executable, self.program, *_flags(), *_arguments(cfg)]
         environment = {name: value for name, value in os.environ.items() if not LEAKED.fullmatch(name)}
-        return self.signals.wait(subprocess.Popen(command, env=environment))
-
-
-class Signals:
-    """Forwards a signal to the running job, which saves and ends, and lets no other begin."""
-
-    def __enter__(self) -> "Signals":
-        self.job: subprocess.Popen | None = None
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-        heard = [s for s in (getattr(signal, name) for name in names) if signal.getsignal(s) != signal.SIG_IGN]
-        self.earlier = {s: signal.signal(s, self._heard) for s in heard}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for signum, handler in self.earlier.items():
-            signal.signal(signum, handler)
-
-    def wait(self, job: subprocess.Popen) -> int:
-        """Wait for a job's process; return its exit code."""
-        self.job = job
+        self.process = subprocess.Popen([sys.executable, self.program, *_arguments(cfg)], env=environment)
         if stopped:  # a signal came while the process was started
-            job.send_signal(stopped[0])
-        code = job.wait()
-        self.job = None
-        return code
+            self.process.send_signal(stopped[0])
+        return self.process.wait()
 
-    def _heard(self, signum: int, frame: FrameType | None) -> None:
+    def _forward(self, signum: int, *_: object) -> None:
         stopped[:] = stopped or [signum]
-        if self.job is not None and not (signum == signal.SIGINT and _has_terminal()):
-            self.job.send_signal(signum)
+        if self.process is not None and not (signum == signal.SIGINT and _has_terminal()):
+            self.process.send_signal(signum)
 
 
 def _has_terminal() -> bool:
@@ -126,7 +106,7 @@ def _has_terminal() -> bool:
         return False
 
 
-def _require_sweepable(config: DictConfig, folder: Path, before: list[sweep.Job]) -> None:
+def _require_sweepable(config: DictConfig, exists: bool) -> None:
     """Raise UserError if resume has no meaning in this command, or the folder holds a sweep that is not continued."""
     if config.get("preflight") == "only":
         raise UserError("preflight=only describes one run and writes nothing: give one value of each key, without -m.")
@@ -137,25 +117,22 @@ def _require_sweepable(config: DictConfig, folder: Path, before: list[sweep.Job]
     if continues and not any(o.startswith("name=") for o in typed):
         raise UserError("resume=true needs the sweep's name: give name=NAME too, where the sweep is runs/NAME.")
     again = bool(int(os.environ.get("SLURM_RESTART_COUNT") or 0))  # SLURM queued the same command again
-    if before and not continues and not again:
-        raise UserError(f"{shown(folder)} already holds a sweep: choose another name, or continue it with resume=true.")
-
-
-def _flags() -> list[str]:
-    """The flags of a job's command: the configuration's name and the folders that the sweep's command adds."""
-    hydra = HydraConfig.get()
-    sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    return [f"--config-name={hydra.job.config_name}", *(f"--config-dir={path}" for path in sources)]
+    if exists and not continues and not again:
+        folder = shown(Path(config.hydra.sweep.dir))
+        raise UserError(f"{folder} already holds a sweep: choose another name, or continue it with resume=true.")
 
 
 def _arguments(cfg: DictConfig) -> list[str]:
-    """The overrides of a job's command; its number marks it as a job."""
+    """A job's arguments: the configuration, the folders added to it, and overrides; its number marks it as a job."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    added = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     own = [o for o in hydra.overrides.hydra if not SWEEP_ONLY.match(o)] + [f"hydra.job.num={hydra.job.num}"]
     if checkpoints.any_in(folder):
-        return [f"resume={quoted(shown(folder))}", *own]
-    for name in ("checkpoints", "tensorboard"):  # left by an earlier start without a checkpoint
-        shutil.rmtree(folder / name, ignore_errors=True)
-    overrides = [o for o in hydra.overrides.task if not o.startswith("name=")]
-    return [*overrides, f"name={quoted(str(cfg.name))}", f"hydra.run.dir={quoted(shown(folder))}", *own]
+        overrides = [f"resume={quoted(shown(folder))}"]
+    else:
+        for name in ("checkpoints", "tensorboard"):  # left by an earlier start without a checkpoint
+            shutil.rmtree(folder / name, ignore_errors=True)
+        overrides = [o for o in hydra.overrides.task if not o.startswith("name=")]
+        overrides += [f"name={quoted(str(cfg.name))}", f"hydra.run.dir={quoted(shown(folder))}"]
+    return [f"--config-name={hydra.job.config_name}", *added, *overrides, *own]

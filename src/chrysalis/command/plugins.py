@@ -52,10 +52,7 @@ def _load_package(name: str) -> ModuleType:
 def _load_file(place: str) -> ModuleType:
     """The module of a file, imported once in a process, under a name that nothing else has."""
     file = require_path("plugins", place).absolute()
-    known = sys.modules.get(file.stem)
-    if known is not None and getattr(known, "__file__", None) == str(file):
-        return known
-    spec = None if known else importlib.util.find_spec(file.stem)
-    if known or (spec is not None and spec.origin != str(file)):
+    spec = importlib.util.find_spec(file.stem)
+    if spec is not None and spec.origin != str(file):
         raise UserError(f"plugins={place} has the name of another module, {file.stem}: rename the file.")
-    return load_module(str(file), "plugins")
+    return sys.modules.get(file.stem) or load_module(str(file), "plugins")

@@ -41,10 +41,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 
 def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """The whole program, from sys.argv to the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
     codes: list[int] = []  # not the exceptions: their tracebacks would keep a failed job's tensors alive
-    for earlier in (sweep.codes, launcher.stopped):
+    for earlier in (sweep.codes, sweep.begun, launcher.stopped):
         earlier.clear()
     _typed[:] = sys.argv[1:]
     if "--version" in _typed:
@@ -122,20 +121,18 @@ def _show(error: Exception, config_name: str) -> int:
 
 
 def _recalled(arguments: list[str]) -> list[str]:
-    """sample.py from=image.png: the arguments that generated the image, before those typed now."""
-    arguments = [word for a in arguments for word in _by_class(a)]
-    if not any(a.startswith("from=") for a in arguments):
-        return arguments
+    """With from=IMAGE, the arguments that generated the image before those typed; scheduler=CLASS as Hydra reads it."""
+    by_class = re.compile(
+        r"scheduler=((?:\w+,)*\w+Scheduler(?:,\w+)*)"
+    )  # any of diffusers' classes, several in a sweep
+    words: list[str] = []
+    for a in arguments:
+        words += ["scheduler=other", f"scheduler.name={named[1]}"] if (named := by_class.fullmatch(a)) else [a]
+    if not any(a.startswith("from=") for a in words):
+        return words
     from chrysalis.command.recipes import expanded
 
-    return expanded(arguments)
-
-
-def _by_class(argument: str) -> list[str]:
-    """Let scheduler=CLASS name any scheduler class of diffusers, as if it were an option of conf/scheduler."""
-    if re.fullmatch(r"scheduler=(\w+,)*\w+Scheduler(,\w+)*", argument):
-        return ["scheduler=other", argument.replace("=", ".name=", 1)]
-    return [argument]
+    return expanded(words)
 
 
 def command_line() -> str:

@@ -3,18 +3,15 @@
 import os
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from chrysalis.command.arguments import is_sweep
 from chrysalis.command.quick_start import keep_compiled
 from chrysalis.system.errors import UserError
-
-if TYPE_CHECKING:
-    import torch.distributed as dist
 
 FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key of the folder, and how its default begins
 WAIT = timedelta(minutes=10)  # until the first process has begun
 
-_stores: "list[dist.Store]" = []  # kept open: without a store of torchrun's, the first process serves it to all
+_stores: list[object] = []  # kept open: without a store of torchrun's, the first process serves it to all
 
 
 def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
@@ -22,10 +19,9 @@ def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
 
     The default is the time, which each process reads at a different moment.
     """
-    several = (
-        int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
-    )  # Lightning's own processes have no RANK
-    if several and any(a in ("-m", "--multirun") for a in arguments):
+    # Lightning's own processes have no RANK
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    if several and is_sweep(arguments):
         raise UserError("A sweep starts its processes itself: leave torchrun out and give trainer.devices=NUMBER.")
     key, begins = FOLDER[config_name]
     if any(a.startswith((f"{key}=", "hydra.run.dir=")) for a in arguments):

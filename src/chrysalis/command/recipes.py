@@ -8,17 +8,18 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from chrysalis.command.arguments import quoted, value_of
-from chrysalis.command.config_tree import as_dict, instantiate
+from chrysalis.command.config_tree import as_dict, instantiate, walk
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import KINDS
 from chrysalis.conditions.request import Request
@@ -107,12 +108,8 @@ def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     precision = resolve(cfg.trainer.precision, cfg.trainer.accelerator)
     if precision != "32-true":
         overrides.append(f"trainer.precision={precision}")  # never `auto`: machines differ
-    found = {
-        "settings": settings,
-        "command": shlex.join(["python", "sample.py", *overrides]),
-        "overrides": overrides,
-        "inputs": _inputs(settings),
-    }
+    found = {"settings": settings, "overrides": overrides, "inputs": _inputs(settings)}
+    found["command"] = shlex.join(["python", "sample.py", *overrides])
     new = SamplingRecord(**all_public(found), versions=hardware.versions(), precision=precision, only=cfg.only)
     _warn_of_changes(new)
     return new
@@ -151,14 +148,13 @@ def chosen_model(cfg: DictConfig) -> str:
 
 def request(cfg: DictConfig, conditioner: Conditioner | None, pretrained: str) -> Request:
     """The conditions that the configuration asks for."""
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
-    return Request(conditioner, {name: values[name] for name in values if name in KINDS}, pretrained)
+    return Request(conditioner, {key: value for key, value in as_dict(cfg).items() if key in KINDS}, pretrained)
 
 
-def terms(guidance: DictConfig) -> dict[str, DictConfig]:
+def terms(group: DictConfig) -> dict[str, DictConfig]:
     """The nodes of a group that have a _target_, by name: the terms of guidance, the parts of a condition."""
-    nodes = ((str(name), node) for name, node in guidance.items())
-    return {name: node for name, node in nodes if isinstance(node, DictConfig) and "_target_" in node}
+    nodes = {str(name): node for name, node in group.items() if isinstance(node, DictConfig)}
+    return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
 def _inputs(settings: dict) -> dict[str, str]:
@@ -170,43 +166,30 @@ def _inputs(settings: dict) -> dict[str, str]:
     groups = {group: settings.get(group) for group in ("model", "task", "guidance", "plugins", *read)}
     groups["task"] = {key: value for key, value in (groups["task"] or {}).items() if key not in TASK_GROUPS}
     negative = (groups["guidance"] or {}).get("negative") or {}
-    images = {*_strings([given.get(name) for name in read for given in (groups, negative)])}
-    words = {*_strings([negative.get(name) for name in KINDS if name not in read])}
+    images = _texts([given.get(name) for name in read for given in (groups, negative)])
+    words = _texts([negative.get(name) for name in KINDS if name not in read])
     digests: dict[str, str] = {}
-    for value in sorted(set(_strings(groups)) - words - {""}):
+    for value in sorted(_texts(groups) - words - {""}):
         name = value.split(".py:")[0] + ".py" if ".py:" in value else value
         for within, file in _files_of(name, suffixes() if value in images else {".safetensors"}):
             known = f"{public(name)}/{within}" if within else public(name)
             numbered = (f"{known} ({k})" if k > 1 else known for k in itertools.count(1))
-            digests[next(n for n in numbered if n not in digests)] = _digest(file)
+            with open(file, "rb") as f:
+                digest = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=12))
+            digests[next(n for n in numbered if n not in digests)] = digest.hexdigest()
     return dict(sorted(digests.items()))
 
 
 def _files_of(name: str, used: Collection[str]) -> list[tuple[str, Path]]:
     """[("", file)] for a file; for a folder, (path within it, file) of those with the suffixes."""
-    try:
+    with suppress(OSError, RuntimeError):  # a long text is no path, ~someone may have no home
         for place in (Path(name).expanduser(), REPOSITORY / name):
             if place.is_file():
                 return [("", place)]
-            inside = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in used] if place.is_dir() else []
-            if inside:
+            if inside := [file for file in sorted(place.rglob("*")) if file.suffix.lower() in used]:
                 return [(str(file.relative_to(place)), file) for file in inside]
-    except (OSError, RuntimeError):  # a long text is no path, ~someone may have no home
-        pass
     return []
 
 
-def _strings(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for value in node.values():
-            yield from _strings(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _strings(value)
-    elif isinstance(node, str):
-        yield node
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+def _texts(node: object) -> set[str]:
+    return {value for _, value in walk(node) if isinstance(value, str)}

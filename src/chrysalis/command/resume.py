@@ -4,11 +4,11 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from chrysalis.command.arguments import is_sweep
 from chrysalis.command.config_tree import as_dict
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown
@@ -37,13 +37,14 @@ def set_changes_aside(arguments: list[str]) -> list[str]:
     Under SLURM a job that was queued again resumes its run.
     """
     changes.clear()
-    given = [a for a in arguments if a.startswith("resume=") and a[7:].strip() not in ("", "''", '""', "null", "false")]
+    none = ("", "''", '""', "null", "false")
+    given = [a for a in arguments if a.startswith("resume=") and a[7:].strip() not in none]
     arguments = [a for a in arguments if a in given or not a.startswith("resume=")]
-    if any(a in ("-m", "--multirun") for a in arguments):
+    if is_sweep(arguments):
         return arguments
     if not given and int(os.environ.get("SLURM_RESTART_COUNT") or 0):
         return [*arguments, "resume=true"]
-    if [a.lower() for a in given] in ([], ["resume=true"]):
+    if {a.lower() for a in given} <= {"resume=true"}:
         return arguments
     kept = [a for a in arguments if a.startswith(("-", "resume=", "name=", "hydra"))]
     changes.extend(a for a in arguments if a not in kept)
@@ -74,7 +75,9 @@ def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
     else:
         _change(run, folder)
     _keep_joint_batch(run, before)
-    _set_everywhere(run, "run_dir", str(folder))
+    for key in leaves(as_dict(run, resolve=False)):  # the run folder may have been moved or copied
+        if key.split(".")[-1] == "run_dir":
+            OmegaConf.update(run, key, str(folder))
     return run
 
 
@@ -106,28 +109,23 @@ def _change(run: DictConfig, folder: Path) -> None:
 
 def _change_to(run: DictConfig, cfg: DictConfig, folder: Path) -> None:
     """Apply what differs in a whole configuration; data.batch_size=auto stays as it was settled when the run began."""
-    settled = ["name", "resume", "run_dir", BEGUN, *(SETTLED if cfg.data.get("batch_size") == "auto" else ())]
+    settled = ["name", "resume", BEGUN, *(SETTLED if cfg.data.get("batch_size") == "auto" else ())]
     if cfg.data.get("batch_size") == run.get(BEGUN):
         settled.append("data.batch_size")
-    new, old = (dict(leaves(as_dict(c))) for c in (cfg, run))
+    new, old = (leaves(as_dict(c)) for c in (cfg, run))
     for key in {**new, **old}:
-        if key in settled or key.endswith(".run_dir") or key.startswith(f"{MEASURING}."):
+        if key in settled or key.split(".")[-1] == "run_dir" or key.startswith(f"{MEASURING}."):
             continue
         if key in new and key in old and new[key] == old[key]:
             continue
         if not CHANGEABLE.fullmatch(key):
-            raise _cannot_change(key, new, old, folder)
+            keep = "leave it as it was, or choose another name."
+            if key in new and key in old:
+                was = f"was {old[key]} when {shown(folder)} began"
+                raise UserError(f"{key}={new[key]} {was}, and cannot change when a run is resumed: {keep}")
+            had, name = "has it" if key in old else "does not have it", key.removesuffix("._target_")
+            raise UserError(f"{name} cannot change when a run is resumed, and {shown(folder)} {had}: {keep}")
         OmegaConf.update(run, key, new.get(key), force_add=True)
-
-
-def _cannot_change(key: str, new: dict[str, Any], old: dict[str, Any], folder: Path) -> UserError:
-    keep = "leave it as it was, or choose another name."
-    if key in new and key in old:
-        was = f"was {old[key]} when {shown(folder)} began"
-        return UserError(f"{key}={new[key]} {was}, and cannot change when a run is resumed: {keep}")
-    had = "has it" if key in old else "does not have it"
-    name = key.removesuffix("._target_")
-    return UserError(f"{name} cannot change when a run is resumed, and {shown(folder)} {had}: {keep}")
 
 
 def _processes(cfg: DictConfig) -> int | None:
@@ -154,17 +152,7 @@ def _keep_joint_batch(run: DictConfig, before: int | None) -> None:
 
 def _restore_links(run: DictConfig, cfg: DictConfig) -> None:
     """Put back the ${key} that config.yaml has as values, so that a changed key reaches all that refer to it."""
-    for key, value in leaves(as_dict(cfg, resolve=False)):
+    for key, value in leaves(as_dict(cfg, resolve=False)).items():
         link = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
         if link and all(OmegaConf.select(run, k, default=run) is not run for k in (key, link[1])):
             OmegaConf.update(run, key, value)
-
-
-def _set_everywhere(cfg: DictConfig, name: str, value: str) -> None:
-    """Set every key of this name: a run folder may have been moved or copied, and the run writes into this one."""
-    for key in cfg:
-        node = cfg[key]
-        if key == name:
-            cfg[key] = value
-        elif isinstance(node, DictConfig):
-            _set_everywhere(node, name, value)

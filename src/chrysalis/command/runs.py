@@ -53,48 +53,38 @@ def typed() -> set[str]:
 
 def chosen(cfg: DictConfig, keys: Iterable[str]) -> set[str]:
     """Those of some callbacks' keys that the user chose: typed, or other than in conf/callbacks."""
-    defaults = {}
-    for key in keys:
-        _, callback, name = key.split(".")
-        defaults[key] = OmegaConf.select(OmegaConf.load(CONF / "callbacks" / f"{callback}.yaml"), f"{callback}.{name}")
-    return {key for key, value in defaults.items() if OmegaConf.select(cfg, key) != value} | (typed() & {*defaults})
+    defaults = {key: OmegaConf.load(CONF / "callbacks" / f"{key.split('.')[1]}.yaml") for key in keys}
+    return typed() & {*defaults} | {
+        key
+        for key, callback in defaults.items()
+        if OmegaConf.select(cfg, key) != OmegaConf.select(callback, key.removeprefix("callbacks."))
+    }
 
 
-def is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a run has trained for the steps of this configuration, and its export is complete and up to date."""
-    files = ["results.json", "history.json", "before_after.png", "pipeline/model_index.json"]
+def nothing_to_do(cfg: DictConfig, folder: Path) -> str | None:
+    """A message if a run has trained for the configured steps and its export is complete and up to date, else None."""
+    files = ["history.json", "before_after.png", "pipeline/model_index.json"]
     files += ["report.html", "loss.png"] if cfg.export.report else []
-    if not all((folder / name).is_file() for name in files) or cfg.preflight == "only":
-        return False
-    ends = ((cfg.trainer.max_steps, "steps"), (cfg.trainer.max_epochs, "epochs"))
-    if not any(0 < (wanted or 0) <= _trained_for(folder, what) for wanted, what in ends):
-        return False
-    return _export_settings(cfg) == _export_settings(resume.read(folder / "config.yaml"))
-
-
-def nothing_to_do(cfg: DictConfig, folder: Path) -> str:
-    """The message for a run that is finished."""
-    key = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
-    steps = _trained_for(folder, "steps")
-    return (
-        f"{shown(folder)} has trained for {steps} steps and is exported: there is nothing to do. "
-        f"trainer.{key}=MORE continues it."
-    )
-
-
-def _trained_for(folder: Path, unit: str) -> int:
-    """The number of steps or epochs in results.json; 0 if it is damaged, so that it is written again."""
+    if cfg.preflight == "only" or not all((folder / name).is_file() for name in files):
+        return None
     try:
-        number = read_mapping(folder / "results.json", "is damaged").get(unit)
-    except UserError:
-        return 0
-    return number if isinstance(number, int) else 0
+        results = read_mapping(folder / "results.json", "is damaged")
+        trained_for = {f"max_{unit}": int(results[unit]) for unit in ("steps", "epochs")}
+    except (UserError, KeyError, TypeError, ValueError):  # missing or damaged: it is then written again
+        return None
+    ends = [key for key, done in trained_for.items() if 0 < (cfg.trainer[key] or 0) <= done]
+    if not ends or _export_settings(cfg) != _export_settings(resume.read(folder / "config.yaml")):
+        return None
+    return (
+        f"{shown(folder)} has trained for {results['steps']} steps and is exported: there is nothing to do. "
+        f"trainer.{ends[0]}=MORE continues it."
+    )
 
 
 def _export_settings(cfg: DictConfig) -> dict[str, object]:
     """The settings that determine the export and the figures beside it."""
     groups = ("callbacks.best.", "callbacks.evaluate.", "features.", "export.")
-    return {k: v for k, v in leaves(as_dict(cfg)) if k.startswith(groups) and not k.endswith("run_dir")}
+    return {k: v for k, v in leaves(as_dict(cfg)).items() if k.startswith(groups) and not k.endswith("run_dir")}
 
 
 def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, settled: Mapping[str, object]) -> None:
@@ -114,5 +104,5 @@ def record(cfg: DictConfig, folder: Path, checkpoint: Path | None, settled: Mapp
 def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     """{'data.batch_size': 4, ...} without callbacks and logger, as TensorBoard's hparams take them."""
     plain = {key: value for key, value in as_dict(cfg).items() if key not in ("callbacks", "logger")}
-    pairs = {key: value for key, value in leaves(plain) if value is not None and "._" not in f".{key}"}
-    return {key: value if isinstance(value, int | float | bool) else str(value) for key, value in pairs.items()}
+    pairs = {key: value for key, value in leaves(plain).items() if value is not None and "._" not in f".{key}"}
+    return {key: value if isinstance(value, int | float) else str(value) for key, value in pairs.items()}

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Column, Table
 
+from chrysalis.command.arguments import is_sweep
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
@@ -27,7 +28,7 @@ STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, 
 
 codes: list[int] = []  # of this command's jobs that failed
 ended: set[Path] = set()  # folders of this command's jobs that ended in this process
-_begun: Path | None = None  # folder of a new sweep, until its first job begins
+begun: set[Path] = set()  # folder of this command's sweep, unless it held one before
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,12 @@ class Job:
             return f"failed: killed by {signal.Signals(-self.exit_code).name}"
         return f"failed: exit code {self.exit_code}"
 
-    def row(self) -> tuple[str, ...]:
+    def row(self) -> list[str]:
         """Its cells for COLUMNS."""
-        if (r := self.results) is None:
-            return (self.folder.name, " ".join(self.overrides), self.state, "", "", "", "")
-        losses = (f"{r['final_val_loss']:.5f}", f"{r['val_loss']:.5f}")
-        figures = (*losses, str(r["best_step"]), f"{r['seconds']:.0f}")
-        return (self.folder.name, " ".join(self.overrides), self.state, *figures)
-
-    def has(self, overrides: Iterable[str]) -> bool:
-        """Whether it is the job of these overrides, in whatever order they were typed."""
-        return _identity(self.overrides) == _identity(overrides)
+        results = self.results or {}
+        digits = {"final_val_loss": ".5f", "val_loss": ".5f", "best_step": "d", "seconds": ".0f"}
+        figures = [format(results[name], form) if results else "" for name, form in digits.items()]
+        return [self.folder.name, " ".join(self.overrides), self.state, *figures]
 
 
 def job(folder: Path) -> Job:
@@ -92,13 +88,14 @@ def jobs(folder: Path) -> list[Job]:
     return sorted((job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
 
 
-def _identity(overrides: Iterable[str]) -> frozenset[str]:
-    return frozenset(o for o in overrides if o.split("=")[0] not in ("name", "resume", "debug"))
+def identity(overrides: Iterable[str]) -> set[str]:
+    """What makes a job another one, in whatever order it was typed."""
+    return {o for o in overrides if o.split("=")[0] not in ("name", "resume", "debug")}
 
 
 def only_swept_in_names(arguments: list[str]) -> list[str]:
     """With -m, add the setting with which Hydra leaves overrides that all jobs share out of their folders' names."""
-    if not any(a in ("-m", "--multirun") for a in arguments):
+    if not is_sweep(arguments):
         return arguments
     typed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
     shared = sorted({o.key_or_group for o in typed if not o.is_sweep_override()})
@@ -107,38 +104,34 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
 
 def forget() -> None:
     """After a mistake in the sweep's own command, delete what Hydra wrote before the first job."""
-    if _begun is not None:
-        with suppress(NotADirectoryError):
-            (_begun / "multirun.yaml").unlink(missing_ok=True)
-        remove_if_empty(_begun)
+    for folder in begun:
+        if not jobs(folder):
+            with suppress(NotADirectoryError):
+                (folder / "multirun.yaml").unlink(missing_ok=True)
+            remove_if_empty(folder)
 
 
 class Summary(Callback):
     """Hydra's callback that records each job in its folder, in the process that runs it, and prints the table."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _begun
         folder = Path(config.hydra.sweep.dir)
-        _begun = None if (folder / "multirun.yaml").exists() else folder
-        codes.clear()
-        ended.clear()
+        for earlier in (codes, ended, begun):
+            earlier.clear()
+        begun.update(() if (folder / "multirun.yaml").exists() else (folder,))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _begun
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
-        _begun = None
-        overrides = list(config.hydra.overrides.task)
-        _write(Path(config.hydra.runtime.output_dir), overrides, None)
-        say(f"\njob {config.hydra.job.num}: {' '.join(overrides)}")
+        if config.hydra.mode == RunMode.MULTIRUN:
+            overrides = list(config.hydra.overrides.task)
+            _write(Path(config.hydra.runtime.output_dir), overrides, None)
+            say(f"\njob {config.hydra.job.num}: {' '.join(overrides)}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
-        folder = Path(config.hydra.runtime.output_dir)
-        code = job_return._return_value  # the property raises what another launcher's job raised
-        _write(folder, list(job_return.overrides or ()), code if isinstance(code, int) else 1)
-        ended.add(folder)
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.runtime.output_dir)
+            code = job_return._return_value  # the property raises what another launcher's job raised
+            _write(folder, list(job_return.overrides or ()), code if isinstance(code, int) else 1)
+            ended.add(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -146,10 +139,9 @@ class Summary(Callback):
         there += [job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
         mine = [j for j in there if not ended or j.folder.absolute() in ended]
         codes[:] = [1 if j.exit_code is None else j.exit_code for j in mine if not j.finished]
-        rows = [j.row() for j in there]
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f).writerows([COLUMNS, *rows])
-        console.print(_table(rows, shown(folder)))
+            csv.writer(f).writerows([COLUMNS, *(j.row() for j in there)])
+        console.print(_table(there, shown(folder)))
         if figure := _figure(folder, there):
             say(f"figure: {shown(figure)}")
         where = shown(folder / "summary.csv")
@@ -161,17 +153,22 @@ def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
     write_text(folder / RECORD, json.dumps({"overrides": overrides, "exit_code": exit_code}, indent=2) + "\n")
 
 
+def _own(there: list[Job]) -> list[list[str]]:
+    """Of each job, the overrides that not all of them share."""
+    common = set.intersection(*(set(j.overrides) for j in there)) if len(there) > 1 else set()
+    return [[o for o in j.overrides if o not in common] for j in there]
+
+
 def _figure(folder: Path, there: list[Job]) -> Path | None:
     """Write figure.png, validation loss and KD against steps; None if fewer than two settings can be compared.
 
     Jobs that differ in their seed alone are one band.
     """
     groups: dict[str, list[dict]] = {}
-    common = set.intersection(*(set(j.overrides) for j in there)) if there else set()
-    for j in there:
+    for j, overrides in zip(there, _own(there), strict=True):
         if j.finished and (j.folder / "history.json").is_file():
-            own = [o for o in j.overrides if o not in common and not o.startswith("seed=")]
-            groups.setdefault(", ".join(own), []).append(_loaded(j.folder / "history.json"))
+            name = ", ".join(o for o in overrides if not o.startswith("seed="))
+            groups.setdefault(name, []).append(_loaded(j.folder / "history.json"))
     if len(groups) < 2:
         return None
     from chrysalis.evaluation.plots import sweep_figure
@@ -180,16 +177,14 @@ def _figure(folder: Path, there: list[Job]) -> Path | None:
     return folder / "figure.png"
 
 
-def _table(rows: list[tuple[str, ...]], title: str) -> Table:
+def _table(there: list[Job], title: str) -> Table:
     """The table for the screen: job numbers, overrides that not all jobs share, and states unless all are done."""
-    common = set.intersection(*(set(row[1].split(" ")) for row in rows)) if len(rows) > 1 else set()
-    shown_columns = [c for c in COLUMNS if c != "state" or {row[2] for row in rows} != {"done"}]
-    table = Table(*(Column(name, overflow="fold") for name in shown_columns), title=title)
-    for row in rows:
-        cells = dict(zip(COLUMNS, row, strict=True))
-        own = [o for o in cells["overrides"].split(" ") if o not in common]
-        cells |= {"job": cells["job"].split("_")[0], "overrides": "\n".join(own)}
-        table.add_row(*(escape(cells[name]) for name in shown_columns))
+    all_done = all(j.finished for j in there)
+    table = Table(*(Column(name, overflow="fold") for name in COLUMNS if name != "state" or not all_done), title=title)
+    for j, overrides in zip(there, _own(there), strict=True):
+        name, _, state, *figures = j.row()
+        cells = [name.split("_")[0], "\n".join(overrides), *([] if all_done else [state]), *figures]
+        table.add_row(*map(escape, cells))
     return table
 
 

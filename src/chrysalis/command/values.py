@@ -7,7 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from chrysalis.command import plugins, targets
-from chrysalis.command.config_tree import as_dict
+from chrysalis.command.config_tree import as_dict, walk
 from chrysalis.command.errors import composed
 from chrysalis.command.value_types import as_typed_text, described, fits
 from chrysalis.system import ranges
@@ -39,20 +39,14 @@ WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
     "out": str | int | float,
     "from": str | None,
     "only": str | None,
-    "model.pretrained": str | None,
-    "trainer.accelerator": str,
-    "trainer.devices": ranges.Processes | Literal["auto"],
-    "trainer.num_nodes": ranges.Positive,
-    "trainer.precision": str | int,
 }
-OF_LIGHTNING = {  # types of arguments of Lightning's Trainer, which annotates them more widely
+IN_PLACE = {  # types of arguments that stand for another annotation: Lightning's are wider
+    "model.pretrained": str | None,  # sample.py then chooses
     "trainer.max_steps": ranges.Endless,
     "trainer.max_epochs": ranges.Endless | None,
     "trainer.accumulate_grad_batches": ranges.Positive,
     "trainer.log_every_n_steps": ranges.Positive,
-    "trainer.devices": ranges.Processes | str | list[int],
     "trainer.num_nodes": ranges.Positive,
-    "trainer.precision": str | int,
 }
 # Arguments of Lightning's Trainer that this project replaces, with what to use instead
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"
@@ -74,6 +68,7 @@ NOT_USED |= {
 }
 NOT_USED |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "training tests and predicts nothing")
 NEEDS_KEYS = "it must have keys, and a _target_ where `--cfg job` shows one."
+GROUPS = ("callbacks", "condition", "guidance")  # of nodes
 CALLED_LATER = ("features", "objective", "optimizer", "lr_schedule", "trainer", "export", "scheduler")  # _partial_
 BUILT_AT_ONCE = ("data", "model", "adapter", "weighting", "logger", "profiling", "animation")
 
@@ -93,20 +88,10 @@ def require(cfg: DictConfig) -> None:
         if not fits(value, hint):
             raise UserError(f"{_assignment(key, value)} must be {described(hint)}{_default(key, value, plain)}.")
     if "lr_schedule" in plain:
-        _require_end(plain)
+        _require_end(plain["trainer"], plain["lr_schedule"].get("kind"))
         for key in plain["trainer"]:
             if key in NOT_USED:
                 raise UserError(f"trainer.{key} is not used here: {NOT_USED[key]}.")
-
-
-def _require_end(plain: dict[str, Any]) -> None:
-    """Raise UserError unless training takes a step, and ends where the learning rate falls towards its end."""
-    trainer, kind = plain["trainer"], plain["lr_schedule"].get("kind")
-    for key in ("max_steps", "max_epochs"):
-        if trainer.get(key) == 0:
-            raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
-    if kind in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
-        raise UserError(f"lr_schedule={kind} needs an end: give trainer.max_steps or trainer.max_epochs.")
 
 
 def require_name(name: object) -> None:
@@ -120,44 +105,45 @@ def require_name(name: object) -> None:
         )
 
 
+def _require_end(trainer: dict[str, Any], schedule: str) -> None:
+    """Raise UserError unless training takes a step, and ends where the learning rate falls towards its end."""
+    for key in ("max_steps", "max_epochs"):
+        if trainer.get(key) == 0:
+            raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
+    if schedule in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
+        raise UserError(f"lr_schedule={schedule} needs an end: give trainer.max_steps or trainer.max_epochs.")
+
+
 def _require_nodes(plain: dict[str, Any]) -> None:
     """Raise UserError for a value in the place of an object's keys."""
-    sampling = "optimizer" not in plain
-    for name in (*BUILT_AT_ONCE, *CALLED_LATER, "task"):
-        if name not in plain or (sampling and (name == "trainer" or (name == "data" and plain[name] is None))):
-            continue
-        node = plain[name]
+    for name in GROUPS:
+        if not isinstance(plain.get(name, {}), dict):
+            raise UserError(f"{_assignment(name, plain[name])} cannot be used: {NEEDS_KEYS}")
+    nodes = {name: plain[name] for name in (*BUILT_AT_ONCE, *CALLED_LATER, "task") if name in plain}
+    if "task" in plain and plain.get("data") is None:  # sample.py needs data for task=evaluate alone
+        nodes.pop("data", None)
+    nodes |= {f"callbacks.{name}": node for name, node in plain.get("callbacks", {}).items()}
+    for name, node in nodes.items():
+        if node is None and name.startswith("callbacks."):
+            raise UserError(f"{name}=null cannot be used: each is needed; a large every_n_train_steps makes it rare.")
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{_assignment(name, node)} cannot be used: {NEEDS_KEYS}")
         later = node.get("_partial_", False)
         if name != "task" and later is not (name in CALLED_LATER):
             raise UserError(f"{name}._partial_={as_typed_text(later)} cannot be used: leave it as it is.")
-    for name in ("callbacks", "condition", "guidance", "trainer"):
-        if name in plain and not isinstance(plain[name], dict):
-            raise UserError(f"{_assignment(name, plain[name])} cannot be used: {NEEDS_KEYS}")
-    for name, node in (plain.get("callbacks") or {}).items():
-        if node is None:
-            raise UserError(
-                f"callbacks.{name}=null cannot be used: each is needed; a large every_n_train_steps makes it rare."
-            )
-        if not (isinstance(node, dict) and "_target_" in node):
-            raise UserError(f"{_assignment(f'callbacks.{name}', node)} cannot be used: it must have a _target_.")
 
 
 def _with_types(plain: dict[str, Any]) -> Iterator[tuple[str, object, object]]:
     """Yield (key, value, type) of every value whose type is known; import the plugins once their key is checked."""
-    nodes = dict(targets.nodes(plain))
+    values = dict(walk(plain))
+    nodes = {key: value for key, value in values.items() if isinstance(value, dict) and "_target_" in value}
     for key, hint in WITHOUT_TARGET.items():
-        node, _, name = key.rpartition(".")
-        holder: Any = plain
-        for part in node.split(".") if node else ():
-            holder = holder.get(part) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and name in holder and (key == "model.pretrained" or node not in nodes):
-            yield key, holder[name], hint
+        if key in values and key.rpartition(".")[0] not in nodes:
+            yield key, values[key], hint
     names = plugins.load(plain.get("plugins", ()))
     for key, node in nodes.items():
         for name, value, hint in targets.arguments(key, node, names):
-            yield name, value, OF_LIGHTNING.get(name, hint)
+            yield name, value, IN_PLACE.get(name, hint)
 
 
 def _default(key: str, value: object, plain: dict[str, Any]) -> str:

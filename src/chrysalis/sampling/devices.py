@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.ranges import Positive, Processes
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,16 @@ class ProcessGroup:
 
 
 def launch(
-    accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1, precision: str = "32-true", **other
+    accelerator: str = "auto",
+    devices: Processes | Literal["auto"] = 1,
+    num_nodes: Positive = 1,
+    precision: str | int = "32-true",
 ) -> tuple[ProcessGroup, torch.device]:
     """Start the other processes, if there is more than one device, and return this one's place and device.
 
     Under torchrun the processes are there already. On a CPU, `devices` is the number of processes. precision: see
     sampling/precision.py.
     """
-    for key in other:
-        raise UserError(
-            f"trainer.{key} is not a setting of sample.py: it has accelerator, devices, num_nodes, precision."
-        )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices

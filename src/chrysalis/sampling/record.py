@@ -76,4 +76,4 @@ def _is_free(key: str) -> bool:
 
 def _compared(record: dict) -> dict:
     """What decides about the images, by key."""
-    return {**dict(leaves(record["settings"])), "trainer.precision": record["precision"], **record["inputs"]}
+    return {**leaves(record["settings"]), "trainer.precision": record["precision"], **record["inputs"]}

@@ -1,7 +1,7 @@
 """Records as nested dicts: their values by key, and texts that name no folder of this machine and no user."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,9 @@ def all_public(node: Any) -> Any:
     return public(node) if isinstance(node, str) else node
 
 
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ('data.batch_size', 4) for every value that is not a mapping."""
+def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'data.batch_size': 4, ...}: every value that is not a mapping, by its key."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

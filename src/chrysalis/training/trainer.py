@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.ranges import Processes
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Trainer
 from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
@@ -18,8 +19,9 @@ from chrysalis.training.callbacks.checkpoint import CompleteCheckpoints
 def make_trainer(
     callbacks: Sequence[Callback],
     logger: Logger | bool,
-    precision: str = "auto",
+    precision: str | int = "auto",
     accelerator: str = "auto",
+    devices: Processes | str | list[int] = 1,
     max_time=None,
     **lightning,
 ) -> Trainer:
@@ -34,7 +36,7 @@ def make_trainer(
     for message in (*needless, not_resumable):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     device_type = hardware.accelerator(accelerator)
-    hardware.require_processes(lightning.get("devices", 1), device_type)
+    hardware.require_processes(devices, device_type)
     chosen, why = hardware.precision(precision, device_type)
     say(f"on {hardware.description(device_type)}, precision {chosen} ({why})")
     try:
@@ -43,6 +45,7 @@ def make_trainer(
             logger=logger,
             precision=chosen,  # pyrefly: ignore[bad-argument-type] - hardware.precision returns one of Lightning's names
             accelerator=accelerator,
+            devices=devices,
             plugins=[CompleteCheckpoints()],
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,7 +1,6 @@
 """Another image for each image, given with the data or derived from it, as three more channels of conv_in."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -14,7 +13,7 @@ from chrysalis.data.batch import Batch
 from chrysalis.data.formats import suffixes
 from chrysalis.data.image_file import ImageFile
 from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, require_path
 
 
 class Image(Kind[Channels]):
@@ -73,7 +72,7 @@ def derived(x: torch.Tensor, source: str) -> torch.Tensor:
 
 def image_files(key: str, given: Any) -> Callable[[int], ImageFile]:
     """The image for a seed: a file, or those of a folder in turn. The first is read now, so that errors come early."""
-    path = Path(str(given)).expanduser()
+    path = require_path(key, given)
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes()) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{key}={given} contains no images: name an image, or a folder of images.")

@@ -1,6 +1,7 @@
 """A vector of numbers for each image: measurements, a colour."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,16 @@ class Vector(Kind[VectorEmbedding]):
         return " ".join(f"{v:.2g}" for v in self.of_batch(batch)[i])
 
     def listed(self, key: str, given: Any) -> list:
-        nested = isinstance(given, Sequence) and given and not isinstance(given[0], int | float)
+        nested = isinstance(given, Sequence) and given and not isinstance(given[0], int | float | str)
         return list(given) if nested else [given]
 
     def parse(self, key: str, given: Any) -> tuple[float, ...]:
         names = self.part.names
         numbers = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        if len(numbers) != len(names) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in numbers):
-            raise UserError(f"{key}={given} must be {len(names)} numbers: [{','.join(names)}].")
-        return tuple(float(v) for v in numbers)
+        with suppress(TypeError, ValueError):
+            if len(numbers) == len(names) and not any(isinstance(v, bool) for v in numbers):
+                return tuple(float(v) for v in numbers)
+        raise UserError(f"{key}={given} must be {len(names)} numbers: [{','.join(names)}].")
 
     def hint(self) -> str:
         return f"vector=[{', '.join(self.part.names[:12])}]"
