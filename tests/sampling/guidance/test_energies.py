@@ -38,7 +38,7 @@ def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
 
 def final(denoiser, name="ddim", seed=0, n=4, steps=6):
     scheduler = built(getattr(denoiser, "denoiser", denoiser).scheduler, name)
-    return sample(denoiser, scheduler, steps, seeds.generators(seed, n), (16, 16))
+    return sample(denoiser, scheduler, steps, seeds.generators(range(seed, seed + n)), (16, 16))
 
 
 def brighter(denoiser: Denoiser) -> Denoiser:
