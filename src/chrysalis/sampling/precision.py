@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from chrysalis.denoiser import Denoiser
+from chrysalis.sampling.guidance.guided import Term
 from chrysalis.sampling.guidance.model_pairs import Pair
-from chrysalis.sampling.guidance.term import Term
 from chrysalis.system.compiling import compile_unet
 from chrysalis.system.errors import UserError
 from chrysalis.system.hardware import AUTOCAST

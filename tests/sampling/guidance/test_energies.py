@@ -21,9 +21,8 @@ from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance import energies
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.guidance.guided import Guided, View
 from chrysalis.sampling.guidance.model_pairs import Pair
-from chrysalis.sampling.guidance.term import View
 from chrysalis.sampling.guidance.user_function import Classifier, Custom, Function
 from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
