@@ -129,6 +129,7 @@ RANGES = {
         "trajectory_columns=1",
         "animation.seconds=0",
         "animation.formats=[avi]",
+        "scheduler.eta=3",
         "task=img2img task.image=a.png task.strength=0",
         "task=img2img task.image=a.png task.strength=1.5",
         "task=img2img task.image=a.png task.strength=true",

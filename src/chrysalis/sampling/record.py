@@ -60,14 +60,11 @@ class SamplingRecord:
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if not changed:
             return
-        key = changed[0]
+        key, folder = changed[0], f"out={shown(out)}"
         if key in before["inputs"] and key not in self.inputs:
-            raise UserError(
-                f"{key} is missing, which out={shown(out)} depends on: restore it, or choose another folder."
-            )
-        if key in before["inputs"] or key in self.inputs:
-            raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")
-        raise UserError(f"out={shown(out)} holds images with {key}={old.get(key)}: choose another folder.")
+            raise UserError(f"{key} is missing, which {folder} depends on: restore it, or choose another folder.")
+        was = f"from before {key} changed" if key in self.inputs else f"with {key}={old.get(key)}"
+        raise UserError(f"{folder} holds images {was}: choose another folder.")
 
 
 def _compared(record: dict) -> dict:

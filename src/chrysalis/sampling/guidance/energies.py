@@ -118,11 +118,10 @@ class Colour(Energy):
         self.target: torch.Tensor | ImageFile
         try:
             # a "#" typed on the command line would have to be quoted for Hydra
-            bare = re.fullmatch(r"[0-9a-fA-F]{6}", str(target))
-            rgb = ImageColor.getrgb(f"#{target}" if bare else str(target))[:3]
-            self.target = pixels.to_signed(torch.tensor(rgb))
+            is_hex = re.fullmatch(r"[0-9a-fA-F]{6}", target)
+            self.target = pixels.to_signed(torch.tensor(ImageColor.getrgb(f"#{target}" if is_hex else target)[:3]))
         except ValueError:
-            if not any(c in str(target) for c in "./\\"):
+            if not any(c in target for c in "./\\"):
                 message = f"{self.key}.target={target} is neither a colour (rrggbb or a CSS name) nor an image."
                 raise UserError(message) from None
             self.target = ImageFile(target, f"{self.key}.target")
@@ -130,10 +129,13 @@ class Colour(Energy):
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.target, ImageFile):
             return _palette_distance(x0, self.target.spread_over(_size(x0)).to(x0))
-        grey = x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)
         target = self.target.to(x0).view(1, 3, 1, 1)
-        chroma = x0 - (x0 * grey).sum(1, keepdim=True)
-        return (chroma - (target - (target * grey).sum(1, keepdim=True))).square().mean(dim=(1, 2, 3)) / 2
+        return ((x0 - _luma(x0)) - (target - _luma(target))).square().mean(dim=(1, 2, 3)) / 2
+
+
+def _luma(x: torch.Tensor) -> torch.Tensor:
+    """[B, 1, H, W]"""
+    return (x * x.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _palette_distance(x0: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
@@ -155,8 +157,7 @@ class Brightness(Energy):
         self.target = float(target)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        luma = (x0 * x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1)
-        return (luma.mean(dim=(1, 2)) - (2 * self.target - 1)).square() / 2
+        return (_luma(x0).mean(dim=(1, 2, 3)) - (2 * self.target - 1)).square() / 2
 
 
 class Symmetry(Energy):
