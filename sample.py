@@ -17,6 +17,7 @@ def sample(cfg) -> None:
     from chrysalis.data.transforms import height_and_width
     from chrysalis.sampling import generation, output, precision, tasks, timesteps, trajectory_recorder
     from chrysalis.sampling.guidance import guided, model_pairs
+    from chrysalis.system.files import shown
     from chrysalis.system.terminal import say, stage, warn
 
     # 1. Comparing runs samples nothing
@@ -50,7 +51,7 @@ def sample(cfg) -> None:
     # 6. Generate, and make the figures
     recorder = trajectory_recorder.TrajectoryRecorder(cfg.trajectory_columns, cfg.animation.frames)
     job = generation.Generation(sampler, task, images, recorder if cfg.trajectory else None, processes)
-    say(f"{', '.join(job.run(batches))} and settings.json are in {images}")
+    say(f"{', '.join(job.run(batches))} and settings.json are in {shown(out)}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Bench:
         denoiser = self.denoiser(precision)
         scheduler = schedulers.build(denoiser.scheduler, name, **settings)
         began = time.perf_counter()
-        x = sample(denoiser, scheduler, steps, seeds.generators(0, self.n), self.size).clamp(-1, 1).cpu()
+        x = sample(denoiser, scheduler, steps, seeds.generators(range(self.n)), self.size).clamp(-1, 1).cpu()
         return x, (time.perf_counter() - began) / self.n
 
     def evaluations(self, name: str, steps: int) -> int:

@@ -55,7 +55,7 @@ def main() -> None:
 
     def distance_to_real(terms: dict) -> str:
         scheduler = schedulers.build(model.scheduler, "dpmpp_2m")
-        x = sample(Guided(model, terms), scheduler, a.steps, seeds.generators(0, a.n), real.shape[-2:]).clamp(-1, 1)
+        x = sample(Guided(model, terms), scheduler, a.steps, seeds.generators(range(a.n)), real.shape[-2:]).clamp(-1, 1)
         distances = [distance(x, real[part * a.n :][: a.n], seed) for part in (0, 1) for seed in range(3)]
         return f"{statistics.mean(distances):.0f}"
 

@@ -33,7 +33,7 @@ def main() -> None:
     def generate(name: str, steps: int, seed: int = 0, **settings) -> tuple[torch.Tensor, float]:
         scheduler = schedulers.build(model.scheduler, name, **settings)
         began = time.perf_counter()
-        x = sample(denoiser, scheduler, steps, seeds.generators(seed, arguments.n), model.size())
+        x = sample(denoiser, scheduler, steps, seeds.generators(range(seed, seed + arguments.n)), model.size())
         return x.clamp(-1, 1), (time.perf_counter() - began) / arguments.n
 
     limit, _ = generate("ddim", 1000, clip_sample=False)

@@ -17,8 +17,8 @@ from conftest import REPOSITORY, tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
+from chrysalis.denoiser import Denoiser
 from chrysalis.sampling import grids
-from chrysalis.sampling.finite import FiniteCheck
 
 SMALL = ["steps=3", "batch_size=2"]
 
@@ -185,17 +185,17 @@ def test_a_killed_sampling_leaves_complete_files_and_continues(run, model, tmp_p
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_partial_file(run, model, tmp_path, monkeypatch, signum):
     """Here during the second image; the partial files of a killed process go when the same command continues."""
-    seen, plain = [], FiniteCheck.see
+    calls, plain = [], Denoiser.forward
 
-    def see(self, step):
-        seen.append(step)
-        if len(seen) == 5:
+    def forward(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
             os.kill(os.getpid(), signum)
-        plain(self, step)
+        return plain(self, *arguments)
 
     words = [model, "n=2", "out=generated", "steps=3", "batch_size=1"]
     with monkeypatch.context() as patched:
-        patched.setattr(FiniteCheck, "see", see)
+        patched.setattr(Denoiser, "forward", forward)
         assert run("sample", *words) == 128 + signum
     assert signal.getsignal(signum) == signal.SIG_DFL
     assert sorted(p.name for p in (tmp_path / "generated").iterdir()) == ["seed_00000.png", "settings.json"]

@@ -16,6 +16,7 @@ from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.sampling import precision, schedulers
 from chrysalis.sampling.loop import sample
+from chrysalis.system import hardware
 
 SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
 
@@ -29,12 +30,12 @@ def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool =
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(bench.device).eval()
     if channels_last:
         denoiser.unet.to(memory_format=torch.channels_last)
-    precision.apply(denoiser, {}, precision.resolve("auto", bench.device.type), compiled)
+    precision.apply(denoiser, {}, hardware.precision("auto", bench.device.type)[0], compiled)
 
     def generate() -> float:
         began = time.perf_counter()
         scheduler = schedulers.build(model.scheduler, SCHEDULER)
-        x = sample(denoiser, scheduler, s.sample_steps, seeds.generators(0, s.samples), model.size())
+        x = sample(denoiser, scheduler, s.sample_steps, seeds.generators(range(s.samples)), model.size())
         pixels.to_uint8(x).cpu()
         return s.samples / (time.perf_counter() - began)
 

@@ -46,7 +46,7 @@ class Sampler:
     def sample(self, n: int, scheduler: str, steps: int, **settings) -> torch.Tensor:
         """Generate uint8 [n, 3, H, W], image i from seed i alone."""
         built = schedulers.build(self.model.scheduler, scheduler, **settings)
-        return pixels.to_uint8(sample(self.denoiser, built, steps, seeds.generators(0, n), self.model.size())).cpu()
+        return pixels.to_uint8(sample(self.denoiser, built, steps, seeds.generators(range(n)), self.model.size())).cpu()
 
 
 def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Row:
@@ -71,7 +71,7 @@ def plain_samples(bench: Bench, n: int) -> torch.Tensor:
     """Generate uint8 [n, 3, H, W] with the plain loop's sampler, from the noise of ours."""
     unet, ddim = plain_loop.parts(str(location.locate(bench.model)), DDIMScheduler)
     side = unet.config.sample_size
-    noise = seeds.noise(seeds.generators(0, n), (3, side, side), bench.device)
+    noise = seeds.noise(seeds.generators(range(n)), (3, side, side), bench.device)
     with torch.no_grad():
         x = plain_loop.ddim_samples(unet.eval().to(bench.device), ddim, noise, bench.steps(PLAIN_STEPS))
     return pixels.to_uint8(x).cpu()

@@ -81,11 +81,10 @@ class Denoiser(nn.Module):
         """
         x = x_t.to(self.unet.dtype)
         with nullcontext() if self.autocast is None else torch.autocast(x_t.device.type, self.autocast):
-            out = (
-                self.unet(x, t, return_dict=False)[0]
-                if self.conditioner is None
-                else self.conditioner(self.unet, x, t, cond)
-            )
+            if self.conditioner is None:
+                out = self.unet(x, t, return_dict=False)[0]
+            else:
+                out = self.conditioner(self.unet, x, t, cond)
         return Prediction(out[:, : x_t.shape[1]].float(), x_t, t.view(-1), self.noise, self.objective)
 
     def loss(self, batch: Batch) -> Loss:

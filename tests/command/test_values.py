@@ -8,7 +8,6 @@ from lightning import Trainer
 from lightning.fabric.plugins.precision import precision
 
 from chrysalis.command import value_types, values
-from chrysalis.sampling.precision import resolve
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 
@@ -131,6 +130,7 @@ RANGES = {
         "trajectory_columns=1",
         "animation.seconds=0",
         "animation.formats=[avi]",
+        "scheduler.eta=3",
         "task=img2img task.image=a.png task.strength=0",
         "task=img2img task.image=a.png task.strength=1.5",
         "task=img2img task.image=a.png task.strength=true",
@@ -214,7 +214,7 @@ def test_every_precision_of_lightning_is_taken_or_refused():
         else:
             with pytest.raises(UserError, match=rf"trainer.precision={name} cannot be used: .*: use [\w-]+\.$"):
                 hardware.precision(name, "cuda")
-    assert resolve(32, "cpu") == "32-true"
+    assert hardware.precision(32, "cpu")[0] == "32-true"
     with pytest.raises(UserError, match="On a CPU use bf16-mixed"):
         hardware.precision(16, "cpu")
 

@@ -19,14 +19,14 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.finite import FiniteCheck
+from chrysalis.sampling.generation import require_finite
 from chrysalis.sampling.guidance.energies import Brightness
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import cfg
-from chrysalis.sampling.image_writer import ImageWriter
 from chrysalis.sampling.loop import Step, sample
-from chrysalis.sampling.precision import apply, resolve
-from chrysalis.system import compiling, files
+from chrysalis.sampling.output import ImageWriter
+from chrysalis.sampling.precision import apply
+from chrysalis.system import compiling, files, hardware
 from chrysalis.system.errors import UserError
 
 SMALL = ["steps=3", "batch_size=2", "trainer.accelerator=cpu"]
@@ -75,7 +75,7 @@ def test_conditions_and_the_models_that_guidance_asks_are_in_half_precision_too(
         denoiser.unet.conv_in.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
         scheduler = schedulers.build(denoiser.scheduler, "dpmpp_2m")
         cond = {name: example_conditions()[name] for name in names}
-        x = sample(Guided(denoiser, terms), scheduler, 4, seeds.generators(0, 4), (16, 16), cond)
+        x = sample(Guided(denoiser, terms), scheduler, 4, seeds.generators(range(4)), (16, 16), cond)
         return x, seen
 
     (full, plain), (half, lowered) = sampled("32-true"), sampled("bf16-mixed")
@@ -97,12 +97,12 @@ def test_the_gradient_through_a_unet_in_half_precision_points_in_the_same_direct
 
 def test_a_precision_that_cannot_be_used_is_refused(denoiser):
     with pytest.raises(UserError, match=r"trainer\.precision=half is unknown"):
-        resolve("half", "cpu")
+        hardware.precision("half", "cpu")
     with pytest.raises(UserError, match="16-mixed is for GPUs"):
-        resolve("16-mixed", "cpu")
+        hardware.precision("16-mixed", "cpu")
     with pytest.raises(UserError, match=r"guidance\.lighter\.at=x_t takes gradients"):
         apply(denoiser, {"lighter": Brightness(0.9, at="x_t")}, "16-mixed")
-    assert resolve("auto", "cpu") in ("32-true", "bf16-mixed")
+    assert hardware.precision("auto", "cpu")[0] in ("32-true", "bf16-mixed")
 
 
 def test_an_image_records_its_precision(run, model, tmp_path, capfd):
@@ -133,7 +133,7 @@ def test_images_of_two_precisions_do_not_mix(run, model, tmp_path, capfd):
 def test_auto_is_recorded_as_what_it_was(run, model, tmp_path):
     assert run("sample", model, "n=1", "out=generated", "trainer.precision=auto", *SMALL) == 0
     record = json.loads((tmp_path / "generated" / "settings.json").read_text())
-    chosen = resolve("auto", "cpu")
+    chosen, _ = hardware.precision("auto", "cpu")
     assert record["precision"] == chosen
     assert "trainer.precision=auto" not in record["overrides"]
     assert (f"trainer.precision={chosen}" in record["overrides"]) == (chosen != "32-true")
@@ -176,7 +176,7 @@ def test_every_condition_is_compiled_with_its_hooks(monkeypatch):
                 guided,
                 scheduler,
                 2,
-                seeds.generators(0, 4),
+                seeds.generators(range(4)),
                 (16, 16),
                 {"label": example_conditions()["label"], "text": text},
             )
@@ -204,7 +204,7 @@ def test_written_meanwhile_is_written_the_same(tmp_path):
     with ImageWriter(threads=3, most=5) as writing:
         for k, image in enumerate(images):
             writing.save(image, tmp_path / "meanwhile" / f"{k}.png", {"image": str(k)})
-            assert len(writing._waiting) <= 5
+            assert len(writing.waiting) <= 5
     for k, image in enumerate(images):
         pixels.save_png(image, tmp_path / "plain.png", {"image": str(k)})
         written = tmp_path / "meanwhile" / f"{k}.png"
@@ -269,28 +269,26 @@ def test_threads_do_not_disturb_each_others_permissions(tmp_path):
 
 @pytest.mark.parametrize("immediate", [True, False])
 def test_the_first_step_that_is_not_finite_is_named(immediate):
-    finite, x = FiniteCheck("DDIMScheduler", immediate), torch.zeros(1, 3, 2, 2)
-
-    def go():
-        for i, value in enumerate([0.0, 1.0, float("nan"), float("inf")]):
-            finite.see(Step(i, torch.tensor(900 - i), x + value, x))
-        finite.require()
-
+    x, seen = torch.zeros(1, 3, 2, 2), []
+    values = enumerate([0.0, 1.0, float("nan"), float("inf")])
+    steps = (Step(i, torch.tensor(900 - i), x + value, x) for i, value in values)
     with pytest.raises(UserError, match=r"step 2 \(t=898\) of scheduler=DDIMScheduler"):
-        go()
+        seen.extend(step.i for step in require_finite(steps, "DDIMScheduler", immediate))
+    assert len(seen) == (2 if immediate else 4)
 
 
 def test_sampling_reads_nothing_back_between_steps(monkeypatch):
     """On a GPU each reading is a wait; here they are counted, without the check that a CPU does at once."""
     denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
-    finite, read = FiniteCheck("", immediate=False), []
+    taken, read = [Step(0, torch.tensor(1), torch.zeros(1, 3, 2, 2), torch.zeros(1))], []
+    steps = require_finite(iter(taken), "", immediate=False)
     for name in ("tolist", "item", "numpy"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
             torch.Tensor, name, lambda self, *a, name=name, original=original: read.append(name) or original(self, *a)
         )
-    finite.see(Step(0, torch.tensor(1), torch.zeros(1, 3, 2, 2), torch.zeros(1)))
+    assert next(steps) is taken[0]
     denoiser(*inputs())
     assert not read
-    finite.require()
+    assert not list(steps)
     assert read == ["tolist"]

@@ -25,7 +25,7 @@ def final(denoiser, name, steps, generators, **settings):
 
 def stock_pixels(pipeline, n, **settings):
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(batch_size=n, generator=seeds.generators(5, n), **settings).images
+    images = pipeline(batch_size=n, generator=seeds.generators(range(5, 5 + n)), **settings).images
     return np.stack([np.asarray(image) for image in images])
 
 
@@ -33,21 +33,21 @@ def stock_pixels(pipeline, n, **settings):
 def test_ddim_generates_what_the_stock_pipeline_generates(prediction):
     training = DDPMScheduler(prediction_type=prediction)
     denoiser = Denoiser(tiny_unet().eval(), training, objective(prediction))
-    ours = pixels.to_uint8(final(denoiser, "ddim", 12, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddim", 12, seeds.generators(range(5, 8)))).permute(0, 2, 3, 1).numpy()
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(training.config))
     assert (ours == stock_pixels(stock, 3, num_inference_steps=12)).all()
 
 
 def test_ddpm_generates_what_the_stock_pipeline_generates(denoiser):
-    ours = pixels.to_uint8(final(denoiser, "ddpm", 15, seeds.generators(5, 3))).permute(0, 2, 3, 1).numpy()
+    ours = pixels.to_uint8(final(denoiser, "ddpm", 15, seeds.generators(range(5, 8)))).permute(0, 2, 3, 1).numpy()
     stock = DDPMPipeline(denoiser.unet, DDPMScheduler())
     assert (ours == stock_pixels(stock, 3, num_inference_steps=15)).all()
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_an_image_is_the_same_in_any_batch(denoiser, name):
-    together = final(denoiser, name, 6, seeds.generators(5, 4))
-    alone = final(denoiser, name, 6, seeds.generators(7, 1))
+    together = final(denoiser, name, 6, seeds.generators(range(5, 9)))
+    alone = final(denoiser, name, 6, seeds.generators(range(7, 8)))
     torch.testing.assert_close(alone[0], together[2], rtol=1e-4, atol=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_a_gaussian_arrives_at_its_mean_and_spread(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     steps = 1000 if name in ("ddpm", "euler_ancestral", "dpmpp_sde") else 100  # first order in their noise
-    x = final(denoiser, name, steps, seeds.generators(0, 16))
+    x = final(denoiser, name, steps, seeds.generators(range(16)))
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)
     assert x.std().item() == pytest.approx(0.2, abs=0.02)
 
@@ -66,7 +66,7 @@ def test_the_first_x0_is_the_tweedie_estimate(denoiser, name):
     """x0 of the first step equals (x_t - sigma eps) / alpha, written out."""
     schedule = TimestepSchedule(built(denoiser.scheduler, name), 10)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    step = next(iter(trajectory(denoiser, schedule, x, seeds.generators(0, 1))))
+    step = next(iter(trajectory(denoiser, schedule, x, seeds.generators(range(1)))))
     abar = denoiser.scheduler.alphas_cumprod[round(float(step.t))].double()
     with torch.no_grad():
         eps = denoiser.unet(x, step.t).sample
@@ -102,7 +102,7 @@ def test_a_sampler_is_the_same_before_and_after_export(tmp_path, name):
 
 def test_sampling_leaves_the_training_scheduler_alone(denoiser):
     before = denoiser.scheduler.timesteps.clone()
-    final(denoiser, "ddpm", 5, seeds.generators(0, 1))
+    final(denoiser, "ddpm", 5, seeds.generators(range(1)))
     assert torch.equal(denoiser.scheduler.timesteps, before)
 
 
@@ -113,7 +113,7 @@ DETERMINISTIC = ["pndm", "euler", "heun", "lms", "kdpm2", "dpmpp_2m", "unipc", "
 def smooth():
     """A tiny real UNet without clipping, and the image that 1000 steps of DDIM generate with it."""
     denoiser = Denoiser(shallow_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
-    return denoiser, final(denoiser, "ddim", 1000, seeds.generators(3, 2))
+    return denoiser, final(denoiser, "ddim", 1000, seeds.generators(range(3, 5)))
 
 
 @pytest.mark.proof  # 1,300 forward passes each
@@ -121,7 +121,7 @@ def smooth():
 def test_ever_more_steps_lead_to_ddims_image(smooth, name):
     denoiser, limit = smooth
     distances = [
-        (final(denoiser, name, steps, seeds.generators(3, 2)) - limit).square().mean().sqrt().item()
+        (final(denoiser, name, steps, seeds.generators(range(3, 5))) - limit).square().mean().sqrt().item()
         / limit.std().item()
         for steps in (8, 40, 250)
     ]
@@ -139,7 +139,7 @@ def test_a_step_is_one_scheduler_step_and_x_is_variance_preserving(name, monkeyp
     real = kind.step
     monkeypatch.setattr(kind, "step", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 4)))
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(range(4))))
     assert len(calls) == len(steps) == schedule.evaluations([(0, len(schedule))])
     assert [step.i for step in steps] == list(range(len(steps)))
     middle = steps[len(steps) // 3]
@@ -157,7 +157,7 @@ def spread(name, segments_of, prediction="epsilon"):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     schedule = TimestepSchedule(built(training, name), 100)
-    generators = seeds.generators(0, 16)
+    generators = seeds.generators(range(16))
     x = seeds.noise(generators, (3, 16, 16), "cpu")
     for step in trajectory(denoiser, schedule, x, generators, segments_of(len(schedule))):
         last = step.x
@@ -203,8 +203,8 @@ def test_a_model_that_predicts_x0_samples_with_every_scheduler(name):
     noise = ours.noise
     other = Denoiser(AsX0(by_eps.alphas_cumprod, 0.3, 0.2), by_x0, objective("sample"))
     torch.testing.assert_close(
-        final(other, name, 30, seeds.generators(0, 2)),
-        final(ours, name, 30, seeds.generators(0, 2)),
+        final(other, name, 30, seeds.generators(range(2))),
+        final(ours, name, 30, seeds.generators(range(2))),
         rtol=0,
         atol=5e-3,
     )
@@ -216,7 +216,7 @@ def test_a_gaussian_started_halfway_arrives_too(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     schedule = TimestepSchedule(built(training, name), 200)
-    generators = seeds.generators(0, 16)
+    generators = seeds.generators(range(16))
     x0 = 0.3 + 0.2 * seeds.noise(generators, (3, 16, 16), "cpu")
     first = len(schedule) // 2
     x = denoiser.noise.add(x0, seeds.noise(generators, (3, 16, 16), "cpu"), schedule.timestep(first).view(1))
@@ -239,7 +239,7 @@ def test_pndm_adds_up_eps_whatever_the_model_predicts():
             return (alpha * eps - sigma * (x - sigma * eps) / alpha,)
 
     other = Denoiser(AsV(by_v.alphas_cumprod, 0.3, 0.2), by_v, objective("v_prediction"))
-    pair = [final(denoiser, "pndm", 5, seeds.generators(0, 2)) for denoiser in (ours, other)]
+    pair = [final(denoiser, "pndm", 5, seeds.generators(range(2))) for denoiser in (ours, other)]
     torch.testing.assert_close(*pair, rtol=0, atol=5e-3)
 
 
@@ -249,7 +249,7 @@ def test_segments_are_stretches_gone_through_again(denoiser):
     schedule = TimestepSchedule(schedulers.build(denoiser.scheduler, "heun"), 6)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     segments = [(0, 3), (1, 6)]
-    steps = list(trajectory(denoiser, schedule, x, seeds.generators(0, 1), segments))
+    steps = list(trajectory(denoiser, schedule, x, seeds.generators(range(1)), segments))
     assert len(steps) == schedule.evaluations(segments) == 6 + 9
 
 
@@ -257,12 +257,12 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
     """eta=1: the variance of DDPM's posterior (Song et al. 2021); eta=0 repeats to the bit."""
     denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(clip_sample=False), objective("epsilon"))
     stock = DDIMPipeline(denoiser.unet, DDIMScheduler.from_config(DDPMScheduler(clip_sample=False).config))
-    ours = pixels.to_uint8(final(denoiser, "ddim", 6, seeds.generators(5, 2), eta=1.0)).permute(0, 2, 3, 1).numpy()
+    ours = (
+        pixels.to_uint8(final(denoiser, "ddim", 6, seeds.generators(range(5, 7)), eta=1.0)).permute(0, 2, 3, 1).numpy()
+    )
     assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
     with pytest.raises(UserError, match="only ddim"):
         schedulers.build(DDPMScheduler(), "heun", eta=0.5)
-    with pytest.raises(UserError, match="between 0"):
-        schedulers.build(DDPMScheduler(), "ddim", eta=3)
 
 
 def test_what_is_the_models_own_cannot_be_set_and_late_starts_give_a_warning():
@@ -296,7 +296,7 @@ def test_any_scheduler_class_of_diffusers_samples_or_is_refused_in_a_sentence(na
         assert "\n" not in refusal
         assert not any(name == kind for kind, _ in schedulers.SCHEDULERS.values())
         return
-    x = sample(denoiser, scheduler, 50, seeds.generators(0, 4), (16, 16))
+    x = sample(denoiser, scheduler, 50, seeds.generators(range(4)), (16, 16))
     assert x.mean().item() == pytest.approx(0.3, abs=0.05)
     if name not in ("LCMScheduler", "TCDScheduler"):  # these are for distilled models
         assert 0.13 < x.std().item() < 0.25
@@ -329,10 +329,10 @@ def test_one_step_is_the_tweedie_estimate_at_pure_noise(name):
     training = DDPMScheduler(clip_sample=False)
     denoiser = Denoiser(Gaussian(training.alphas_cumprod, 0.3, 0.2), training, objective("epsilon"))
     a = training.alphas_cumprod[-1].sqrt()
-    noise = seeds.noise(seeds.generators(0, 2), (3, 16, 16), "cpu")
+    noise = seeds.noise(seeds.generators(range(2)), (3, 16, 16), "cpu")
     expected = 0.3 + a * 0.04 * (noise - a * 0.3) / (a * a * 0.04 + 1 - a * a)
     tolerance = 0.05 if name == "pndm" else 1e-3  # PNDM ends at the noise level of t = 0
-    torch.testing.assert_close(final(denoiser, name, 1, seeds.generators(0, 2)), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(final(denoiser, name, 1, seeds.generators(range(2))), expected, rtol=0, atol=tolerance)
 
 
 def test_one_step_that_a_scheduler_cannot_make_is_refused():

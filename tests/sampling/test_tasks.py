@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from chrysalis.models import folder, lora
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.edit import ImageToImage, Inpaint, Invert
 from chrysalis.sampling.guidance import model_pairs
-from chrysalis.sampling.loop import sample, trajectory
+from chrysalis.sampling.loop import Step, sample, trajectory
 from chrysalis.sampling.morph import Blend, Morph
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import TimestepSchedule
@@ -34,10 +35,15 @@ def sampler_of(name="ddim", steps=10, **settings) -> Sampler:
 
 
 def final(task: Generate, sampler: Sampler, n=2, seed=0) -> torch.Tensor:
-    start = task.initial_state(sampler, task.specs(seed, n))
-    for step in trajectory(sampler.denoiser, sampler.schedule, start.x, start.generators, start.segments, start.hook):
-        last = step.x
-    return last
+    *_, last = steps_of(task, sampler, task.specs(seed, n))
+    return last.x
+
+
+def steps_of(task: Generate, sampler: Sampler, specs: list[SampleSpec]) -> Iterator[Step]:
+    generators = seeds.generators(spec.seed for spec in specs)
+    x = task.start(sampler, specs, generators)
+    hook, segments = task.hook(sampler, x), task.segments(sampler)
+    return trajectory(sampler.denoiser, sampler.schedule, x, generators, segments, hook)
 
 
 @pytest.fixture
@@ -72,12 +78,12 @@ def test_img2img_keeps_more_of_the_image_the_less_strength(image, name):
 def test_img2img_starts_at_the_level_of_its_first_step(image, name):
     """x = alpha x_0 + sigma eps at the timestep that the scheduler then asks for, eps the seed's own noise."""
     sampler, task = sampler_of(name, 20), ImageToImage(image, 0.5)
-    start = task.initial_state(sampler, task.specs(7, 1))
-    step = next(trajectory(sampler.denoiser, sampler.schedule, start.x, start.generators, start.segments))
+    specs = task.specs(7, 1)
+    x, step = task.start(sampler, specs, seeds.generators([7])), next(steps_of(task, sampler, specs))
     t = sampler.unguided.noise
     eps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     level = step.t.view(1)
-    torch.testing.assert_close(start.x, t.alpha(level) * signed(image) + t.sigma(level) * eps)
+    torch.testing.assert_close(x, t.alpha(level) * signed(image) + t.sigma(level) * eps)
     assert 400 < float(step.t) < 600  # half of T, whatever the scheduler's spacing
 
 
@@ -146,14 +152,14 @@ def test_morph_goes_over_the_seeds_along_the_arc():
     sampler, task = sampler_of(), Morph(frames=4)
     images = task.specs(5, 3)
     assert [p.name for p in images] == [f"frame_{k:05d}" for k in range(9)]
-    starts = task.initial_state(sampler, images).x
+    starts = task.start(sampler, images, seeds.generators(spec.seed for spec in images))
     for k, seed in ((0, 5), (4, 6), (8, 7)):
         own = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(starts[k], own)
     lengths = starts.flatten(1).norm(dim=1)
     assert lengths.min() > 0.97 * lengths[[0, 4, 8]].min()
     whole = final(task, sampler, n=3, seed=5)
-    alone = sample(sampler.denoiser, sampler.schedule.scheduler, 10, seeds.generators(6, 1), (16, 16))
+    alone = sample(sampler.denoiser, sampler.schedule.scheduler, 10, seeds.generators(range(6, 7)), (16, 16))
     torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-4)
     assert len(Morph(frames=4, loop=True).specs(0, 3)) == 12
     with pytest.raises(UserError, match="at least 2"):
@@ -198,10 +204,9 @@ def test_blend_is_each_model_at_its_end_and_the_mean_of_weights_between(two_mode
     images = task.specs(3, 1)
     assert [p.blend_ratio for p in images] == [0, 0.5, 1]
     for image, unet in zip(images, (by_hand[k] for k in ("0", "0.5", "1")), strict=True):
-        start = task.initial_state(sampler, [image])
-        *_, last = trajectory(denoiser, schedule, start.x, start.generators, start.segments)
+        *_, last = steps_of(task, sampler, [image])
         other = Denoiser(unet.eval(), tuned.scheduler, objective("v_prediction"))
-        expected = sample(other, schedule.scheduler, 5, seeds.generators(3, 1), (16, 16))
+        expected = sample(other, schedule.scheduler, 5, seeds.generators(range(3, 4)), (16, 16))
         torch.testing.assert_close(last.x, expected, rtol=1e-4, atol=1e-5)
 
 

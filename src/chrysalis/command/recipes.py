@@ -27,7 +27,6 @@ from chrysalis.data.example import read_bytes
 from chrysalis.data.formats import suffixes
 from chrysalis.models import location
 from chrysalis.models.model import Model
-from chrysalis.sampling.precision import resolve
 from chrysalis.sampling.record import SamplingRecord
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
@@ -105,12 +104,12 @@ def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     overrides = [str(o.input_line) for o in parsed if str(o.key_or_group).split(".")[0] not in NO_EFFECT]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
-    precision = resolve(cfg.trainer.precision, cfg.trainer.accelerator)
+    precision, _ = hardware.precision(cfg.trainer.precision, hardware.accelerator(cfg.trainer.accelerator))
     if precision != "32-true":
         overrides.append(f"trainer.precision={precision}")  # never `auto`: machines differ
     found = {"settings": settings, "overrides": overrides, "inputs": _inputs(settings)}
     found["command"] = shlex.join(["python", "sample.py", *overrides])
-    new = SamplingRecord(**all_public(found), versions=hardware.versions(), precision=precision, only=cfg.only)
+    new = SamplingRecord(**all_public(found), versions=hardware.versions(), precision=precision, only_image=cfg.only)
     _warn_of_changes(new)
     return new
 

@@ -36,6 +36,11 @@ class Request:
             if (n := len(given_values)) not in (1, self.rows):
                 raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give as many, or one.")
 
+    @property
+    def spatial(self) -> list[str]:
+        """Names of the conditions asked for that are images, such as masks."""
+        return [name for name in self.values if self.kinds[name].part.adds == "channels"]
+
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""
         differing = [values[row] for values in self.shown.values() if len(values) > 1]

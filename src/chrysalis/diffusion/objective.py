@@ -11,28 +11,19 @@ from chrysalis.system.errors import UserError
 class Objective(Protocol):
     """A regression target and its inverse. out, x0, eps, x_t: [B, C, H, W]; t: timesteps [B] or [1].
 
-    name: diffusers' `prediction_type`.
+    name: diffusers' `prediction_type`. target: what the output is compared with. x0, eps: what an output implies, x0
+    unclipped. shift: the output that implies the x0 of `out` plus `change` at the same x_t; every objective is linear
+    in x0 there, so no conversion to x0 and back is needed. snr_factor: the squared error of an output divided by that
+    of the x0 it implies, [B].
     """
 
     name: str
 
-    def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The regression target of the output."""
-
-    def x0(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The x_0 that an output implies, unclipped."""
-
-    def eps(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The eps that an output implies."""
-
-    def shift(self, out: torch.Tensor, change: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The output that implies the x_0 of `out` plus `change` at the same x_t.
-
-        Each objective is linear in x_0 at a given x_t, so no conversion to x_0 and back is needed.
-        """
-
-    def snr_factor(self, snr: torch.Tensor) -> torch.Tensor:
-        """The squared error of an output divided by that of the x_0 it implies, [B]."""
+    def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor: ...
+    def x0(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor: ...
+    def eps(self, out: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor: ...
+    def shift(self, out: torch.Tensor, change: torch.Tensor, t: torch.Tensor, noise: Noise) -> torch.Tensor: ...
+    def snr_factor(self, snr: torch.Tensor) -> torch.Tensor: ...
 
 
 class Epsilon:
@@ -115,9 +106,7 @@ def choose(pretrained: str | None, prediction: str = "auto") -> Objective:
 
     pretrained: diffusers' prediction type of the pretrained model; None for a model trained from scratch.
     """
-    if prediction == "auto":
-        return objective(pretrained or "epsilon")
-    chosen = objective(prediction)
+    chosen = objective((pretrained or "epsilon") if prediction == "auto" else prediction)
     if pretrained not in (None, chosen.name):
         own = next(short for short, name in PREDICTION_TYPES.items() if name == pretrained)
         raise UserError(

@@ -28,7 +28,6 @@ class Prediction:
 
     @property
     def eps(self) -> torch.Tensor:
-        """The expected eps."""
         return self.objective.eps(self.out, self.x_t, self.t, self.noise)
 
     @property

@@ -46,13 +46,8 @@ def normal(seeds: list[int], shape: tuple[int, ...], device: torch.device | str 
     return out
 
 
-def generators(seed: int, n: int) -> list[torch.Generator]:
-    """One CPU generator per image, with seed + i for image i, as stock diffusers pipelines take them."""
-    return cpu_generators(range(seed, seed + n))
-
-
-def cpu_generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator for each seed."""
+def generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    """One CPU generator for each seed, as stock diffusers pipelines take them."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 

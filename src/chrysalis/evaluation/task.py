@@ -17,6 +17,7 @@ from chrysalis.evaluation.reference import Reference, distinct_train_rows
 from chrysalis.evaluation.validation_loss import loss_record, validation_loss
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
+from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
@@ -77,7 +78,8 @@ class Evaluate(Generate):
             "was trained on these images, or training images are taken for validation images and vice versa."
         )
 
-    def conclude(self, out: Path, specs: Sequence[SampleSpec]) -> list[str]:
+    def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        names, out = super().finish(sampler, output, specs), output.path
         # 1. Metrics of the samples and, where possible, the validation loss
         images = torch.stack([read(out / f"{spec.name}.png") for spec in specs])
         reference = Reference(self.network, self.data, self.device)
@@ -97,7 +99,7 @@ class Evaluate(Generate):
         say(evaluation.summary())
         for note in evaluation.notes:
             say(note)
-        return ["evaluation.json", "nearest.png", "report.html"]
+        return [*names, "evaluation.json", "nearest.png", "report.html"]
 
     def _validation(self) -> dict | None:
         """The record of the validation loss; None with too few validation images, or for a conditional model, whose

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -23,7 +23,7 @@ class ProcessGroup:
 
     rank: int = 0
     world_size: int = 1
-    gather: Callable[[Any], list] = lambda own: [own]
+    gather: Callable[[object], list] = lambda own: [own]
 
 
 def launch(
@@ -45,10 +45,7 @@ def launch(
     hardware.keep_memory(kind)
     if devices == 1 and num_nodes == 1:
         return ProcessGroup(), torch.device(kind)
-    return _launch_fabric(kind, devices, num_nodes)
 
-
-def _launch_fabric(kind: str, devices: int | str, num_nodes: int) -> tuple[ProcessGroup, torch.device]:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
@@ -66,7 +63,7 @@ def _launch_fabric(kind: str, devices: int | str, num_nodes: int) -> tuple[Proce
     return ProcessGroup(fabric.global_rank, fabric.world_size, _gather), fabric.device
 
 
-def _gather(own: Any) -> list:
+def _gather(own: object) -> list:
     gathered: list = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
     return gathered

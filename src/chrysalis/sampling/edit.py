@@ -1,4 +1,4 @@
-"""Tasks that begin with an image: img2img, inpaint and invert are an initial state and a hook around the loop."""
+"""Tasks that begin with an image: img2img, inpaint and invert are a start and a hook around the sampling loop."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -8,9 +8,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
-from chrysalis.diffusion import seeds
+from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import OutputFolder
-from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import Segments, repeat_segments
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import NotNegative, Positive, PositiveFraction, Repetitions
@@ -29,18 +29,16 @@ class ImageToImage(Generate):
     def first(self, sampler: Sampler) -> int:
         """The full step whose timestep is nearest to t = strength T, whatever the scheduler's spacing."""
         schedule = sampler.schedule
-        wanted = self.strength * schedule.scheduler.config.num_train_timesteps
-        return min(range(len(schedule)), key=lambda step: abs(float(schedule.timestep(step)) - wanted))
+        t = self.strength * schedule.scheduler.config.num_train_timesteps
+        return min(range(len(schedule)), key=lambda step: abs(float(schedule.timestep(step)) - t))
 
     def segments(self, sampler: Sampler) -> Segments:
         return repeat_segments([(self.first(sampler), len(sampler.schedule))], sampler.recurrence)
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
-        generators = seeds.cpu_generators(spec.seed for spec in specs)
+    def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
         t = sampler.schedule.timestep(self.first(sampler)).view(1)
         image = self.image.at(sampler.size).to(sampler.device)
-        x = sampler.unguided.noise.add(image, sampler.noise(generators), t)
-        return InitialState(x, generators, self.segments(sampler))
+        return sampler.unguided.noise.add(image, sampler.noise(generators), t)
 
 
 class Inpaint(Generate):
@@ -61,17 +59,16 @@ class Inpaint(Generate):
         segments = repeat_segments([(0, len(sampler.schedule))], self.resamplings, self.jump)
         return repeat_segments(segments, sampler.recurrence)
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
-        generators = seeds.cpu_generators(spec.seed for spec in specs)
-        eps = sampler.noise(generators)
+    def hook(self, sampler: Sampler, start: torch.Tensor) -> Hook:
+        """Put the known pixels back, noised by the eps from which the trajectory started."""
         image = self.image.at(sampler.size).to(sampler.device)
         unknown = self.mask.mask_at(sampler.size, hole=True).to(sampler.device)
 
         def put_back(x: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
-            known = image if t is None else sampler.unguided.noise.add(image, eps, t.view(1))
+            known = image if t is None else sampler.unguided.noise.add(image, start, t.view(1))
             return unknown * x + (1 - unknown) * known
 
-        return InitialState(eps, generators, self.segments(sampler), put_back)
+        return put_back
 
 
 class Invert(Generate):
@@ -92,7 +89,7 @@ class Invert(Generate):
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [SampleSpec("reconstruction", seed)]
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
+    def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
         scheduler = sampler.schedule.scheduler
         if type(scheduler).__name__ != "DDIMScheduler" or getattr(scheduler, "eta", 0):
             raise UserError("task=invert inverts deterministic DDIM steps: use scheduler=ddim, without eta.")
@@ -100,12 +97,10 @@ class Invert(Generate):
             raise UserError(
                 "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
             )
-        image = self.image.at(sampler.size).to(sampler.device)
-        generators = seeds.cpu_generators(spec.seed for spec in specs)
-        return InitialState(self.noise_of(image, sampler, sampler.cond(specs)), generators, self.segments(sampler))
+        return self._noise_of(self.image.at(sampler.size).to(sampler.device), sampler, sampler.cond(specs))
 
     @torch.no_grad()
-    def noise_of(self, image: torch.Tensor, sampler: Sampler, cond: Mapping | None = None) -> torch.Tensor:
+    def _noise_of(self, image: torch.Tensor, sampler: Sampler, cond: Mapping) -> torch.Tensor:
         """x_T [1, 3, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
         denoiser, schedule, x = sampler.unguided, sampler.schedule, image
         alpha_s, sigma_s = torch.ones_like(x[:1, :1, :1, :1]), torch.zeros_like(x[:1, :1, :1, :1])
@@ -120,14 +115,13 @@ class Invert(Generate):
             x, alpha_s, sigma_s, s = x_t, alpha, sigma, t
         return x
 
-    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
-        """grid.png: the image and its reconstruction. The PSNR of the two goes into settings.json."""
+    def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """Write grid.png, the image and its reconstruction; the PSNR of the two goes into settings.json."""
         generated = output.images([specs[0].name])
-        height, width = generated.shape[-2:]
-        image = pixels.to_uint8(self.image.at((height, width)))
+        image = pixels.to_uint8(self.image.at(sampler.size))
         psnr = peak_signal_noise_ratio(generated.float(), image.float(), data_range=255.0)
         identical = torch.equal(generated, image)  # JSON has no infinity
         self.notes["psnr"] = None if identical else round(float(psnr), 2)
         likeness = "identical" if identical else f"PSNR {psnr:.1f} dB"
-        name = output.save_figure(pixels.grid(torch.cat([image, generated])), "grid")
-        return [f"{name} (the image and its reconstruction, {likeness})"]
+        output.save_figure(pixels.grid(torch.cat([image, generated])), "grid")
+        return [f"grid.png (the image and its reconstruction, {likeness})"]

@@ -1,20 +1,18 @@
 """Generating the images of a task into a folder, whatever stops the work or divides it among processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 
 from chrysalis.data import pixels
-from chrysalis.sampling.condition_grid import save_condition_grid
+from chrysalis.diffusion import seeds
 from chrysalis.sampling.devices import ProcessGroup
-from chrysalis.sampling.finite import FiniteCheck
 from chrysalis.sampling.guidance.figures import GuidanceFigures
 from chrysalis.sampling.guidance.guided import Guided
-from chrysalis.sampling.image_writer import ImageWriter
-from chrysalis.sampling.loop import trajectory
-from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
+from chrysalis.sampling.loop import Step, trajectory
+from chrysalis.sampling.output import MOST_IN_FIGURES, ImageWriter, OutputFolder
 from chrysalis.sampling.record import FILE
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.trajectory_recorder import TrajectoryRecorder
@@ -45,43 +43,48 @@ class Generation:
     def run(self, batches: Sequence[Batch]) -> list[str]:
         """Generate the images and what the task makes of them; returns what was written, in words."""
         torch.backends.cudnn.deterministic = True  # so that an image can be generated again to the bit
-        for sentence in self.sampler.warnings():
+        output, is_first = self.output, self.processes.rank == 0
+        for sentence in filter(None, (self.sampler.schedule.warning(), self.sampler.request.missing())):
             warn(sentence)
         self.task.prepare(self.sampler)
         specs = list(chain.from_iterable(batches))
-        self.output.keep_in_memory = self.figures.names = [spec.name for spec in specs[:MOST_IN_FIGURES]]
+        output.keep_in_memory = self.figures.names = [spec.name for spec in specs[:MOST_IN_FIGURES]]
         # 1. Find what is left and remove what a killed process has left half written, before any process writes
         own = self._left(batches)[self.processes.rank :: self.processes.world_size]
-        is_first = self.processes.rank == 0
-        for partial in self.output.path.glob(".*.partial") if is_first else ():
+        for partial in output.path.glob(".*.partial") if is_first else ():
             partial.unlink(missing_ok=True)
         self.processes.gather(None)
         if is_first:
-            self.output.record.write(self.output.path)
+            output.record.write(output.path)
         # 2. Generate this process's batches; one process's failure is everyone's
-        failure = self._generate(own, full=max(map(len, batches)))
-        self._raise_any(failure)
+        self._raise_any(self._generate(own, full=max(map(len, batches))))
         # 3. The first process makes the figures
-        self.figures.gather(self.processes)
-        only = self.output.record.only
+        for rows in self.processes.gather(self.figures.rows):
+            self.figures.rows |= rows
+        only = output.record.only_image
         names = [f"{only}.png"] if only else [f"{len(specs)} image{'s' * (len(specs) > 1)}"]
-        return [*names, *self._finish(specs)] if is_first else names
+        if is_first:
+            names += self.recorder.finish(output) if self.recorder is not None else []
+            if only is None:
+                names += self.task.finish(self.sampler, output, specs)
+                names += self.figures.save(output.path) if self.guided is not None else []
+            output.record.write(output.path, self.task.notes)
+        return names
 
     def _left(self, batches: Sequence[Batch]) -> list[Batch]:
-        only = self.output.record.only
+        """The batches with images that the folder lacks, and the one that is recorded."""
+        only = self.output.record.only_image
         if only is not None:
             first, last = batches[0][0].name, batches[-1][-1].name
             batches = [batch for batch in batches if only in (spec.name for spec in batch)]
             if not batches:
                 raise UserError(f"only={only} is not one of these images: {first} to {last}.")
         self.recorded = batches[0] if self.recorder is not None else None
-        return [batch for batch in batches if batch is self.recorded or not self._is_complete(batch)]
-
-    def _is_complete(self, batch: Batch) -> bool:
-        only = self.output.record.only
-        return all(self.output.has(spec.name) for spec in batch if only in (None, spec.name))
+        lacks = self.output.lacks
+        return [batch for batch in batches if batch is self.recorded or any(lacks(spec.name) for spec in batch)]
 
     def _generate(self, batches: Sequence[Batch], full: int) -> Exception | None:
+        """Write the images of the batches; returns what failed. full: the size of a batch that is not the last."""
         evaluations = self.sampler.schedule.evaluations(self.task.segments(self.sampler))
         try:
             with stage("sampling", evaluations * sum(map(len, batches))) as progress, ImageWriter() as writer:
@@ -98,28 +101,27 @@ class Generation:
 
     def _images(self, batch: Batch, advance: Callable[[int], None]) -> torch.Tensor:
         """uint8 [B, C, H, W] on the CPU."""
-        sampler = self.sampler
-        start = self.task.initial_state(sampler, batch)
+        sampler, task = self.sampler, self.task
+        generators = seeds.generators(spec.seed for spec in batch)
+        segments, x = task.segments(sampler), task.start(sampler, batch, generators)
         if self.guided is not None:
             self.guided.begin()
         recorder = self.recorder if batch is self.recorded else None
         if recorder is not None:
-            recorder.begin(start.x, sampler.schedule.evaluations(start.segments))
-        immediate = start.x.device.type == "cpu" or self.guided is not None
-        finite = FiniteCheck(type(sampler.schedule.scheduler).__name__, immediate)
-        x, cond = start.x, sampler.cond(batch)
-        for step in trajectory(
-            sampler.denoiser, sampler.schedule, x, start.generators, start.segments, start.hook, cond
-        ):
-            finite.see(step)
+            recorder.begin(x, sampler.schedule.evaluations(segments))
+        steps = trajectory(
+            sampler.denoiser, sampler.schedule, x, generators, segments, task.hook(sampler, x), sampler.cond(batch)
+        )
+        immediate = x.device.type == "cpu" or self.guided is not None
+        for step in require_finite(steps, type(sampler.schedule.scheduler).__name__, immediate):
             if recorder is not None:
                 recorder.keep(step)
             advance(len(batch))
             x = step.x
-        finite.require()
         return pixels.to_uint8(x).cpu()
 
     def _raise_any(self, failure: Exception | None) -> None:
+        """Raise this process's failure, or else another's."""
         own = None if failure is None else str(failure) or type(failure).__name__
         messages = [message for message in self.processes.gather(own) if message]
         if not messages:
@@ -128,13 +130,24 @@ class Generation:
             (self.output.path / FILE).unlink()
         raise failure if failure and not isinstance(failure, UserError) else UserError(messages[0])
 
-    def _finish(self, specs: list[SampleSpec]) -> list[str]:
-        output, task = self.output, self.task
-        names = self.recorder.finish(output) if self.recorder is not None else []
-        if output.record.only is None:
-            grid = [] if task.one_condition else save_condition_grid(output, self.sampler, specs)
-            names += grid or task.finish(output, specs)
-            names += task.conclude(output.path, specs)
-            names += self.figures.save(output.path) if self.guided is not None else []
-        output.record.write(output.path, task.notes)
-        return names
+
+def require_finite(steps: Iterator[Step], scheduler: str, immediate: bool) -> Iterator[Step]:
+    """Yield the steps of a trajectory, and raise UserError that names the first whose values are not finite.
+
+    immediate: raise in place of that step; otherwise after the last one, so that a GPU need not be waited for at every
+    step. Guidance waits for it anyway, and would itself fail on such values at the next step.
+    """
+    taken, finite = [], []
+    for step in steps:
+        taken.append((step.i, step.t))
+        finite.append(step.x.isfinite().all())
+        if immediate and not finite[-1]:
+            break
+        yield step
+    found = torch.stack(finite).tolist()
+    if not all(found):
+        i, t = taken[found.index(False)]
+        raise UserError(
+            f"step {i} (t={float(t):g}) of scheduler={scheduler} gave values that are not finite: "
+            "lower the guidance's scale, or choose other steps or another scheduler."
+        )

@@ -6,13 +6,12 @@ from itertools import pairwise
 import torch
 
 from chrysalis.data import pixels
-from chrysalis.diffusion import mixing
-from chrysalis.diffusion import seeds as keyed
+from chrysalis.diffusion import mixing, seeds
 from chrysalis.models import location, lora, second_model
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
-from chrysalis.sampling.tasks import Generate, InitialState, Sampler, SampleSpec
+from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
 from chrysalis.system.memory import align
 from chrysalis.system.ranges import BlendRatio, Columns, Frames
@@ -36,24 +35,21 @@ class Morph(Generate):
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         if n < 2:
             raise UserError(f"n={n}: task=morph interpolates between seeds and needs at least 2.")
-        seeds = [seed + i for i in range(n)] + ([seed] if self.loop else [])
-        self.steps_seed = keyed.key("morph", seed)
-        between = [(a, b, j / self.frames) for a, b in pairwise(seeds) for j in range(self.frames)]
-        between += [] if self.loop else [(seeds[-2], seeds[-1], 1.0)]
+        corners = [seed + i for i in range(n)] + ([seed] if self.loop else [])
+        self.steps_seed = seeds.key("morph", seed)
+        between = [(a, b, j / self.frames) for a, b in pairwise(corners) for j in range(self.frames)]
+        between += [] if self.loop else [(corners[-2], corners[-1], 1.0)]
         return [SampleSpec(f"frame_{k:05d}", a, b, fraction) for k, (a, b, fraction) in enumerate(between)]
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
-        def noise(seed: int | None) -> torch.Tensor:
-            assert seed is not None  # each spec of this task has two
-            return sampler.noise(keyed.cpu_generators([seed]))[0]
+    def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
+        for generator in generators:  # one seed for the steps of all frames: other noise in each would flicker
+            generator.manual_seed(self.steps_seed)
+        first = sampler.noise(seeds.generators(spec.seed for spec in specs))
+        second = sampler.noise(seeds.generators(spec.second_seed for spec in specs))
+        return torch.stack([mixing.slerp(a, b, spec.fraction) for a, b, spec in zip(first, second, specs, strict=True)])
 
-        x = torch.stack([mixing.slerp(noise(s.seed), noise(s.second_seed), s.fraction) for s in specs])
-        # one seed for the steps of all frames: noise that differs from frame to frame would flicker
-        generators = keyed.cpu_generators(self.steps_seed for _ in specs)
-        return InitialState(x, generators, self.segments(sampler))
-
-    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
-        """morph.png, one row from each seed to the next, and the animation of all frames."""
+    def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """Write morph.png, one row from each seed to the next, and the animation of all frames."""
         names = [spec.name for spec in specs]
         rows = []
         for k in range(0, len(names) - 1, self.frames):
@@ -104,14 +100,13 @@ class Blend(Generate):
             for i in range(n)
         ]
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
+    def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
         ratio = specs[0].blend_ratio  # the same in all of a batch
-        assert ratio is not None
         sampler.unguided.unet.load_state_dict(mixing.lerp(self.base, self.own, ratio))
-        return super().initial_state(sampler, specs)
+        return super().start(sampler, specs, generators)
 
-    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
-        """grid.png with a row for each of the first seeds and a column for each ratio."""
+    def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """Write grid.png with a row for each of the first seeds and a column for each ratio."""
         n = len(specs) // len(self.ratios)
         by_seed = [specs[k * n + i].name for i in range(min(n, MOST_BLEND_SEEDS)) for k in range(len(self.ratios))]
         return [output.save_figure(pixels.grid(output.images(by_seed), columns=len(self.ratios)), "grid")]

@@ -1,6 +1,8 @@
 """The folder that a sampling fills: complete PNG files that say how to generate them again, and figures of them."""
 
+from collections import deque
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -9,11 +11,34 @@ from PIL import Image
 from chrysalis.data import pixels
 from chrysalis.sampling.animation import Animation
 from chrysalis.sampling.grids import read
-from chrysalis.sampling.image_writer import ImageWriter
 from chrysalis.sampling.record import SamplingRecord
-from chrysalis.system.files import shown
 
 MOST_IN_FIGURES = 64  # images in a grid, and images that stay in memory for it
+
+
+class ImageWriter(ThreadPoolExecutor):
+    """Threads that write images while the next ones are generated; leaving the `with` block waits for all of them.
+
+    threads: most of their time they wait for the disk. most: number of waiting images from which on `save` waits too.
+    """
+
+    def __init__(self, threads: int = 4, most: int = 32):
+        super().__init__(threads, thread_name_prefix="writing")
+        self.most = most
+        self.waiting: deque[Future] = deque()
+
+    def save(self, image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
+        """Have pixels.save_png write the image later; raises the error of an earlier one."""
+        while self.waiting and (self.waiting[0].done() or len(self.waiting) >= self.most):
+            self.waiting.popleft().result()
+        self.waiting.append(self.submit(pixels.save_png, image, path, text))
+
+    def __exit__(self, exc_type, exc_val, exc_tb) -> None:
+        """Wait for all images, after an error too; raise the error of one, unless there is one already."""
+        super().__exit__(exc_type, exc_val, exc_tb)
+        if exc_val is None:
+            for future in self.waiting:
+                future.result()
 
 
 class OutputFolder:
@@ -23,30 +48,29 @@ class OutputFolder:
     of an earlier, stopped command, are read from their files.
     """
 
-    def __init__(self, path: Path, record: SamplingRecord, animation: Animation | None = None):
-        self.path, self.record, self.animation = path, record, animation or Animation()
+    def __init__(self, path: Path, record: SamplingRecord, animation: Animation):
+        self.path, self.record, self.animation = path, record, animation
         self.keep_in_memory: Collection[str] = ()
         self._in_memory: dict[str, torch.Tensor] = {}
         record.require_same_images(path)
 
-    def __str__(self) -> str:
-        return shown(self.path)
-
     def file(self, name: str) -> Path:
         return self.path / f"{name}.png"
 
-    def has(self, name: str) -> bool:
-        """Whether the image's file is complete: each part of a PNG file has a checksum."""
+    def lacks(self, name: str) -> bool:
+        """Whether the image is asked for and its file is not complete: each part of a PNG file has a checksum."""
+        if self.record.only_image not in (None, name):
+            return False
         try:
             with Image.open(self.file(name)) as image:
                 image.verify()
         except (OSError, ValueError, SyntaxError, EOFError):
-            return False
-        return True
+            return True
+        return False
 
     def add(self, name: str, image: torch.Tensor, writer: ImageWriter) -> None:
-        """Write an image, uint8 [3, H, W], unless its file is complete or the record is of another image only."""
-        if self.record.only not in (None, name) or self.has(name):
+        """Write an image, uint8 [3, H, W], if the folder lacks it."""
+        if not self.lacks(name):
             return
         if name in self.keep_in_memory:
             self._in_memory[name] = image
@@ -54,8 +78,8 @@ class OutputFolder:
 
     def images(self, names: Sequence[str]) -> torch.Tensor:
         """uint8 [B, 3, H, W]; their files must be complete."""
-        kept = self._in_memory
-        return torch.stack([kept[name] if name in kept else read(self.file(name)) for name in names])
+        in_memory = self._in_memory
+        return torch.stack([in_memory[name] if name in in_memory else read(self.file(name)) for name in names])
 
     def save_figure(self, sheet: torch.Tensor, name: str, enlarge: bool = True) -> str:
         """Write a figure, uint8 [3, h, w], and return its file name. enlarge: small ones, so that they can be seen."""

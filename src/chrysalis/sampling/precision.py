@@ -3,17 +3,11 @@
 from collections.abc import Mapping
 
 from chrysalis.denoiser import Denoiser
+from chrysalis.sampling.guidance.guided import Term
 from chrysalis.sampling.guidance.model_pairs import Pair
-from chrysalis.sampling.guidance.term import Term
-from chrysalis.system import hardware
 from chrysalis.system.compiling import compile_unet
 from chrysalis.system.errors import UserError
 from chrysalis.system.hardware import AUTOCAST
-
-
-def resolve(precision: str | int, accelerator: str = "auto") -> str:
-    """The name, one of hardware.AUTOCAST, of trainer.precision with trainer.accelerator; never `auto`."""
-    return hardware.precision(str(precision), hardware.accelerator(accelerator))[0]
 
 
 def apply(denoiser: Denoiser, terms: Mapping[str, Term], precision: str, compiled: bool = False) -> None:

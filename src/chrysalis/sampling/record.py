@@ -11,9 +11,9 @@ from chrysalis.system.records import all_public, leaves
 from chrysalis.system.terminal import is_main_process
 
 FILE = "settings.json"
-# settings that change no image: a stopped sampling may continue with others
-FREE = ("batch_size", "compile", "trajectory_columns", "trajectory", "animation")
-FREE += ("task.features", "task.data", "task.n_nearest")
+# settings that change no image, with all below them: a stopped sampling may continue with others
+NO_EFFECT = ("batch_size.", "compile.", "trajectory_columns.", "trajectory.", "animation.")
+NO_EFFECT += ("task.features.", "task.data.", "task.n_nearest.")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SamplingRecord:
 
     settings: all that the images depend on. command, overrides: what composes the settings again. inputs: a digest of
     each file that the settings name. versions: of the libraries. precision: what the UNet computes in, never `auto`.
-    only: the name of the one image to generate; None for all.
+    only_image: the name of the one image to generate; None for all.
     """
 
     settings: dict
@@ -31,11 +31,11 @@ class SamplingRecord:
     inputs: dict[str, str]
     versions: dict[str, str]
     precision: str
-    only: str | None = None
+    only_image: str | None = None
 
     @cached_property
     def _json(self) -> str:
-        return json.dumps({name: value for name, value in asdict(self).items() if name != "only"})
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "only_image"})
 
     def metadata(self, name: str) -> dict[str, str]:
         """The PNG text of the image of this name, from which `from=IMAGE.png` generates it again."""
@@ -44,7 +44,7 @@ class SamplingRecord:
     def write(self, out: Path, result: dict | None = None) -> None:
         """Write settings.json. result: what the task found, such as distances."""
         content = json.loads(self._json)
-        content |= {"only": self.only} if self.only is not None else {}
+        content |= {"only": self.only_image} if self.only_image is not None else {}
         content |= {"result": result} if result else {}
         write_text(out / FILE, json.dumps(content, indent=2) + "\n")
 
@@ -57,23 +57,17 @@ class SamplingRecord:
             old, new = _compared(before), _compared(json.loads(self._json))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"out={shown(out)} already holds other files: choose another folder.") from None
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if not changed:
             return
-        key = changed[0]
+        key, folder = changed[0], f"out={shown(out)}"
         if key in before["inputs"] and key not in self.inputs:
-            raise UserError(
-                f"{key} is missing, which out={shown(out)} depends on: restore it, or choose another folder."
-            )
-        if key in before["inputs"] or key in self.inputs:
-            raise UserError(f"out={shown(out)} holds images from before {key} changed: choose another folder.")
-        raise UserError(f"out={shown(out)} holds images with {key}={old.get(key)}: choose another folder.")
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+            raise UserError(f"{key} is missing, which {folder} depends on: restore it, or choose another folder.")
+        was = f"from before {key} changed" if key in self.inputs else f"with {key}={old.get(key)}"
+        raise UserError(f"{folder} holds images {was}: choose another folder.")
 
 
 def _compared(record: dict) -> dict:
     """What decides about the images, by key."""
-    return {**leaves(record["settings"]), "trainer.precision": record["precision"], **record["inputs"]}
+    settings = {k: v for k, v in leaves(record["settings"]).items() if not f"{k}.".startswith(NO_EFFECT)}
+    return {**settings, "trainer.precision": record["precision"], **record["inputs"]}

@@ -9,6 +9,7 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
 from chrysalis.models.training_scheduler import KEPT, NOISE
 from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.ranges import Fraction
 
 Scheduler = Any  # diffusers declares neither the config nor the step that its schedulers have in common
 
@@ -50,15 +51,12 @@ OTHER_SPACINGS = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 def require_known(name: str, key: str) -> None:
     """Raise UserError unless name, the value of `key`, is in the table or a scheduler class of diffusers."""
-    if name not in SCHEDULERS and not _is_scheduler(name):
+    is_class = name.endswith("Scheduler") and inspect.isclass(getattr(diffusers, name, None))
+    if name not in SCHEDULERS and not is_class:
         raise UserError(f"{key}={name} is unknown: {CHOOSE[:-1]}, or a scheduler class of diffusers.")
 
 
-def _is_scheduler(name: object) -> bool:
-    return isinstance(name, str) and name.endswith("Scheduler") and inspect.isclass(getattr(diffusers, name, None))
-
-
-def build(training_scheduler, name: str, **settings):
+def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings) -> Scheduler:
     """Build a fresh scheduler for sampling.
 
     A learned variance of the training scheduler is replaced by a fixed one: the denoiser drops that half of the output.
@@ -66,12 +64,11 @@ def build(training_scheduler, name: str, **settings):
     Args:
         training_scheduler: what the model was trained with; its noise levels and prediction type are kept.
         name: one of SCHEDULERS, or a scheduler class of diffusers.
-        settings: overrides of the scheduler's config, such as timestep_spacing; for DDIM also `eta`, from 0
-            (deterministic) to 1 (as noisy as DDPM).
+        eta: of DDIM's step, from 0 (deterministic) to 1 (as noisy as DDPM; Song et al. 2021, eq. 16).
+        settings: overrides of the scheduler's config, such as timestep_spacing.
     """
     require_known(name, "scheduler")
     kind, defaults = SCHEDULERS.get(name, (name, {"skip_prk_steps": True}))
-    eta = settings.pop("eta", 0.0)
     accepted = _parameters(kind)
     _refuse_settings(kind, accepted, settings)
     config = {k: v for k, v in training_scheduler.config.items() if k in KEPT or k == "_use_default_values"}
@@ -82,7 +79,7 @@ def build(training_scheduler, name: str, **settings):
             raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
         config["rescale_betas_zero_snr"] = True  # rescaled trained_betas do not say so themselves
     if any(settings.get(key) for key in OTHER_SPACINGS):
-        defaults = {"use_karras_sigmas": False} | {k: v for k, v in defaults.items() if k != "use_karras_sigmas"}
+        defaults = {**defaults, "use_karras_sigmas": False}
     # from_config drops what the training scheduler left at its default, and Heun has other default betas
     noise = {key: config[key] for key in NOISE if key in config and key in accepted}
     # the loop converts the prediction; PNDM adds up outputs of several timesteps, which is right for eps alone
@@ -93,7 +90,9 @@ def build(training_scheduler, name: str, **settings):
     if not torch.allclose(scheduler.alphas_cumprod, training_scheduler.alphas_cumprod, atol=1e-6):
         raise UserError(f"scheduler={name} changes the model's noise levels and cannot serve it: {CHOOSE}")
     if eta:
-        _set_eta(scheduler, eta)
+        if "eta" not in inspect.signature(scheduler.step).parameters:
+            raise UserError(f"scheduler.eta is not a setting of {kind}: only ddim has it.")
+        scheduler.eta = eta  # read by `step_arguments`: diffusers keeps it in no config
     return scheduler
 
 
@@ -142,15 +141,6 @@ def _refuse_settings(kind: str, accepted: dict, settings: dict) -> None:
         raise UserError(f"scheduler.use_flow_sigmas is for flow matching, not for a DDPM noise schedule: {CHOOSE}")
     if kind == "UniPCMultistepScheduler" and not settings.get("lower_order_final", True):
         raise UserError("scheduler.lower_order_final=false divides by zero at unipc's last step: leave it true.")
-
-
-def _set_eta(scheduler, eta: float) -> None:
-    """Set DDIM's eta, which is an argument of its step and not in its config (Song et al. 2021, eq. 16)."""
-    if "eta" not in inspect.signature(scheduler.step).parameters:
-        raise UserError(f"scheduler.eta is not a setting of {type(scheduler).__name__}: only ddim has it.")
-    if not isinstance(eta, int | float) or not 0 <= eta <= 1:
-        raise UserError(f"scheduler.eta={eta} must lie between 0 (deterministic) and 1 (as noisy as DDPM).")
-    scheduler.eta = float(eta)
 
 
 def step_arguments(scheduler: Scheduler, generators: list[torch.Generator]) -> dict:

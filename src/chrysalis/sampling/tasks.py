@@ -1,9 +1,8 @@
 """Tasks: which images to generate, where each trajectory starts, and which figures are made at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,27 +11,31 @@ from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
+from chrysalis.sampling.grids import legible
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
 from chrysalis.sampling.timesteps import Segments, TimestepSchedule, repeat_segments
 from chrysalis.system.errors import UserError
 
+MOST_ROWS, MOST_COLUMNS = 24, 16  # of a grid of several conditions
+COLUMNS = 8  # of a grid of one condition that is an image
+
 
 @dataclass(frozen=True)
 class SampleSpec:
     """One image to generate.
 
-    name: of its file, without .png. seed: for its start and its stochastic steps. second_seed, fraction: a seed towards
-    whose noise the start is turned, and how far (0 to 1). blend_ratio: of the weights between the base model's (0) and
-    the model's own (1); None without blending. row: of the conditions in the request.
+    name: of its file, without .png. seed: for its start and its stochastic steps. second_seed, fraction: task=morph
+    interpolates the start towards this seed's noise, so far (0 to 1). blend_ratio: task=blend generates it with weights
+    between the base model's (0) and the model's own (1). row: of the conditions in the request.
     """
 
     name: str
     seed: int
-    second_seed: int | None = None
+    second_seed: int = 0
     fraction: float = 0.0
-    blend_ratio: float | None = None
+    blend_ratio: float = 1.0
     row: int = 0
 
 
@@ -41,14 +44,14 @@ class Sampler:
     """What images are sampled with.
 
     denoiser: with its guidance, if there is any. size: (height, width) of the images. recurrence: how often each step
-    is taken, with noise added back in between. request: the conditions of a conditional model.
+    is taken, with noise added back in between. request: the conditions, none for an unconditional model.
     """
 
     denoiser: Denoiser | Guided
     schedule: TimestepSchedule
     size: tuple[int, int]
     recurrence: int = 1
-    request: Request | None = None
+    request: Request = field(default_factory=lambda: Request(None, {}, None))
 
     @property
     def unguided(self) -> Denoiser:
@@ -62,29 +65,9 @@ class Sampler:
         """float32 [B, C, H, W]: each generator's next normal numbers."""
         return seeds.noise(generators, (self.unguided.channels, *self.size), self.device)
 
-    def cond(self, specs: Sequence[SampleSpec]) -> dict | None:
+    def cond(self, specs: Sequence[SampleSpec]) -> dict:
         """The condition of these images."""
-        if self.request is None:
-            return None
         return self.request.cond([spec.row for spec in specs], [spec.seed for spec in specs], self.size, self.device)
-
-    def warnings(self) -> list[str]:
-        """Sentences on what the user may have overlooked."""
-        missing = self.request.missing() if self.request is not None else None
-        return [sentence for sentence in (self.schedule.warning(), missing) if sentence]
-
-
-@dataclass
-class InitialState:
-    """Where a trajectory starts and what follows, see sampling/loop.py.
-
-    x: float32 [B, C, H, W] at the noise level of the first segment.
-    """
-
-    x: torch.Tensor
-    generators: list[torch.Generator]
-    segments: Segments
-    hook: Hook | None = None
 
 
 class Generate:
@@ -100,11 +83,17 @@ class Generate:
         self.notes: dict = {}
 
     def all_specs(self, seed: int, n: int, request: Request) -> list[SampleSpec]:
-        """The specs of all images, for every row of conditions that is requested."""
-        if self.one_condition and request.rows > 1:
+        """The specs of all images, for every row of conditions that is requested, with the row in their names."""
+        if request.rows == 1:
+            return self.specs(seed, n)
+        if self.one_condition:
             name = type(self).__name__.lower()
             raise UserError(f"task={name} takes one condition at a time, not a list of {request.rows}.")
-        return _for_each_row(self.specs(seed, n), request)
+        names = [request.file_name(row) for row in range(request.rows)]
+        if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
+            names = [f"row{row:03d}" for row in range(request.rows)]
+        specs = self.specs(seed, n)
+        return [replace(spec, name=f"{name}_{spec.name}", row=row) for row, name in enumerate(names) for spec in specs]
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [SampleSpec(f"seed_{seed + i:05d}", seed + i) for i in range(n)]
@@ -116,28 +105,35 @@ class Generate:
         """All full steps, each as often as the recurrence says."""
         return repeat_segments([(0, len(sampler.schedule))], sampler.recurrence)
 
-    def initial_state(self, sampler: Sampler, specs: Sequence[SampleSpec]) -> InitialState:
-        generators = seeds.cpu_generators(spec.seed for spec in specs)
-        return InitialState(sampler.noise(generators), generators, self.segments(sampler))
+    def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
+        """x, float32 [B, C, H, W], at the noise level of the first segment. generators: one for each image's seed."""
+        return sampler.noise(generators)
 
-    def finish(self, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
-        """Make the figures of this task's images and return their names; here grid.png of the first images."""
-        images = output.images([spec.name for spec in specs[:MOST_IN_FIGURES]])
-        return [output.save_figure(pixels.grid(images), "grid")]
+    def hook(self, sampler: Sampler, start: torch.Tensor) -> Hook | None:
+        """What the loop calls after every step of a trajectory from `start`."""
+        return None
 
-    def conclude(self, out: Path, specs: Sequence[SampleSpec]) -> list[str]:
-        """Make what needs all images of the folder, however they are shown, and return its names."""
-        return []
+    def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
+        """Write the figures of this task's images and return their names; here grid.png of the first images.
 
-
-def _for_each_row(specs: Sequence[SampleSpec], request: Request) -> list[SampleSpec]:
-    """All specs once for every row of conditions, with the row in their names."""
-    if request.rows == 1:
-        return list(specs)
-    names = [request.file_name(row) for row in range(request.rows)]
-    if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
-        names = [f"row{row:03d}" for row in range(request.rows)]
-    return [replace(spec, name=f"{name}_{spec.name}", row=row) for row, name in enumerate(names) for spec in specs]
+        With several conditions each has a row; a mask or an image that the model is given is shown above its images.
+        """
+        request = sampler.request
+        if request.rows == 1 and not request.spatial:
+            images = output.images([spec.name for spec in specs[:MOST_IN_FIGURES]])
+            return [output.save_figure(pixels.grid(images), "grid")]
+        if request.rows == 1:
+            shown = specs[:MOST_IN_FIGURES]
+            rows = [shown[k : k + COLUMNS] for k in range(0, len(shown), COLUMNS)]
+        else:
+            same_row = [list(group) for _, group in groupby(specs, key=lambda spec: spec.row)]
+            rows = [group[:MOST_COLUMNS] for group in same_row[:MOST_ROWS]]
+        table = []
+        for row in rows:
+            cond = sampler.cond(row)
+            table += [(name, pixels.to_uint8(cond[name]).expand(-1, 3, -1, -1).cpu()) for name in request.spatial]
+            table.append((request.row_name(row[0].row), output.images([spec.name for spec in row])))
+        return [output.save_figure(legible(table), "grid", enlarge=False)]
 
 
 def in_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:

@@ -11,35 +11,33 @@ from chrysalis.sampling.output import OutputFolder
 class TrajectoryRecorder:
     """Keeps moments of a trajectory's first images: `columns` of them for the figure, `frames` for the animation.
 
-    A moment is the x_t that a step starts from, and the model's estimate of x_0.
+    A moment, uint8 [2, rows, 3, H, W], is the x_t that a step starts from, and the model's estimate of x_0.
     """
 
     def __init__(self, columns: int = 10, frames: int = 60, rows: int = 4):
         self.columns, self.frames, self.rows = columns, frames, rows
-        self.moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def begin(self, x: torch.Tensor, evaluations: int) -> None:
         """Start at x, before so many evaluations of the UNet."""
-        self.moments, self.x, self.last = {}, self._first_rows(x), evaluations - 1
-        self.wanted = {i for count in (self.frames, self.columns) for i in _spread(evaluations, count)}
+        self.moments: dict[int, torch.Tensor] = {}
+        self.x, self.evaluations = self._first_rows(x), evaluations
+        self.recorded = {*_spread(evaluations, self.frames), *_spread(evaluations, self.columns)}
 
     def keep(self, step: Step) -> None:
-        if step.i in self.wanted:
-            self.moments[step.i] = (self.x, self._first_rows(step.x0))
+        """Keep the moment before this step if it is recorded; after the last one, x is its own estimate."""
+        if step.i in self.recorded:
+            self.moments[step.i] = torch.stack([self.x, self._first_rows(step.x0)])
         self.x = self._first_rows(step.x)
-        if step.i == self.last:
-            self.moments[step.i + 1] = (self.x, self.x)
+        if step.i + 1 == self.evaluations:
+            self.moments[self.evaluations] = torch.stack([self.x, self.x])
 
     def finish(self, output: OutputFolder) -> list[str]:
         """Write the figures and return their names."""
-        columns = [self.moments[i] for i in _spread(self.last + 1, self.columns)]
-        rows = [
-            torch.stack([moment[which][image] for moment in columns])
-            for image in range(len(self.x))
-            for which in (0, 1)
-        ]
-        figure = output.save_figure(pixels.strip(rows), "trajectory", enlarge=False)
-        frames = [enlarged(pixels.strip(self.moments[i]), 256) for i in _spread(self.last + 1, self.frames)]
+        columns = torch.stack([self.moments[i] for i in _spread(self.evaluations, self.columns)], dim=2)
+        rows = columns.transpose(0, 1).flatten(0, 1)  # of each image x_t and x_0: [2 * rows, columns, 3, H, W]
+        figure = output.save_figure(pixels.strip(rows.unbind()), "trajectory", enlarge=False)
+        moments = [self.moments[i] for i in _spread(self.evaluations, self.frames)]
+        frames = [enlarged(pixels.strip(moment.unbind()), 256) for moment in moments]
         return [figure, *output.animation.save(frames, output.path / "trajectory")]
 
     def _first_rows(self, x: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
     steps = 400 if name in SLOW else 60
 
     def drawn(terms):
-        return sample(Guided(denoiser, terms), built(training, name), steps, seeds.generators(0, 8), (16, 16), cond)
+        return sample(Guided(denoiser, terms), built(training, name), steps, seeds.generators(range(8)), (16, 16), cond)
 
     for w in (1.0, 2.0, 3.0):
         x = drawn({"cfg": ClassifierFree(denoiser, w)})

@@ -126,7 +126,7 @@ def test_guidance_brings_the_image_nearer(clip_folder, at_what):
         denoiser = Denoiser(tiny_unet().eval(), DDPMScheduler(), objective("epsilon"))
         clip = Clip(str(clip_folder), "moth", cutouts=2, scale=scale, at=at_what)
         guided = Guided(denoiser, {"clip": clip})
-        x = sample(guided, schedulers.build(denoiser.scheduler, "ddim"), 20, seeds.generators(0, 4), (SIZE, SIZE))
+        x = sample(guided, schedulers.build(denoiser.scheduler, "ddim"), 20, seeds.generators(range(4)), (SIZE, SIZE))
         distance[scale] = judge.loss(x.clamp(-1, 1), at(0, 4), None).median()
         assert len(guided.records) == (20 if scale else 0)
     assert distance[0.02] < 0.95 * distance[0.0]

@@ -21,9 +21,8 @@ from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance import energies
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.sampling.guidance.guided import Guided
+from chrysalis.sampling.guidance.guided import Guided, View
 from chrysalis.sampling.guidance.model_pairs import Pair
-from chrysalis.sampling.guidance.term import View
 from chrysalis.sampling.guidance.user_function import Classifier, Custom, Function
 from chrysalis.sampling.loop import sample
 from chrysalis.system.errors import UserError
@@ -38,7 +37,7 @@ def unclipped(seed=0, prediction="v_prediction") -> Denoiser:
 
 def final(denoiser, name="ddim", seed=0, n=4, steps=6):
     scheduler = built(getattr(denoiser, "denoiser", denoiser).scheduler, name)
-    return sample(denoiser, scheduler, steps, seeds.generators(seed, n), (16, 16))
+    return sample(denoiser, scheduler, steps, seeds.generators(range(seed, seed + n)), (16, 16))
 
 
 def brighter(denoiser: Denoiser) -> Denoiser:

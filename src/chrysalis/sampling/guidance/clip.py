@@ -14,10 +14,6 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.memory import align
 from chrysalis.system.ranges import NotNegative
 
-# What OpenAI trained CLIP with: github.com/openai/CLIP, clip/clip.py, _transform
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 class Clip(Energy):
     """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or image.
@@ -30,8 +26,10 @@ class Clip(Energy):
             image, stretched to CLIP's square.
     """
 
-    def __init__(self, model: str, text: str | None = None, image: str | None = None, cutouts: NotNegative = 8, **how):
-        super().__init__(**how)
+    def __init__(
+        self, model: str, text: str | None = None, image: str | None = None, cutouts: NotNegative = 8, **settings
+    ):
+        super().__init__(**settings)
         if text is None and image is None:
             raise UserError("guidance=clip needs a target: give guidance.clip.text, guidance.clip.image, or both.")
         target_image = None if image is None else ImageFile(image, "guidance.clip.image")
@@ -95,12 +93,11 @@ def _load(model: str, with_text: bool) -> tuple:
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False) if with_text else None
         try:
             processor = CLIPImageProcessor.from_pretrained(**where)
-            mean, std = processor.image_mean, processor.image_std
         except OSError:
             if Path(where["pretrained_model_name_or_path"], "preprocessor_config.json").exists():  # and cannot be read
                 raise
-            mean, std = MEAN, STD
-    return align(clip.float()).requires_grad_(False).eval(), tokenizer, mean, std
+            processor = CLIPImageProcessor()  # with the mean and std that OpenAI trained CLIP with
+    return align(clip.float()).requires_grad_(False).eval(), tokenizer, processor.image_mean, processor.image_std
 
 
 def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:

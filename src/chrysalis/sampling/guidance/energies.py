@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
-from chrysalis.sampling.guidance.term import Interval, OverTime, Push, Term, View
+from chrysalis.sampling.guidance.guided import Interval, OverTime, Push, Term, View
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.ranges import Fraction, Positive, PositiveNumber, Smoothing
 
@@ -47,7 +47,7 @@ class Energy(Term):
         smoothing: Smoothing = 0,
     ):
         super().__init__(f"guidance.{type(self).__name__.lower()}", scale, interval, schedule)
-        self.at, self.gradient, self.clip, self.smoothing = at, gradient, clip, smoothing
+        self.at, self.gradient, self.largest_change, self.smoothing = at, gradient, clip, smoothing
         self.through_unet = at == "x_t"
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
@@ -65,29 +65,29 @@ class Energy(Term):
             if self.gradient == "per_pixel":
                 change = change * (at_x0.flatten(1).norm(dim=1) * math.sqrt(size)).view(-1, 1, 1, 1)
         change = -strength * sigma**2 * change
-        if self.clip is not None:
+        if self.largest_change is not None:
             rms = change.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-            change = change * (self.clip / rms.clamp(min=1e-20)).clamp(max=1)
+            change = change * (self.largest_change / rms.clamp(min=1e-20)).clamp(max=1)
         return Push(change, loss.detach(), norm)
 
     def _gradients(self, view: View, sigma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(loss [B], its gradient at what `at` names, its gradient at the loss's own argument)."""
         with torch.enable_grad():
-            seen = view.x_t if self.at == "noisy" else view.x0
+            x = view.x_t if self.at == "noisy" else view.x0
             if not self.through_unet:
-                seen = seen.detach().requires_grad_()
-            loss = self._smoothed(seen.clone(), view, sigma)  # a loss may change its argument in place
-            at_seen = self._gradient_at(seen, loss)
+                x = x.detach().requires_grad_()
+            loss = self._smoothed(x.clone(), view, sigma)  # a loss may change its argument in place
+            at_x = self._gradient_at(x, loss)
             if not self.through_unet:
-                return loss, at_seen, at_seen
-            (at_x_t,) = torch.autograd.grad(view.x0, view.x_t, at_seen, retain_graph=True)
-            return loss, at_x_t, at_seen
+                return loss, at_x, at_x
+            (at_x_t,) = torch.autograd.grad(view.x0, view.x_t, at_x, retain_graph=True)
+            return loss, at_x_t, at_x
 
-    def _gradient_at(self, seen: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+    def _gradient_at(self, x: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         source, gradient = self.where or self.key, None
         if loss.requires_grad:
             try:
-                gradient = torch.autograd.grad(loss.sum(), seen, allow_unused=True)[0]
+                gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0]
             except Exception as error:  # the user's own backward can raise anything
                 raise UserError(f"{source}: the loss has no gradient: {first_line(error)}.") from error
         if gradient is None:
@@ -95,11 +95,12 @@ class Energy(Term):
         return gradient
 
     def _smoothed(self, x0: torch.Tensor, view: View, sigma: float) -> torch.Tensor:
+        t = view.t.expand(len(x0))
         if not self.smoothing:
-            return self.loss(x0, view.timesteps, view.cond)
+            return self.loss(x0, t, view.cond)
         keys = [seeds.key("smoothing", float(view.t), j) for j in range(self.smoothing)]
         copies = [x0 + sigma * xi for xi in seeds.normal(keys, x0.shape[1:]).to(x0.device)]
-        losses = torch.stack([self.loss(copy, view.timesteps, view.cond) for copy in copies])
+        losses = torch.stack([self.loss(copy, t, view.cond) for copy in copies])
         return math.log(len(copies)) - torch.logsumexp(-losses, dim=0)
 
 
@@ -112,16 +113,15 @@ class Colour(Energy):
             colours (Bonneel et al. 2015).
     """
 
-    def __init__(self, target: str, **how):
-        super().__init__(**how)
+    def __init__(self, target: str, **settings):
+        super().__init__(**settings)
         self.target: torch.Tensor | ImageFile
         try:
             # a "#" typed on the command line would have to be quoted for Hydra
-            bare = re.fullmatch(r"[0-9a-fA-F]{6}", str(target))
-            rgb = ImageColor.getrgb(f"#{target}" if bare else str(target))[:3]
-            self.target = pixels.to_signed(torch.tensor(rgb))
+            is_hex = re.fullmatch(r"[0-9a-fA-F]{6}", target)
+            self.target = pixels.to_signed(torch.tensor(ImageColor.getrgb(f"#{target}" if is_hex else target)[:3]))
         except ValueError:
-            if not any(c in str(target) for c in "./\\"):
+            if not any(c in target for c in "./\\"):
                 message = f"{self.key}.target={target} is neither a colour (rrggbb or a CSS name) nor an image."
                 raise UserError(message) from None
             self.target = ImageFile(target, f"{self.key}.target")
@@ -129,10 +129,13 @@ class Colour(Energy):
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.target, ImageFile):
             return _palette_distance(x0, self.target.spread_over(_size(x0)).to(x0))
-        grey = x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)
         target = self.target.to(x0).view(1, 3, 1, 1)
-        chroma = x0 - (x0 * grey).sum(1, keepdim=True)
-        return (chroma - (target - (target * grey).sum(1, keepdim=True))).square().mean(dim=(1, 2, 3)) / 2
+        return ((x0 - _luma(x0)) - (target - _luma(target))).square().mean(dim=(1, 2, 3)) / 2
+
+
+def _luma(x: torch.Tensor) -> torch.Tensor:
+    """[B, 1, H, W]"""
+    return (x * x.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _palette_distance(x0: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
@@ -149,13 +152,12 @@ def _size(x0: torch.Tensor) -> tuple[int, int]:
 class Brightness(Energy):
     """Mean luma, from 0 (black) to 1 (white): half the squared distance to the target."""
 
-    def __init__(self, target: Fraction, **how):
-        super().__init__(**how)
+    def __init__(self, target: Fraction, **settings):
+        super().__init__(**settings)
         self.target = float(target)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        luma = (x0 * x0.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1)
-        return (luma.mean(dim=(1, 2)) - (2 * self.target - 1)).square() / 2
+        return (_luma(x0).mean(dim=(1, 2, 3)) - (2 * self.target - 1)).square() / 2
 
 
 class Symmetry(Energy):
@@ -171,8 +173,8 @@ class Silhouette(Energy):
     contrast: the rms distance, in [-1, 1], that the subject should have from the background's colour.
     """
 
-    def __init__(self, mask: str, contrast: float = 0.6, **how):
-        super().__init__(**how)
+    def __init__(self, mask: str, contrast: float = 0.6, **settings):
+        super().__init__(**settings)
         self.contrast = float(contrast)
         self.mask = ImageFile(mask, "guidance.silhouette.mask")
 
@@ -197,8 +199,8 @@ class Sharpness(Energy):
 class Reference(Energy):
     """Likeness to an image at low resolution, `size` cells high: its layout and colours, but not its details."""
 
-    def __init__(self, image: str, size: Positive = 8, **how):
-        super().__init__(**how)
+    def __init__(self, image: str, size: Positive = 8, **settings):
+        super().__init__(**settings)
         self.image, self.size = ImageFile(image, "guidance.reference.image"), size
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from chrysalis.sampling.devices import ProcessGroup
 from chrysalis.system.files import written
 from chrysalis.system.plotting import COLOURS, save, style
 from chrysalis.system.terminal import say
@@ -14,11 +13,11 @@ COLUMNS = ("image", "step", "t", "term", "loss", "gradient_norm", "fraction")
 
 
 class GuidanceFigures:
-    """The records of a guided denoiser (see Guided.records) for the images in `names`, as rows of COLUMNS."""
+    """The records of a guided denoiser (see Guided.records) for the images in `names`, as rows of COLUMNS by image."""
 
-    def __init__(self, names: Sequence[str] = ()):
-        self.names = list(names)
-        self.rows: dict[str, list[tuple]] = {}  # by image
+    def __init__(self):
+        self.names: list[str] = []
+        self.rows: dict[str, list[tuple]] = {}
 
     def add(self, names: Sequence[str], records: Sequence[dict]) -> None:
         """Keep the records of a batch, to four digits. names: of the batch's images, in their order."""
@@ -30,11 +29,6 @@ class GuidanceFigures:
                     for term, figures in row.items()
                     if isinstance(figures, dict)
                 ]
-
-    def gather(self, processes: ProcessGroup) -> None:
-        """Add the other processes' rows."""
-        for rows in processes.gather(self.rows):
-            self.rows |= rows
 
     def save(self, out: Path) -> list[str]:
         """Write both files and return their names; [] where guidance has not acted.

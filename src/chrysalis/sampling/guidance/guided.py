@@ -1,15 +1,82 @@
 """A guided denoiser is a denoiser: its x_0 is the model's plus the sum of the changes that its terms ask for."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from chrysalis.denoiser import Denoiser
+from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.prediction import Prediction
-from chrysalis.sampling.guidance.term import Push, Term, View
 from chrysalis.system.errors import UserError
+
+Interval = tuple[float | None, float | None]
+OverTime = Literal["constant", "early", "late"]
+
+
+@dataclass
+class View:
+    """What a term may look at.
+
+    x_t, x0: float32 [B, C, H, W]; x0 is the model's estimate, unclipped, in the graph of x_t if a term goes through the
+    UNet. t: the timestep, a scalar. cond: the condition, see conditions/conditioner.py.
+    """
+
+    x_t: torch.Tensor
+    x0: torch.Tensor
+    t: torch.Tensor
+    noise: Noise
+    cond: Mapping | None = None
+
+
+@dataclass
+class Push:
+    """The change of x0, [B, C, H, W], that a term asks for; its loss and the norm of its gradient, [B] each."""
+
+    change: torch.Tensor
+    loss: torch.Tensor
+    gradient_norm: torch.Tensor
+
+
+class Term:
+    """Base class of all guidance.
+
+    Args:
+        key: of its settings, for messages.
+        scale: strength of the guidance; 0 turns it off, a negative one reverses it.
+        interval: (lo, hi), acts only at lo < sigma / alpha <= hi (Kynkaanniemi et al. 2024, in EDM's sigma); None for
+            no bound.
+        schedule: factor on the scale over time: "constant" 1, "early" sigma(t), "late" alpha(t).
+
+    Attributes:
+        through_unet: whether its gradient is taken at x_t, through the UNet.
+        where: file and line of the user's function, if it is one.
+    """
+
+    through_unet: bool = False
+    where: str | None = None
+
+    def __init__(
+        self, key: str, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"
+    ):
+        low, high = interval
+        if low is not None and high is not None and low >= high:
+            raise UserError(f"{key}.interval={list(interval)} must be two numbers in sigma / alpha, the smaller first.")
+        self.key, self.scale, self.interval, self.schedule = key, float(scale), (low, high), schedule
+
+    def strength(self, t: torch.Tensor, noise: Noise) -> float:
+        """The scale at timestep t, a scalar; 0 outside the interval."""
+        alpha, sigma = float(noise.alpha(t.view(1))), float(noise.sigma(t.view(1)))
+        low, high = self.interval
+        if (low is not None and sigma <= low * alpha) or (high is not None and sigma > high * alpha):
+            return 0.0
+        return self.scale * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
+
+    def push(self, view: View, strength: float) -> Push:
+        """The change at this strength. Each image's depends on that image alone."""
+        raise NotImplementedError
 
 
 class Guided(nn.Module):
@@ -24,8 +91,7 @@ class Guided(nn.Module):
         super().__init__()
         self.denoiser: Denoiser = denoiser.requires_grad_(False)
         self.terms = dict(terms)
-        self.noise, self.objective, self.unet = denoiser.noise, denoiser.objective, denoiser.unet
-        self.channels = denoiser.channels
+        self.noise, self.channels = denoiser.noise, denoiser.channels
         self.begin()
 
     def begin(self) -> None:

@@ -7,11 +7,10 @@ import torch
 
 from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import location, second_model
 from chrysalis.models.model import Model
-from chrysalis.sampling.guidance.term import Interval, OverTime, Push, Term, View
+from chrysalis.sampling.guidance.guided import Interval, OverTime, Push, Term, View
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Fraction
 
@@ -59,13 +58,10 @@ class ClassifierFree(Pair):
     """
 
     def __init__(
-        self, denoiser: Denoiser, scale: float = 3.0, rescale: Fraction = 0.0, negative: Request | None = None, **how
+        self, other: Denoiser, scale: float = 3.0, rescale: Fraction = 0.0, negative: Request | None = None, **settings
     ):
-        super().__init__(denoiser, scale, key="guidance.cfg", **how)
+        super().__init__(other, scale - 1, key="guidance.cfg", **settings)
         self.rescale, self.negative = float(rescale), negative
-
-    def strength(self, t: torch.Tensor, noise: Noise) -> float:
-        return self._scheduled(self.scale - 1, t, noise)
 
     def condition(self, view: View) -> Mapping | None:
         if self.negative is None:
@@ -77,9 +73,9 @@ class ClassifierFree(Pair):
         push = super().push(view, strength)
         if self.rescale:
             x0 = view.x0.detach()
-            wide = x0 + push.change
-            ratio = x0.std(dim=(1, 2, 3), keepdim=True) / wide.std(dim=(1, 2, 3), keepdim=True)
-            push.change = wide * (1 + self.rescale * (ratio - 1)) - x0
+            guided = x0 + push.change
+            ratio = x0.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+            push.change = guided * (1 + self.rescale * (ratio - 1)) - x0
         return push
 
 
@@ -89,26 +85,26 @@ def denoiser_of(model: Model) -> Denoiser:
     return denoiser.requires_grad_(False).eval()
 
 
-def cfg(model: Model, negative: Mapping | None = None, **how) -> ClassifierFree:
+def cfg(model: Model, negative: Mapping | None = None, **settings) -> ClassifierFree:
     """Classifier-free guidance of a conditional model. negative: what to avoid, {"label": ..., ...}."""
     if model.conditioner is None:
         raise UserError(f"guidance=cfg needs a conditional model, and {model.origin} is unconditional.")
     request = Request(model.conditioner, negative or {}, model.origin, "guidance.negative.")
     if request.rows > 1:
         raise UserError("guidance.negative: give one value of each, not a list.")
-    return ClassifierFree(denoiser_of(model), negative=request if request.values else None, **how)
+    return ClassifierFree(denoiser_of(model), negative=request if request.values else None, **settings)
 
 
-def domain(model: Model, base: str | None = None, **how) -> Pair:
+def domain(model: Model, base: str | None = None, **settings) -> Pair:
     """Guidance away from the base model. base: a diffusers folder or hub id; None for the one that was fine-tuned."""
     base = base or location.base_of(model.origin)
     if base is None:
         raise UserError(f"{model.origin} does not say what it was fine-tuned from: give guidance.domain.base=FOLDER.")
-    return Pair(denoiser_of(second_model.load(model, base, "guidance.domain.base")), **how)
+    return Pair(denoiser_of(second_model.load(model, base, "guidance.domain.base")), **settings)
 
 
-def auto(model: Model, checkpoint: str, **how) -> Pair:
+def auto(model: Model, checkpoint: str, **settings) -> Pair:
     """Guidance away from a worse version of the model: a checkpoint file of its run, or a diffusers folder."""
     key = "guidance.autoguidance"
     read = second_model.from_checkpoint if Path(str(checkpoint)).suffix == ".ckpt" else second_model.load
-    return Pair(denoiser_of(read(model, checkpoint, f"{key}.checkpoint")), key=key, **how)
+    return Pair(denoiser_of(read(model, checkpoint, f"{key}.checkpoint")), key=key, **settings)

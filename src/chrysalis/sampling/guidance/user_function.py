@@ -50,15 +50,13 @@ class Function:
         except (Exception, SystemExit) as error:
             raise UserError(f"{failed_at(error, Path(self.file)) or self.where}: {described(error)}") from error
 
-    def returned(self, value: object, shape: tuple[int | None, ...], what: str) -> torch.Tensor:
-        """value, if it is a tensor of this shape (None: any number there)."""
-        found = list(value.shape) if isinstance(value, torch.Tensor) else []
-        fits = len(found) == len(shape) and all(n in (None, k) for n, k in zip(shape, found, strict=True))
-        if isinstance(value, torch.Tensor) and fits:
+    def returned(self, value: object, what: str, n: int, *free: str) -> torch.Tensor:
+        """value, if it is a tensor of shape [n, *free], where `free` names dimensions of any size."""
+        if isinstance(value, torch.Tensor) and value.dim() == 1 + len(free) and len(value) == n:
             return value
-        wanted = "[" + ", ".join("K" if n is None else str(n) for n in shape) + "]"
-        returned = found if isinstance(value, torch.Tensor) else type(value).__name__
-        raise UserError(f"{self.where}: must return {what} of shape {wanted}, and returned {returned}.")
+        shape = ", ".join([str(n), *free])
+        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UserError(f"{self.where}: must return {what} of shape [{shape}], and returned {found}.")
 
 
 def _line(function: Callable) -> int:
@@ -70,13 +68,13 @@ def _line(function: Callable) -> int:
 class Custom(Energy):
     """A loss(x0, t, cond) -> [B] of the user's: x0 float [B, 3, H, W], about [-1, 1]; t [B]; cond None or a mapping."""
 
-    def __init__(self, function: str, **how):
-        super().__init__(**how)
+    def __init__(self, function: str, **settings):
+        super().__init__(**settings)
         self.function = Function(function, "x0, t, cond", "guidance.function")
         self.where = self.function.where
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        return self.function.returned(self.function(x0, t, cond), (len(x0),), "one loss per image, a tensor")
+        return self.function.returned(self.function(x0, t, cond), "one loss per image, a tensor", len(x0))
 
 
 class Classifier(Energy):
@@ -86,8 +84,8 @@ class Classifier(Energy):
     without arguments that returns such a callable, for instance a torch module with its weights loaded.
     """
 
-    def __init__(self, model: str, label: int, **how):
-        super().__init__(**how)
+    def __init__(self, model: str, label: int, **settings):
+        super().__init__(**settings)
         self.function = Function(model, "images, t", "guidance.classifier.model", may_be_factory=True)
         self.where, self.label = self.function.where, label
         if isinstance(self.function.call, torch.nn.Module):
@@ -96,7 +94,7 @@ class Classifier(Energy):
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.function.call, torch.nn.Module):
             self.function.call.to(x0.device)
-        logits = self.function.returned(self.function(x0, t), (len(x0), None), "logits, a tensor")
+        logits = self.function.returned(self.function(x0, t), "logits, a tensor", len(x0), "K")
         if not 0 <= self.label < logits.shape[1]:
             raise UserError(f"guidance.classifier.label={self.label} must be a class from 0 to {logits.shape[1] - 1}.")
         return -F.log_softmax(logits.float(), dim=1)[:, self.label]
