@@ -93,7 +93,7 @@ def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsy
     mask.save(tmp_path / "masks" / "2.png")
     source = FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
     images = open_set(source, SIZE, "crop")
-    assert (images.masks[2, 0] == 255).mean() == 0.5
+    assert (images.columns["mask"][2, 0] == 255).mean() == 0.5
     message = " ".join(capsys.readouterr().err.split())
     assert message.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
     assert "0.png); 1 full (of " in message

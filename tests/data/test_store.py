@@ -44,10 +44,10 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [emptied, zeroed, cut, Path.unlink])
-@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "rows.json", "checksums.json"])
+@pytest.mark.parametrize("name", ["image.npy", "mask.npy", "rows.json", "checksums.json"])
 def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name, capsys):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
-    images, masks = sound.images.copy(), sound.masks.copy()
+    images, masks = sound.images.copy(), sound.columns["mask"].copy()
     capsys.readouterr()
     store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     assert "damaged" not in capsys.readouterr().err
@@ -57,7 +57,7 @@ def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name
     assert f"are damaged ({name}): decoding them again." in message
     assert (again.folder, again.names) == (sound.folder, sound.names)
     assert (again.images == images).all()
-    assert (again.masks == masks).all()
+    assert (again.columns["mask"] == masks).all()
     assert checksums.damaged(again.folder) is None
     assert [p.name for p in own_cache.iterdir() if p.is_dir()] == [sound.folder.name]
 
@@ -65,15 +65,15 @@ def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name
 def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, monkeypatch):
     folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
     monkeypatch.setattr(checksums, "ALWAYS", 1000)
-    zeroed(folder / "images.npy")
+    zeroed(folder / "image.npy")
     assert checksums.damaged(folder) is None
-    os.utime(folder / "images.npy")
-    assert checksums.damaged(folder) == "images.npy"
+    os.utime(folder / "image.npy")
+    assert checksums.damaged(folder) == "image.npy"
 
 
 def test_a_worker_reports_an_emptied_cache(own_cache):
     folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
-    emptied(folder / "images.npy")
+    emptied(folder / "image.npy")
     with pytest.raises(UserError, match="are damaged"):
         store.open_folder(folder)
 
@@ -81,7 +81,7 @@ def test_a_worker_reports_an_emptied_cache(own_cache):
 def test_one_of_several_processes_repairs_a_cache(own_cache, monkeypatch):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, decode, calls = sound.images.copy(), store.decode, []
-    emptied(sound.folder / "images.npy")
+    emptied(sound.folder / "image.npy")
     monkeypatch.setattr(store, "decode", lambda *given: (calls.append(1), decode(*given)))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: store.open_set(DrawnSource("moths", 6), SIZE, "crop"), range(4)))

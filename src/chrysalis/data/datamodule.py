@@ -9,9 +9,9 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from chrysalis.data.batch import Batch
-from chrysalis.data.example import composed, content_hash
+from chrysalis.data.columns import COLUMNS, composed
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
-from chrysalis.data.source import Source
+from chrysalis.data.source import Source, content_hash
 from chrysalis.data.store import ImageSet, open_folder, open_set
 from chrysalis.data.transforms import Resize, height_and_width
 from chrysalis.system import memory
@@ -86,34 +86,29 @@ class ImageDataModule(LightningDataModule):
         self.train_rows, validation = self._image_set.split(self.val_fraction)
         self.validation_rows = self._image_set.distinct(validation)  # equal images are one observation
 
-    def use_labels(self, names: Sequence[str]) -> None:
-        """Number the labels in the order of `names`, those of a model."""
-        if tuple(names) == self.image_set.label_names:
+    def use_labels(self, names: Sequence[str], column: str = "label") -> None:
+        """Number the labels of a column in the order of `names`, those of a model."""
+        own = self.image_set.value_names[column]
+        if tuple(names) == own:
             return
-        if new := sorted(set(self.image_set.label_names) - {*names, *map(composed, names)}):
+        if new := sorted(set(own) - {*names, *map(composed, names)}):
             known = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
                 f"{self.source.name} has labels that the model does not know ({', '.join(new[:5])}): train from its "
                 f"base model, or rename the labels. The model knows {known}."
             )
-        self._image_set, self._dataset = open_folder(self.image_set.folder, tuple(names)), None
+        value_names = {**self.image_set.value_names, column: tuple(names)}
+        self._image_set, self._dataset = open_folder(self.image_set.folder, value_names), None
 
     def description(self) -> str:
         images, (height, width) = self.image_set, self.size
-        columns = {
-            f"{len(images.label_names)} labels": images.label_names,
-            "captions": images.captions,
-            "masks": images.masks is not None,
-            "conditioning images": images.conditionings is not None,
-            f"vectors of {len(images.vector_names)}": images.vector_names,
-        }
-        listed = "".join(f", {name}" for name, present in columns.items() if present)
-        sentences = (images.enlarged_note(), images.near_duplicates_note(), self.source.note)
-        notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
-        return (
-            f"data: {self.source.name}, {len(self.train_rows)} training and {len(self.validation_rows)} validation "
-            f"images of {width} x {height} px{listed}{notes}"
-        )
+        columns = [
+            c.describe(images.value_names.get(name, ())) for name, c in COLUMNS.items() if name in images.columns
+        ]
+        rows = f"{len(self.train_rows)} training and {len(self.validation_rows)} validation images"
+        first = ", ".join([f"data: {self.source.name}, {rows} of {width} x {height} px", *columns])
+        notes = (images.enlarged_note(), images.near_duplicates_note(), self.source.note)
+        return ". ".join([first, *(note.removesuffix(".") for note in notes if note)])
 
     def notes(self, conditions: Collection[str]) -> list[str]:
         """Return sentences on labels with few images, and on an optimizer step larger than the set."""
@@ -131,8 +126,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _labels_note(self) -> str:
-        names, labels = self.image_set.label_names, self.image_set.labels
-        assert labels is not None  # condition=label requires them
+        names, labels = self.image_set.value_names["label"], np.asarray(self.image_set.columns["label"])
         training, validation = (
             np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
             for rows in (self.train_rows, self.validation_rows)
@@ -169,10 +163,10 @@ class ImageDataModule(LightningDataModule):
 
     def _storage_device(self) -> torch.device:
         """Return the device that keeps the decoded set."""
-        device, images = self._trainer.strategy.root_device, self.image_set
+        device = self._trainer.strategy.root_device
         if device.type == "cpu":
             return device
-        size = sum(a.nbytes for a in (images.images, images.masks, images.conditionings) if a is not None)
+        size = sum(array.nbytes for array in self.image_set.arrays().values())
         fits = size <= memory.free(device) / 8 if self.on_device is None else self.on_device
         return device if fits and self.num_workers == 0 else torch.device("cpu")
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from chrysalis.data import checksums, near_duplicates
-from chrysalis.data.example import Example
-from chrysalis.data.source import Source
+from chrysalis.data.columns import COLUMNS, Images, Labels
+from chrysalis.data.source import Example, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.data.worker_processes import FreshContext
 from chrysalis.system.errors import UserError
@@ -30,95 +30,104 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
     return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
 
 
-class _Column:
-    """One uint8 array of the store that grows row by row; created when the first row has a value for it."""
+class _ArrayFile:
+    """A .npy file of uint8 images that grows row by row; it is removed at the end unless every row has an image."""
 
-    def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
-        self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
-        self.shape = (rows, channels, *size)
-        self.values: np.memmap | None = None
-        self.without: list[str] = []
-        self.n = 0
+    def __init__(self, path: Path, shape: tuple[int, ...]):
+        self.file, self.row = open(path, "wb"), np.empty(shape, np.uint8)  # noqa: SIM115 -- see finish
+        self.n, self.without = 0, list[str]()
+        self._write_header()
 
     def append(self, value: np.ndarray | None, row_name: str) -> None:
         if value is None:
             self.without.append(row_name)
         else:
-            if self.values is None:
-                self.values = np.lib.format.open_memmap(self.partial, "w+", np.uint8, self.shape)
-            self.values[self.n] = value
-        self.n += 1
+            self.row[...] = value
+            self.file.write(self.row)
+            self.n += 1
 
     def finish(self) -> list[str]:
-        """Keep the array if all rows have a value. Return the names of rows without one, if others have one."""
-        if self.values is None:
-            return []
-        if self.without:
-            self.partial.unlink()
-        else:
-            self.values.flush()
-            self._shorten(self.values)
-        return self.without
+        """Close the file. Return the names of rows without an image, if others have one."""
+        self.file.seek(0)
+        self._write_header()
+        self.file.close()
+        if self.without or not self.n:
+            os.unlink(self.file.name)
+        return self.without if self.n else []
 
-    def _shorten(self, values: np.ndarray) -> None:
-        """Write the final file: only the first `n` rows, as some images could not be read."""
-        if self.n == len(values):
-            os.replace(self.partial, self.final)
-            return
-        short = np.lib.format.open_memmap(self.final, "w+", np.uint8, (self.n, *self.shape[1:]))
-        for start in range(0, self.n, 1024):
-            short[start : start + 1024] = values[start : min(start + 1024, self.n)]
-        short.flush()
-        self.partial.unlink()
+    def _write_header(self) -> None:
+        """Write the number of rows, for which NumPy pads the header so that it can be written again."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.n, *self.row.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
 
 def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
     """Write all readable rows of a source to `folder`, which appears once it is complete."""
     _require_space(folder.parent, len(source) * 3 * size[0] * size[1])
     with written_folder(folder) as partial_folder:
-        rows, vectors, rejected, enlarged = [], [], [], 0
-        empty_masks, full_masks = [], []
-        images, masks, conditionings = (
-            _Column(partial_folder, name, channels, len(source), size)
-            for name, channels in (("images", 3), ("masks", 1), ("conditionings", 3))
-        )
-        unknown = (np.nan,) * len(source.vector_names)
+        # 1. Images into arrays, everything else into lists
+        channels = {"image": 3, **{name: c.channels for name, c in COLUMNS.items() if isinstance(c, Images)}}
+        arrays = {name: _ArrayFile(partial_folder / f"{name}.npy", (n, *size)) for name, n in channels.items()}
+        lists: dict[str, list] = {name: [] for name in COLUMNS if name not in arrays}
+        names, contents, rejected, enlarged, flat_masks = [], [], [], 0, []
         for i, result in _read_all(source, size, resize):
             name = source.row_name(i)
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
-            images.append(result.image, name)
-            masks.append(result.mask, name)
-            conditionings.append(result.conditioning, name)
-            vectors.append(result.vector or unknown)
+            values = {**result.columns, "image": result.image}
+            for column, array in arrays.items():
+                array.append(values.get(column), name)
+            for column, listed in lists.items():
+                listed.append(values.get(column))
+            if (mask := values.get("mask")) is not None and mask.min() == mask.max():
+                flat_masks.append((name, bool(mask.any())))
+            names.append(name)
+            contents.append(result.content)
             enlarged += result.enlarged
-            if result.mask is not None and result.mask.min() == result.mask.max():
-                (full_masks if result.mask.any() else empty_masks).append(name)
-            rows.append((name, result.content, result.label, result.caption))
         _refuse_too_many(rejected, len(source))
-        images.finish()
-        if source.vector_names:
-            np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
-        listing = {  # all but the rows are fields of ImageSet
-            "rows": rows,
+        # 2. The listing: all but `lists` are fields of ImageSet
+        without = {column: missing for column, array in arrays.items() if (missing := array.finish())}
+        lists = {column: values for column, values in lists.items() if any(values)}
+        near = [] if source.synthetic else near_duplicates.groups(np.load(partial_folder / "image.npy", mmap_mode="r"))
+        listing = {
+            "lists": lists,
+            "names": names,
+            "contents": contents,
             "rejected": rejected,
-            "vector_names": source.vector_names,
-            "without_mask": masks.finish(),
-            "without_conditioning": conditionings.finish(),
-            "empty_masks": empty_masks,
-            "full_masks": full_masks,
+            "value_names": {**source.value_names, **_label_names(lists)},
+            "without": without,
+            "mask_note": "" if "mask" in without else _mask_note(flat_masks, len(names)),
             "enlarged": enlarged,
-            "near_duplicates": []
-            if source.synthetic
-            else near_duplicates.groups(np.load(partial_folder / "images.npy", mmap_mode="r")),
+            "near_duplicates": near,
         }
         write_text(partial_folder / "rows.json", json.dumps(listing))
         checksums.write(partial_folder)
 
 
+def _label_names(lists: Mapping[str, list]) -> dict[str, list[str]]:
+    return {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
+
+
+def _mask_note(flat: Sequence[tuple[str, bool]], n: int) -> str:
+    """Return a sentence on masks that mark nothing or everything, or "". flat: of n, their names and which."""
+    kinds = {kind: [name for name, full in flat if full == is_full] for kind, is_full in (("empty", 0), ("full", 1))}
+    for kind, names in kinds.items():
+        if len(names) == n:
+            return (
+                f"All {n} masks are {kind}: a mask must be white, opaque or a class id above 0 where it marks the "
+                "subject."
+            )
+    counted = "; ".join(
+        f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
+        for kind, names in kinds.items()
+        if names
+    )
+    return f"Some of {n} masks mark nothing or everything: {counted}." if counted else ""
+
+
 def _require_space(folder: Path, needed: int) -> None:
-    """Require four times the images' bytes: for masks, conditioning images and shortened arrays too."""
+    """Require four times the images' bytes: for masks and conditioning images too."""
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < 4 * needed:
         raise UserError(

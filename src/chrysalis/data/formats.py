@@ -1,10 +1,13 @@
-"""Image formats that Pillow and its installed plugins open, and the plugins for others."""
+"""Reading of image files in all formats that Pillow and its installed plugins open; the plugins for others."""
 
 import functools
 import importlib
 import io
+import os
+import stat
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -14,6 +17,7 @@ BUILT_IN = {"avif": {".avif", ".avifs"}, "jpg_2000": {".jp2", ".j2k", ".j2c", ".
 HEIF, JXL = {".heic", ".heics", ".heif", ".heifs", ".hif"}, {".jxl"}
 PLUGINS = {"pillow_heif": HEIF, "pillow_jxl": JXL}
 INSTALL = {"pillow_heif": 'pip install "chrysalis[heif]"', "pillow_jxl": "pip install pillow-jxl-plugin"}
+LARGEST_FILE = 2**29  # bytes: several are read at once
 
 
 class PluginMissing(ValueError):
@@ -25,6 +29,20 @@ def suffixes() -> frozenset[str]:
     """Return the lower-case suffixes of image files that can be opened with the installed packages."""
     built_in = [known for feature, known in BUILT_IN.items() if features.check(feature)]
     return frozenset(COMMON | RARER).union(*built_in, *(PLUGINS[name] for name in PLUGINS if find_spec(name)))
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return the bytes of a regular file of limited size.
+
+    Raises:
+        ValueError: it is a folder, a pipe (reading would block), a device (reading may never end) or too large.
+    """
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file" if stat.S_ISDIR(status.st_mode) else "not a file, but a pipe or a device")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(f"a file of {status.st_size / 2**20:.0f} MiB, more than {LARGEST_FILE / 2**20:.0f}")
+    return file.read_bytes()
 
 
 def open_image(data: bytes) -> Image.Image:

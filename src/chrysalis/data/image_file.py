@@ -9,8 +9,7 @@ from PIL import Image
 
 from chrysalis.data import pixels
 from chrysalis.data.color import to_rgb
-from chrysalis.data.example import read_bytes
-from chrysalis.data.formats import PluginMissing, open_image
+from chrysalis.data.formats import PluginMissing, open_image, read_bytes
 from chrysalis.data.masks import to_mask
 from chrysalis.data.transforms import fit, upright_size
 from chrysalis.system.errors import UserError, require_path

@@ -26,7 +26,7 @@ def test_a_hub_dataset_in_every_local_form(tmp_path):
     for folder in ("parquet", "arrow"):
         images = open_set(HubSource(str(tmp_path / folder), caption_column="alt"), SIZE, "crop")
         assert images.images[:, 0, 8, 8].tolist() == [0, 20, 40, 60, 80, 100]
-        assert images.captions == tuple(captions)
+        assert images.columns["caption"] == tuple(captions)
     with pytest.raises(UserError, match=r"data\.image_column=photo.*image, alt"):
         HubSource(str(tmp_path / "parquet"), image_column="photo")
 
@@ -64,13 +64,13 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
     for i in range(5):
         inside = np.tile(np.arange(20) < 4 + i, (20, 1))  # five pixels are cropped away at the left
         assert ((images.images[i, 0] > 127) == inside).all()
-        assert ((images.masks[i, 0] == 255) == inside).all()
-        assert ((images.conditionings[i, 1] > 127) == inside).all()
-    np.testing.assert_array_equal(images.vectors, [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
+        assert ((images.columns["mask"][i, 0] == 255) == inside).all()
+        assert ((images.columns["conditioning_image"][i, 1] > 127) == inside).all()
+    np.testing.assert_array_equal(images.columns["vector"], [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
     gap = open_set(HubSource(str(tmp_path / "all"), **columns), (20, 20), "crop")
-    assert gap.masks is None
-    assert gap.without_mask == (f"{tmp_path / 'all'} row 5",)
-    assert gap.conditionings.shape == (6, 3, 20, 20)
+    assert "mask" not in gap.columns
+    assert gap.without["mask"] == (f"{tmp_path / 'all'} row 5",)
+    assert gap.columns["conditioning_image"].shape == (6, 3, 20, 20)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_pat
     features = datasets.Features(image=datasets.Image(), text=datasets.List(datasets.Value("string")))
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
     images = open_set(HubSource(str(tmp_path / "set"), caption_column="text"), SIZE, "crop")
-    assert images.captions == (("a moth", "an insect"), "one", "")
+    assert images.columns["caption"] == (("a moth", "an insect"), "one", "")
 
     def of_epoch(epoch: int) -> tuple[str, ...]:
         request = next(iter(Order(np.arange(3), 3, seed=0, done=lambda: epoch)))
         batch = BatchDataset(images, flip=False)[request]
-        return tuple(batch.caption[i] for i in batch.row.argsort().tolist())
+        return tuple(batch.columns["caption"][i] for i in batch.row.argsort().tolist())
 
     epochs = [of_epoch(epoch) for epoch in range(200)]
     assert {caption[1:] for caption in epochs} == {("one", "")}
@@ -151,6 +151,5 @@ def test_a_missing_network_is_reported_at_once():
 def test_real_photographs():
     hub = open_set(HubSource(str(real_data() / "hub_like")), SIZE, "crop")
     folder = open_set(FolderSource(str(real_data() / "butterflies")), SIZE, "crop")
-    assert (len(hub), len(folder), len(folder.label_names)) == (200, 583, 10)
-    assert folder.masks is not None
-    assert folder.captions is not None
+    assert (len(hub), len(folder), len(folder.value_names["label"])) == (200, 583, 10)
+    assert {"mask", "caption"} <= set(folder.columns)

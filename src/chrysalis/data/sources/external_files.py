@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from chrysalis.data.example import LARGEST_FILE, read_bytes
+from chrysalis.data.formats import LARGEST_FILE, read_bytes
 from chrysalis.system import hub
 from chrysalis.system.errors import first_line
 from chrysalis.system.files import cache_folder, written

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chrysalis.data.columns import COLUMNS, Numbers, clean_text, composed
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, clean_text, composed, content_hash, decode_example, read_bytes, unique
-from chrysalis.data.formats import suffixes
-from chrysalis.data.source import Source
+from chrysalis.data.formats import read_bytes, suffixes
+from chrysalis.data.source import Example, Source, content_hash, decode_example, unique
 from chrysalis.data.sources.listing import nearest_folder, rows_below
-from chrysalis.data.sources.metadata import Columns, Row, spelled
+from chrysalis.data.sources.metadata import Row, spelled
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError, require_path
 
@@ -55,12 +55,13 @@ class FolderSource(Source):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), tuple(map(composed, unique(vector_columns or ())))
-        self.captions_in_text_files = caption_column is None
-        columns = Columns(
-            label_column and composed(label_column), caption_column and composed(caption_column), self.vector_names
-        )
-        self.rows, self.note = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
+        self.name, self.captions_in_text_files = str(self.path), caption_column is None
+        given = {"label": label_column, "caption": caption_column, "vector": vector_columns}
+        chosen = {name: tuple(map(composed, unique(keys))) for name, keys in given.items() if keys}
+        self.keys = {name: chosen.get(name, column.keys) for name, column in COLUMNS.items()}
+        self.value_names = {name: keys for name, keys in self.keys.items() if isinstance(COLUMNS[name], Numbers)}
+        mirrors = {"mask": masks, "conditioning_image": conditioning_images}
+        self.rows, self.note = rows_below(self.path, self.keys, mirrors)
         if not self.rows:
             known = ", ".join(sorted(suffixes()))
             raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
@@ -69,28 +70,26 @@ class FolderSource(Source):
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        parts = [f"{self.vector_names} {self.captions_in_text_files}"]
+        parts = [f"{self.keys} {self.captions_in_text_files}"]
         for row in self.rows:
-            files = {"": row.file, "mask": row.mask, "conditioning": row.conditioning, "caption": self._text_file(row)}
-            for role, file in files.items():
-                if file is None:
+            for role, value in {"": row.file, "text": self._text_file(row), **row.columns}.items():
+                if not isinstance(value, Path):
+                    parts.append(f"{role} {value!r}")
                     continue
                 with suppress(OSError):  # one call per file: a set has tens of thousands
-                    stat = os.stat(file)
-                    parts.append(f"{role} {file} {stat.st_size} {stat.st_mtime_ns}")
-            parts.append(f"{row.label!r} {row.caption!r} {row.vector}")
+                    stat = os.stat(value)
+                    parts.append(f"{role} {value} {stat.st_size} {stat.st_mtime_ns}")
         return f"folder {content_hash(chr(10).join(parts).encode(errors='surrogatepass'))}"
 
     def row_name(self, i: int) -> str:
         return str(self.rows[i].file)
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        row, caption = self.rows[i], self.rows[i].caption
-        if caption is None and (text_file := self._text_file(row)) is not None and text_file.is_file():
-            caption = _caption_in(text_file)
-        image = read_bytes(row.file)
-        mask, conditioning = _companion("mask", row.mask), _companion("conditioning image", row.conditioning)
-        return decode_example(image, size, resize, row.label, caption, mask, conditioning, row.vector)
+        row = self.rows[i]
+        columns, text_file = dict(row.columns), self._text_file(row)
+        if columns.get("caption") is None and text_file is not None and text_file.is_file():
+            columns["caption"] = _caption_in(text_file)
+        return decode_example(read_bytes(row.file), size, resize, columns)
 
     def _text_file(self, row: Row) -> Path | None:
         return spelled(row.file.parent, f"{row.file.stem}.txt") if self.captions_in_text_files else None
@@ -101,11 +100,3 @@ def _caption_in(file: Path) -> str:
         return clean_text(read_bytes(file).decode("utf-8-sig").strip())
     except UnicodeDecodeError:
         raise ValueError(f"its caption {file.name} is not UTF-8 text") from None
-
-
-def _companion(role: str, file: Path | None) -> bytes | None:
-    """Return the bytes of an image's mask or conditioning image."""
-    try:
-        return None if file is None else read_bytes(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"its {role}: {getattr(error, 'strerror', None) or error}") from error

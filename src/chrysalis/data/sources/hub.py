@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from chrysalis.data.columns import COLUMNS, Captions, Column, Images, Numbers
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, as_measurement, clean_text, decode_example, parse_caption, unique
-from chrysalis.data.source import Source
+from chrysalis.data.source import Example, Source, decode_example, unique
 from chrysalis.data.sources import hub_datasets
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+IMAGE = Images("image", channels=3)
 
 
 def hub_data(
@@ -56,92 +58,80 @@ class HubSource(Source):
     ):
         self.rows: Dataset
         self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
-        self.vector_names = unique(vector_columns or ())
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
-        images = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
-        self.columns = {**images, "label": label_column, "caption": caption_column}
-        required = [(f"data.{role}_column", column) for role, column in self.columns.items() if column is not None]
-        required += [("data.vector_columns", column) for column in self.vector_names]
-        for key, column in required:
-            if column not in self.rows.column_names:
-                known = ", ".join(self.rows.column_names)
-                raise UserError(f"{key}={column} is not a column of {path}: it has {known}.")
-        self._require_numbers()
-        self._require_texts()
-        columns = list(dict.fromkeys(column for _, column in required))
+        given = {
+            "image": image_column,
+            "label": label_column,
+            "caption": caption_column,
+            "mask": mask_column,
+            "conditioning_image": conditioning_image_column,
+            "vector": vector_columns,
+        }
+        self.keys = {name: unique(keys) for name, keys in given.items() if keys}
+        for column in COLUMNS.values():  # without a setting: by name
+            if column.name not in given and set(column.keys) <= set(self.rows.column_names):
+                self.keys[column.name] = column.keys
+        self.value_names = {name: keys for name, keys in self.keys.items() if isinstance(COLUMNS.get(name), Numbers)}
+        for name, keys in self.keys.items():
+            for key in keys:
+                self._require(IMAGE if name == "image" else COLUMNS[name], key, path)
+        columns = list(dict.fromkeys(key for keys in self.keys.values() for key in keys))
         self.rows = self.rows.select_columns(columns)  # pyrefly: ignore[bad-assignment]  # of a Dataset, a Dataset
-        for role, column in images.items():
-            if column is not None:
-                self._cast_to_files(f"data.{role}_column", column)
 
-    def _require_numbers(self) -> None:
-        from datasets import Value
+    def _require(self, column: Column, key: str, path: str) -> None:
+        """Require a dataset column of the right type; one of images then returns the bytes of their files.
 
-        for column in self.vector_names:
-            feature = self.rows.features[column]
-            kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            if not kind.startswith(("int", "uint", "float", "bool")):
-                raise UserError(f"data.vector_columns={column} is not a column of numbers in {self.name}, but {kind}.")
-
-    def _require_texts(self) -> None:
-        """Require one text or number per row as label, and the same or a list of them as caption."""
+        Numbers: one per row. Labels: one text or number per row; captions: the same, or a list of them.
+        """
         from datasets import ClassLabel, LargeList, List, Value
-
-        for role in ("label", "caption"):
-            column = self.columns[role]
-            feature = None if column is None else self.rows.features[column]
-            item = feature.feature if role == "caption" and isinstance(feature, List | LargeList) else feature
-            if item is None or isinstance(item, ClassLabel) or (isinstance(item, Value) and "binary" not in item.dtype):
-                continue
-            kind = item.dtype if isinstance(item, Value) else type(item).__name__
-            or_list = ", or a list of texts" if role == "caption" else ""
-            raise UserError(
-                f"data.{role}_column={column} is a column of {kind} in {self.name}, and a {role} is one text{or_list}: "
-                f"name another column."
-            )
-
-    def _cast_to_files(self, key: str, column: str) -> None:
-        """Have the column return the undecoded bytes of image files, which are decoded here at the size needed."""
         from datasets import Image as ImageFeature
 
-        try:
-            self.rows = self.rows.cast_column(column, ImageFeature(decode=False))
-        except (TypeError, ValueError, NotImplementedError):  # includes pyarrow's own
-            raise UserError(f"{key}={column} is not a column of images in {self.name}.") from None
+        if key not in self.rows.column_names:
+            known = ", ".join(self.rows.column_names)
+            raise UserError(f"{column.setting}={key} is not a column of {path}: it has {known}.")
+        if isinstance(column, Images):
+            try:
+                self.rows = self.rows.cast_column(key, ImageFeature(decode=False))
+            except (TypeError, ValueError, NotImplementedError):  # includes pyarrow's own
+                raise UserError(f"{column.setting}={key} is not a column of images in {self.name}.") from None
+            return
+        feature, is_caption = self.rows.features[key], isinstance(column, Captions)
+        item = feature.feature if is_caption and isinstance(feature, List | LargeList) else feature
+        kind = item.dtype if isinstance(item, Value) else type(item).__name__
+        if isinstance(column, Numbers):
+            if not kind.startswith(("int", "uint", "float", "bool")):
+                raise UserError(f"{column.setting}={key} is not a column of numbers in {self.name}, but {kind}.")
+        elif not isinstance(item, ClassLabel | Value) or "binary" in kind:
+            or_list = ", or a list of texts" if is_caption else ""
+            raise UserError(
+                f"{column.setting}={key} is a column of {kind} in {self.name}, and a {column.noun} is one text"
+                f"{or_list}: name another column."
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        return f"hub 2 {self.rows._fingerprint} {self.files.revision} {self.columns} {self.vector_names}"
+        return f"hub 3 {self.rows._fingerprint} {self.files.revision} {self.keys}"
 
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        row = self.rows[i]
-        image, mask, conditioning = (self._file(row, role) for role in ("image", "mask", "conditioning_image"))
-        if image is None:
+        row, features = self.rows[i], self.rows.features
+        for key, value in row.items():
+            if value is not None and hasattr(features[key], "int2str"):
+                row[key] = features[key].int2str(value)
+        columns = {}
+        for name, keys in self.keys.items():
+            column = COLUMNS.get(name, IMAGE)
+            value = column.read(row, keys)
+            columns[name] = self._file(value) if isinstance(column, Images) else value
+        if (image := columns.pop("image")) is None:
             raise ValueError("no image")
-        vector = tuple(as_measurement(row[column]) for column in self.vector_names) or None
-        return decode_example(image, size, resize, self._label(row), self._caption(row), mask, conditioning, vector)
+        return decode_example(image, size, resize, columns)
 
-    def _file(self, row: dict, role: str) -> bytes | None:
-        entry = row[self.columns[role]] if self.columns[role] is not None else None
-        if entry is None:
-            return None
-        if entry["bytes"] is not None:
-            return entry["bytes"]
-        return self.files.read(entry["path"])
-
-    def _label(self, row: dict) -> str | None:
-        column = self.columns["label"]
-        if column is None or row[column] is None:
-            return None
-        feature = self.rows.features[column]
-        return clean_text(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
-
-    def _caption(self, row: dict) -> str | tuple[str, ...] | None:
-        """Return the row's caption, or the alternatives that a list holds."""
-        column = self.columns["caption"]
-        return None if column is None else parse_caption(row[column])
+    def _file(self, entry: dict | None) -> bytes | None:
+        return (
+            None if entry is None else entry["bytes"] if entry["bytes"] is not None else self.files.read(entry["path"])
+        )
