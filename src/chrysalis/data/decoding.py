@@ -2,23 +2,23 @@
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from chrysalis.data import checksums, near_duplicates
+from chrysalis.data import near_duplicates
 from chrysalis.data.columns import COLUMNS, Images, Labels
 from chrysalis.data.source import Example, Source
 from chrysalis.data.transforms import Resize
 from chrysalis.data.worker_processes import FreshContext
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import write_text, written_folder
+from chrysalis.system.files import write_text
 from chrysalis.system.terminal import stage
 
 MAX_UNREADABLE = 0.05  # fraction of the images
@@ -30,89 +30,56 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
     return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
 
 
-class _ArrayFile:
-    """A .npy file of uint8 images that grows row by row; it is removed at the end unless every row has an image."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]):
-        self.file, self.row = open(path, "wb"), np.empty(shape, np.uint8)  # noqa: SIM115 -- see finish
-        self.n, self.without = 0, list[str]()
-        self._write_header()
-
-    def append(self, value: np.ndarray | None, row_name: str) -> None:
-        if value is None:
-            self.without.append(row_name)
-        else:
-            self.row[...] = value
-            self.file.write(self.row)
-            self.n += 1
-
-    def finish(self) -> list[str]:
-        """Close the file. Return the names of rows without an image, if others have one."""
-        self.file.seek(0)
-        self._write_header()
-        self.file.close()
-        if self.without or not self.n:
-            os.unlink(self.file.name)
-        return self.without if self.n else []
-
-    def _write_header(self) -> None:
-        """Write the number of rows, for which NumPy pads the header so that it can be written again."""
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.n, *self.row.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-
 def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
-    """Write all readable rows of a source to `folder`, which appears once it is complete."""
-    _require_space(folder.parent, len(source) * 3 * size[0] * size[1])
-    with written_folder(folder) as partial_folder:
-        # 1. Images into arrays, everything else into lists
-        channels = {"image": 3, **{name: c.channels for name, c in COLUMNS.items() if isinstance(c, Images)}}
-        arrays = {name: _ArrayFile(partial_folder / f"{name}.npy", (n, *size)) for name, n in channels.items()}
-        lists: dict[str, list] = {name: [] for name in COLUMNS if name not in arrays}
-        names, contents, rejected, enlarged, flat_masks = [], [], [], 0, []
+    """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
+    channels = {"image": 3} | {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
+    lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
+    without: dict[str, list[str]] = {name: [] for name in channels}
+    names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
         for i, result in _read_all(source, size, resize):
             name = source.row_name(i)
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
             values = {**result.columns, "image": result.image}
-            for column, array in arrays.items():
-                array.append(values.get(column), name)
+            for column, file in files.items():
+                if (value := values.get(column)) is None:
+                    without[column].append(name)
+                else:
+                    file.write(np.broadcast_to(value, (channels[column], *size)).astype(np.uint8).tobytes())
             for column, listed in lists.items():
                 listed.append(values.get(column))
             if (mask := values.get("mask")) is not None and mask.min() == mask.max():
-                flat_masks.append((name, bool(mask.any())))
+                uniform_masks["full" if mask.any() else "empty"].append(name)
             names.append(name)
             contents.append(result.content)
             enlarged += result.enlarged
-        _refuse_too_many(rejected, len(source))
-        # 2. The listing: all but `lists` are fields of ImageSet
-        without = {column: missing for column, array in arrays.items() if (missing := array.finish())}
-        lists = {column: values for column, values in lists.items() if any(values)}
-        near = [] if source.synthetic else near_duplicates.groups(np.load(partial_folder / "image.npy", mmap_mode="r"))
-        listing = {
-            "lists": lists,
-            "names": names,
-            "contents": contents,
-            "rejected": rejected,
-            "value_names": {**source.value_names, **_label_names(lists)},
-            "without": without,
-            "mask_note": "" if "mask" in without else _mask_note(flat_masks, len(names)),
-            "enlarged": enlarged,
-            "near_duplicates": near,
-        }
-        write_text(partial_folder / "rows.json", json.dumps(listing))
-        checksums.write(partial_folder)
+    _refuse_too_many(rejected, len(source))
+    for column in (column for column, missing in without.items() if missing):
+        (folder / f"{column}.bin").unlink()
+    lists = {column: values for column, values in lists.items() if any(values)}
+    labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
+    images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), 3, *size))
+    listing = {  # all but `shapes` and `lists` are fields of ImageSet
+        "shapes": {column: (len(names), n, *size) for column, n in channels.items() if not without[column]},
+        "lists": lists,
+        "names": names,
+        "contents": contents,
+        "rejected": rejected,
+        "value_names": {**source.value_names, **labels},
+        "without": {column: missing for column, missing in without.items() if 0 < len(missing) < len(names)},
+        "mask_note": "" if without["mask"] else _mask_note(uniform_masks, len(names)),
+        "enlarged": enlarged,
+        "near_duplicates": [] if source.synthetic else near_duplicates.groups(images),
+    }
+    write_text(folder / "rows.json", json.dumps(listing))
 
 
-def _label_names(lists: Mapping[str, list]) -> dict[str, list[str]]:
-    return {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
-
-
-def _mask_note(flat: Sequence[tuple[str, bool]], n: int) -> str:
-    """Return a sentence on masks that mark nothing or everything, or "". flat: of n, their names and which."""
-    kinds = {kind: [name for name, full in flat if full == is_full] for kind, is_full in (("empty", 0), ("full", 1))}
-    for kind, names in kinds.items():
+def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
+    """Return a sentence on those of n masks that mark nothing or everything, or ""."""
+    for kind, names in uniform.items():
         if len(names) == n:
             return (
                 f"All {n} masks are {kind}: a mask must be white, opaque or a class id above 0 where it marks the "
@@ -120,20 +87,10 @@ def _mask_note(flat: Sequence[tuple[str, bool]], n: int) -> str:
             )
     counted = "; ".join(
         f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
-        for kind, names in kinds.items()
+        for kind, names in uniform.items()
         if names
     )
     return f"Some of {n} masks mark nothing or everything: {counted}." if counted else ""
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    """Require four times the images' bytes: for masks and conditioning images too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder).free) < 4 * needed:
-        raise UserError(
-            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} GiB: "
-            "free space there or set CHRYSALIS_CACHE to another folder."
-        )
 
 
 def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:

@@ -1,5 +1,6 @@
 """The decoded images of a source: a fingerprinted, memory-mapped uint8 store in the user's cache folder."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,17 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from chrysalis.data import checksums
 from chrysalis.data.columns import COLUMNS, Images, Values
 from chrysalis.data.decoding import decode, describe_rejected
 from chrysalis.data.source import Source, content_hash
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import cache_folder
+from chrysalis.system.files import cache_folder, write_text, written_folder
 from chrysalis.system.terminal import warn
 
 FORMAT = 5
+CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
+ALWAYS_READ = 2**28  # bytes (half a second): larger files are read again only if their time has changed
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
     """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
     key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
-    if checksums.damaged(folder):
+    if damaged(folder):
         _decode_once(source, size, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
@@ -135,33 +137,60 @@ def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: 
     with FileLock(f"{folder}.lock"):
         for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        damage = checksums.damaged(folder)
-        if damage and folder.is_dir():
+        damage, needed = damaged(folder), len(source) * 3 * size[0] * size[1]
+        if not damage:
+            return
+        if folder.is_dir():
             warn(f"The cached images in {folder} are damaged ({damage}): decoding them again.")
-        if damage:
-            decode(source, size, resize, folder)
+        if (free := shutil.disk_usage(folder.parent).free) < 4 * needed:  # masks and conditioning images too
+            raise UserError(
+                f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} "
+                "GiB: free space there or set CHRYSALIS_CACHE to another folder."
+            )
+        with written_folder(folder) as partial_folder:
+            decode(source, size, resize, partial_folder)
+            checksums = {file.name: [*_stamp(file), _digest(file)] for file in sorted(partial_folder.iterdir())}
+            write_text(partial_folder / CHECKSUMS, json.dumps(checksums))
+
+
+def damaged(folder: Path) -> str | None:
+    """Return the name of a file that is missing or changed, or None if all are intact."""
+    try:
+        recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, (size, time, digest) in recorded.items():
+            stamp = _stamp(folder / name)
+            trusted = size > ALWAYS_READ and stamp == (size, time)
+            if stamp[0] != size or not (trusted or _digest(folder / name) == digest):
+                return name
+    except FileNotFoundError as error:
+        return Path(error.filename).name
+    except (ValueError, TypeError, AttributeError, OSError):
+        return CHECKSUMS
+    return None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
 
 
 def open_folder(folder: Path, value_names: Mapping[str, Sequence[str]] | None = None) -> ImageSet:
     """Open a decoded set. value_names: by column, the order of the labels; those of the images, sorted, otherwise."""
     try:
-        listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-        files = {name: folder / f"{name}.npy" for name in ("image", *COLUMNS)}
-        arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items() if file.is_file()}
-    except (OSError, EOFError, ValueError) as error:
+        fields = _as_tuples(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
+        shapes, lists = fields.pop("shapes"), fields.pop("lists")
+        arrays = {name: np.memmap(folder / f"{name}.bin", np.uint8, "r", 0, shape) for name, shape in shapes.items()}
+    except (OSError, ValueError) as error:
         raise UserError(f"The cached images in {folder} are damaged ({error}): remove this folder.") from error
-    fields = {name: _as_tuples(value) for name, value in listing.items()}
-    images, lists, contents = arrays.pop("image"), fields.pop("lists"), fields.pop("contents")
-    names = fields.pop("value_names") | _as_tuples(dict(value_names or {}))
-    lists = {name: COLUMNS[name].collect(values, names.get(name, ())) for name, values in lists.items()}
-    return ImageSet(
-        images=images,
-        columns={**arrays, **lists},
-        value_names=names,
-        contents=np.array(contents, dtype=np.int64),
-        folder=folder,
-        **fields,
-    )
+    fields["contents"] = np.array(fields["contents"], dtype=np.int64)
+    fields["value_names"] = names = fields["value_names"] | _as_tuples(dict(value_names or {}))
+    columns = {name: COLUMNS[name].collect(values, names.get(name, ())) for name, values in lists.items()}
+    return ImageSet(images=arrays.pop("image"), columns={**arrays, **columns}, folder=folder, **fields)
 
 
 def _as_tuples(value: Any) -> Any:

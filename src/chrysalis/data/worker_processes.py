@@ -1,8 +1,6 @@
 """Worker processes that do not import the caller's script, which then needs no `if __name__ == "__main__":`."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 
@@ -16,21 +14,15 @@ class FreshProcess(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj):
-        with _no_script():
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # without the file and spec that multiprocessing would send
+        try:
             return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
 
 
 class FreshContext(SpawnContext):
     """Multiprocessing context of FreshProcess for ProcessPoolExecutor and DataLoader."""
 
     Process = FreshProcess
-
-
-@contextmanager
-def _no_script() -> Iterator[None]:
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")  # without the file and spec that multiprocessing would send
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
