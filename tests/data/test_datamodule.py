@@ -83,7 +83,7 @@ def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
     labelled(tmp_path, many=150, one=1)
     data = on(folder_data(str(tmp_path), image_size=16, batch_size=4))
-    data._image_set = replace(data.image_set, value_names={"label": ("many", "one", "known to the model alone")})
+    data.image_set = replace(data.image_set, value_names={"label": ("many", "one", "known to the model alone")})
     assert data.notes([]) == data.notes(["text"]) == []
     (note,) = data.notes(["label"])
     row = data.image_set.columns["label"].tolist().index(1)

@@ -142,7 +142,7 @@ def test_a_script_without_a_guard_starts_processes(tmp_path):
     script = (
         "import math\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from chrysalis.data.worker_processes import FreshContext\n"
+        "from chrysalis.data.decoding import FreshContext\n"
         "with ProcessPoolExecutor(1, mp_context=FreshContext()) as pool:\n"
         "    print(list(pool.map(math.sqrt, [4.0, 9.0])) == [2, 3], __name__)\n"
     )

@@ -91,6 +91,15 @@ class Captions(Column):
         distinct = tuple(dict.fromkeys(text for text in texts if text is not None))
         return distinct if len(distinct) > 1 else next(iter(distinct), None)
 
+    def decode(self, value: Any, whole: tuple[int, int], size: tuple[int, int], resize: Resize) -> Any:
+        """Return the value, or the text of the file that it names, if there is one."""
+        if not isinstance(value, Path):
+            return value
+        try:
+            return clean_text(read_bytes(value).decode("utf-8-sig").strip()) if value.is_file() else None
+        except UnicodeDecodeError:
+            raise ValueError(f"its {self.noun} {value.name} is not UTF-8 text") from None
+
     def collect(self, values: Sequence, names: Sequence[str]) -> tuple:
         return tuple(value or "" for value in values)
 

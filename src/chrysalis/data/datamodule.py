@@ -13,7 +13,7 @@ from chrysalis.data.columns import COLUMNS, composed
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
 from chrysalis.data.source import Source, content_hash
 from chrysalis.data.store import ImageSet, open_folder, open_set
-from chrysalis.data.transforms import Resize, height_and_width
+from chrysalis.data.transforms import Resize
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import InsideFraction, Pixels, Positive, Seed, Workers
@@ -37,6 +37,8 @@ class ImageDataModule(LightningDataModule):
         on_device: keep the decoded set on the accelerator; None: if it takes at most an eighth of its free memory.
     """
 
+    trainer: Trainer  # pyrefly: ignore[bad-override-mutable-attribute]  # set before Lightning calls hooks
+
     def __init__(
         self,
         source: Source,
@@ -51,25 +53,21 @@ class ImageDataModule(LightningDataModule):
         on_device: bool | None = None,
     ):
         super().__init__()
-        self.source, self.size, self.resize = source, height_and_width(image_size), resize
+        height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+        self.source, self.size, self.resize = source, (height, width), resize
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
-        self.train_rows: np.ndarray  # int64, set by open_images
+        self.image_set: ImageSet  # set by open_images, like the two below
+        self.train_rows: np.ndarray  # int64
         self.validation_rows: np.ndarray
-        self._image_set: ImageSet | None = None
         self._dataset: BatchDataset | None = None
-
-    @property
-    def image_set(self) -> ImageSet:
-        assert self._image_set is not None, "call open_images() or setup() first"
-        return self._image_set
 
     def prepare_data(self) -> None:
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self._image_set is not None:
+        if hasattr(self, "image_set"):
             return
         self.open_images()
         key = "effective_batch" if self.batch_size == "auto" else "batch_size"
@@ -80,11 +78,11 @@ class ImageDataModule(LightningDataModule):
 
     def open_images(self) -> None:
         """Decode the images and split them, which is all that evaluation needs."""
-        self._image_set = open_set(self.source, self.size, self.resize)
-        if len(self._image_set) < 2:
+        self.image_set = open_set(self.source, self.size, self.resize)
+        if len(self.image_set) < 2:
             raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
-        self.train_rows, validation = self._image_set.split(self.val_fraction)
-        self.validation_rows = self._image_set.distinct(validation)  # equal images are one observation
+        self.train_rows, validation = self.image_set.split(self.val_fraction)
+        self.validation_rows = self.image_set.distinct(validation)  # equal images are one observation
 
     def use_labels(self, names: Sequence[str], column: str = "label") -> None:
         """Number the labels of a column in the order of `names`, those of a model."""
@@ -98,7 +96,7 @@ class ImageDataModule(LightningDataModule):
                 f"base model, or rename the labels. The model knows {known}."
             )
         value_names = {**self.image_set.value_names, column: tuple(names)}
-        self._image_set, self._dataset = open_folder(self.image_set.folder, value_names), None
+        self.image_set, self._dataset = open_folder(self.image_set.folder, value_names), None
 
     def description(self) -> str:
         images, (height, width) = self.image_set, self.size
@@ -115,8 +113,8 @@ class ImageDataModule(LightningDataModule):
         return [note for note in (self._step_note(), "label" in conditions and self._labels_note()) if note]
 
     def _step_note(self) -> str:
-        accumulate, devices, n = self._trainer.accumulate_grad_batches, self._trainer.world_size, len(self.train_rows)
-        size = self._batch_size * accumulate * devices
+        accumulate, devices, n = self.trainer.accumulate_grad_batches, self.trainer.world_size, len(self.train_rows)
+        size = int(self.batch_size) * accumulate * devices
         if size <= n:
             return ""
         times_devices = f" x trainer.devices={devices}" * (devices > 1)
@@ -163,7 +161,7 @@ class ImageDataModule(LightningDataModule):
 
     def _storage_device(self) -> torch.device:
         """Return the device that keeps the decoded set."""
-        device = self._trainer.strategy.root_device
+        device = self.trainer.strategy.root_device
         if device.type == "cpu":
             return device
         size = sum(array.nbytes for array in self.image_set.arrays().values())
@@ -175,26 +173,16 @@ class ImageDataModule(LightningDataModule):
         return len(self._order())
 
     def _order(self) -> Order:
-        trainer = self._trainer
+        trainer = self.trainer
         return Order(
             self.train_rows,
-            self._batch_size,
+            int(self.batch_size),  # training/batch_size.py has replaced "auto"
             self.seed,
             trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
-
-    @property
-    def _trainer(self) -> Trainer:
-        assert self.trainer is not None  # Lightning sets it before it calls hooks
-        return self.trainer
-
-    @property
-    def _batch_size(self) -> int:
-        assert isinstance(self.batch_size, int)  # training/batch_size.py replaces "auto" before batches are loaded
-        return self.batch_size
 
     def validation_batch(self, n: int) -> Batch:
         """Return the first n validation images or all, never mirrored; the key of each is its content hash."""

@@ -2,12 +2,15 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -16,7 +19,6 @@ from chrysalis.data import near_duplicates
 from chrysalis.data.columns import COLUMNS, Images, Labels
 from chrysalis.data.source import Example, Source
 from chrysalis.data.transforms import Resize
-from chrysalis.data.worker_processes import FreshContext
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import write_text
 from chrysalis.system.terminal import stage
@@ -133,3 +135,26 @@ def _pool(source: Source, n: int) -> Executor:
     if source.synthetic and importable and n >= 200 and cores > 1:
         return ProcessPoolExecutor(min(cores, 16), mp_context=FreshContext())
     return ThreadPoolExecutor(min(cores, 16))
+
+
+class FreshProcess(SpawnProcess):
+    """A spawned process that imports only the modules of what it is given, never the script.
+
+    A standard one first imports its parent's script; if that opens a set unguarded, each child would start children of
+    its own.
+    """
+
+    @staticmethod
+    def _Popen(process_obj):
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # without the file and spec that multiprocessing would send
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class FreshContext(SpawnContext):
+    """Multiprocessing context of FreshProcess for ProcessPoolExecutor and DataLoader."""
+
+    Process = FreshProcess

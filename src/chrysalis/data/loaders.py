@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chrysalis.data.batch import Batch
 from chrysalis.data.columns import COLUMNS
+from chrysalis.data.decoding import FreshContext
 from chrysalis.data.store import ImageSet
-from chrysalis.data.worker_processes import FreshContext
 from chrysalis.diffusion import seeds
 
 
@@ -96,7 +97,7 @@ class BatchDataset(Dataset):
         """Return the batch of these rows. A mirrored image has its mask and its conditioning image mirrored too."""
         rows, keys = np.asarray(index.rows), index.keys
         mirrored = np.flatnonzero((keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
-        columns = {name: _select(array, rows, mirrored) for name, array in self.arrays.items()}
+        columns: dict[str, Any] = {name: _select(array, rows, mirrored) for name, array in self.arrays.items()}
         for name, values in self.image_set.columns.items():
             if name not in columns:
                 selected = COLUMNS[name].select(values, rows, keys)

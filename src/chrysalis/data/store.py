@@ -61,7 +61,7 @@ class ImageSet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays of images: `image`, and the columns of images."""
-        columns = {name: values for name, values in self.columns.items() if isinstance(COLUMNS[name], Images)}
+        columns = {name: np.asarray(v) for name, v in self.columns.items() if isinstance(COLUMNS[name], Images)}
         return {"image": self.images, **columns}
 
     def enlarged_note(self) -> str:

@@ -1,6 +1,5 @@
 """Resizing of images and masks to the training size."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,12 +9,6 @@ from chrysalis.data.color import to_rgb
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
-
-
-def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of an image size given as one number or as both."""
-    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
-    return height, width
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -67,5 +60,5 @@ def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) 
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """uint8 [1, H, W], 0 or 255, see `marked`; padding counts as outside."""
+    """Return uint8 [1, H, W], 0 or 255, see `to_mask`; padding counts as outside."""
     return np.asarray(fit(to_mask(mask), size, resize, fill=0, nearest=True))[None]

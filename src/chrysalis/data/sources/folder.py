@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from chrysalis.data.columns import COLUMNS, Numbers, clean_text, composed
+from chrysalis.data.columns import COLUMNS, Numbers, composed
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.formats import read_bytes, suffixes
 from chrysalis.data.source import Example, Source, content_hash, decode_example, unique
 from chrysalis.data.sources.listing import nearest_folder, rows_below
-from chrysalis.data.sources.metadata import Row, spelled
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError, require_path
 
@@ -55,7 +54,7 @@ class FolderSource(Source):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.captions_in_text_files = str(self.path), caption_column is None
+        self.name = str(self.path)
         given = {"label": label_column, "caption": caption_column, "vector": vector_columns}
         chosen = {name: tuple(map(composed, unique(keys))) for name, keys in given.items() if keys}
         self.keys = {name: chosen.get(name, column.keys) for name, column in COLUMNS.items()}
@@ -65,14 +64,16 @@ class FolderSource(Source):
         if not self.rows:
             known = ", ".join(sorted(suffixes()))
             raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
+        if caption_column is None:
+            self.rows = [row.with_text_file() for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        parts = [f"{self.keys} {self.captions_in_text_files}"]
+        parts = [f"{self.keys}"]
         for row in self.rows:
-            for role, value in {"": row.file, "text": self._text_file(row), **row.columns}.items():
+            for role, value in {"": row.file, **row.columns}.items():
                 if not isinstance(value, Path):
                     parts.append(f"{role} {value!r}")
                     continue
@@ -85,18 +86,4 @@ class FolderSource(Source):
         return str(self.rows[i].file)
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        row = self.rows[i]
-        columns, text_file = dict(row.columns), self._text_file(row)
-        if columns.get("caption") is None and text_file is not None and text_file.is_file():
-            columns["caption"] = _caption_in(text_file)
-        return decode_example(read_bytes(row.file), size, resize, columns)
-
-    def _text_file(self, row: Row) -> Path | None:
-        return spelled(row.file.parent, f"{row.file.stem}.txt") if self.captions_in_text_files else None
-
-
-def _caption_in(file: Path) -> str:
-    try:
-        return clean_text(read_bytes(file).decode("utf-8-sig").strip())
-    except UnicodeDecodeError:
-        raise ValueError(f"its caption {file.name} is not UTF-8 text") from None
+        return decode_example(read_bytes(self.rows[i].file), size, resize, self.rows[i].columns)

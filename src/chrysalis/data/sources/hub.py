@@ -126,12 +126,9 @@ class HubSource(Source):
         for name, keys in self.keys.items():
             column = COLUMNS.get(name, IMAGE)
             value = column.read(row, keys)
-            columns[name] = self._file(value) if isinstance(column, Images) else value
-        if (image := columns.pop("image")) is None:
+            if isinstance(column, Images) and value is not None:
+                value = value["bytes"] if value["bytes"] is not None else self.files.read(value["path"])
+            columns[name] = value
+        if (image := columns.pop("image", None)) is None:
             raise ValueError("no image")
         return decode_example(image, size, resize, columns)
-
-    def _file(self, entry: dict | None) -> bytes | None:
-        return (
-            None if entry is None else entry["bytes"] if entry["bytes"] is not None else self.files.read(entry["path"])
-        )

@@ -21,12 +21,18 @@ NAMES = ("metadata.jsonl", "metadata.csv")
 class Row:
     """One image of a folder: its file, its place relative to that folder, and what the metadata says about it.
 
-    columns: by name, what Column.read returns, with the paths of image files.
+    columns: by name, what Column.read returns, with the paths of images and of captions in files of their own.
     """
 
     file: Path
     place: Path
     columns: Mapping[str, Any]
+
+    def with_text_file(self) -> "Row":
+        """Return the row with the .txt file beside its image, which need not exist, for a caption that it lacks."""
+        if self.columns.get("caption") is not None:
+            return self
+        return replace(self, columns={**self.columns, "caption": spelled(self.file.parent, f"{self.file.stem}.txt")})
 
 
 def chosen(keys: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

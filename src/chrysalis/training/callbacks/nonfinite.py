@@ -77,7 +77,6 @@ class NonFinite(Callback):
 
     def _stop_or_skip(self, trainer: Trainer, module: FineTuning, check: Check) -> None:
         with paused(trainer):
-            assert trainer.datamodule.image_set is not None  # fit has set the data up
             names, is_parallel = trainer.datamodule.image_set.names, trainer.world_size > 1
             where = f" (process {trainer.global_rank})" if is_parallel else ""
             text = f"step {check.step}{where}: {describe(check.window, names, is_parallel)}"

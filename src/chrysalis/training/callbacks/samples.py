@@ -28,7 +28,6 @@ class ConditionRows:
 
     def __init__(self, data: ImageDataModule, conditioner: Conditioner, rows: int, n: int):
         batch, has_labels = data.validation_batch(1000), "label" in conditioner.names
-        assert data.image_set is not None  # fit has set the data up
         names = [name or f"validation image {i + 1}" for i, name in enumerate(batches.captions(batch, conditioner))]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if has_labels else i)[:rows]
@@ -125,7 +124,6 @@ class Samples(Callback):
 
     def _training_images(self, data: ImageDataModule) -> torch.Tensor:
         """One for each representative: with its label if the grid has labels, else spread over the set."""
-        assert data.image_set is not None  # fit has set the data up
         rows, n = data.train_rows, len(self.representatives)
         spread = list(rows[[i * len(rows) // n for i in range(n)]])
         labels = None if self.condition_rows is None else self.condition_rows.labels
