@@ -17,9 +17,8 @@ class Batch:
         key: int64 [B], the noise seed of each image: a pure function of (seed, epoch, row).
         u: float32 [B] in [0, 1), the position of each image's timestep in [0, T).
         window: number of images, over all processes, in the optimizer step that this micro-batch belongs to.
-        columns: by name (data/columns.py), what else the data has: `label`, int64 [B], -1 where unknown; `caption`, B
-            strings; `mask`, uint8 [B, 1, H, W], 0 or 255; `conditioning_image`, uint8 [B, 3, H, W]; `vector`, float32
-            [B, D], NaN where unknown.
+        columns: what else the data has, by the name of its column; types, shapes and unknown values are those of
+            data/columns.py, for B instead of N rows.
     """
 
     image: torch.Tensor

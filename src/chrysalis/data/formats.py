@@ -87,12 +87,8 @@ def unused_note(counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
     shown = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
-    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{_install_hint(suffix)}" for suffix in shown[:8]]
+    hints = {suffix: f" ({INSTALL[name]})" for name, known in PLUGINS.items() for suffix in known}
+    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{hints.get(suffix, '')}" for suffix in shown[:8]]
     if len(shown) > 8:
         parts.append(f"{sum(counts[suffix] for suffix in shown[8:])} others")
     return f"Files not used: {', '.join(parts)}."
-
-
-def _install_hint(suffix: str) -> str:
-    plugin = next((name for name, known in PLUGINS.items() if suffix in known), None)
-    return "" if plugin is None else f" ({INSTALL[plugin]})"

@@ -16,9 +16,8 @@ from chrysalis.data.transforms import Resize, is_enlarged, to_training_size, upr
 class Example:
     """One row at training size.
 
-    columns: by name (data/columns.py), what is known of the image: its label, a text; its caption, a text or a tuple of
-    alternatives; its mask, uint8 [1, H, W]; its conditioning image, uint8 [3, H, W]; its vector, a tuple of numbers,
-    NaN where unknown.
+    columns: what is known of the image by column, see data/columns.py: a label or a caption is a text, numbers are a
+    tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
     """
 
     image: np.ndarray  # uint8 [3, H, W]

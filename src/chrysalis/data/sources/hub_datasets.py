@@ -59,7 +59,13 @@ def _load_folder(folder: Path, path: str, split: str, configuration: str | None)
             rows = datasets.load_from_disk(str(folder))
         if configuration is not None:
             raise ValueError("what save_to_disk wrote has no configurations")
-        return _select_split(rows, split)
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise ValueError(f"it has the splits {', '.join(map(str, rows))}")
+            return rows[split]
+        if rows.split is not None and str(rows.split) != split:
+            raise ValueError(f"it is the split {rows.split}")
+        return rows
     except Exception as error:  # the readers raise dozens of kinds
         why = _choices(error) or first_line(error)
         keys = f"data.path={path}, data.split={split}" + (f", data.name={configuration}" if configuration else "")
@@ -113,14 +119,3 @@ def _choices(error: Exception) -> str | None:
         if found is not None:
             return f"set data.{key} to one of its {plural}, {found[1] or found[2]}"
     return None
-
-
-def _select_split(rows, split: str) -> Dataset:
-    """Return `split` of what save_to_disk wrote: a mapping of splits, or one split that may know its name."""
-    if hasattr(rows, "keys"):
-        if split not in rows:
-            raise ValueError(f"it has the splits {', '.join(rows)}")
-        return rows[split]
-    if rows.split is not None and str(rows.split) != split:
-        raise ValueError(f"it is the split {rows.split}")
-    return rows
