@@ -6,7 +6,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from chrysalis.data import formats
 from chrysalis.data.formats import PluginMissing, open_image, suffixes, unused_note
-from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
@@ -91,7 +91,7 @@ def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsy
     mask = Image.new("L", (20, 20))
     mask.paste(2, (0, 0, 10, 20))
     mask.save(tmp_path / "masks" / "2.png")
-    source = FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
+    source = folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source
     images = open_set(source, SIZE, "crop")
     assert (images.columns["mask"][2, 0] == 255).mean() == 0.5
     message = " ".join(capsys.readouterr().err.split())

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from chrysalis.data.loaders import BatchDataset, Order, loader
-from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 
@@ -100,7 +100,7 @@ def test_mask_and_conditioning_image_flip_with_the_image_and_the_vector_stays(tm
         names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    images = open_set(FolderSource(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
+    images = open_set(folder_data(str(tmp_path), vector_columns=["place"]).source, (16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(30), 30, seed=0))))
     assert batch.columns["vector"].dtype == torch.float32
     assert torch.equal(batch.columns["conditioning_image"], batch.image)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.transforms import (
     fit,
+    height_and_width,
     in_shape_of,
     mask_to_training_size,
     to_rgb,
@@ -64,8 +64,8 @@ def test_resize_modes():
 
 def test_height_comes_before_width():
     assert to_training_size(Image.new("RGB", (50, 50)), (16, 24), "crop").shape == (3, 16, 24)
-    assert drawn_data(image_size=[16, 24]).size == (16, 24)
-    assert drawn_data(image_size=64).size == (64, 64)
+    assert height_and_width([16, 24]) == (16, 24)
+    assert height_and_width(64) == (64, 64)
 
 
 def test_masks_stay_binary_and_padding_is_outside():

@@ -51,7 +51,7 @@ class Column:
         return value
 
     def collect(self, values: Sequence, names: Sequence[str]) -> Values:
-        """Return the stored values of N rows as `select` takes them. names: see ImageSet.value_names."""
+        """Return the values of N rows, stored one by one, as `select` takes them. names: see ImageSet.value_names."""
         raise NotImplementedError
 
     def select(self, values: Values, rows: np.ndarray, keys: np.ndarray) -> Values:
@@ -169,9 +169,6 @@ class Images(Column):
             raise ValueError(f"its {self.noun} is not an image") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"its {self.noun}: {getattr(error, 'strerror', None) or error}") from error
-
-    def collect(self, values: Sequence, names: Sequence[str]) -> np.ndarray:
-        return np.asarray(values)
 
 
 COLUMNS: dict[str, Column] = {

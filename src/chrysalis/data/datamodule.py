@@ -13,7 +13,7 @@ from chrysalis.data.columns import COLUMNS, composed
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
 from chrysalis.data.source import Source, content_hash
 from chrysalis.data.store import ImageSet, open_folder, open_set
-from chrysalis.data.transforms import Resize
+from chrysalis.data.transforms import Resize, height_and_width
 from chrysalis.system import memory
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import InsideFraction, Pixels, Positive, Seed, Workers
@@ -53,8 +53,7 @@ class ImageDataModule(LightningDataModule):
         on_device: bool | None = None,
     ):
         super().__init__()
-        height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
-        self.source, self.size, self.resize = source, (height, width), resize
+        self.source, self.size, self.resize = source, height_and_width(image_size), resize
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device

@@ -1,5 +1,6 @@
 """Resizing of images and masks to the training size."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,12 @@ from chrysalis.data.color import to_rgb
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) of an image size given as one number or as both."""
+    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    return height, width
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

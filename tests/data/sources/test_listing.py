@@ -8,7 +8,7 @@ import pytest
 from conftest import real_data
 from PIL import Image
 
-from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
@@ -47,9 +47,9 @@ def mirrored(tmp_path):
 
 
 def beside(root, **more):
-    return FolderSource(
+    return folder_data(
         str(root / "images"), masks=str(root / "masks"), conditioning_images=str(root / "edges"), **more
-    )
+    ).source
 
 
 def test_mirrored_files_land_on_the_same_pixels(mirrored):
@@ -70,7 +70,7 @@ def test_a_conditioning_image_with_rounded_sides_still_aligns(tmp_path, resize):
     wide = Image.open(tmp_path / "images" / "1.png").resize((64, 40))
     (tmp_path / "edges").mkdir()
     wide.save(tmp_path / "edges" / "1.png")
-    source = FolderSource(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges"))
+    source = folder_data(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges")).source
     images = open_set(source, SIZE, resize)
     assert ((images.images > 127) == (images.columns["conditioning_image"] > 127)).mean() > 0.98
 
@@ -83,7 +83,7 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
     turned = Image.open(tmp_path / "upright.png").transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "images" / "1.jpg", exif=exif, quality=100, subsampling=0)
     scene(tmp_path / "masks" / "1.png", 255, 0)
-    images = open_set(FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks")), SIZE, "crop")
+    images = open_set(folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source, SIZE, "crop")
     assert ((images.images[0, 0] > 127) == expected()).all()
     assert ((images.columns["mask"][0, 0] == 255) == expected()).all()
 
@@ -112,14 +112,18 @@ def test_gaps_are_reported_by_name(mirrored):
 
 def test_masks_below_the_set_are_not_training_images(mirrored):
     """images/ and masks/ side by side: mirrored without or with the folder of images in the name."""
-    source = FolderSource(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    source = folder_data(
+        str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges")
+    ).source
     images = open_set(source, SIZE, "crop")
     assert len(images) == 2
     assert images.value_names["label"] == ("a", "b")
     os.rename(mirrored / "masks", mirrored / "moved")
     (mirrored / "masks").mkdir()
     os.rename(mirrored / "moved", mirrored / "masks" / "images")
-    source = FolderSource(str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges"))
+    source = folder_data(
+        str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges")
+    ).source
     assert (open_set(source, SIZE, "crop").columns["mask"] == images.columns["mask"]).all()
 
 
@@ -148,7 +152,7 @@ def measured(tmp_path, *values, **more):
 
 def test_columns_of_metadata(tmp_path):
     path = measured(tmp_path, 3.5, None, 2, float("nan"))
-    source = FolderSource(path, label_column="kind", caption_column="title", vector_columns=["span", "month"])
+    source = folder_data(path, label_column="kind", caption_column="title", vector_columns=["span", "month"]).source
     images = open_set(source, SIZE, "crop")
     assert images.value_names["label"] == ("k0", "k1", "k2", "k3")
     assert images.columns["caption"] == ("t0", "t1", "t2", "t3")
@@ -163,7 +167,7 @@ def test_columns_of_metadata(tmp_path):
 @pytest.mark.parametrize("value", ["wide", "3.5", [1], float("inf"), 1e39, 10**400])
 def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
     with pytest.raises(UserError, match=r"metadata\.jsonl line 2: span, listed in data\.vector_columns"):
-        FolderSource(measured(tmp_path, 1, value), vector_columns=["span"])
+        folder_data(measured(tmp_path, 1, value), vector_columns=["span"])
 
 
 @pytest.mark.parametrize(
@@ -176,25 +180,25 @@ def test_a_measurement_that_is_none_is_refused_by_its_line(tmp_path, value):
 )
 def test_an_unknown_column_is_refused(tmp_path, settings, key):
     with pytest.raises(UserError, match=f"{key}.*metadata.jsonl.*file_name, span, month, kind, title, text"):
-        FolderSource(measured(tmp_path, 1, 2), **settings)
+        folder_data(measured(tmp_path, 1, 2), **settings)
     (tmp_path / "metadata.jsonl").unlink()
     with pytest.raises(UserError, match=f"{key} needs .*metadata.jsonl, which does not exist"):
-        FolderSource(str(tmp_path), **settings)
+        folder_data(str(tmp_path), **settings)
 
 
 @pytest.mark.parametrize(("argument", "key"), [("masks", "masks"), ("conditioning_images", "conditioning_images")])
 def test_a_folder_that_cannot_mirror_is_refused(mirrored, argument, key):
     images = str(mirrored / "images")
     with pytest.raises(UserError, match=rf"data\.{key}=.*maks is not a folder.*images, masks"):
-        FolderSource(images, **{argument: str(mirrored / "maks")})
+        folder_data(images, **{argument: str(mirrored / "maks")})
     with pytest.raises(UserError, match=rf"data\.{key}=.*images is data\.path itself"):
-        FolderSource(images, **{argument: images})
+        folder_data(images, **{argument: images})
     scene(mirrored / "other" / "1_mask.png", 255, 0)
     with pytest.raises(UserError, match=rf"data\.{key}=.*other has no image that.*images/a/1\.jpg.*contain a/1\.png"):
-        FolderSource(images, **{argument: str(mirrored / "other")})
+        folder_data(images, **{argument: str(mirrored / "other")})
     scene(mirrored / "masks" / "a" / "1.webp", 255, 0)
     with pytest.raises(UserError, match=rf"data\.{key}=.*masks has a/1\.png and a/1\.webp for .*a/1\.jpg"):
-        FolderSource(images, **{argument: str(mirrored / "masks")})
+        folder_data(images, **{argument: str(mirrored / "masks")})
 
 
 def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
@@ -208,24 +212,25 @@ def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
     assert ((third.columns["conditioning_image"][1, 1] < 128) == expected()).all()
     images, masks = str(mirrored / "images"), str(mirrored / "masks")
     assert (
-        FolderSource(images, masks=masks).fingerprint() != FolderSource(images, conditioning_images=masks).fingerprint()
+        folder_data(images, masks=masks).source.fingerprint()
+        != folder_data(images, conditioning_images=masks).source.fingerprint()
     )
 
 
 def test_the_cache_notices_a_changed_measurement(tmp_path):
-    before = FolderSource(measured(tmp_path, 1, 2), vector_columns="span").fingerprint()
-    assert FolderSource(str(tmp_path), vector_columns="month").fingerprint() != before
+    before = folder_data(measured(tmp_path, 1, 2), vector_columns="span").source.fingerprint()
+    assert folder_data(str(tmp_path), vector_columns="month").source.fingerprint() != before
     assert FolderSource(str(tmp_path)).fingerprint() != before
     lines = (tmp_path / "metadata.jsonl").read_text().replace('"span": 2', '"span": 3')
     (tmp_path / "metadata.jsonl").write_text(lines)
-    assert FolderSource(str(tmp_path), vector_columns="span").fingerprint() != before
+    assert folder_data(str(tmp_path), vector_columns="span").source.fingerprint() != before
 
 
 @pytest.mark.skipif(not (real_data() / "butterflies").is_dir(), reason="the optional photographs are not here")
 def test_real_masks_by_folder_are_those_of_metadata():
     root = real_data() / "butterflies"
-    listed = open_set(FolderSource(str(root), caption_column="common_name"), (32, 32), "crop")
-    mirrored = open_set(FolderSource(str(root / "images"), masks=str(root / "masks")), (32, 32), "crop")
+    listed = open_set(folder_data(str(root), caption_column="common_name").source, (32, 32), "crop")
+    mirrored = open_set(folder_data(str(root / "images"), masks=str(root / "masks")).source, (32, 32), "crop")
     row = {name: i for i, name in enumerate(mirrored.names)}
     same = [row[name] for name in listed.names]
     assert (mirrored.images[same] == listed.images).all()

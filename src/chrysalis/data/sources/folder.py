@@ -1,7 +1,7 @@
 """A folder of image files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,9 +23,17 @@ def folder_data(
     vector_columns: Sequence[str] | None = (),
     **loading,
 ) -> ImageDataModule:
-    """Build the data module of a folder, see FolderSource. loading: see ImageDataModule."""
-    source = FolderSource(path, masks, conditioning_images, label_column, caption_column, vector_columns)
-    return ImageDataModule(source, **loading)
+    """Build the data module of a folder.
+
+    Args:
+        masks, conditioning_images: folders that mirror `path`: same subfolders and names, any image suffix.
+        label_column, caption_column: other metadata keys for the label and the caption.
+        vector_columns: metadata keys of numbers or booleans.
+        loading: see ImageDataModule.
+    """
+    keys = {"label": label_column, "caption": caption_column, "vector": vector_columns}
+    mirrors = {"mask": masks, "conditioning_image": conditioning_images}
+    return ImageDataModule(FolderSource(path, keys, mirrors), **loading)
 
 
 class FolderSource(Source):
@@ -37,34 +45,27 @@ class FolderSource(Source):
     image lies in, and a caption is a .txt file with the name of the image.
 
     Args:
-        masks, conditioning_images: folders that mirror `path`: same subfolders and names, any image suffix.
-        label_column, caption_column: other metadata keys for the label and the caption.
-        vector_columns: metadata keys of numbers or booleans.
+        keys: by column, other metadata keys than those of data/columns.py.
+        mirrors: by column of images, a folder that mirrors `path`.
     """
 
     def __init__(
         self,
         path: str,
-        masks: str | None = None,
-        conditioning_images: str | None = None,
-        label_column: str | None = None,
-        caption_column: str | None = None,
-        vector_columns: Sequence[str] | None = (),
+        keys: Mapping[str, str | Sequence[str] | None] = {},
+        mirrors: Mapping[str, str | None] = {},
     ):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name = str(self.path)
-        given = {"label": label_column, "caption": caption_column, "vector": vector_columns}
-        chosen = {name: tuple(map(composed, unique(keys))) for name, keys in given.items() if keys}
-        self.keys = {name: chosen.get(name, column.keys) for name, column in COLUMNS.items()}
-        self.value_names = {name: keys for name, keys in self.keys.items() if isinstance(COLUMNS[name], Numbers)}
-        mirrors = {"mask": masks, "conditioning_image": conditioning_images}
+        self.name, given = str(self.path), {name: tuple(map(composed, unique(of))) for name, of in keys.items() if of}
+        self.keys = {name: given.get(name, column.keys) for name, column in COLUMNS.items()}
+        self.value_names = {name: self.keys[name] for name, column in COLUMNS.items() if isinstance(column, Numbers)}
         self.rows, self.note = rows_below(self.path, self.keys, mirrors)
         if not self.rows:
             known = ", ".join(sorted(suffixes()))
             raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
-        if caption_column is None:
+        if "caption" not in given:
             self.rows = [row.with_text_file() for row in self.rows]
 
     def __len__(self) -> int:
