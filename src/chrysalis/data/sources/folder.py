@@ -58,14 +58,13 @@ class FolderSource(Source):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, given = str(self.path), {name: tuple(map(composed, unique(of))) for name, of in keys.items() if of}
-        self.keys = {name: given.get(name, column.keys) for name, column in COLUMNS.items()}
-        self.value_names = {name: self.keys[name] for name, column in COLUMNS.items() if isinstance(column, Numbers)}
+        self.name, self.keys = str(self.path), {k: tuple(map(composed, unique(v))) for k, v in keys.items() if v}
+        self.value_names = {k: self.keys.get(k, c.keys) for k, c in COLUMNS.items() if isinstance(c, Numbers)}
         self.rows, self.note = rows_below(self.path, self.keys, mirrors)
         if not self.rows:
             known = ", ".join(sorted(suffixes()))
             raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
-        if "caption" not in given:
+        if "caption" not in self.keys:
             self.rows = [row.with_text_file() for row in self.rows]
 
     def __len__(self) -> int:

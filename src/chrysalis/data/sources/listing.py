@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chrysalis.data.columns import clean_text, composed
 from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.sources.metadata import NAMES, Row, chosen, read_rows
+from chrysalis.data.sources.metadata import NAMES, Row, read_rows, settings
 from chrysalis.system.errors import UserError, require_path
 
 
@@ -19,7 +19,7 @@ def rows_below(
     """Return the images that metadata lists, else all below `path`, and a sentence on files that are not used.
 
     Args:
-        keys: by column, the metadata keys that hold it.
+        keys: by column, the metadata keys that the configuration names.
         mirrors: by column, the folder that mirrors `path`, or None. Without metadata, .txt files count as used: they
             are captions.
     """
@@ -30,7 +30,7 @@ def rows_below(
         rows = [row for listing in listings for row in read_rows(listing, path, keys)]
         note = _unlisted_note(path, files, rows, listings)
     else:
-        for setting, key in chosen(keys):
+        for setting, key in settings(keys):
             raise UserError(
                 f"{setting}={key} needs {path / 'metadata.jsonl'}, which does not exist: write one object per line, "
                 f"with file_name and {key}."

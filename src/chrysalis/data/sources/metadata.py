@@ -35,9 +35,9 @@ class Row:
         return replace(self, columns={**self.columns, "caption": spelled(self.file.parent, f"{self.file.stem}.txt")})
 
 
-def chosen(keys: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+def settings(keys: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     """Return (configuration key, metadata key) of all that the configuration names."""
-    return [(c.setting, key) for name, c in COLUMNS.items() if keys[name] != c.keys for key in keys[name]]
+    return [(COLUMNS[name].setting, key) for name, given in keys.items() for key in given]
 
 
 def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -59,7 +59,7 @@ def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> l
         raise UserError(
             f"{listing} lists no images: write one line per image, or remove the file to use all images in its folder."
         )
-    for setting, key in chosen(keys):
+    for setting, key in settings(keys):
         if key not in found:
             raise UserError(f"{setting}={key} has no value in {listing}: its lines have {', '.join(found)}.")
     return rows
@@ -124,8 +124,9 @@ def _row(entry: dict, folder: Path, keys: Mapping[str, Sequence[str]], is_csv: b
         raise ValueError("file_name")
     file, columns = below(entry["file_name"]), {}
     for name, column in COLUMNS.items():
-        cells = {key: _number(entry[key]) for key in keys[name] if key in entry} if is_csv else {}
-        value = column.read(cells if is_csv and isinstance(column, Numbers) else entry, keys[name])
+        own_keys = keys.get(name, column.keys)
+        cells = {key: _number(entry[key]) for key in own_keys if key in entry} if is_csv else {}
+        value = column.read(cells if is_csv and isinstance(column, Numbers) else entry, own_keys)
         columns[name] = below(value) if isinstance(column, Images) and value is not None else value
     return Row(file, file.relative_to(root), columns)
 
