@@ -1,5 +1,7 @@
 """Folders as people have them: formats with and without a plugin, files that are not used, small images, odd masks."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError, features
@@ -18,7 +20,8 @@ HEIC, JXL = b"\0\0\0\x18ftypheic" + bytes(40), b"\xff\x0a" + bytes(40)
 def bare(monkeypatch):
     """As if no plugin were installed."""
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
-    monkeypatch.setattr(formats, "_registered", lambda plugin: False)
+    for plugin in formats.PLUGINS:
+        monkeypatch.setitem(sys.modules, plugin, None)  # importing it raises ImportError
     formats.suffixes.cache_clear()
     yield
     formats.suffixes.cache_clear()

@@ -159,7 +159,6 @@ class ImageDataModule(LightningDataModule):
         return loader(self._dataset, self._order(), self.num_workers)
 
     def _storage_device(self) -> torch.device:
-        """Return the device that keeps the decoded set."""
         device = self.trainer.strategy.root_device
         if device.type == "cpu":
             return device

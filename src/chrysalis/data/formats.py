@@ -58,8 +58,12 @@ def open_image(data: bytes) -> Image.Image:
         plugin = _plugin_for(data)
         if plugin is None:
             raise
-    if not _registered(plugin):
-        raise PluginMissing(f"it needs {plugin}, which is not installed: {INSTALL[plugin]}")
+    try:
+        module = importlib.import_module(plugin)  # on first use, as importing is slow
+    except ImportError:
+        raise PluginMissing(f"it needs {plugin}, which is not installed: {INSTALL[plugin]}") from None
+    if plugin == "pillow_heif":
+        module.register_heif_opener()
     return Image.open(io.BytesIO(data))
 
 
@@ -68,18 +72,6 @@ def _plugin_for(data: bytes) -> str | None:
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "pillow_heif"
     return "pillow_jxl" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
-
-
-@functools.cache
-def _registered(plugin: str) -> bool:
-    """Import a plugin on first use, as importing is slow. Return whether it is installed."""
-    try:
-        module = importlib.import_module(plugin)
-    except ImportError:
-        return False
-    if hasattr(module, "register_heif_opener"):
-        module.register_heif_opener()
-    return True
 
 
 def unused_note(counts: Mapping[str, int]) -> str:

@@ -67,7 +67,6 @@ def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _near(images: np.ndarray, blocks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the pairs that are near each other."""
     pairs = pairs[(np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) <= MAX_BLOCK).all(axis=1)]
     kept = []
     for start in range(0, len(pairs), CHUNK):

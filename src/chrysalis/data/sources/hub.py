@@ -18,7 +18,6 @@ from chrysalis.system.errors import UserError, first_line, require_path
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COMMIT = re.compile("[0-9a-f]{40}")
 IMAGE = Images("image", channels=3)
 
 
@@ -226,7 +225,7 @@ def _commit_of(rows: Dataset) -> str | None:
     """Return the commit that a cached hub dataset was made from: its arrow files lie in a folder of that name."""
     names = {Path(file["filename"]).parent.name for file in rows.cache_files}
     name = names.pop() if len(names) == 1 else ""
-    return name if COMMIT.fullmatch(name) else None
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
 
 
 def _choices(error: Exception) -> str | None:

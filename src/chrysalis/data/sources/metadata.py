@@ -45,14 +45,18 @@ def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> l
     rows, found = [], {}
     is_csv = listing.suffix == ".csv"
     place = listing.parent.relative_to(root)
-    for number, line in (_records if is_csv else _objects)(listing):
+    for number, line in (_records if is_csv else _lines)(listing):
         try:
-            entry = {composed(key): value for key, value in line.items()}
+            fields = json.loads(line) if isinstance(line, str) else line
+            entry = {composed(key): value for key, value in fields.items()}
             row = _row(entry, listing.parent, keys, is_csv)
         except BadValue as error:
             raise UserError(f"{listing} line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError):  # the last two: link loops
-            raise _bad(listing, number) from None
+            raise UserError(
+                f"{listing} line {number} is not an object with texts and a file_name inside the folder: fix or "
+                "remove it."
+            ) from None
         rows.append(replace(row, place=place / row.place))
         found |= dict.fromkeys(key for key, value in entry.items() if value is not None)
     if not rows:
@@ -65,20 +69,9 @@ def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> l
     return rows
 
 
-def _bad(listing: Path, number: int) -> UserError:
-    return UserError(
-        f"{listing} line {number} is not an object with texts and a file_name inside the folder: fix or remove it."
-    )
-
-
-def _objects(listing: Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, object) of a JSONL file."""
-    for number, line in enumerate(_text_of(listing).split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                raise _bad(listing, number) from None
+def _lines(listing: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a JSONL file."""
+    return ((number, line) for number, line in enumerate(_text_of(listing).split("\n"), 1) if line.strip())
 
 
 def _records(listing: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
