@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from chrysalis.data import pixels
-from chrysalis.data.example import content_hash
+from chrysalis.data.source import content_hash
 from chrysalis.data.store import ImageSet, open_set
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
 from chrysalis.data.synthetic.source import DrawnSource
@@ -38,8 +38,8 @@ def butterflies(n: int, seed: int) -> ImageSet:
 
 def truth(drawn: ImageSet) -> tuple[list[str], list[str]]:
     """(species, colour words) of all images; a colour word stands between a caption's article and the species."""
-    species = [drawn.label_names[label] for label in drawn.labels]
-    words = [c.partition(f" {s}")[0].partition(" ")[2] for s, c in zip(species, drawn.captions, strict=True)]
+    species = [drawn.value_names["label"][label] for label in drawn.columns["label"]]
+    words = [c.partition(f" {s}")[0].partition(" ")[2] for s, c in zip(species, drawn.columns["caption"], strict=True)]
     return species, words
 
 
@@ -130,7 +130,7 @@ class Judges:
 
     def evaluate(self, drawn: ImageSet) -> dict[str, float]:
         """Evaluate the judges on `drawn`: species and word as accuracies, silhouette as mean IoU."""
-        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
+        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.columns["mask"]))
         answers = self.species(images), self.word(images)
         species, word = (agreement(a, b) for a, b in zip(answers, truth(drawn), strict=True))
         return {"species": species, "word": word, "silhouette": iou(self.silhouette(images), masks).mean().item()}
@@ -150,7 +150,7 @@ class Judges:
         return judges
 
     def _fit(self, drawn: ImageSet, seed: int, epochs: int) -> None:
-        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.masks))
+        images, masks = (torch.from_numpy(np.array(a)) for a in (drawn.images, drawn.columns["mask"]))
         labels = torch.tensor([[SPECIES.index(s), WORDS.index(w)] for s, w in zip(*truth(drawn), strict=True)])
         generator = torch.Generator().manual_seed(seeds.key(seed, "disturbed"))
         use_bf16 = hardware.cpu_has_bf16()  # elsewhere bf16 is emulated, and slower

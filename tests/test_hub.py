@@ -12,7 +12,7 @@ from PIL import Image
 
 from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.data.sources.external_files import ExternalFiles
-from chrysalis.data.sources.hub import HubSource
+from chrysalis.data.sources.hub import hub_data
 from chrysalis.data.store import open_set
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
@@ -52,11 +52,11 @@ def test_images_by_place_by_hf_address_and_by_http_address(served, tmp_path, mon
     served.repositories["datasets/me/images"] = Repository(images)
     served.repositories["datasets/me/other"] = Repository({"a b/1.png": png(1)}, revisions={"refs/pr/1": "3" * 40})
     served.pages["web/2.png"] = png(2)
-    assert reds(HubSource("me/images")) == [0, 1, 2, 3]
+    assert reds(hub_data("me/images").source) == [0, 1, 2, 3]
     assert {token for path, token in served.tokens if path.startswith("web/")} == {None}
     assert {token for path, token in served.tokens if path.endswith("1.png")} == {"Bearer hf_" + "a" * 34}
     served.seen.clear()
-    assert reds(HubSource("me/images"), 8) == [0, 1, 2, 3]
+    assert reds(hub_data("me/images").source, 8) == [0, 1, 2, 3]
     assert [request for request in served.seen if request.endswith(".png") and "me/other" not in request] == []
 
 
@@ -93,13 +93,13 @@ def test_an_unreadable_image_says_why(served, tmp_path, monkeypatch):
 def test_images_whose_blobs_were_pruned_are_fetched_again(served, tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_CACHE", str(tmp_path / "cache"))
     served.repositories["datasets/me/folder"] = Repository({f"train/{i}.png": png(i) for i in range(3)})
-    assert reds(HubSource("me/folder")) == [0, 1, 2]
+    assert reds(hub_data("me/folder").source) == [0, 1, 2]
     blobs = list((tmp_path / "hub" / "datasets--me--folder" / "blobs").iterdir())
     assert len(blobs) >= 3
     for blob in blobs:
         blob.unlink()
     served.seen.clear()
-    assert reds(HubSource("me/folder"), 8) == [0, 1, 2]
+    assert reds(hub_data("me/folder").source, 8) == [0, 1, 2]
     again = [f"GET datasets/me/folder/resolve/{SHA}/train/{i}.png" for i in range(3)]
     assert sorted(request for request in served.seen if request.startswith("GET")) == again
 
@@ -128,36 +128,36 @@ def test_a_dataset_has_a_configuration_and_a_revision(served, tmp_path, monkeypa
         return Repository(files, revisions=revisions)
 
     served.repositories["datasets/me/two"] = repository(1, {"main": "1" * 40})
-    says = refusal(lambda: HubSource("me/two"))
+    says = refusal(lambda: hub_data("me/two").source)
     assert "set data.name to one of its configurations, 'red', 'dark'" in says
-    assert "set data.name to one of its configurations" in refusal(lambda: HubSource("me/two", configuration="blue"))
-    assert HubSource("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
-    assert HubSource("me/two", configuration="red", vector_columns=["n"]).rows[0]["n"] == 1
+    assert "set data.name to one of its configurations" in refusal(lambda: hub_data("me/two", name="blue").source)
+    assert hub_data("me/two", name="dark", vector_columns=["n"]).source.rows[0]["n"] == 2
+    assert hub_data("me/two", name="red", vector_columns=["n"]).source.rows[0]["n"] == 1
     served.seen.clear()
-    assert HubSource("me/two", configuration="dark", vector_columns=["n"]).rows[0]["n"] == 2
+    assert hub_data("me/two", name="dark", vector_columns=["n"]).source.rows[0]["n"] == 2
     assert served.seen == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.unreachable.cache_clear()
-    assert re.search("configurations, (red, dark|dark, red)", refusal(lambda: HubSource("me/two")))
+    assert re.search("configurations, (red, dark|dark, red)", refusal(lambda: hub_data("me/two").source))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.unreachable.cache_clear()
-    assert "set data.split to one of its splits" in refusal(lambda: HubSource("me/two", "test", configuration="dark"))
+    assert "set data.split to one of its splits" in refusal(lambda: hub_data("me/two", "test", name="dark").source)
     served.repositories["datasets/me/two"] = repository(5, {"v2": "2" * 40})
     for asked in ({"path": "me/two", "revision": "v2"}, {"path": "me/two@v2"}):
-        second = HubSource(**asked, configuration="dark", vector_columns=["n"])
+        second = hub_data(**asked, name="dark", vector_columns=["n"]).source
         assert second.rows[0]["n"] == 6
         assert second.name == "me/two@v2 (dark)"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.unreachable.cache_clear()
-    assert "there is no network" in refusal(lambda: HubSource("me/two"))  # the cache has v2, but not main
-    assert HubSource("me/two", configuration="dark", revision="v2", vector_columns=["n"]).rows[0]["n"] == 6
-    assert "there is no network" in refusal(lambda: HubSource("me/two", revision="v3", configuration="dark"))
+    assert "there is no network" in refusal(lambda: hub_data("me/two").source)  # the cache has v2, but not main
+    assert hub_data("me/two", name="dark", revision="v2", vector_columns=["n"]).source.rows[0]["n"] == 6
+    assert "there is no network" in refusal(lambda: hub_data("me/two", revision="v3", name="dark").source)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.unreachable.cache_clear()
-    assert "it has no revision v3" in refusal(lambda: HubSource("me/two", revision="v3", configuration="dark"))
-    assert "the hub has no public dataset of that id" in refusal(lambda: HubSource("me/none"))
+    assert "it has no revision v3" in refusal(lambda: hub_data("me/two", revision="v3", name="dark").source)
+    assert "the hub has no public dataset of that id" in refusal(lambda: hub_data("me/none").source)
     served.repositories["datasets/me/two"].answer = (403, "GatedRepo", "not in the list")
-    assert f"accept its licence at {served.url}/datasets/me/two" in refusal(lambda: HubSource("me/two@v4"))
+    assert f"accept its licence at {served.url}/datasets/me/two" in refusal(lambda: hub_data("me/two@v4").source)
 
 
 def test_text_encoders_have_the_same_causes(served, text_encoder_folder):

@@ -86,11 +86,13 @@ def conditional_batch(n=64, size=16) -> Batch:
         keys,
         torch.rand(n, generator=g),
         n,
-        torch.randint(-1, 3, (n,), generator=g),
-        tuple(["a red moth", "", "blue"][i % 3] for i in range(n)),
-        torch.randint(0, 2, (n, 1, size, size), generator=g, dtype=torch.uint8) * 255,
-        torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8),
-        torch.randn(n, 2, generator=g),
+        {
+            "label": torch.randint(-1, 3, (n,), generator=g),
+            "caption": tuple(["a red moth", "", "blue"][i % 3] for i in range(n)),
+            "mask": torch.randint(0, 2, (n, 1, size, size), generator=g, dtype=torch.uint8) * 255,
+            "conditioning_image": torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8),
+            "vector": torch.randn(n, 2, generator=g),
+        },
     )
 
 

@@ -15,7 +15,7 @@ from benchmarks import plain_loop
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
 from chrysalis.data import pixels
-from chrysalis.data.example import content_hash
+from chrysalis.data.source import content_hash
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.objective import choose

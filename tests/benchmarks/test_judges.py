@@ -39,7 +39,7 @@ def test_wrong_labels_are_noticed(judges, drawn, images):
     wrong = np.random.default_rng(0).permutation(len(drawn))
     assert agreement(judges.species(images), [species[i] for i in wrong]) < 0.25
     assert agreement(judges.word(images), [words[i] for i in wrong]) < 0.2
-    masks = torch.from_numpy(np.array(drawn.masks))
+    masks = torch.from_numpy(np.array(drawn.columns["mask"]))
     assert iou(judges.silhouette(images), masks[wrong]).mean() < judges.evaluate(drawn)["silhouette"] - 0.2
 
 
@@ -112,6 +112,6 @@ def test_the_colour_word_of_a_caption_is_the_butterflys(drawn):
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
     from conditions import COLOURS, word_of
 
-    assert [word_of(caption) for caption in drawn.captions] == truth(drawn)[1]
+    assert [word_of(caption) for caption in drawn.columns["caption"]] == truth(drawn)[1]
     named = [word for own in COLOURS.values() for word in own]
     assert sorted(named) == sorted(WORDS)

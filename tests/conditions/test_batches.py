@@ -15,10 +15,10 @@ from chrysalis.diffusion.objective import objective
 def test_a_batch_becomes_its_condition():
     conditioner, batch = attached_conditioner(tiny_unet(), ALL), conditional_batch()
     cond = batches.from_batch(batch, conditioner)
-    assert torch.equal(cond["label"], batch.label)
+    assert torch.equal(cond["label"], batch.columns["label"])
     assert cond["text"][:3] == ("a red moth", "", "blue")
     assert set(cond["mask"].unique().tolist()) == {-1.0, 1.0}
-    assert torch.equal(cond["image"], batch.conditioning / 127.5 - 1)
+    assert torch.equal(cond["image"], batch.columns["conditioning_image"] / 127.5 - 1)
     assert batches.rows(cond, [0, 1])["text"] + batches.rows(cond, [2])["text"] == cond["text"][:3]
 
 

@@ -64,12 +64,12 @@ def test_a_new_kind_needs_its_class_alone():
             return {"part": "image", "source": self.source}
 
     try:
-        data = types.SimpleNamespace(conditionings=np.zeros(2))
+        data = types.SimpleNamespace(columns={"conditioning_image": np.zeros(2)})
         module = types.SimpleNamespace(image_set=data, source=types.SimpleNamespace(name="a folder"))
         conditioner = build_conditioner(unet := tiny_unet(), None, {"edges": Edges()}, module)
         batch = conditional_batch(4)
         cond = batches.from_batch(batch, conditioner)
-        assert torch.equal(cond["edges"], pixels.to_signed(batch.conditioning))
+        assert torch.equal(cond["edges"], pixels.to_signed(batch.columns["conditioning_image"]))
         assert conditioner(unet, *noisy(), cond).shape == (4, 3, 16, 16)
         assert "To set it: edges=FILE.png" in Request(conditioner, {}, "a model").missing()
         with pytest.raises(UserError, match="is conditioned on edges only"):

@@ -133,7 +133,7 @@ def test_a_label_from_a_name_that_is_no_text_can_be_written(tmp_path):
     for name in (b"a\xff", b"b\x1b[31m"):
         (tmp_path / os.fsdecode(name)).mkdir()
         image(len(name)).save(tmp_path / os.fsdecode(name) / "1.png")
-    labels = open_set(FolderSource(str(tmp_path)), SIZE, "crop").label_names
+    labels = open_set(FolderSource(str(tmp_path)), SIZE, "crop").value_names["label"]
     assert labels == ("a?", "b [31m")
 
 
@@ -176,9 +176,9 @@ def test_marks_long_lines_and_repeated_names_are_fine(images):
     text = "\ufeff" + "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
     (images / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
     found = open_set(FolderSource(str(images)), SIZE, "crop")
-    assert (len(found), found.label_names) == (8, ("0", "1"))
-    assert found.captions[1] == "no. 1  [31m ?"
-    assert len(found.captions[0]) == 10_000_000
+    assert (len(found), found.value_names["label"]) == (8, ("0", "1"))
+    assert found.columns["caption"][1] == "no. 1  [31m ?"
+    assert len(found.columns["caption"][0]) == 10_000_000
 
 
 def test_a_caption_in_another_encoding_excludes_its_image(images):

@@ -22,12 +22,12 @@ def test_a_validation_batch_holds_the_images_unchanged():
     assert batch.key.tolist() == contents.tolist()
     assert batch.u.tolist() == [0.0] * 5
     assert batch.row.tolist() == data.validation_rows[:5].tolist()
-    assert batch.mask.shape == (5, 1, 16, 16)
-    assert batch.label.tolist() == data.image_set.labels[data.validation_rows[:5]].tolist()
-    assert batch.caption == tuple(data.image_set.captions[i] for i in data.validation_rows[:5])
+    assert batch.columns["mask"].shape == (5, 1, 16, 16)
+    assert batch.columns["label"].tolist() == data.image_set.columns["label"][data.validation_rows[:5]].tolist()
+    assert batch.columns["caption"] == tuple(data.image_set.columns["caption"][i] for i in data.validation_rows[:5])
     assert len(data.validation_batch(1000)) == len(data.validation_rows)
     on_meta = batch.to("meta")
-    moved = (on_meta.image, on_meta.mask, on_meta.label, on_meta.u, on_meta.vector)
+    moved = (on_meta.image, on_meta.columns["mask"], on_meta.columns["label"], on_meta.u, on_meta.columns["vector"])
     assert {x.device.type for x in moved} == {"meta"}
     assert on_meta.key.device.type == on_meta.row.device.type == "cpu"
 
@@ -36,10 +36,10 @@ def test_the_drawn_vector_is_the_mean_colour_under_the_mask():
     data = drawn_data("moths", 20, image_size=32, batch_size=4, val_fraction=0.3)
     data.setup()
     batch = data.validation_batch(4)
-    inside = batch.mask.double() / 255
+    inside = batch.columns["mask"].double() / 255
     mean = (batch.image * inside).sum((2, 3)) / inside.sum((2, 3)) / 255
-    torch.testing.assert_close(batch.vector.double(), mean, atol=1e-6, rtol=0)
-    assert data.image_set.vector_names == ("red", "green", "blue")
+    torch.testing.assert_close(batch.columns["vector"].double(), mean, atol=1e-6, rtol=0)
+    assert data.image_set.value_names["vector"] == ("red", "green", "blue")
 
 
 def test_the_description_lists_the_columns(tmp_path):
@@ -83,10 +83,10 @@ def test_a_validation_image_that_is_there_twice_is_one_observation(tmp_path):
 def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
     labelled(tmp_path, many=150, one=1)
     data = on(folder_data(str(tmp_path), image_size=16, batch_size=4))
-    data._image_set = replace(data.image_set, label_names=("many", "one", "known to the model alone"))
+    data.image_set = replace(data.image_set, value_names={"label": ("many", "one", "known to the model alone")})
     assert data.notes([]) == data.notes(["text"]) == []
     (note,) = data.notes(["label"])
-    row = data.image_set.labels.tolist().index(1)
+    row = data.image_set.columns["label"].tolist().index(1)
     assert row in data.train_rows  # fails if the hash of this image's bytes falls on the other side
     assert note == (
         "condition=label: 1 of 2 labels have fewer than 5 training images (one); 1 of 2 labels have no validation "
@@ -95,7 +95,10 @@ def test_a_label_of_few_images_is_noted_where_labels_are_trained_on(tmp_path):
     (tmp_path / "balanced").mkdir()
     labelled(tmp_path / "balanced", a=40, b=40)
     balanced = on(folder_data(str(tmp_path / "balanced"), image_size=16, batch_size=4, val_fraction=0.3))
-    counts = [np.bincount(balanced.image_set.labels[rows]) for rows in (balanced.train_rows, balanced.validation_rows)]
+    counts = [
+        np.bincount(balanced.image_set.columns["label"][rows])
+        for rows in (balanced.train_rows, balanced.validation_rows)
+    ]
     assert counts[0].min() >= 5
     assert counts[1].min() >= 1
     assert balanced.notes(["label"]) == []

@@ -1,12 +1,14 @@
 """Folders as people have them: formats with and without a plugin, files that are not used, small images, odd masks."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError, features
 
 from chrysalis.data import formats
 from chrysalis.data.formats import PluginMissing, open_image, suffixes, unused_note
-from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
@@ -18,7 +20,8 @@ HEIC, JXL = b"\0\0\0\x18ftypheic" + bytes(40), b"\xff\x0a" + bytes(40)
 def bare(monkeypatch):
     """As if no plugin were installed."""
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
-    monkeypatch.setattr(formats, "_registered", lambda plugin: False)
+    for plugin in formats.PLUGINS:
+        monkeypatch.setitem(sys.modules, plugin, None)  # importing it raises ImportError
     formats.suffixes.cache_clear()
     yield
     formats.suffixes.cache_clear()
@@ -91,9 +94,9 @@ def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsy
     mask = Image.new("L", (20, 20))
     mask.paste(2, (0, 0, 10, 20))
     mask.save(tmp_path / "masks" / "2.png")
-    source = FolderSource(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
+    source = folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source
     images = open_set(source, SIZE, "crop")
-    assert (images.masks[2, 0] == 255).mean() == 0.5
+    assert (images.columns["mask"][2, 0] == 255).mean() == 0.5
     message = " ".join(capsys.readouterr().err.split())
     assert message.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
     assert "0.png); 1 full (of " in message

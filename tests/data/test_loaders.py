@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from chrysalis.data.loaders import BatchDataset, Order, loader
-from chrysalis.data.sources.folder import FolderSource
+from chrysalis.data.sources.folder import folder_data
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 
@@ -80,8 +80,8 @@ def test_flips_mirror_about_half_and_the_mask_too():
     images = open_set(DrawnSource("butterflies", 40), (16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(40), 40, seed=0))))
     flipped = 0
-    for image, mask, row in zip(batch.image, batch.mask, batch.row, strict=True):
-        original, original_mask = torch.from_numpy(images.images[row]), torch.from_numpy(images.masks[row])
+    for image, mask, row in zip(batch.image, batch.columns["mask"], batch.row, strict=True):
+        original, original_mask = torch.from_numpy(images.images[row]), torch.from_numpy(images.columns["mask"][row])
         mirrored = not torch.equal(image, original)
         flipped += mirrored
         assert torch.equal(image, original.flip(-1) if mirrored else original)
@@ -100,14 +100,14 @@ def test_mask_and_conditioning_image_flip_with_the_image_and_the_vector_stays(tm
         names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    images = open_set(FolderSource(str(tmp_path), vector_columns=["place"]), (16, 16), "crop")
+    images = open_set(folder_data(str(tmp_path), vector_columns=["place"]).source, (16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(30), 30, seed=0))))
-    assert batch.vector.dtype == torch.float32
-    assert torch.equal(batch.conditioning, batch.image)
-    assert torch.equal(batch.mask > 0, batch.image[:, :1] > 127)
+    assert batch.columns["vector"].dtype == torch.float32
+    assert torch.equal(batch.columns["conditioning_image"], batch.image)
+    assert torch.equal(batch.columns["mask"] > 0, batch.image[:, :1] > 127)
     columns = batch.image[:, 0, 8].argmax(dim=1)
     flipped = 0
-    for row, place, column in zip(batch.row, batch.vector[:, 0], columns, strict=True):
+    for row, place, column in zip(batch.row, batch.columns["vector"][:, 0], columns, strict=True):
         assert place.isnan() if row == 5 else place == row % 16
         assert column in (row % 16, 15 - row % 16)
         flipped += int(column != row % 16)

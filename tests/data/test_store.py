@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from chrysalis.data import checksums, store
+from chrysalis.data import store
 from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
@@ -31,10 +31,11 @@ def emptied(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def zeroed(file: Path) -> None:
+def inverted(file: Path) -> None:
     """In its middle, at the same length and with the same time."""
     status, data = file.stat(), bytearray(file.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    middle = slice(len(data) // 2, len(data) // 2 + 64)
+    data[middle] = bytes(255 - value for value in data[middle])
     file.write_bytes(data)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -43,11 +44,11 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("damage", [emptied, zeroed, cut, Path.unlink])
-@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "rows.json", "checksums.json"])
+@pytest.mark.parametrize("damage", [emptied, inverted, cut, Path.unlink])
+@pytest.mark.parametrize("name", ["image.bin", "mask.bin", "rows.json", "checksums.json"])
 def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name, capsys):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
-    images, masks = sound.images.copy(), sound.masks.copy()
+    images, masks = sound.images.copy(), sound.columns["mask"].copy()
     capsys.readouterr()
     store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     assert "damaged" not in capsys.readouterr().err
@@ -57,23 +58,23 @@ def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name
     assert f"are damaged ({name}): decoding them again." in message
     assert (again.folder, again.names) == (sound.folder, sound.names)
     assert (again.images == images).all()
-    assert (again.masks == masks).all()
-    assert checksums.damaged(again.folder) is None
+    assert (again.columns["mask"] == masks).all()
+    assert store.damaged(again.folder) is None
     assert [p.name for p in own_cache.iterdir() if p.is_dir()] == [sound.folder.name]
 
 
 def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, monkeypatch):
     folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
-    monkeypatch.setattr(checksums, "ALWAYS", 1000)
-    zeroed(folder / "images.npy")
-    assert checksums.damaged(folder) is None
-    os.utime(folder / "images.npy")
-    assert checksums.damaged(folder) == "images.npy"
+    monkeypatch.setattr(store, "ALWAYS_READ", 1000)
+    inverted(folder / "image.bin")
+    assert store.damaged(folder) is None
+    os.utime(folder / "image.bin")
+    assert store.damaged(folder) == "image.bin"
 
 
 def test_a_worker_reports_an_emptied_cache(own_cache):
     folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
-    emptied(folder / "images.npy")
+    emptied(folder / "image.bin")
     with pytest.raises(UserError, match="are damaged"):
         store.open_folder(folder)
 
@@ -81,7 +82,7 @@ def test_a_worker_reports_an_emptied_cache(own_cache):
 def test_one_of_several_processes_repairs_a_cache(own_cache, monkeypatch):
     sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
     images, decode, calls = sound.images.copy(), store.decode, []
-    emptied(sound.folder / "images.npy")
+    emptied(sound.folder / "image.bin")
     monkeypatch.setattr(store, "decode", lambda *given: (calls.append(1), decode(*given)))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: store.open_set(DrawnSource("moths", 6), SIZE, "crop"), range(4)))
@@ -141,7 +142,7 @@ def test_a_script_without_a_guard_starts_processes(tmp_path):
     script = (
         "import math\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from chrysalis.data.worker_processes import FreshContext\n"
+        "from chrysalis.data.decoding import FreshContext\n"
         "with ProcessPoolExecutor(1, mp_context=FreshContext()) as pool:\n"
         "    print(list(pool.map(math.sqrt, [4.0, 9.0])) == [2, 3], __name__)\n"
     )

@@ -68,5 +68,5 @@ def test_the_source_returns_the_drawn_images():
     for i in range(8):
         drawn = draw("moths", i, 0, 32)
         assert torch.equal(torch.from_numpy(images.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))
-        assert images.label_names[images.labels[i]] == species_names("moths")[drawn.label]
-        assert images.captions[i] == drawn.caption
+        assert images.value_names["label"][images.columns["label"][i]] == species_names("moths")[drawn.label]
+        assert images.columns["caption"][i] == drawn.caption

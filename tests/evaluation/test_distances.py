@@ -194,7 +194,7 @@ def two_halves():
     """(the bundled network, images of one half, its features, features of the other); each half sorted by class."""
     network = DenoiserEncoder("assets/features")
     images = open_set(DrawnSource("butterflies", 300), (64, 64), "crop")
-    order = images.labels.argsort(kind="stable")
+    order = images.columns["label"].argsort(kind="stable")
     real, others = (torch.from_numpy(images.images[order[k::2]]) for k in (0, 1))
     return network, others, extract(network, others), extract(network, real)
 

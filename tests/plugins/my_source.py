@@ -6,8 +6,7 @@ python train.py plugins=my_source.py data._target_=my_source.colours '~data.doma
 import numpy as np
 
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example
-from chrysalis.data.source import Source
+from chrysalis.data.source import Example, Source
 
 
 class Colours(Source):

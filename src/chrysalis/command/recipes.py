@@ -23,8 +23,7 @@ from chrysalis.command.config_tree import as_dict, instantiate, walk
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds import KINDS
 from chrysalis.conditions.request import Request
-from chrysalis.data.example import read_bytes
-from chrysalis.data.formats import suffixes
+from chrysalis.data.formats import read_bytes, suffixes
 from chrysalis.models import location
 from chrysalis.models.model import Model
 from chrysalis.sampling.record import SamplingRecord

@@ -40,9 +40,9 @@ class Kind(Generic[P]):
 
     def require(self, image_set: ImageSet, source: str) -> None:
         """Raise UserError unless the data has what this kind reads."""
-        if getattr(image_set, f"{self.column}s") is not None:
+        if self.column in image_set.columns:
             return
-        without = getattr(image_set, f"without_{self.column}", ())  # of data in which some images have a value
+        without = image_set.without.get(self.column, ())  # of data in which some images have a value
         if not without:
             raise UserError(f"condition={self.name}, but {source} has no {self.noun}s: {self.remedy}.")
         listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
@@ -63,7 +63,7 @@ class Kind(Generic[P]):
 
     def of_batch(self, batch: Batch) -> Any:
         """The values of a batch, null where an image has none."""
-        return getattr(batch, self.column)
+        return batch.columns[self.column]
 
     def caption(self, batch: Batch, i: int) -> str | None:
         """Image i's value in words; None if it has no words."""

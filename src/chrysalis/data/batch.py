@@ -1,6 +1,8 @@
 """The batch that travels from the loader to the loss."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -15,11 +17,8 @@ class Batch:
         key: int64 [B], the noise seed of each image: a pure function of (seed, epoch, row).
         u: float32 [B] in [0, 1), the position of each image's timestep in [0, T).
         window: number of images, over all processes, in the optimizer step that this micro-batch belongs to.
-        label: int64 [B], -1 where unknown.
-        caption: B strings.
-        mask: uint8 [B, 1, H, W], 0 or 255.
-        conditioning: uint8 [B, 3, H, W], another image of the same scene.
-        vector: float32 [B, D], measurements, NaN where unknown.
+        columns: what else the data has, by the name of its column; types, shapes and unknown values are those of
+            data/columns.py, for B instead of N rows.
     """
 
     image: torch.Tensor
@@ -27,11 +26,7 @@ class Batch:
     key: torch.Tensor
     u: torch.Tensor
     window: int
-    label: torch.Tensor | None = None
-    caption: tuple[str, ...] | None = None
-    mask: torch.Tensor | None = None
-    conditioning: torch.Tensor | None = None
-    vector: torch.Tensor | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -42,14 +37,13 @@ class Batch:
         return [self._slice(slice(i, i + size)) for i in range(0, len(self), size)]
 
     def _slice(self, places: slice) -> "Batch":
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "window"}
-        return replace(self, **{name: None if value is None else value[places] for name, value in columns.items()})
+        part = self._mapped(lambda value: value[places])
+        return replace(part, row=self.row[places], key=self.key[places])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move all tensors to `device` except `row` and `key`, which are read on the host."""
-        moved = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), torch.Tensor) and f.name not in ("row", "key")
-        }
-        return replace(self, **moved)
+        return self._mapped(lambda v: v.to(device, non_blocking=non_blocking) if isinstance(v, torch.Tensor) else v)
+
+    def _mapped(self, function: Callable[[Any], Any]) -> "Batch":
+        columns = {name: function(value) for name, value in self.columns.items()}
+        return replace(self, image=function(self.image), u=function(self.u), columns=columns)

@@ -59,9 +59,10 @@ def grey_range(image: Image.Image) -> tuple[float, float]:
     sample, or 1 for floats. WhiteIsZero swaps the two. Other files have 16 bits, to which Pillow scales them.
     """
     bits, signed = int(_tag(image, BITS_PER_SAMPLE, 16)), _tag(image, SAMPLE_FORMAT) == SIGNED
-    low, high = _tag(image, S_MIN, 0), _tag(image, S_MAX, 1 if image.mode == "F" else 2 ** (bits - signed) - 1)
+    largest = 1 if image.mode == "F" else 2 ** (bits - signed) - 1
+    low, high = _tag(image, S_MIN, 0), _tag(image, S_MAX, largest)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        low, high = 0, 1 if image.mode == "F" else 2 ** (bits - signed) - 1
+        low, high = 0, largest
     return (high, low) if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
 
 
@@ -104,26 +105,17 @@ def _eight_bits(upright: Image.Image, black: float, white: float, opened: Image.
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert an opaque image of at most 8 bits to RGB."""
     if image.mode == "LAB":
-        return _applied(_from_lab(), image)
+        return _from_lab().apply(image)
     transform = _transform(profile) if profile else None
     if transform is None:
         return image.convert("RGB")
     mode = transform.input_mode
     if image.mode in ("1", "L") and mode == "L":
-        return _applied(transform, image.convert("L"))
+        return transform.apply(image.convert("L"))
     # a grey image with an RGB profile means R = G = B, which is grey
     if (image.mode == "CMYK") != (mode == "CMYK") or mode == "L":
         return image.convert("RGB")
-    return _applied(transform, image.convert(mode))
-
-
-def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # None only with inPlace=True
-    return converted
-
-
-MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+    return transform.apply(image.convert(mode))
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,7 +126,7 @@ def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     """
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = MODES.get(opened.profile.xcolor_space.strip())
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(opened.profile.xcolor_space.strip())
         if mode is None:
             return None
         options = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
@@ -142,7 +134,7 @@ def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
         if mode == "RGB":
             levels = np.linspace(0, 255, 16).astype(np.uint8)
             cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(16, -1, 3)
-            converted = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
+            converted = np.asarray(transform.apply(Image.fromarray(cube)))
             if np.abs(converted.astype(int) - cube).max() <= 1:
                 return None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):

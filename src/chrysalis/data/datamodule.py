@@ -9,9 +9,9 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from chrysalis.data.batch import Batch
-from chrysalis.data.example import composed, content_hash
+from chrysalis.data.columns import COLUMNS, composed
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
-from chrysalis.data.source import Source
+from chrysalis.data.source import Source, content_hash
 from chrysalis.data.store import ImageSet, open_folder, open_set
 from chrysalis.data.transforms import Resize, height_and_width
 from chrysalis.system import memory
@@ -37,6 +37,8 @@ class ImageDataModule(LightningDataModule):
         on_device: keep the decoded set on the accelerator; None: if it takes at most an eighth of its free memory.
     """
 
+    trainer: Trainer  # pyrefly: ignore[bad-override-mutable-attribute]  # set before Lightning calls hooks
+
     def __init__(
         self,
         source: Source,
@@ -55,21 +57,16 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
-        self.train_rows: np.ndarray  # int64, set by open_images
+        self.image_set: ImageSet  # set by open_images, like the two below
+        self.train_rows: np.ndarray  # int64
         self.validation_rows: np.ndarray
-        self._image_set: ImageSet | None = None
         self._dataset: BatchDataset | None = None
-
-    @property
-    def image_set(self) -> ImageSet:
-        assert self._image_set is not None, "call open_images() or setup() first"
-        return self._image_set
 
     def prepare_data(self) -> None:
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self._image_set is not None:
+        if hasattr(self, "image_set"):
             return
         self.open_images()
         key = "effective_batch" if self.batch_size == "auto" else "batch_size"
@@ -80,48 +77,43 @@ class ImageDataModule(LightningDataModule):
 
     def open_images(self) -> None:
         """Decode the images and split them, which is all that evaluation needs."""
-        self._image_set = open_set(self.source, self.size, self.resize)
-        if len(self._image_set) < 2:
+        self.image_set = open_set(self.source, self.size, self.resize)
+        if len(self.image_set) < 2:
             raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
-        self.train_rows, validation = self._image_set.split(self.val_fraction)
-        self.validation_rows = self._image_set.distinct(validation)  # equal images are one observation
+        self.train_rows, validation = self.image_set.split(self.val_fraction)
+        self.validation_rows = self.image_set.distinct(validation)  # equal images are one observation
 
-    def use_labels(self, names: Sequence[str]) -> None:
-        """Number the labels in the order of `names`, those of a model."""
-        if tuple(names) == self.image_set.label_names:
+    def use_labels(self, names: Sequence[str], column: str = "label") -> None:
+        """Number the labels of a column in the order of `names`, those of a model."""
+        own = self.image_set.value_names[column]
+        if tuple(names) == own:
             return
-        if new := sorted(set(self.image_set.label_names) - {*names, *map(composed, names)}):
+        if new := sorted(set(own) - {*names, *map(composed, names)}):
             known = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
                 f"{self.source.name} has labels that the model does not know ({', '.join(new[:5])}): train from its "
                 f"base model, or rename the labels. The model knows {known}."
             )
-        self._image_set, self._dataset = open_folder(self.image_set.folder, tuple(names)), None
+        value_names = {**self.image_set.value_names, column: tuple(names)}
+        self.image_set, self._dataset = open_folder(self.image_set.folder, value_names), None
 
     def description(self) -> str:
         images, (height, width) = self.image_set, self.size
-        columns = {
-            f"{len(images.label_names)} labels": images.label_names,
-            "captions": images.captions,
-            "masks": images.masks is not None,
-            "conditioning images": images.conditionings is not None,
-            f"vectors of {len(images.vector_names)}": images.vector_names,
-        }
-        listed = "".join(f", {name}" for name, present in columns.items() if present)
-        sentences = (images.enlarged_note(), images.near_duplicates_note(), self.source.note)
-        notes = "".join(f". {sentence.removesuffix('.')}" for sentence in sentences if sentence)
-        return (
-            f"data: {self.source.name}, {len(self.train_rows)} training and {len(self.validation_rows)} validation "
-            f"images of {width} x {height} px{listed}{notes}"
-        )
+        columns = [
+            c.describe(images.value_names.get(name, ())) for name, c in COLUMNS.items() if name in images.columns
+        ]
+        rows = f"{len(self.train_rows)} training and {len(self.validation_rows)} validation images"
+        first = ", ".join([f"data: {self.source.name}, {rows} of {width} x {height} px", *columns])
+        notes = (images.enlarged_note(), images.near_duplicates_note(), self.source.note)
+        return ". ".join([first, *(note.removesuffix(".") for note in notes if note)])
 
     def notes(self, conditions: Collection[str]) -> list[str]:
         """Return sentences on labels with few images, and on an optimizer step larger than the set."""
         return [note for note in (self._step_note(), "label" in conditions and self._labels_note()) if note]
 
     def _step_note(self) -> str:
-        accumulate, devices, n = self._trainer.accumulate_grad_batches, self._trainer.world_size, len(self.train_rows)
-        size = self._batch_size * accumulate * devices
+        accumulate, devices, n = self.trainer.accumulate_grad_batches, self.trainer.world_size, len(self.train_rows)
+        size = int(self.batch_size) * accumulate * devices
         if size <= n:
             return ""
         times_devices = f" x trainer.devices={devices}" * (devices > 1)
@@ -131,8 +123,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _labels_note(self) -> str:
-        names, labels = self.image_set.label_names, self.image_set.labels
-        assert labels is not None  # condition=label requires them
+        names, labels = self.image_set.value_names["label"], np.asarray(self.image_set.columns["label"])
         training, validation = (
             np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
             for rows in (self.train_rows, self.validation_rows)
@@ -168,11 +159,10 @@ class ImageDataModule(LightningDataModule):
         return loader(self._dataset, self._order(), self.num_workers)
 
     def _storage_device(self) -> torch.device:
-        """Return the device that keeps the decoded set."""
-        device, images = self._trainer.strategy.root_device, self.image_set
+        device = self.trainer.strategy.root_device
         if device.type == "cpu":
             return device
-        size = sum(a.nbytes for a in (images.images, images.masks, images.conditionings) if a is not None)
+        size = sum(array.nbytes for array in self.image_set.arrays().values())
         fits = size <= memory.free(device) / 8 if self.on_device is None else self.on_device
         return device if fits and self.num_workers == 0 else torch.device("cpu")
 
@@ -181,26 +171,16 @@ class ImageDataModule(LightningDataModule):
         return len(self._order())
 
     def _order(self) -> Order:
-        trainer = self._trainer
+        trainer = self.trainer
         return Order(
             self.train_rows,
-            self._batch_size,
+            int(self.batch_size),  # training/batch_size.py has replaced "auto"
             self.seed,
             trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
             done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready,
         )
-
-    @property
-    def _trainer(self) -> Trainer:
-        assert self.trainer is not None  # Lightning sets it before it calls hooks
-        return self.trainer
-
-    @property
-    def _batch_size(self) -> int:
-        assert isinstance(self.batch_size, int)  # training/batch_size.py replaces "auto" before batches are loaded
-        return self.batch_size
 
     def validation_batch(self, n: int) -> Batch:
         """Return the first n validation images or all, never mirrored; the key of each is its content hash."""

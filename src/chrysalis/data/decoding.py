@@ -2,23 +2,25 @@
 
 import json
 import os
-import shutil
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from chrysalis.data import checksums, near_duplicates
-from chrysalis.data.example import Example
-from chrysalis.data.source import Source
+from chrysalis.data import near_duplicates
+from chrysalis.data.columns import COLUMNS, Images, Labels
+from chrysalis.data.source import Example, Source
 from chrysalis.data.transforms import Resize
-from chrysalis.data.worker_processes import FreshContext
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import write_text, written_folder
+from chrysalis.system.files import write_text
 from chrysalis.system.terminal import stage
 
 MAX_UNREADABLE = 0.05  # fraction of the images
@@ -30,101 +32,67 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
     return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
 
 
-class _Column:
-    """One uint8 array of the store that grows row by row; created when the first row has a value for it."""
-
-    def __init__(self, folder: Path, name: str, channels: int, rows: int, size: tuple[int, int]):
-        self.partial, self.final = folder / f"all_{name}.npy", folder / f"{name}.npy"
-        self.shape = (rows, channels, *size)
-        self.values: np.memmap | None = None
-        self.without: list[str] = []
-        self.n = 0
-
-    def append(self, value: np.ndarray | None, row_name: str) -> None:
-        if value is None:
-            self.without.append(row_name)
-        else:
-            if self.values is None:
-                self.values = np.lib.format.open_memmap(self.partial, "w+", np.uint8, self.shape)
-            self.values[self.n] = value
-        self.n += 1
-
-    def finish(self) -> list[str]:
-        """Keep the array if all rows have a value. Return the names of rows without one, if others have one."""
-        if self.values is None:
-            return []
-        if self.without:
-            self.partial.unlink()
-        else:
-            self.values.flush()
-            self._shorten(self.values)
-        return self.without
-
-    def _shorten(self, values: np.ndarray) -> None:
-        """Write the final file: only the first `n` rows, as some images could not be read."""
-        if self.n == len(values):
-            os.replace(self.partial, self.final)
-            return
-        short = np.lib.format.open_memmap(self.final, "w+", np.uint8, (self.n, *self.shape[1:]))
-        for start in range(0, self.n, 1024):
-            short[start : start + 1024] = values[start : min(start + 1024, self.n)]
-        short.flush()
-        self.partial.unlink()
-
-
 def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
-    """Write all readable rows of a source to `folder`, which appears once it is complete."""
-    _require_space(folder.parent, len(source) * 3 * size[0] * size[1])
-    with written_folder(folder) as partial_folder:
-        rows, vectors, rejected, enlarged = [], [], [], 0
-        empty_masks, full_masks = [], []
-        images, masks, conditionings = (
-            _Column(partial_folder, name, channels, len(source), size)
-            for name, channels in (("images", 3), ("masks", 1), ("conditionings", 3))
-        )
-        unknown = (np.nan,) * len(source.vector_names)
+    """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
+    channels = {"image": 3} | {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
+    lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
+    without: dict[str, list[str]] = {name: [] for name in channels}
+    names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
         for i, result in _read_all(source, size, resize):
             name = source.row_name(i)
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
-            images.append(result.image, name)
-            masks.append(result.mask, name)
-            conditionings.append(result.conditioning, name)
-            vectors.append(result.vector or unknown)
+            values = {**result.columns, "image": result.image}
+            for column, file in files.items():
+                if (value := values.get(column)) is None:
+                    without[column].append(name)
+                else:
+                    file.write(np.broadcast_to(value, (channels[column], *size)).astype(np.uint8).tobytes())
+            for column, listed in lists.items():
+                listed.append(values.get(column))
+            if (mask := values.get("mask")) is not None and mask.min() == mask.max():
+                uniform_masks["full" if mask.any() else "empty"].append(name)
+            names.append(name)
+            contents.append(result.content)
             enlarged += result.enlarged
-            if result.mask is not None and result.mask.min() == result.mask.max():
-                (full_masks if result.mask.any() else empty_masks).append(name)
-            rows.append((name, result.content, result.label, result.caption))
-        _refuse_too_many(rejected, len(source))
-        images.finish()
-        if source.vector_names:
-            np.save(partial_folder / "vectors.npy", np.array(vectors, dtype=np.float32))
-        listing = {  # all but the rows are fields of ImageSet
-            "rows": rows,
-            "rejected": rejected,
-            "vector_names": source.vector_names,
-            "without_mask": masks.finish(),
-            "without_conditioning": conditionings.finish(),
-            "empty_masks": empty_masks,
-            "full_masks": full_masks,
-            "enlarged": enlarged,
-            "near_duplicates": []
-            if source.synthetic
-            else near_duplicates.groups(np.load(partial_folder / "images.npy", mmap_mode="r")),
-        }
-        write_text(partial_folder / "rows.json", json.dumps(listing))
-        checksums.write(partial_folder)
+    _refuse_too_many(rejected, len(source))
+    for column in (column for column, missing in without.items() if missing):
+        (folder / f"{column}.bin").unlink()
+    lists = {column: values for column, values in lists.items() if any(values)}
+    labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
+    images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), 3, *size))
+    listing = {  # all but `shapes` and `lists` are fields of ImageSet
+        "shapes": {column: (len(names), n, *size) for column, n in channels.items() if not without[column]},
+        "lists": lists,
+        "names": names,
+        "contents": contents,
+        "rejected": rejected,
+        "value_names": {**source.value_names, **labels},
+        "without": {column: missing for column, missing in without.items() if 0 < len(missing) < len(names)},
+        "mask_note": "" if without["mask"] else _mask_note(uniform_masks, len(names)),
+        "enlarged": enlarged,
+        "near_duplicates": [] if source.synthetic else near_duplicates.groups(images),
+    }
+    write_text(folder / "rows.json", json.dumps(listing))
 
 
-def _require_space(folder: Path, needed: int) -> None:
-    """Require four times the images' bytes: for masks, conditioning images and shortened arrays too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder).free) < 4 * needed:
-        raise UserError(
-            f"{folder} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} GiB: "
-            "free space there or set CHRYSALIS_CACHE to another folder."
-        )
+def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
+    """Return a sentence on those of n masks that mark nothing or everything, or ""."""
+    for kind, names in uniform.items():
+        if len(names) == n:
+            return (
+                f"All {n} masks are {kind}: a mask must be white, opaque or a class id above 0 where it marks the "
+                "subject."
+            )
+    counted = "; ".join(
+        f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
+        for kind, names in uniform.items()
+        if names
+    )
+    return f"Some of {n} masks mark nothing or everything: {counted}." if counted else ""
 
 
 def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
@@ -167,3 +135,26 @@ def _pool(source: Source, n: int) -> Executor:
     if source.synthetic and importable and n >= 200 and cores > 1:
         return ProcessPoolExecutor(min(cores, 16), mp_context=FreshContext())
     return ThreadPoolExecutor(min(cores, 16))
+
+
+class FreshProcess(SpawnProcess):
+    """A spawned process that imports only the modules of what it is given, never the script.
+
+    A standard one first imports its parent's script; if that opens a set unguarded, each child would start children of
+    its own.
+    """
+
+    @staticmethod
+    def _Popen(process_obj):
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # without the file and spec that multiprocessing would send
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class FreshContext(SpawnContext):
+    """Multiprocessing context of FreshProcess for ProcessPoolExecutor and DataLoader."""
+
+    Process = FreshProcess

@@ -1,10 +1,13 @@
-"""Image formats that Pillow and its installed plugins open, and the plugins for others."""
+"""Reading of image files in all formats that Pillow and its installed plugins open; the plugins for others."""
 
 import functools
 import importlib
 import io
+import os
+import stat
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -14,6 +17,7 @@ BUILT_IN = {"avif": {".avif", ".avifs"}, "jpg_2000": {".jp2", ".j2k", ".j2c", ".
 HEIF, JXL = {".heic", ".heics", ".heif", ".heifs", ".hif"}, {".jxl"}
 PLUGINS = {"pillow_heif": HEIF, "pillow_jxl": JXL}
 INSTALL = {"pillow_heif": 'pip install "chrysalis[heif]"', "pillow_jxl": "pip install pillow-jxl-plugin"}
+LARGEST_FILE = 2**29  # bytes: several are read at once
 
 
 class PluginMissing(ValueError):
@@ -25,6 +29,20 @@ def suffixes() -> frozenset[str]:
     """Return the lower-case suffixes of image files that can be opened with the installed packages."""
     built_in = [known for feature, known in BUILT_IN.items() if features.check(feature)]
     return frozenset(COMMON | RARER).union(*built_in, *(PLUGINS[name] for name in PLUGINS if find_spec(name)))
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return the bytes of a regular file of limited size.
+
+    Raises:
+        ValueError: it is a folder, a pipe (reading would block), a device (reading may never end) or too large.
+    """
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file" if stat.S_ISDIR(status.st_mode) else "not a file, but a pipe or a device")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(f"a file of {status.st_size / 2**20:.0f} MiB, more than {LARGEST_FILE / 2**20:.0f}")
+    return file.read_bytes()
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -40,8 +58,12 @@ def open_image(data: bytes) -> Image.Image:
         plugin = _plugin_for(data)
         if plugin is None:
             raise
-    if not _registered(plugin):
-        raise PluginMissing(f"it needs {plugin}, which is not installed: {INSTALL[plugin]}")
+    try:
+        module = importlib.import_module(plugin)  # on first use, as importing is slow
+    except ImportError:
+        raise PluginMissing(f"it needs {plugin}, which is not installed: {INSTALL[plugin]}") from None
+    if plugin == "pillow_heif":
+        module.register_heif_opener()
     return Image.open(io.BytesIO(data))
 
 
@@ -52,29 +74,13 @@ def _plugin_for(data: bytes) -> str | None:
     return "pillow_jxl" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
 
 
-@functools.cache
-def _registered(plugin: str) -> bool:
-    """Import a plugin on first use, as importing is slow. Return whether it is installed."""
-    try:
-        module = importlib.import_module(plugin)
-    except ImportError:
-        return False
-    if hasattr(module, "register_heif_opener"):
-        module.register_heif_opener()
-    return True
-
-
 def unused_note(counts: Mapping[str, int]) -> str:
     """Return a sentence on files that are not used, given their number by suffix, or ""."""
     if not counts:
         return ""
     shown = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
-    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{_install_hint(suffix)}" for suffix in shown[:8]]
+    hints = {suffix: f" ({INSTALL[name]})" for name, known in PLUGINS.items() for suffix in known}
+    parts = [f"{counts[suffix]} {suffix or 'without suffix'}{hints.get(suffix, '')}" for suffix in shown[:8]]
     if len(shown) > 8:
         parts.append(f"{sum(counts[suffix] for suffix in shown[8:])} others")
     return f"Files not used: {', '.join(parts)}."
-
-
-def _install_hint(suffix: str) -> str:
-    plugin = next((name for name, known in PLUGINS.items() if suffix in known), None)
-    return "" if plugin is None else f" ({INSTALL[plugin]})"

@@ -9,8 +9,7 @@ from PIL import Image
 
 from chrysalis.data import pixels
 from chrysalis.data.color import to_rgb
-from chrysalis.data.example import read_bytes
-from chrysalis.data.formats import PluginMissing, open_image
+from chrysalis.data.formats import PluginMissing, open_image, read_bytes
 from chrysalis.data.masks import to_mask
 from chrysalis.data.transforms import fit, upright_size
 from chrysalis.system.errors import UserError, require_path
@@ -29,17 +28,17 @@ class ImageFile:
         except UserError:
             raise
         except Exception as error:  # Pillow raises a dozen kinds on damaged images
-            raise UserError(f"{key}={path} is not an image that can be read{_missing_plugin(error)}.") from error
+            why = f": {error}" if isinstance(error, PluginMissing) else ""
+            raise UserError(f"{key}={path} is not an image that can be read{why}.") from error
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- few instances, which live as long as the command
-    def at(self, size: tuple[int, int]) -> torch.Tensor:
-        """Crop the center to (height, width): float32 [1, 3, height, width] in [-1, 1]."""
-        return pixels.to_signed(pixels.from_image(fit(self._read_by(to_rgb), size, "crop")))[None]
+    def at(self, size: tuple[int, int], spread: bool = False) -> torch.Tensor:
+        """Crop the center to (height, width): float32 [1, 3, height, width] in [-1, 1].
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019
-    def spread_over(self, size: tuple[int, int]) -> torch.Tensor:
-        """Take pixels evenly from the whole image, to sample its colors: float32 [1, 3, height, width] in [-1, 1]."""
-        return pixels.to_signed(pixels.from_image(fit(self._read_by(to_rgb), size, "stretch", nearest=True)))[None]
+        spread: take pixels evenly from the whole image instead, to sample its colors.
+        """
+        image = fit(self._read_by(to_rgb), size, "stretch" if spread else "crop", nearest=spread)
+        return pixels.to_signed(pixels.from_image(image))[None]
 
     def require_shape_of(self, other: "ImageFile") -> None:
         """Require the aspect ratio of another image: cropped to one size, the two would not align otherwise."""
@@ -71,8 +70,3 @@ class ImageFile:
             return converted(self.image)
         except ValueError as error:
             raise UserError(f"{self.key}={self.path} cannot be used: {error}.") from error
-
-
-def _missing_plugin(error: Exception) -> str:
-    """Return the plugin to install, if one would open the image."""
-    return f": {error}" if isinstance(error, PluginMissing) else ""

@@ -3,14 +3,16 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chrysalis.data.batch import Batch
+from chrysalis.data.columns import COLUMNS
+from chrysalis.data.decoding import FreshContext
 from chrysalis.data.store import ImageSet
-from chrysalis.data.worker_processes import FreshContext
 from chrysalis.diffusion import seeds
 
 
@@ -80,10 +82,9 @@ class BatchDataset(Dataset):
 
     def __init__(self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu"):
         self.image_set, self.flip = image_set, flip
-        arrays = {name: getattr(image_set, name) for name in ("images", "masks", "conditionings")}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing writes to them
-            self.arrays = {name: torch.from_numpy(a).to(device) for name, a in arrays.items() if a is not None}
+            self.arrays = {name: torch.from_numpy(array).to(device) for name, array in image_set.arrays().items()}
 
     def __reduce__(self):
         """Pickle the memory-mapped store instead of the images."""
@@ -94,20 +95,16 @@ class BatchDataset(Dataset):
 
     def __getitem__(self, index: Rows) -> Batch:
         """Return the batch of these rows. A mirrored image has its mask and its conditioning image mirrored too."""
-        images, rows = self.image_set, np.asarray(index.rows)
-        mirrored = np.flatnonzero((index.keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
-        selected = {name: _select(array, rows, mirrored) for name, array in self.arrays.items()}
+        rows, keys = np.asarray(index.rows), index.keys
+        mirrored = np.flatnonzero((keys >> 7) % 2) if self.flip else np.empty(0, np.int64)
+        columns: dict[str, Any] = {name: _select(array, rows, mirrored) for name, array in self.arrays.items()}
+        for name, values in self.image_set.columns.items():
+            if name not in columns:
+                selected = COLUMNS[name].select(values, rows, keys)
+                columns[name] = torch.from_numpy(selected) if isinstance(selected, np.ndarray) else selected
+        image = columns.pop("image")
         return Batch(
-            selected["images"],
-            torch.from_numpy(rows),
-            torch.from_numpy(index.keys),
-            torch.from_numpy(index.u),
-            index.window,
-            None if images.labels is None else torch.from_numpy(images.labels[rows]),
-            None if images.captions is None else tuple(map(images.caption, rows, index.keys)),
-            selected.get("masks"),
-            selected.get("conditionings"),
-            None if images.vectors is None else torch.from_numpy(images.vectors[rows]),
+            image, torch.from_numpy(rows), torch.from_numpy(keys), torch.from_numpy(index.u), index.window, columns
         )
 
 

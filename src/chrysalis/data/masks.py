@@ -34,7 +34,8 @@ def to_mask(image: Image.Image, hole: bool = False) -> Image.Image:
             return _as_image(~opaque if hole and not _is_light(rgba[opaque]) else opaque)
 
     # palette
-    if upright.mode == "P" and not _is_grey(upright.getpalette() or []):
+    palette = upright.getpalette() or []
+    if upright.mode == "P" and not palette[0::3] == palette[1::3] == palette[2::3]:
         return _as_image(np.asarray(upright) != 0)
 
     # grey
@@ -75,10 +76,6 @@ def _grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(
         np.asarray(image.convert("RGBA" if image.mode == "RGBa" else "RGB").convert("RGB")).max(axis=2)
     )
-
-
-def _is_grey(palette: list[int]) -> bool:
-    return palette[0::3] == palette[1::3] == palette[2::3]
 
 
 def _is_light(colors: np.ndarray) -> bool:

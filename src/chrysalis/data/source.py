@@ -1,9 +1,29 @@
-"""The interface of a data source."""
+"""The interface of a data source, and one row of it at training size."""
 
-from typing import Protocol
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from chrysalis.data.example import Example
-from chrysalis.data.transforms import Resize
+import numpy as np
+
+from chrysalis.data.columns import COLUMNS
+from chrysalis.data.formats import open_image
+from chrysalis.data.transforms import Resize, is_enlarged, to_training_size, upright_size
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row at training size.
+
+    columns: what is known of the image by column, see data/columns.py: a label or a caption is a text, numbers are a
+    tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
+    """
+
+    image: np.ndarray  # uint8 [3, H, W]
+    content: int  # hash of the image file's bytes, independent of its name and place
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    enlarged: bool = False  # whether the file has fewer pixels than needed
 
 
 class Source(Protocol):
@@ -11,14 +31,14 @@ class Source(Protocol):
 
     Attributes:
         name: how messages call it.
-        vector_names: names of the numbers in a row's vector.
+        value_names: by column, the names of the numbers in a vector.
         note: a sentence on files that are not used, or "".
         synthetic: whether images are computed. They are then decoded in processes, and not searched for
             near-duplicates.
     """
 
     name: str
-    vector_names: tuple[str, ...] = ()
+    value_names: Mapping[str, tuple[str, ...]] = {}
     note: str = ""
     synthetic: bool = False
 
@@ -33,3 +53,25 @@ class Source(Protocol):
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
         """Return row i at (height, width) `size`; raise any exception if its image cannot be used."""
         ...
+
+
+def decode_example(image: bytes, size: tuple[int, int], resize: Resize, columns: Mapping[str, Any]) -> Example:
+    """Decode an image file, and its mask and conditioning image if it has them, to training size.
+
+    columns: as Column.read returns them, with the bytes or the path of image files.
+    """
+    with open_image(image) as opened:
+        whole = upright_size(opened)
+        pixels = to_training_size(opened, size, resize)
+    decoded = {name: COLUMNS[name].decode(value, whole, size, resize) for name, value in columns.items()}
+    return Example(pixels, content_hash(image), decoded, is_enlarged(whole, size, resize))
+
+
+def content_hash(data: bytes) -> int:
+    """Return a hash in [0, 2**63)."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def unique(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names without repetitions; a single name may be a string."""
+    return tuple(dict.fromkeys((names,) if isinstance(names, str) else names or ()))

@@ -1,8 +1,9 @@
 """The decoded images of a source: a fingerprinted, memory-mapped uint8 store in the user's cache folder."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,58 +11,58 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from chrysalis.data import checksums, garbage_collection
+from chrysalis.data.columns import COLUMNS, Images, Values
 from chrysalis.data.decoding import decode, describe_rejected
-from chrysalis.data.example import composed, content_hash
-from chrysalis.data.source import Source
+from chrysalis.data.source import Source, content_hash
 from chrysalis.data.transforms import Resize
-from chrysalis.diffusion import seeds
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import cache_folder
+from chrysalis.system.files import cache_folder, write_text, written_folder
 from chrysalis.system.terminal import warn
 
-FORMAT = 4
+FORMAT = 5
+CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
+ALWAYS_READ = 2**28  # bytes (half a second): larger files are read again only if their time has changed
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """N decoded rows. Arrays are memory-mapped and read-only; the rest is in memory.
+    """N decoded rows. Arrays of images are memory-mapped and read-only; the rest is in memory.
 
-    All rows have a mask (a conditioning image), or `masks` (`conditionings`) is None; then without_mask
-    (without_conditioning) names the rows that lack one, if others have one.
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        columns: by name, the values of all rows, see data/columns.py; only columns that the data has.
+        value_names: by column, the labels in the order of their numbers, and the names of the numbers of a vector.
+        contents: int64 [N], a hash of each image's bytes.
+        rejected: (name, reason) of unreadable images.
+        without: by column of images that some rows lack, their names; it is not among the columns then.
+        mask_note: a sentence on masks that mark nothing or everything, or "".
+        enlarged: number of images with fewer pixels than the training size.
+        near_duplicates: groups of rows.
     """
 
-    images: np.ndarray  # uint8 [N, 3, H, W]
-    masks: np.ndarray | None  # uint8 [N, 1, H, W]
-    labels: np.ndarray | None  # int64 [N], -1 where unknown
-    label_names: tuple[str, ...]
-    captions: tuple[str | tuple[str, ...], ...] | None  # a tuple: alternatives, of which each epoch takes one
-    contents: np.ndarray  # int64 [N], a hash of each image's bytes
+    images: np.ndarray
+    columns: Mapping[str, Values]
+    value_names: Mapping[str, tuple[str, ...]]
+    contents: np.ndarray
     names: tuple[str, ...]
-    rejected: tuple[tuple[str, str], ...]  # (name, reason) of unreadable images
+    rejected: tuple[tuple[str, str], ...]
     folder: Path
-    conditionings: np.ndarray | None = None  # uint8 [N, 3, H, W]
-    vectors: np.ndarray | None = None  # float32 [N, D], NaN where unknown
-    vector_names: tuple[str, ...] = ()
-    without_mask: tuple[str, ...] = ()
-    without_conditioning: tuple[str, ...] = ()
-    empty_masks: tuple[str, ...] = ()  # names of rows whose mask marks nothing
-    full_masks: tuple[str, ...] = ()  # or everything
-    enlarged: int = 0  # number of images with fewer pixels than the training size
-    near_duplicates: tuple[tuple[int, ...], ...] = ()  # groups of rows
+    without: Mapping[str, tuple[str, ...]]
+    mask_note: str
+    enlarged: int
+    near_duplicates: tuple[tuple[int, ...], ...]
 
     def __reduce__(self):
         """Pickle the folder instead of the images: a worker process opens it again."""
-        return open_folder, (self.folder, self.label_names)
+        return open_folder, (self.folder, self.value_names)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def caption(self, row: int, key: int) -> str:
-        """Return a row's caption, or one of its alternatives chosen by the key, which differs between epochs."""
-        assert self.captions is not None  # callers ask for captions of sets that have them
-        caption = self.captions[row]
-        return caption if isinstance(caption, str) else caption[seeds.key("caption", int(key)) % len(caption)]
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all arrays of images: `image`, and the columns of images."""
+        columns = {name: np.asarray(v) for name, v in self.columns.items() if isinstance(COLUMNS[name], Images)}
+        return {"image": self.images, **columns}
 
     def enlarged_note(self) -> str:
         """Return a sentence on images with fewer pixels than the training size, or ""."""
@@ -119,32 +120,15 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
     """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
     key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
     folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
-    if checksums.damaged(folder):
+    if damaged(folder):
         _decode_once(source, size, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
         reasons = describe_rejected(image_set.rejected, 10)
         warn(f"{len(image_set.rejected)} of {len(source)} images cannot be read and are left out: {reasons}.")
-    if image_set.masks is not None and (image_set.empty_masks or image_set.full_masks):
-        warn(_mask_note(image_set))
+    if image_set.mask_note:
+        warn(image_set.mask_note)
     return image_set
-
-
-def _mask_note(image_set: ImageSet) -> str:
-    """Return a sentence on masks that mark nothing or everything."""
-    kinds = {"empty": image_set.empty_masks, "full": image_set.full_masks}
-    for kind, names in kinds.items():
-        if len(names) == len(image_set):
-            return (
-                f"All {len(names)} masks are {kind}: a mask must be white, opaque or a class id above 0 where it marks "
-                "the subject."
-            )
-    counted = "; ".join(
-        f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
-        for kind, names in kinds.items()
-        if names
-    )
-    return f"Some of {len(image_set)} masks mark nothing or everything: {counted}."
 
 
 def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
@@ -153,44 +137,63 @@ def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: 
     with FileLock(f"{folder}.lock"):
         for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        damage = checksums.damaged(folder)
-        if damage and folder.is_dir():
+        damage, needed = damaged(folder), len(source) * 3 * size[0] * size[1]
+        if not damage:
+            return
+        if folder.is_dir():
             warn(f"The cached images in {folder} are damaged ({damage}): decoding them again.")
-        if damage:
-            decode(source, size, resize, folder)
+        if (free := shutil.disk_usage(folder.parent).free) < 4 * needed:  # masks and conditioning images too
+            raise UserError(
+                f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} "
+                "GiB: free space there or set CHRYSALIS_CACHE to another folder."
+            )
+        with written_folder(folder) as partial_folder:
+            decode(source, size, resize, partial_folder)
+            checksums = {file.name: [*_stamp(file), _digest(file)] for file in sorted(partial_folder.iterdir())}
+            write_text(partial_folder / CHECKSUMS, json.dumps(checksums))
 
 
-@garbage_collection.paused()
-def open_folder(folder: Path, label_names: Sequence[str] | None = None) -> ImageSet:
-    """Open a decoded set. label_names: in the order of their numbers; None: those of the images, sorted."""
+def damaged(folder: Path) -> str | None:
+    """Return the name of a file that is missing or changed, or None if all are intact."""
     try:
-        listing = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        masks, conditionings, vectors = (
-            np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").is_file() else None
-            for name in ("masks", "conditionings", "vectors")
-        )
-    except (OSError, EOFError, ValueError) as error:
+        recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, (size, time, digest) in recorded.items():
+            stamp = _stamp(folder / name)
+            trusted = size > ALWAYS_READ and stamp == (size, time)
+            if stamp[0] != size or not (trusted or _digest(folder / name) == digest):
+                return name
+    except FileNotFoundError as error:
+        return Path(error.filename).name
+    except (ValueError, TypeError, AttributeError, OSError):
+        return CHECKSUMS
+    return None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
+
+
+def open_folder(folder: Path, value_names: Mapping[str, Sequence[str]] | None = None) -> ImageSet:
+    """Open a decoded set. value_names: by column, the order of the labels; those of the images, sorted, otherwise."""
+    try:
+        fields = _as_tuples(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
+        shapes, lists = fields.pop("shapes"), fields.pop("lists")
+        arrays = {name: np.memmap(folder / f"{name}.bin", np.uint8, "r", 0, shape) for name, shape in shapes.items()}
+    except (OSError, ValueError) as error:
         raise UserError(f"The cached images in {folder} are damaged ({error}): remove this folder.") from error
-    names, contents, labels, captions = zip(*listing.pop("rows"), strict=True)
-    label_names = tuple(
-        sorted({label for label in labels if label is not None}) if label_names is None else label_names
-    )
-    number = {composed(name): i for i, name in enumerate(label_names)} | {n: i for i, n in enumerate(label_names)}
-    return ImageSet(
-        images=images,
-        masks=masks,
-        labels=np.array([number.get(label, -1) for label in labels]) if label_names else None,
-        label_names=label_names,
-        captions=tuple(tuple(c) if isinstance(c, list) else c or "" for c in captions) if any(captions) else None,
-        contents=np.array(contents, dtype=np.int64),
-        names=names,
-        folder=folder,
-        conditionings=conditionings,
-        vectors=vectors,
-        **{field: _as_tuples(value) for field, value in listing.items()},
-    )
+    fields["contents"] = np.array(fields["contents"], dtype=np.int64)
+    fields["value_names"] = names = fields["value_names"] | _as_tuples(dict(value_names or {}))
+    columns = {name: COLUMNS[name].collect(values, names.get(name, ())) for name, values in lists.items()}
+    return ImageSet(images=arrays.pop("image"), columns={**arrays, **columns}, folder=folder, **fields)
 
 
 def _as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_tuples(item) for name, item in value.items()}
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -13,7 +13,7 @@ Resize = Literal["crop", "stretch", "pad"]
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of an image size given as one number or as both."""
+    """Return (height, width) of an image size given as one number or as both."""
     height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
     return height, width
 
@@ -67,5 +67,5 @@ def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) 
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """uint8 [1, H, W], 0 or 255, see `marked`; padding counts as outside."""
+    """Return uint8 [1, H, W], 0 or 255, see `to_mask`; padding counts as outside."""
     return np.asarray(fit(to_mask(mask), size, resize, fill=0, nearest=True))[None]

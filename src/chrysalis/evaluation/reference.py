@@ -8,7 +8,6 @@ from torch import Tensor
 
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.store import ImageSet
 from chrysalis.evaluation import distances
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, Distances
 from chrysalis.evaluation.features import Network, extract, extract_rows, network_digest
@@ -90,19 +89,14 @@ def reference_rows(data: ImageDataModule) -> tuple[np.ndarray, str]:
 
 def distinct_train_rows(data: ImageDataModule) -> np.ndarray:
     """The training rows without repetitions: an image that is there twice is no near-duplicate of itself."""
-    return _decoded(data).distinct(data.train_rows)
-
-
-def _decoded(data: ImageDataModule) -> ImageSet:
-    assert data.image_set is not None, "images are decoded before they are evaluated"
-    return data.image_set
+    return data.image_set.distinct(data.train_rows)
 
 
 class Reference:
     """A data set's features, which samples are compared with; they are computed once and kept in the cache."""
 
     def __init__(self, network: Network, data: ImageDataModule, device: torch.device | str = "cpu"):
-        self.network, self.image_set, self.device, self.flip = network, _decoded(data), device, data.flip
+        self.network, self.image_set, self.device, self.flip = network, data.image_set, device, data.flip
         self.digest = network_digest(network)[:12]
         self.train_rows = distinct_train_rows(data)
         rows, self.compared_with = reference_rows(data)

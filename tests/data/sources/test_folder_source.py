@@ -22,9 +22,9 @@ def write(path, colour="red", size=(20, 20)):
 def test_folder_labels_are_its_subfolders(image_folder):
     images = open_set(FolderSource(str(image_folder)), SIZE, "crop")
     assert len(images) == 24
-    assert set(images.label_names) == {p.name for p in image_folder.iterdir()}
-    for name, label in zip(images.names, images.labels, strict=True):
-        assert f"/{images.label_names[label]}/" in name
+    assert set(images.value_names["label"]) == {p.name for p in image_folder.iterdir()}
+    for name, label in zip(images.names, images.columns["label"], strict=True):
+        assert f"/{images.value_names['label'][label]}/" in name
 
 
 def test_metadata_gives_labels_captions_and_masks(tmp_path):
@@ -40,9 +40,9 @@ def test_metadata_gives_labels_captions_and_masks(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     images = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
     assert len(images) == 2
-    assert images.captions == ("the a", "the b")
-    assert images.label_names == ("is a", "is b")
-    assert images.masks.mean(axis=(1, 2, 3)).tolist() == [255, 0]
+    assert images.columns["caption"] == ("the a", "the b")
+    assert images.value_names["label"] == ("is a", "is b")
+    assert images.columns["mask"].mean(axis=(1, 2, 3)).tolist() == [255, 0]
 
 
 @pytest.mark.parametrize("line", ['{"label": 3}', "not json", '{"file_name": "../outside.png"}', "[]"])
@@ -57,7 +57,7 @@ def test_a_bad_metadata_line_is_named(tmp_path, line):
 def test_a_text_file_beside_an_image_is_its_caption(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a red square\n")
-    assert open_set(FolderSource(str(tmp_path)), SIZE, "crop").captions == ("a red square",)
+    assert open_set(FolderSource(str(tmp_path)), SIZE, "crop").columns["caption"] == ("a red square",)
 
 
 def test_unreadable_files_are_listed_left_out_and_untouched(tmp_path, capsys):

@@ -60,8 +60,8 @@ def test_cached_models_and_datasets_ask_the_network_nothing(tmp_path):
     cached_model(tmp_path / "hub")
     cached_dataset(tmp_path)
     program = """
-from chrysalis.data.sources.hub import HubSource
+from chrysalis.data.sources.hub import hub_data
 from chrysalis.models import folder
-print(len(HubSource("me/pics")), folder.load("me/model").prediction)
+print(len(hub_data("me/pics").source), folder.load("me/model").prediction)
 """
     assert without_network(tmp_path, program).split() == ["6", "epsilon"]

@@ -7,7 +7,7 @@ from PIL import Image
 from chrysalis.conditions.kinds.text import Text
 from chrysalis.data.loaders import BatchDataset, Order
 from chrysalis.data.sources.folder import FolderSource
-from chrysalis.data.sources.hub import HubSource
+from chrysalis.data.sources.hub import hub_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
@@ -24,11 +24,11 @@ def test_a_hub_dataset_in_every_local_form(tmp_path):
     dataset.to_parquet(tmp_path / "parquet" / "train.parquet")
     dataset.save_to_disk(tmp_path / "arrow")
     for folder in ("parquet", "arrow"):
-        images = open_set(HubSource(str(tmp_path / folder), caption_column="alt"), SIZE, "crop")
+        images = open_set(hub_data(str(tmp_path / folder), caption_column="alt").source, SIZE, "crop")
         assert images.images[:, 0, 8, 8].tolist() == [0, 20, 40, 60, 80, 100]
-        assert images.captions == tuple(captions)
+        assert images.columns["caption"] == tuple(captions)
     with pytest.raises(UserError, match=r"data\.image_column=photo.*image, alt"):
-        HubSource(str(tmp_path / "parquet"), image_column="photo")
+        hub_data(str(tmp_path / "parquet"), image_column="photo")
 
 
 def conditional_hub(tmp_path):
@@ -60,17 +60,17 @@ def conditional_hub(tmp_path):
 def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path):
     conditional_hub(tmp_path)
     columns = {"mask_column": "mask", "conditioning_image_column": "edges", "vector_columns": ["span", "month"]}
-    images = open_set(HubSource(str(tmp_path / "full"), **columns), (20, 20), "crop")
+    images = open_set(hub_data(str(tmp_path / "full"), **columns).source, (20, 20), "crop")
     for i in range(5):
         inside = np.tile(np.arange(20) < 4 + i, (20, 1))  # five pixels are cropped away at the left
         assert ((images.images[i, 0] > 127) == inside).all()
-        assert ((images.masks[i, 0] == 255) == inside).all()
-        assert ((images.conditionings[i, 1] > 127) == inside).all()
-    np.testing.assert_array_equal(images.vectors, [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
-    gap = open_set(HubSource(str(tmp_path / "all"), **columns), (20, 20), "crop")
-    assert gap.masks is None
-    assert gap.without_mask == (f"{tmp_path / 'all'} row 5",)
-    assert gap.conditionings.shape == (6, 3, 20, 20)
+        assert ((images.columns["mask"][i, 0] == 255) == inside).all()
+        assert ((images.columns["conditioning_image"][i, 1] > 127) == inside).all()
+    np.testing.assert_array_equal(images.columns["vector"], [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
+    gap = open_set(hub_data(str(tmp_path / "all"), **columns).source, (20, 20), "crop")
+    assert "mask" not in gap.columns
+    assert gap.without["mask"] == (f"{tmp_path / 'all'} row 5",)
+    assert gap.columns["conditioning_image"].shape == (6, 3, 20, 20)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path)
 )
 def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        HubSource(str(conditional_hub(tmp_path) / "full"), **settings)
+        hub_data(str(conditional_hub(tmp_path) / "full"), **settings)
 
 
 def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_path):
@@ -94,13 +94,13 @@ def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_pat
     rows["text"] = [["a moth", "an insect", "a moth", None], ["one"], []]
     features = datasets.Features(image=datasets.Image(), text=datasets.List(datasets.Value("string")))
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
-    images = open_set(HubSource(str(tmp_path / "set"), caption_column="text"), SIZE, "crop")
-    assert images.captions == (("a moth", "an insect"), "one", "")
+    images = open_set(hub_data(str(tmp_path / "set"), caption_column="text").source, SIZE, "crop")
+    assert images.columns["caption"] == (("a moth", "an insect"), "one", "")
 
     def of_epoch(epoch: int) -> tuple[str, ...]:
         request = next(iter(Order(np.arange(3), 3, seed=0, done=lambda: epoch)))
         batch = BatchDataset(images, flip=False)[request]
-        return tuple(batch.caption[i] for i in batch.row.argsort().tolist())
+        return tuple(batch.columns["caption"][i] for i in batch.row.argsort().tolist())
 
     epochs = [of_epoch(epoch) for epoch in range(200)]
     assert {caption[1:] for caption in epochs} == {("one", "")}
@@ -125,7 +125,7 @@ def test_labels_and_captions_that_are_no_text_are_refused_by_name(tmp_path, feat
         if key == "label" or kind != "List":
             shown = "List" if key == "label" and isinstance(feature, datasets.List) else kind
             with pytest.raises(UserError, match=rf"data\.{key}_column=what is a column of {shown} in .* one text"):
-                HubSource(str(tmp_path / "set"), **{f"{key}_column": "what"})
+                hub_data(str(tmp_path / "set"), **{f"{key}_column": "what"})
 
 
 def test_images_that_a_local_dataset_names_lie_below_its_folder(tmp_path, monkeypatch):
@@ -134,23 +134,22 @@ def test_images_that_a_local_dataset_names_lie_below_its_folder(tmp_path, monkey
         Image.new("RGB", (20, 20), color).save(folder / "a.png")
     monkeypatch.chdir(tmp_path)  # they would be looked for here
     datasets.Dataset.from_dict({"image": ["images/a.png"]}).to_parquet(tmp_path / "set" / "train.parquet")
-    source = HubSource(str(tmp_path / "set"))
+    source = hub_data(str(tmp_path / "set")).source
     assert source.read(0, SIZE, "crop").image[:, 0, 0].tolist() == [255, 0, 0]
     with pytest.raises(UserError, match=r"data\.revision=main is for a hub id, and data\.path"):
-        HubSource(str(tmp_path / "set"), revision="main")
+        hub_data(str(tmp_path / "set"), revision="main")
     with pytest.raises(UserError, match=r"set data\.name to one of its configurations, 'default'"):
-        HubSource(str(tmp_path / "set"), configuration="dark")
+        hub_data(str(tmp_path / "set"), name="dark")
 
 
 def test_a_missing_network_is_reported_at_once():
     with pytest.raises(UserError, match=r"no network.*data=butterflies"):
-        HubSource("huggan/smithsonian_butterflies_subset")
+        hub_data("huggan/smithsonian_butterflies_subset")
 
 
 @pytest.mark.skipif(not (real_data() / "hub_like").is_dir(), reason="the optional photographs are not here")
 def test_real_photographs():
-    hub = open_set(HubSource(str(real_data() / "hub_like")), SIZE, "crop")
+    hub = open_set(hub_data(str(real_data() / "hub_like")).source, SIZE, "crop")
     folder = open_set(FolderSource(str(real_data() / "butterflies")), SIZE, "crop")
-    assert (len(hub), len(folder), len(folder.label_names)) == (200, 583, 10)
-    assert folder.masks is not None
-    assert folder.captions is not None
+    assert (len(hub), len(folder), len(folder.value_names["label"])) == (200, 583, 10)
+    assert {"mask", "caption"} <= set(folder.columns)

@@ -39,19 +39,19 @@ def test_a_csv_file_equals_a_jsonl_file(three):
         {"file_name": "2.png", "label": "b", "text": None, "span": None, "wild": False},
     ]
     (three / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    by_lines = open_set(FolderSource(str(three), vector_columns=["span", "wild"]), SIZE, "crop")
+    by_lines = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SIZE, "crop")
     (three / "metadata.jsonl").unlink()
     (three / "metadata.csv").write_text(
         'file_name,label,text,span,wild\r\n0.png,a,"a ""red"", square",1.5,True\r\n2.png,b,,,false\r\n',
         encoding="utf-8-sig",
         newline="",
     )
-    by_cells = open_set(FolderSource(str(three), vector_columns=["span", "wild"]), SIZE, "crop")
+    by_cells = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SIZE, "crop")
     for found in (by_lines, by_cells):
         assert [name[-5:] for name in found.names] == ["0.png", "2.png"]
-        assert (found.label_names, found.labels.tolist()) == (("a", "b"), [0, 1])
-        assert found.captions == ('a "red", square', "")
-        np.testing.assert_array_equal(found.vectors, [[1.5, 1], [np.nan, 0]])
+        assert (found.value_names["label"], found.columns["label"].tolist()) == (("a", "b"), [0, 1])
+        assert found.columns["caption"] == ('a "red", square', "")
+        np.testing.assert_array_equal(found.columns["vector"], [[1.5, 1], [np.nan, 0]])
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_csv_file_equals_a_jsonl_file(three):
 def test_errors_in_a_csv_file_are_reported(three, text, message):
     (three / "metadata.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        FolderSource(str(three), vector_columns=["span"] if "span" in text else [])
+        folder_data(str(three), vector_columns=["span"] if "span" in text else [])
 
 
 def test_an_empty_listing_is_not_a_folder_without_images(three):
@@ -93,13 +93,13 @@ def test_listings_of_subfolders_name_files_from_there(tmp_path):
     (tmp_path / "a" / "metadata.jsonl").write_text('{"file_name": "1.png", "label": "x"}')
     (tmp_path / "b" / "metadata.csv").write_text("file_name,label\ndeep/0.png,y\n")
     masks = str(tmp_path / "masks")
-    source = FolderSource(str(tmp_path), masks=masks)
+    source = folder_data(str(tmp_path), masks=masks).source
     assert placed(source) == ["a/1.png", "b/deep/0.png"]
-    assert [row.label for row in source.rows] == ["x", "y"]
-    assert [str(row.mask) for row in source.rows] == [f"{masks}/a/1.png", f"{masks}/b/deep/0.png"]
+    assert [row.columns["label"] for row in source.rows] == ["x", "y"]
+    assert [str(row.columns["mask"]) for row in source.rows] == [f"{masks}/a/1.png", f"{masks}/b/deep/0.png"]
     assert source.note == "2 images are not listed in metadata.jsonl and not used: 0.png, 0.png."
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "c/0.png"}')
-    source = FolderSource(str(tmp_path), masks=masks)
+    source = folder_data(str(tmp_path), masks=masks).source
     assert placed(source) == ["c/0.png"]
     assert source.note.endswith("Not read beside metadata.jsonl: a/metadata.jsonl, b/metadata.csv.")
 
@@ -119,8 +119,8 @@ def test_several_labels_an_image_are_columns(three):
     line = {"file_name": "0.png", "tags": ["red", "wide"], "red": True, "wide": False}
     (three / "metadata.jsonl").write_text(json.dumps(line))
     with pytest.raises(UserError, match=r"line 1: tags is a list.*column of true or false.*data\.vector_columns"):
-        FolderSource(str(three), label_column="tags")
-    assert FolderSource(str(three), vector_columns=["red", "wide"]).rows[0].vector == (1.0, 0.0)
+        folder_data(str(three), label_column="tags")
+    assert folder_data(str(three), vector_columns=["red", "wide"]).source.rows[0].columns["vector"] == (1.0, 0.0)
 
 
 def test_a_list_of_captions_holds_alternatives(three):
@@ -129,7 +129,11 @@ def test_a_list_of_captions_holds_alternatives(three):
     lines = [json.dumps({"file_name": f"{i}.png", "text": caption}) for i, caption in enumerate(captions)]
     (three / "metadata.jsonl").write_text("\n".join(lines))
     (three / "2.txt").write_text("beside it")
-    assert open_set(FolderSource(str(three)), SIZE, "crop").captions == (("a moth", " ", NFC), "one", "beside it")
+    assert open_set(FolderSource(str(three)), SIZE, "crop").columns["caption"] == (
+        ("a moth", " ", NFC),
+        "one",
+        "beside it",
+    )
     lines[1] = json.dumps({"file_name": "1.png", "text": [["a", "list"]]})
     (three / "metadata.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match="line 2 is not an object with texts and a file_name inside the folder"):
@@ -141,14 +145,14 @@ def test_both_unicode_forms_of_a_name_are_one_label(tmp_path):
     image(tmp_path / NFC / "1.png", 1)
     image(tmp_path / "plain" / "2.png", 2)
     found = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
-    assert found.label_names == (NFC, "plain")
-    assert found.labels.tolist().count(0) == 2
+    assert found.value_names["label"] == (NFC, "plain")
+    assert found.columns["label"].tolist().count(0) == 2
     # a model of an earlier version may know the decomposed form
-    assert open_folder(found.folder, ("plain", NFD)).labels.tolist().count(1) == 2
+    assert open_folder(found.folder, {"label": ("plain", NFD)}).columns["label"].tolist().count(1) == 2
     data = folder_data(str(tmp_path), image_size=16, batch_size=1)
     data.setup()
     data.use_labels(["plain", NFD])
-    assert data.image_set.labels.tolist().count(1) == 2
+    assert data.image_set.columns["label"].tolist().count(1) == 2
 
 
 def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path):
@@ -157,15 +161,15 @@ def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path
     image(tmp_path / "masks" / NFD / f"{NFC}.png")
     line = {"file_name": f"images/{NFD}/{NFC}.png", NFD: NFD}
     (tmp_path / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False), encoding="utf-8")
-    source = FolderSource(str(tmp_path), masks=str(tmp_path / "masks"), label_column=NFC, caption_column=NFC)
+    source = folder_data(str(tmp_path), masks=str(tmp_path / "masks"), label_column=NFC, caption_column=NFC).source
     (row,) = source.rows
     assert row.file.is_file()
-    assert row.mask.is_file()
-    assert (row.label, row.caption) == (NFC, NFC)
+    assert row.columns["mask"].is_file()
+    assert (row.columns["label"], row.columns["caption"]) == (NFC, NFC)
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "images" / NFC / f"{NFC}.txt").write_text(NFD, encoding="utf-8")
     source = FolderSource(str(tmp_path / "images"))
-    assert source.read(0, SIZE, "crop").caption == NFC
+    assert source.read(0, SIZE, "crop").columns["caption"] == NFC
 
 
 @pytest.mark.parametrize("known", [NFC, NFD])

@@ -264,7 +264,7 @@ def test_a_palette_is_the_set_of_its_colours(tmp_path):
     assert energy.loss(x, None, None).item() < 1e-10
     wide = np.repeat(np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), 100, axis=1).repeat(60, axis=0)
     Image.fromarray(wide).save(tmp_path / "swatches.png")
-    colours = energies.Colour(str(tmp_path / "swatches.png")).target.spread_over((16, 16))
+    colours = energies.Colour(str(tmp_path / "swatches.png")).target.at((16, 16), spread=True)
     assert {tuple(c) for c in colours[0].flatten(1).T.tolist()} == {(1, -1, -1), (-1, 1, -1), (-1, -1, 1)}
     after, before = guided_by(energy)
     assert energy.loss(after, None, None).median() < 0.7 * energy.loss(before, None, None).median()

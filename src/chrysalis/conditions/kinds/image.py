@@ -19,7 +19,7 @@ from chrysalis.system.errors import UserError, require_path
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
-    name, column, noun = "image", "conditioning", "image"
+    name, column, noun = "image", "conditioning_image", "image"
     remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
     example = "image=FILE.png"
     reads_files = True

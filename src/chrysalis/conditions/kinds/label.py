@@ -26,10 +26,10 @@ class Label(Kind[LabelEmbedding]):
         self.dim = dim
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
-        return {"names": list(image_set.label_names), "dim": self.dim}
+        return {"names": list(image_set.value_names[self.column]), "dim": self.dim}
 
     def prepare(self, data: Any) -> None:
-        data.use_labels(self.part.names)
+        data.use_labels(self.part.names, self.column)
 
     def caption(self, batch: Batch, i: int) -> str:
         index = int(self.of_batch(batch)[i])

@@ -7,7 +7,7 @@ from typing import Any
 from chrysalis.conditions.conditioner import TextAttention, TokenEncoder
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
-from chrysalis.data.example import composed
+from chrysalis.data.columns import composed
 from chrysalis.data.store import ImageSet
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
@@ -46,7 +46,9 @@ class Text(Kind[TextAttention]):
         if self.frozen is not None:
             config = self.frozen[1].config
             return how | {"dim": getattr(config, "hidden_size", None) or config.d_model, "encoder": self.encoder}
-        captions = [c for given in image_set.captions or () for c in ((given,) if isinstance(given, str) else given)]
+        captions = [
+            c for given in image_set.columns[self.column] for c in ((given,) if isinstance(given, str) else given)
+        ]
         words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 

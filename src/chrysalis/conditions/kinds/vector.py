@@ -9,7 +9,7 @@ import numpy as np
 from chrysalis.conditions.conditioner import VectorEmbedding
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
-from chrysalis.data.example import composed
+from chrysalis.data.columns import composed
 from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Channels
@@ -27,22 +27,29 @@ class Vector(Kind[VectorEmbedding]):
 
     def require(self, image_set: ImageSet, source: str) -> None:
         super().require(image_set, source)
-        for name, values in zip(image_set.vector_names, np.asarray(image_set.vectors).T, strict=True):
+        for name, values in zip(
+            image_set.value_names[self.column], np.asarray(image_set.columns[self.column]).T, strict=True
+        ):
             if np.isnan(values).all():
                 raise UserError(f"condition=vector: {name} has no number for any image of {source}: leave it out.")
 
     def require_match(self, part: VectorEmbedding, image_set: ImageSet, source: str) -> None:
-        if tuple(map(composed, part.names)) != tuple(map(composed, image_set.vector_names)):
+        if tuple(map(composed, part.names)) != tuple(map(composed, image_set.value_names[self.column])):
             raise UserError(
                 f"condition=vector: the model is conditioned on {', '.join(part.names)}, and {source} has "
-                f"{', '.join(image_set.vector_names)}. Name the same columns in the same order."
+                f"{', '.join(image_set.value_names[self.column])}. Name the same columns in the same order."
             )
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
-        vectors = np.asarray(image_set.vectors)
+        vectors = np.asarray(image_set.columns[self.column])
         mean, std = (f(vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
         std = np.where(std > 1e-6 * np.abs(mean), std, 1)  # a constant column is only centred
-        return {"names": list(image_set.vector_names), "mean": mean.tolist(), "std": std.tolist(), "dim": self.dim}
+        return {
+            "names": list(image_set.value_names[self.column]),
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "dim": self.dim,
+        }
 
     def caption(self, batch: Batch, i: int) -> str:
         return " ".join(f"{v:.2g}" for v in self.of_batch(batch)[i])

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import constants
 
-from chrysalis.data.example import LARGEST_FILE, read_bytes
+from chrysalis.data.formats import LARGEST_FILE, read_bytes
 from chrysalis.system import hub
 from chrysalis.system.errors import first_line
 from chrysalis.system.files import cache_folder, written
@@ -20,7 +20,7 @@ TIMEOUT = 20  # seconds without an answer, or a byte
 MAX_FAILURES = 5  # of one host in a row, after which it is not contacted again
 HF = re.compile(r"hf://datasets/(?P<hub_id>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 RESOLVED = re.compile(r"/datasets/(?P<hub_id>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<file>[^?]+)")
-CACHED = re.compile(r".*/datasets--(?P<owner>.+?)--(?P<name>.+?)/snapshots/(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
+CACHED = re.compile(r".*/datasets--(?P<hub_id>.+?)/snapshots/(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
 
 
 class ExternalFiles:
@@ -42,40 +42,28 @@ class ExternalFiles:
         Raises:
             ValueError, OSError: the file is not available.
         """
+        is_address, place = re.match("hf://|https?://", path) is not None, Path(path)
         if "::" in path:
             raise ValueError(f"{path} lies in an archive: unpack it and name the files in it")
-        if re.match("hf://|https?://", path):
-            if self.hub_id is None:
-                raise ValueError(f"{path} is an address, and a local dataset is read without network: download it")
-            return self._read_address(path)
-        if not Path(path).is_absolute():
-            return self._read_relative(path)
-        pruned = None if Path(path).exists() else CACHED.fullmatch(Path(path).as_posix())
-        if pruned is not None:
-            return self._read_hub(f"{pruned['owner']}/{pruned['name']}", pruned["file"], pruned["revision"])
-        return read_bytes(Path(path))
-
-    def _read_relative(self, path: str) -> bytes:
-        """Read a file of the repository or below the folder."""
-        if self.hub_id is not None:
-            return self._read_hub(self.hub_id, path.removeprefix("./"), self.revision)
-        assert self.root is not None  # a local dataset
-        file = (self.root / path).resolve()
-        if not file.is_relative_to(self.root.resolve()):
-            raise ValueError(f"{path} lies outside {self.root}")
-        return read_bytes(file)
-
-    def _read_address(self, address: str) -> bytes:
-        in_hub = HF.fullmatch(address)
-        if in_hub is None and address.startswith(f"{constants.ENDPOINT}/"):
-            in_hub = RESOLVED.match(address.removeprefix(constants.ENDPOINT))
-        if in_hub is not None:
-            revision = in_hub["revision"] and unquote(in_hub["revision"])
-            file = in_hub["file"] if address.startswith("hf://") else unquote(in_hub["file"])
-            return self._read_hub(in_hub["hub_id"], file, revision)
-        if address.startswith("hf://"):
-            raise ValueError(f"{address} is not of the form hf://datasets/OWNER/NAME/FILE")
-        return self._read_web(address)
+        if is_address and self.hub_id is None:
+            raise ValueError(f"{path} is an address, and a local dataset is read without network: download it")
+        if found := HF.fullmatch(path):
+            return self._read_hub(found["hub_id"], found["file"], found["revision"] and unquote(found["revision"]))
+        if path.startswith("hf://"):
+            raise ValueError(f"{path} is not of the form hf://datasets/OWNER/NAME/FILE")
+        if path.startswith(f"{constants.ENDPOINT}/") and (found := RESOLVED.match(path, len(constants.ENDPOINT))):
+            return self._read_hub(found["hub_id"], unquote(found["file"]), unquote(found["revision"]))
+        if is_address:
+            return self._read_web(path)
+        if not place.is_absolute():
+            if self.root is None:
+                return self._read_hub(self.hub_id or "", path.removeprefix("./"), self.revision)
+            place = (self.root / path).resolve()
+            if not place.is_relative_to(self.root.resolve()):
+                raise ValueError(f"{path} lies outside {self.root}")
+        elif not place.exists() and (pruned := CACHED.fullmatch(place.as_posix())):
+            return self._read_hub(pruned["hub_id"].replace("--", "/", 1), pruned["file"], pruned["revision"])
+        return read_bytes(place)
 
     def _read_hub(self, hub_id: str, file: str, revision: str | None) -> bytes:
         """Read a file of a dataset's repository, from the local cache of the hub if it is there."""

@@ -1,16 +1,15 @@
 """A folder of image files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chrysalis.data.columns import COLUMNS, Numbers, composed
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, clean_text, composed, content_hash, decode_example, read_bytes, unique
-from chrysalis.data.formats import suffixes
-from chrysalis.data.source import Source
+from chrysalis.data.formats import read_bytes, suffixes
+from chrysalis.data.source import Example, Source, content_hash, decode_example, unique
 from chrysalis.data.sources.listing import nearest_folder, rows_below
-from chrysalis.data.sources.metadata import Columns, Row, spelled
 from chrysalis.data.transforms import Resize
 from chrysalis.system.errors import UserError, require_path
 
@@ -24,9 +23,17 @@ def folder_data(
     vector_columns: Sequence[str] | None = (),
     **loading,
 ) -> ImageDataModule:
-    """Build the data module of a folder, see FolderSource. loading: see ImageDataModule."""
-    source = FolderSource(path, masks, conditioning_images, label_column, caption_column, vector_columns)
-    return ImageDataModule(source, **loading)
+    """Build the data module of a folder.
+
+    Args:
+        masks, conditioning_images: folders that mirror `path`: same subfolders and names, any image suffix.
+        label_column, caption_column: other metadata keys for the label and the caption.
+        vector_columns: metadata keys of numbers or booleans.
+        loading: see ImageDataModule.
+    """
+    keys = {"label": label_column, "caption": caption_column, "vector": vector_columns}
+    mirrors = {"mask": masks, "conditioning_image": conditioning_images}
+    return ImageDataModule(FolderSource(path, keys, mirrors), **loading)
 
 
 class FolderSource(Source):
@@ -38,74 +45,45 @@ class FolderSource(Source):
     image lies in, and a caption is a .txt file with the name of the image.
 
     Args:
-        masks, conditioning_images: folders that mirror `path`: same subfolders and names, any image suffix.
-        label_column, caption_column: other metadata keys for the label and the caption.
-        vector_columns: metadata keys of numbers or booleans.
+        keys: by column, other metadata keys than those of data/columns.py.
+        mirrors: by column of images, a folder that mirrors `path`.
     """
 
     def __init__(
         self,
         path: str,
-        masks: str | None = None,
-        conditioning_images: str | None = None,
-        label_column: str | None = None,
-        caption_column: str | None = None,
-        vector_columns: Sequence[str] | None = (),
+        keys: Mapping[str, str | Sequence[str] | None] = {},
+        mirrors: Mapping[str, str | None] = {},
     ):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
             raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
-        self.name, self.vector_names = str(self.path), tuple(map(composed, unique(vector_columns or ())))
-        self.captions_in_text_files = caption_column is None
-        columns = Columns(
-            label_column and composed(label_column), caption_column and composed(caption_column), self.vector_names
-        )
-        self.rows, self.note = rows_below(self.path, columns, {"mask": masks, "conditioning": conditioning_images})
+        self.name, self.keys = str(self.path), {k: tuple(map(composed, unique(v))) for k, v in keys.items() if v}
+        self.value_names = {k: self.keys.get(k, c.keys) for k, c in COLUMNS.items() if isinstance(c, Numbers)}
+        self.rows, self.note = rows_below(self.path, self.keys, mirrors)
         if not self.rows:
             known = ", ".join(sorted(suffixes()))
             raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
+        if "caption" not in self.keys:
+            self.rows = [row.with_text_file() for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        parts = [f"{self.vector_names} {self.captions_in_text_files}"]
+        parts = [f"{self.keys}"]
         for row in self.rows:
-            files = {"": row.file, "mask": row.mask, "conditioning": row.conditioning, "caption": self._text_file(row)}
-            for role, file in files.items():
-                if file is None:
+            for role, value in {"": row.file, **row.columns}.items():
+                if not isinstance(value, Path):
+                    parts.append(f"{role} {value!r}")
                     continue
                 with suppress(OSError):  # one call per file: a set has tens of thousands
-                    stat = os.stat(file)
-                    parts.append(f"{role} {file} {stat.st_size} {stat.st_mtime_ns}")
-            parts.append(f"{row.label!r} {row.caption!r} {row.vector}")
+                    stat = os.stat(value)
+                    parts.append(f"{role} {value} {stat.st_size} {stat.st_mtime_ns}")
         return f"folder {content_hash(chr(10).join(parts).encode(errors='surrogatepass'))}"
 
     def row_name(self, i: int) -> str:
         return str(self.rows[i].file)
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        row, caption = self.rows[i], self.rows[i].caption
-        if caption is None and (text_file := self._text_file(row)) is not None and text_file.is_file():
-            caption = _caption_in(text_file)
-        image = read_bytes(row.file)
-        mask, conditioning = _companion("mask", row.mask), _companion("conditioning image", row.conditioning)
-        return decode_example(image, size, resize, row.label, caption, mask, conditioning, row.vector)
-
-    def _text_file(self, row: Row) -> Path | None:
-        return spelled(row.file.parent, f"{row.file.stem}.txt") if self.captions_in_text_files else None
-
-
-def _caption_in(file: Path) -> str:
-    try:
-        return clean_text(read_bytes(file).decode("utf-8-sig").strip())
-    except UnicodeDecodeError:
-        raise ValueError(f"its caption {file.name} is not UTF-8 text") from None
-
-
-def _companion(role: str, file: Path | None) -> bytes | None:
-    """Return the bytes of an image's mask or conditioning image."""
-    try:
-        return None if file is None else read_bytes(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"its {role}: {getattr(error, 'strerror', None) or error}") from error
+        return decode_example(read_bytes(self.rows[i].file), size, resize, self.rows[i].columns)

@@ -1,17 +1,24 @@
 """Datasets of the Hugging Face hub, and local folders of parquet or arrow files."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chrysalis.data.columns import COLUMNS, Captions, Column, Images, Numbers
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.data.example import Example, as_measurement, clean_text, decode_example, parse_caption, unique
-from chrysalis.data.source import Source
-from chrysalis.data.sources import hub_datasets
+from chrysalis.data.source import Example, Source, decode_example, unique
+from chrysalis.data.sources.external_files import ExternalFiles
 from chrysalis.data.transforms import Resize
-from chrysalis.system.errors import UserError
+from chrysalis.system import hub
+from chrysalis.system.errors import UserError, first_line, require_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+IMAGE = Images("image", channels=3)
 
 
 def hub_data(
@@ -28,8 +35,15 @@ def hub_data(
     **loading,
 ) -> ImageDataModule:
     """Build the data module of a hub dataset, see HubSource. loading: see ImageDataModule."""
-    columns = (image_column, label_column, caption_column, mask_column, conditioning_image_column, vector_columns)
-    return ImageDataModule(HubSource(path, split, *columns, name, revision), **loading)
+    keys = {
+        "image": image_column,
+        "label": label_column,
+        "caption": caption_column,
+        "mask": mask_column,
+        "conditioning_image": conditioning_image_column,
+        "vector": vector_columns,
+    }
+    return ImageDataModule(HubSource(path, keys, split, name, revision), **loading)
 
 
 class HubSource(Source):
@@ -37,6 +51,7 @@ class HubSource(Source):
 
     Args:
         path: a hub id, ID@REVISION, or a folder.
+        keys: by column, the dataset columns that hold it, None if it is not used; others are found by name.
         configuration: name of a configuration of the dataset; None: its only or default one.
         revision: a branch, tag or commit of the hub repository.
     """
@@ -44,104 +59,180 @@ class HubSource(Source):
     def __init__(
         self,
         path: str,
+        keys: Mapping[str, str | Sequence[str] | None],
         split: str = "train",
-        image_column: str = "image",
-        label_column: str | None = None,
-        caption_column: str | None = None,
-        mask_column: str | None = None,
-        conditioning_image_column: str | None = None,
-        vector_columns: Sequence[str] | None = (),
         configuration: str | None = None,
         revision: str | None = None,
     ):
         self.rows: Dataset
-        self.rows, self.files = hub_datasets.load(path, split, configuration, revision)
-        self.vector_names = unique(vector_columns or ())
+        self.rows, self.files = load(path, split, configuration, revision)
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
-        images = {"image": image_column, "mask": mask_column, "conditioning_image": conditioning_image_column}
-        self.columns = {**images, "label": label_column, "caption": caption_column}
-        required = [(f"data.{role}_column", column) for role, column in self.columns.items() if column is not None]
-        required += [("data.vector_columns", column) for column in self.vector_names]
-        for key, column in required:
-            if column not in self.rows.column_names:
-                known = ", ".join(self.rows.column_names)
-                raise UserError(f"{key}={column} is not a column of {path}: it has {known}.")
-        self._require_numbers()
-        self._require_texts()
-        columns = list(dict.fromkeys(column for _, column in required))
-        self.rows = self.rows.select_columns(columns)  # pyrefly: ignore[bad-assignment]  # of a Dataset, a Dataset
-        for role, column in images.items():
-            if column is not None:
-                self._cast_to_files(f"data.{role}_column", column)
+        known = set(self.rows.column_names)
+        found = {name: c.keys for name, c in COLUMNS.items() if name not in keys and known.issuperset(c.keys)}
+        self.keys = {name: unique(of) for name, of in keys.items() if of} | found
+        self.value_names = {name: of for name, of in self.keys.items() if isinstance(COLUMNS.get(name), Numbers)}
+        for name, columns in self.keys.items():
+            for key in columns:
+                self._require(IMAGE if name == "image" else COLUMNS[name], key, path)
+        used = list(dict.fromkeys(key for columns in self.keys.values() for key in columns))
+        self.rows = self.rows.select_columns(used)  # pyrefly: ignore[bad-assignment]  # of a Dataset, a Dataset
 
-    def _require_numbers(self) -> None:
-        from datasets import Value
+    def _require(self, column: Column, key: str, path: str) -> None:
+        """Require a dataset column of the right type; one of images then returns the bytes of their files.
 
-        for column in self.vector_names:
-            feature = self.rows.features[column]
-            kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            if not kind.startswith(("int", "uint", "float", "bool")):
-                raise UserError(f"data.vector_columns={column} is not a column of numbers in {self.name}, but {kind}.")
-
-    def _require_texts(self) -> None:
-        """Require one text or number per row as label, and the same or a list of them as caption."""
+        Numbers: one per row. Labels: one text or number per row; captions: the same, or a list of them.
+        """
         from datasets import ClassLabel, LargeList, List, Value
-
-        for role in ("label", "caption"):
-            column = self.columns[role]
-            feature = None if column is None else self.rows.features[column]
-            item = feature.feature if role == "caption" and isinstance(feature, List | LargeList) else feature
-            if item is None or isinstance(item, ClassLabel) or (isinstance(item, Value) and "binary" not in item.dtype):
-                continue
-            kind = item.dtype if isinstance(item, Value) else type(item).__name__
-            or_list = ", or a list of texts" if role == "caption" else ""
-            raise UserError(
-                f"data.{role}_column={column} is a column of {kind} in {self.name}, and a {role} is one text{or_list}: "
-                f"name another column."
-            )
-
-    def _cast_to_files(self, key: str, column: str) -> None:
-        """Have the column return the undecoded bytes of image files, which are decoded here at the size needed."""
         from datasets import Image as ImageFeature
 
-        try:
-            self.rows = self.rows.cast_column(column, ImageFeature(decode=False))
-        except (TypeError, ValueError, NotImplementedError):  # includes pyarrow's own
-            raise UserError(f"{key}={column} is not a column of images in {self.name}.") from None
+        if key not in self.rows.column_names:
+            known = ", ".join(self.rows.column_names)
+            raise UserError(f"{column.setting}={key} is not a column of {path}: it has {known}.")
+        if isinstance(column, Images):
+            try:
+                self.rows = self.rows.cast_column(key, ImageFeature(decode=False))
+            except (TypeError, ValueError, NotImplementedError):  # includes pyarrow's own
+                raise UserError(f"{column.setting}={key} is not a column of images in {self.name}.") from None
+            return
+        feature, is_caption = self.rows.features[key], isinstance(column, Captions)
+        item = feature.feature if is_caption and isinstance(feature, List | LargeList) else feature
+        kind = item.dtype if isinstance(item, Value) else type(item).__name__
+        if isinstance(column, Numbers):
+            if not kind.startswith(("int", "uint", "float", "bool")):
+                raise UserError(f"{column.setting}={key} is not a column of numbers in {self.name}, but {kind}.")
+        elif not isinstance(item, ClassLabel | Value) or "binary" in kind:
+            or_list = ", or a list of texts" if is_caption else ""
+            raise UserError(
+                f"{column.setting}={key} is a column of {kind} in {self.name}, and a {column.noun} is one text"
+                f"{or_list}: name another column."
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        return f"hub 2 {self.rows._fingerprint} {self.files.revision} {self.columns} {self.vector_names}"
+        return f"hub 3 {self.rows._fingerprint} {self.files.revision} {self.keys}"
 
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
 
     def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        row = self.rows[i]
-        image, mask, conditioning = (self._file(row, role) for role in ("image", "mask", "conditioning_image"))
-        if image is None:
+        row, features = self.rows[i], self.rows.features
+        for key, value in row.items():
+            if value is not None and hasattr(features[key], "int2str"):
+                row[key] = features[key].int2str(value)
+        columns = {}
+        for name, keys in self.keys.items():
+            column = COLUMNS.get(name, IMAGE)
+            value = column.read(row, keys)
+            if isinstance(column, Images) and value is not None:
+                value = value["bytes"] if value["bytes"] is not None else self.files.read(value["path"])
+            columns[name] = value
+        if (image := columns.pop("image", None)) is None:
             raise ValueError("no image")
-        vector = tuple(as_measurement(row[column]) for column in self.vector_names) or None
-        return decode_example(image, size, resize, self._label(row), self._caption(row), mask, conditioning, vector)
+        return decode_example(image, size, resize, columns)
 
-    def _file(self, row: dict, role: str) -> bytes | None:
-        entry = row[self.columns[role]] if self.columns[role] is not None else None
-        if entry is None:
-            return None
-        if entry["bytes"] is not None:
-            return entry["bytes"]
-        return self.files.read(entry["path"])
 
-    def _label(self, row: dict) -> str | None:
-        column = self.columns["label"]
-        if column is None or row[column] is None:
-            return None
-        feature = self.rows.features[column]
-        return clean_text(feature.int2str(row[column]) if hasattr(feature, "int2str") else str(row[column]))
+def load(
+    path: str, split: str, configuration: str | None = None, revision: str | None = None
+) -> tuple[Dataset, ExternalFiles]:
+    """Return the rows, and a reader of the files they name, of a hub id, ID@REVISION or a local folder.
 
-    def _caption(self, row: dict) -> str | tuple[str, ...] | None:
-        """Return the row's caption, or the alternatives that a list holds."""
-        column = self.columns["caption"]
-        return None if column is None else parse_caption(row[column])
+    Raises:
+        UserError: the dataset could not be loaded.
+    """
+    folder = require_path("data.path", path)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(
+                f"data.revision={revision} is for a hub id, and data.path={path} is a folder: leave it out."
+            )
+        return _load_folder(folder, path, split, configuration), ExternalFiles(folder)
+    hub_id, revision_in_path = hub.split_revision(path)
+    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
+        raise UserError(
+            f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
+        )
+    revision = revision or revision_in_path
+    try:
+        with hub.quiet():
+            rows = _load_hub(hub_id, split, configuration, revision)
+    except Exception as error:  # the hub's client and the readers raise dozens of kinds
+        if choices := _choices(error):
+            raise UserError(f"data.path={path} could not be loaded: {choices}.") from error
+        why = hub.why(error, hub_id, "dataset", revision)
+        hint = " data=butterflies needs no network." if hub.unreachable() else ""
+        raise UserError(f"data.path={path} could not be fetched from the hub: {why}.{hint}") from error
+    return rows, ExternalFiles(None, hub_id, _commit_of(rows) or revision)
+
+
+def _load_folder(folder: Path, path: str, split: str, configuration: str | None) -> Dataset:
+    import datasets
+
+    try:
+        with hub.quiet():
+            if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+                return datasets.load_dataset(str(folder), configuration, split=split)
+            rows = datasets.load_from_disk(str(folder))
+        if configuration is not None:
+            raise ValueError("what save_to_disk wrote has no configurations")
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise ValueError(f"it has the splits {', '.join(map(str, rows))}")
+            return rows[split]
+        if rows.split is not None and str(rows.split) != split:
+            raise ValueError(f"it is the split {rows.split}")
+        return rows
+    except Exception as error:  # the readers raise dozens of kinds
+        why = _choices(error) or first_line(error)
+        keys = f"data.path={path}, data.split={split}" + (f", data.name={configuration}" if configuration else "")
+        raise UserError(f"{keys} could not be loaded as a dataset: {why}.") from error
+
+
+def _load_hub(hub_id: str, split: str, configuration: str | None, revision: str | None) -> Dataset:
+    """Load from the local cache of the hub; use the network only for what is not there."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        rows = datasets.load_dataset(hub_id, configuration, split=split)  # of several, the one written last
+        if _matches(rows, hub_id, configuration, revision):
+            return rows
+        if hub.unreachable():
+            raise ValueError(f"the cache holds another revision than {revision or 'main'}")
+    except Exception:  # as many kinds as above
+        if hub.unreachable():
+            raise
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+    # the commit, noted in the cache under the name of the revision
+    commit = hub.snapshot(hub_id, ["README.md"], False, revision, kind="dataset").name
+    return datasets.load_dataset(hub_id, configuration, split=split, revision=commit)
+
+
+def _matches(rows: Dataset, hub_id: str, configuration: str | None, revision: str | None) -> bool:
+    """Whether cached rows are of the revision and, where the hub can be reached, of the configuration."""
+    from huggingface_hub import constants
+
+    reference = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    same_revision = commit is None or _commit_of(rows) == commit
+    return same_revision and (configuration is not None or rows.config_name == "default" or hub.unreachable())
+
+
+def _commit_of(rows: Dataset) -> str | None:
+    """Return the commit that a cached hub dataset was made from: its arrow files lie in a folder of that name."""
+    names = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    name = names.pop() if len(names) == 1 else ""
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
+
+
+def _choices(error: Exception) -> str | None:
+    """Return the possible values if a configuration or a split was missing or unknown, else None."""
+    text = " ".join(str(error).split())
+    for word, key, plural in (("onfig", "name", "configurations"), ("split", "split", "splits")):
+        found = re.search(r"\[([^\]]*)\]|in the cache: (.+?) Please", text) if word in text else None
+        if found is not None:
+            return f"set data.{key} to one of its {plural}, {found[1] or found[2]}"
+    return None

@@ -7,39 +7,38 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-from chrysalis.data import garbage_collection
-from chrysalis.data.example import clean_text, composed
+from chrysalis.data.columns import clean_text, composed
 from chrysalis.data.formats import suffixes, unused_note
-from chrysalis.data.sources.metadata import NAMES, Columns, Row, read_rows
+from chrysalis.data.sources.metadata import NAMES, Row, read_rows, settings
 from chrysalis.system.errors import UserError, require_path
 
-MIRRORS = {"mask": "data.masks", "conditioning": "data.conditioning_images"}  # field of a Row: configuration key
 
-
-@garbage_collection.paused()
-def rows_below(path: Path, columns: Columns, mirrors: Mapping[str, str | None]) -> tuple[list[Row], str]:
+def rows_below(
+    path: Path, keys: Mapping[str, Sequence[str]], mirrors: Mapping[str, str | None]
+) -> tuple[list[Row], str]:
     """Return the images that metadata lists, else all below `path`, and a sentence on files that are not used.
 
     Args:
-        mirrors: by field of a Row, the folder that mirrors `path`, or None. Without metadata, .txt files count as used:
-            they are captions.
+        keys: by column, the metadata keys that the configuration names.
+        mirrors: by column, the folder that mirrors `path`, or None. Without metadata, .txt files count as used: they
+            are captions.
     """
-    folders = {field: _mirror(field, given, path) for field, given in mirrors.items() if given is not None}
+    folders = {column: _mirror(column, given, path) for column, given in mirrors.items() if given is not None}
     files = walk(path, folders.values())
     listings = _listings(path, files)
     if listings:
-        rows = [row for listing in listings for row in read_rows(listing, path, columns)]
+        rows = [row for listing in listings for row in read_rows(listing, path, keys)]
         note = _unlisted_note(path, files, rows, listings)
     else:
-        for key, column in columns.by_key():
+        for setting, key in settings(keys):
             raise UserError(
-                f"{key}={column} needs {path / 'metadata.jsonl'}, which does not exist: write one object per line, "
-                f"with file_name and {column}."
+                f"{setting}={key} needs {path / 'metadata.jsonl'}, which does not exist: write one object per line, "
+                f"with file_name and {key}."
             )
         rows, unused = _found(path, files, folders.values())
         note = unused_note(unused)
-    for field, folder in folders.items():
-        rows = _matched(rows, field, folder) if rows else rows
+    for column, folder in folders.items():
+        rows = _matched(rows, column, folder) if rows else rows
     return rows, note
 
 
@@ -55,7 +54,7 @@ def _listings(path: Path, files: Iterable[Path]) -> list[Path]:
 
 def _unlisted_note(path: Path, files: Iterable[Path], rows: Iterable[Row], listings: Sequence[Path]) -> str:
     """Return a sentence on images and metadata files below `path` that `listings` leave out, or ""."""
-    used = {str(file) for row in rows for file in (row.file, row.mask, row.conditioning) if file is not None}
+    used = {str(file) for row in rows for file in (row.file, *row.columns.values()) if isinstance(file, Path)}
     images = [file for file in files if file.suffix.lower() in suffixes()]
     root = path.resolve()
     images = [file for file in images if str(root / file.relative_to(path)) not in used]
@@ -74,12 +73,12 @@ def _some(files: Sequence[Path]) -> str:
     return ", ".join(sorted(file.name for file in files)[:3]) + ", ..." * (len(files) > 3)
 
 
-def _mirror(field: str, given: str, path: Path) -> Path:
-    folder = require_path(MIRRORS[field], given)
+def _mirror(column: str, given: str, path: Path) -> Path:
+    folder = require_path(f"data.{column}s", given)
     if not folder.is_dir():
-        raise UserError(f"{MIRRORS[field]}={given} is not a folder. {nearest_folder(folder)}")
+        raise UserError(f"data.{column}s={given} is not a folder. {nearest_folder(folder)}")
     if folder.samefile(path):
-        raise UserError(f"{MIRRORS[field]}={given} is data.path itself: give the folder that mirrors it.")
+        raise UserError(f"data.{column}s={given} is data.path itself: give the folder that mirrors it.")
     return folder
 
 
@@ -95,7 +94,7 @@ def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tup
     parents = [place.parent for place in (_without_common_folder(places) if mirrored_inside else places)]
     labelled = any(parent.parts for parent in parents)
     rows = [
-        Row(file, place, clean_text(parent.as_posix()) if labelled else None)
+        Row(file, place, {"label": clean_text(parent.as_posix()) if labelled else None})
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
     return rows, unused
@@ -108,8 +107,8 @@ def _without_common_folder(places: Sequence[Path]) -> list[Path]:
     return [Path(*place.parts[1:]) for place in places]
 
 
-def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
-    """Set `field` of each row to the file of `folder` with the row's place below data.path, whatever the suffix.
+def _matched(rows: Sequence[Row], column: str, folder: Path) -> list[Row]:
+    """Set a column of each row to the file of `folder` with the row's place below data.path, whatever the suffix.
 
     It replaces what the metadata names. A common first folder of all images may be left out: the mask of
     images/a/1.jpg is images/a/1.png or a/1.png.
@@ -124,12 +123,11 @@ def _matched(rows: Sequence[Row], field: str, folder: Path) -> list[Row]:
         found = [file for file in found if composed(file.name) == composed(row.place.name)] or found
         if len(found) > 1:
             names = " and ".join(str(file.relative_to(folder)) for file in found)
-            raise UserError(f"{MIRRORS[field]}={folder} has {names} for {row.file}: remove one of them.")
-        file = found[0] if found else None
-        matched.append(replace(row, mask=file) if field == "mask" else replace(row, conditioning=file))
-    if not any(getattr(row, field) for row in matched):
+            raise UserError(f"data.{column}s={folder} has {names} for {row.file}: remove one of them.")
+        matched.append(replace(row, columns={**row.columns, column: found[0] if found else None}))
+    if not any(row.columns[column] for row in matched):
         raise UserError(
-            f"{MIRRORS[field]}={folder} has no image that corresponds to one of data.path: for {rows[0].file} it "
+            f"data.{column}s={folder} has no image that corresponds to one of data.path: for {rows[0].file} it "
             f"must contain {shorter[0].with_suffix('.png')}, or that name with another image suffix."
         )
     return matched

@@ -5,12 +5,13 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from chrysalis.data.example import as_measurement, clean_text, composed, parse_caption
+from chrysalis.data.columns import COLUMNS, BadValue, Images, Numbers, composed
 from chrysalis.system.errors import UserError
 
 NAMES = ("metadata.jsonl", "metadata.csv")
@@ -18,74 +19,59 @@ NAMES = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a folder: its file, its place relative to that folder, and what the metadata says about it."""
+    """One image of a folder: its file, its place relative to that folder, and what the metadata says about it.
+
+    columns: by name, what Column.read returns, with the paths of images and of captions in files of their own.
+    """
 
     file: Path
     place: Path
-    label: str | None = None
-    caption: str | tuple[str, ...] | None = None  # a tuple: alternatives
-    mask: Path | None = None
-    conditioning: Path | None = None
-    vector: tuple[float, ...] | None = None
+    columns: Mapping[str, Any]
+
+    def with_text_file(self) -> "Row":
+        """Return the row with the .txt file beside its image, which need not exist, for a caption that it lacks."""
+        if self.columns.get("caption") is not None:
+            return self
+        return replace(self, columns={**self.columns, "caption": spelled(self.file.parent, f"{self.file.stem}.txt")})
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The metadata keys that the configuration names."""
-
-    label: str | None = None
-    caption: str | None = None
-    vector: tuple[str, ...] = ()
-
-    def by_key(self) -> list[tuple[str, str]]:
-        """Return (configuration key, metadata key) of each."""
-        texts = [("data.label_column", self.label), ("data.caption_column", self.caption)]
-        named = [(key, column) for key, column in texts if column is not None]
-        return named + [("data.vector_columns", column) for column in self.vector]
+def settings(keys: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Return (configuration key, metadata key) of all that the configuration names."""
+    return [(COLUMNS[name].setting, key) for name, given in keys.items() for key in given]
 
 
-def read_rows(listing: Path, root: Path, columns: Columns) -> list[Row]:
-    """Return the images that the file `listing` names, which lies in `root` or below it."""
-    rows, keys = [], {}
+def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Return the images that the file `listing` names, which lies in `root` or below it. keys: see rows_below."""
+    rows, found = [], {}
     is_csv = listing.suffix == ".csv"
     place = listing.parent.relative_to(root)
-    for number, line in (_records if is_csv else _objects)(listing):
+    for number, line in (_records if is_csv else _lines)(listing):
         try:
-            entry = {composed(key): value for key, value in line.items()}
-            row = _row(entry, listing.parent, columns)
-        except _SeveralLabels as error:
+            fields = json.loads(line) if isinstance(line, str) else line
+            entry = {composed(key): value for key, value in fields.items()}
+            row = _row(entry, listing.parent, keys, is_csv)
+        except BadValue as error:
             raise UserError(f"{listing} line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError):  # the last two: link loops
-            raise _bad(listing, number) from None
-        if is_csv:
-            entry |= {column: _number(entry.get(column)) for column in columns.vector}
-        vector = _vector(entry, columns, f"{listing} line {number}")
-        rows.append(replace(row, place=place / row.place, vector=vector))
-        keys |= dict.fromkeys(key for key, value in entry.items() if value is not None)
+            raise UserError(
+                f"{listing} line {number} is not an object with texts and a file_name inside the folder: fix or "
+                "remove it."
+            ) from None
+        rows.append(replace(row, place=place / row.place))
+        found |= dict.fromkeys(key for key, value in entry.items() if value is not None)
     if not rows:
         raise UserError(
             f"{listing} lists no images: write one line per image, or remove the file to use all images in its folder."
         )
-    for key, column in columns.by_key():
-        if column not in keys:
-            raise UserError(f"{key}={column} has no value in {listing}: its lines have {', '.join(keys)}.")
+    for setting, key in settings(keys):
+        if key not in found:
+            raise UserError(f"{setting}={key} has no value in {listing}: its lines have {', '.join(found)}.")
     return rows
 
 
-def _bad(listing: Path, number: int) -> UserError:
-    return UserError(
-        f"{listing} line {number} is not an object with texts and a file_name inside the folder: fix or remove it."
-    )
-
-
-def _objects(listing: Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, object) of a JSONL file."""
-    for number, line in enumerate(_text_of(listing).split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                raise _bad(listing, number) from None
+def _lines(listing: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a JSONL file."""
+    return ((number, line) for number, line in enumerate(_text_of(listing).split("\n"), 1) if line.strip())
 
 
 def _records(listing: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -118,11 +104,7 @@ def _text_of(listing: Path) -> str:
         raise UserError(f"{listing} line {line} is not UTF-8 text: save the file as UTF-8.") from None
 
 
-class _SeveralLabels(Exception):
-    """The label of an image is a list."""
-
-
-def _row(entry: dict, folder: Path, columns: Columns) -> Row:
+def _row(entry: dict, folder: Path, keys: Mapping[str, Sequence[str]], is_csv: bool) -> Row:
     root = folder.resolve()
 
     def below(name: str) -> Path:
@@ -131,26 +113,15 @@ def _row(entry: dict, folder: Path, columns: Columns) -> Row:
             raise ValueError(name)
         return path
 
-    def companion(key: str) -> Path | None:
-        return below(entry[key]) if entry.get(key) else None
-
-    def text(value: object) -> str | None:
-        if isinstance(value, dict | list):
-            raise ValueError(value)
-        return None if value is None else clean_text(str(value))
-
     if not entry["file_name"]:
         raise ValueError("file_name")
-    file = below(entry["file_name"])
-    caption = entry.get(columns.caption) if columns.caption else entry.get("text", entry.get("caption"))
-    mask, conditioning = companion("mask_file_name"), companion("conditioning_image_file_name")
-    label = entry.get(columns.label or "label")
-    if isinstance(label, list):
-        raise _SeveralLabels(
-            f"{columns.label or 'label'} is a list, and an image has one label: write one column of true or false "
-            "per possible label and list these in data.vector_columns."
-        )
-    return Row(file, file.relative_to(root), text(label), parse_caption(caption), mask, conditioning)
+    file, columns = below(entry["file_name"]), {}
+    for name, column in COLUMNS.items():
+        own_keys = keys.get(name, column.keys)
+        cells = {key: _number(entry[key]) for key in own_keys if key in entry} if is_csv else {}
+        value = column.read(cells if is_csv and isinstance(column, Numbers) else entry, own_keys)
+        columns[name] = below(value) if isinstance(column, Images) and value is not None else value
+    return Row(file, file.relative_to(root), columns)
 
 
 def _number(cell: str | None) -> float | str | None:
@@ -159,18 +130,6 @@ def _number(cell: str | None) -> float | str | None:
         return None if cell is None else float({"true": 1, "false": 0}.get(cell.strip().lower(), cell))
     except ValueError:
         return cell
-
-
-def _vector(entry: dict, columns: Columns, where: str) -> tuple[float, ...] | None:
-    values = []
-    for column in columns.vector:
-        try:
-            values.append(as_measurement(entry.get(column)))
-        except ValueError as error:
-            raise UserError(
-                f"{where}: {column}, listed in data.vector_columns, must be a number, and {error}."
-            ) from None
-    return tuple(values) or None
 
 
 def spelled(folder: Path, name: str) -> Path:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from chrysalis.data.example import Example, content_hash
-from chrysalis.data.source import Source
+from chrysalis.data.source import Example, Source, content_hash
 from chrysalis.data.synthetic import domains
 from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
 from chrysalis.system.errors import UserError
@@ -18,7 +17,7 @@ class DrawnSource(Source):
     A row's vector is the mean color of its subject: red, green and blue, from 0 to 1.
     """
 
-    vector_names = ("red", "green", "blue")
+    value_names = {"vector": ("red", "green", "blue")}  # noqa: RUF012 -- read-only
     synthetic = True
 
     def __init__(self, domain: str = "butterflies", n: Drawn = 1000, seed: Seed = 0):
@@ -46,11 +45,10 @@ class DrawnSource(Source):
         image = to_training_size(Image.fromarray(drawn.image), size, resize)
         mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
         subject = image[:, mask[0] > 0]
-        return Example(
-            image,
-            content_hash(f"{domain} {i} {self.seed}".encode()),
-            domains.species_names(domain)[drawn.label],
-            drawn.caption,
-            mask,
-            vector=tuple((subject.mean(axis=1) / 255).tolist()) if subject.size else None,
-        )
+        columns = {
+            "label": domains.species_names(domain)[drawn.label],
+            "caption": drawn.caption,
+            "mask": mask,
+            "vector": tuple((subject.mean(axis=1) / 255).tolist()) if subject.size else None,
+        }
+        return Example(image, content_hash(f"{domain} {i} {self.seed}".encode()), columns)

@@ -128,7 +128,7 @@ class Colour(Energy):
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.target, ImageFile):
-            return _palette_distance(x0, self.target.spread_over(_size(x0)).to(x0))
+            return _palette_distance(x0, self.target.at(_size(x0), spread=True).to(x0))
         target = self.target.to(x0).view(1, 3, 1, 1)
         return ((x0 - _luma(x0)) - (target - _luma(target))).square().mean(dim=(1, 2, 3)) / 2
 

@@ -67,8 +67,8 @@ class Layout:
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         chosen = sorted(first.values(), key=lambda i: names[i] if has_labels else i)[:rows]
         self.names, self.columns = [names[i] for i in chosen], max(2, round(n / rows))
-        if has_labels and batch.label is not None:
-            self.labels = [int(batch.label[i]) for i in chosen]
+        if has_labels:
+            self.labels = [int(batch.columns["label"][i]) for i in chosen]
         cond = batches.rows(batches.from_batch(batch, conditioner), chosen)
         self.shown = [cond[name] for name in conditioner.channels]
         self.cond = batches.rows(cond, [k for k in range(len(chosen)) for _ in range(self.columns)])
@@ -164,7 +164,8 @@ class Samples(Callback):
         """One for each representative: with its label if the grid has labels, else spread over the set."""
         rows, n, labels = data.train_rows, len(self.layout.representatives), self.layout.labels
         spread = list(rows[[i * len(rows) // n for i in range(n)]])
-        if labels is not None and data.image_set.labels is not None:
-            first = {label: row for row, label in zip(rows[::-1], data.image_set.labels[rows[::-1]], strict=True)}
+        if labels is not None:
+            own = data.image_set.columns["label"][rows[::-1]]
+            first = {label: row for row, label in zip(rows[::-1], own, strict=True)}
             spread = [first.get(label, row) for label, row in zip(labels, spread, strict=True)]
         return torch.from_numpy(np.stack([data.image_set.images[row] for row in spread]))

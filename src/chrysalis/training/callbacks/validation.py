@@ -31,10 +31,8 @@ def validation_conditions(batch: Batch, conditioner: Conditioner | None) -> dict
     if conditioner is None:
         return {}
     right = batches.from_batch(batch, conditioner)
-    own = [
-        str(batch.label[i].item() if batch.label is not None else (i if batch.caption is None else batch.caption[i]))
-        for i in range(len(batch))
-    ]
+    own = batch.columns.get("label", batch.columns.get("caption", range(len(batch))))
+    own = [str(value.item() if isinstance(value, torch.Tensor) else value) for value in own]
     shuffled = batches.rows(right, batches.shuffled(own, batch.key.tolist()))
     conditions: dict[str, dict | None] = {"right": right, "null": None, "shuffled": shuffled}
     if len(right) > 1:

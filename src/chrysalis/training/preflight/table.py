@@ -58,7 +58,6 @@ def model_row(plan: Plan) -> str:
 def data_row(plan: Plan) -> str:
     """The data set, and the values of some training images: as decoded, and as the UNet sees them."""
     images, rows = plan.data.image_set, plan.data.train_rows
-    assert images is not None  # the data are set up
     sample = images.images[rows[:: -(-len(rows) // SAMPLE)]]
     decoded = np.array([sample.min(), sample.max(), *sample.mean(axis=(0, 2, 3), dtype=np.float64)])
     low, high, *means = (f"{v:.0f}" for v in decoded)
