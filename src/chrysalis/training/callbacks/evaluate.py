@@ -135,11 +135,11 @@ class Evaluate(Callback):
             images = self.generate(trainer, module, alone)
             with stage("evaluation features"):
                 evaluation = self.reference.evaluate(images)
-            row = {"step": step, **evaluation.record()}
+            row = {"step": step, **evaluation.record}
             if not alone:
                 row = trainer.strategy.broadcast(row)  # its last bits may differ, and with them the best step
             if not self.history:
-                for why in evaluation.notes:
+                for why in evaluation.record["notes"]:
                     say(why)
             self.history = sorted([*self.history, row], key=lambda other: other["step"])
             for name in LOWER_IS_BETTER.keys() & row.keys():
@@ -186,6 +186,6 @@ class Evaluate(Callback):
         if trainer.is_global_zero:
             image = reference.nearest_grid(evaluation, images, self.n_nearest)
             pixels.save_png(image, self.run_dir / "nearest" / f"step_{step:06d}.png")
-            values = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics().items()}
+            values = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics.items()}
             log_metrics(trainer, values, step)
             log_image(trainer, "samples_nearest", image, step)

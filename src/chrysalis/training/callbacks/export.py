@@ -91,7 +91,7 @@ class Export(Callback):
         if self.report:
             with stage("report"):
                 loss_curve(self.run_dir / "loss.png", find(trainer, Curves).history, validation.history)
-                report.write(self.run_dir / "report.html", [report.load_run(self.run_dir)])
+                report.write(self.run_dir / "report.html", [report.load(self.run_dir)])
         # 3. The log: what is known once is no curve, but settings, a table and an image
         self._has_logger = trainer.logger is not None
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
@@ -154,9 +154,9 @@ class Export(Callback):
         device_type = trainer.strategy.root_device.type
         speed, first = clock.images_per_second(), clock.first_step_at
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
-        difference, last_measured = validation.difference(at), max(validation.measured)
-        base_loss = validation.history[0][1]
+        difference, base_loss = validation.difference(at), validation.history[0][1]
         self.change = describe_change(difference, base_loss)
+        ema_losses = {measured_at: losses["ema"] for measured_at, losses in validation.measured.items()}
         others = validation.losses_under_other_conditions(step)
         found = {
             "images_per_second": speed and round(speed, 2),
@@ -172,7 +172,7 @@ class Export(Callback):
             "validation": validation.record(trainer, module, at),
             "val_fraction": data.val_fraction,
             "evaluation": evaluation,
-            "verdict": verdict(at, last_measured, validation, find(trainer, Evaluate).history),
+            "verdict": verdict(at, ema_losses, find(trainer, Evaluate).history),
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,
