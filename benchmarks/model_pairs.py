@@ -2,8 +2,9 @@
 
     python benchmarks/model_pairs.py MODEL BASE EARLIER REAL [--n 48] [--steps 12]
 
-MODEL, BASE, EARLIER: model folders (a run's, its base model, a less trained run's). REAL: `butterflies` for drawn
-butterflies that no run trains on, or a folder of images.
+MODEL, BASE, EARLIER: the folders of a run's model, of its base model and of a less trained run's model. REAL: a folder
+of images, or `butterflies` for synthetic ones that no run trains on. The figures are distances of sets of images, see
+patch_distance.py.
 """
 
 import argparse
@@ -13,26 +14,19 @@ import torch
 from patch_distance import distance
 
 from chrysalis.data import pixels
-from chrysalis.data.synthetic.domains import draw as drawn_butterfly
-from chrysalis.denoiser import Denoiser
+from chrysalis.data.synthetic.domains import draw
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance.guided import Guided
-from chrysalis.sampling.guidance.model_pairs import Pair
+from chrysalis.sampling.guidance.model_pairs import Pair, denoiser_of
 from chrysalis.sampling.loop import sample
 
 
-def load_denoiser(pretrained: str) -> Denoiser:
-    model = folder.load(pretrained)
-    return Denoiser(model.unet, model.scheduler, choose(model.prediction)).eval()
-
-
 def real_images(name: str, n: int, size: int) -> torch.Tensor:
-    """float [n, 3, size, size] in [-1, 1]."""
+    """Open n images, float [n, 3, size, size] in [-1, 1]."""
     if name == "butterflies":
-        drawn = [torch.from_numpy(drawn_butterfly(name, 10_000 + i, size=size).image.copy()) for i in range(n)]
+        drawn = [torch.from_numpy(draw(name, 10_000 + i, size=size).image.copy()) for i in range(n)]
         return pixels.to_signed(torch.stack(drawn).permute(0, 3, 1, 2))
 
     from chrysalis.data.sources.folder import folder_data
@@ -44,13 +38,13 @@ def real_images(name: str, n: int, size: int) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "base", "earlier", "real"):
         parser.add_argument(name)
     parser.add_argument("--n", type=int, default=48)
     parser.add_argument("--steps", type=int, default=12)
     a = parser.parse_args()
-    model, others = load_denoiser(a.model), {"domain": load_denoiser(a.base), "autoguidance": load_denoiser(a.earlier)}
+    model, base, earlier = (denoiser_of(folder.load(pretrained)) for pretrained in (a.model, a.base, a.earlier))
     real = real_images(a.real, 2 * a.n, model.unet.config.sample_size)
 
     def distance_to_real(terms: dict) -> str:
@@ -63,10 +57,10 @@ def main() -> None:
     print(f"| {a.real} | unguided | {' | '.join(f'scale {s:g}' for s in scales)} |", flush=True)
     print(f"|---|---|{'---|' * len(scales)}")
     unguided = distance_to_real({})
-    for name, other in others.items():
+    for name, other in {"domain": base, "autoguidance": earlier}.items():
         cells = [distance_to_real({"pair": Pair(other, scale=s)}) for s in scales]
         print(f"| {name} | {unguided} | {' | '.join(cells)} |", flush=True)
-    print(f"\nBetween two real sets: {distance(real[: a.n], real[a.n :]):.0f}.")
+    print(f"\nDistance of two sets of real images: {distance(real[: a.n], real[a.n :]):.0f}.")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import Figure
 from benchmarks.gpu.training_figures import plain
 from chrysalis.data import pixels
-from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.sampling import precision, schedulers
+from chrysalis.sampling.guidance.model_pairs import denoiser_of
 from chrysalis.sampling.loop import sample
 from chrysalis.system import hardware
 
@@ -22,12 +21,12 @@ SCHEDULER, REPETITIONS, PLAIN_STEPS = "deis", 3, 40
 
 
 def sampler(bench: Bench, pretrained: str, compiled: bool, channels_last: bool = False) -> Callable[[], float]:
-    """A function that generates bench.sizes.samples images as sample.py does and returns images per second.
+    """Build a function that generates bench.sizes.samples images as sample.py does and returns images per second.
 
     The precision is automatic. channels_last: also use that layout, which sample.py does not.
     """
     model, s = folder.load(pretrained), bench.sizes
-    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction)).to(bench.device).eval()
+    denoiser = denoiser_of(model).to(bench.device)
     if channels_last:
         denoiser.unet.to(memory_format=torch.channels_last)
     precision.apply(denoiser, {}, hardware.precision("auto", bench.device.type)[0], compiled)

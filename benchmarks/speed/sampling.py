@@ -16,11 +16,10 @@ from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
 from chrysalis.data import pixels
 from chrysalis.data.source import content_hash
-from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder, location
 from chrysalis.sampling import schedulers
+from chrysalis.sampling.guidance.model_pairs import denoiser_of
 from chrysalis.sampling.loop import sample
 from chrysalis.sampling.precision import apply
 from chrysalis.system import hardware
@@ -36,8 +35,7 @@ class Sampler:
 
     def __init__(self, pretrained: str, device: str, precision: str = "auto"):
         self.model, self.device = folder.load(pretrained), device
-        objective = choose(self.model.prediction)
-        self.denoiser = Denoiser(self.model.unet, self.model.scheduler, objective).eval().to(device)
+        self.denoiser = denoiser_of(self.model).to(device)
         self.precision, _ = hardware.precision(precision, device)
         if precision == "auto":
             hardware.tune(self.denoiser.unet, device)

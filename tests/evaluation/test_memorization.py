@@ -8,8 +8,6 @@ from chrysalis.evaluation.memorization import (
     SIGNIFICANCE_LEVEL,
     NearDuplicateDetector,
     distance_ratios,
-    median_spacing,
-    wilson_interval,
 )
 
 
@@ -18,35 +16,34 @@ def points(n: int, seed: int, dim: int = 6) -> torch.Tensor:
 
 
 def is_memorized(train: torch.Tensor, validation: torch.Tensor, samples: torch.Tensor) -> bool:
-    return NearDuplicateDetector(train, validation).detect(samples).p_value < SIGNIFICANCE_LEVEL
+    found = NearDuplicateDetector(train, validation).detect(samples)
+    return found.metrics["near_duplicate_p_value"] < SIGNIFICANCE_LEVEL
 
 
 def test_the_ratio_follows_its_definition():
     train, samples = points(40, 0), points(25, 1)
-    ratio, nearest, distance = distance_ratios(samples, train)
+    ratio, nearest = distance_ratios(samples, train)
     t = train.double().numpy()
     for i, x in enumerate(samples.double().numpy()):
         apart = np.linalg.norm(t - x, axis=1)
         near = apart.argmin()
         others = np.linalg.norm(np.delete(t, near, axis=0) - t[near], axis=1)
         assert nearest[i] == near
-        assert float(distance[i]) == pytest.approx(apart[near])
         assert float(ratio[i]) == pytest.approx(apart[near] / others.min())
 
 
 def test_near_duplicates_are_flagged_and_new_images_are_not():
     train, validation = points(300, 0), points(100, 1)
     detector = NearDuplicateDetector(train, validation)
-    new = detector.detect(points(400, 2))
-    assert new.p_value >= SIGNIFICANCE_LEVEL
-    assert 0.01 < new.fraction < 0.12
-    assert new.p_value > 0.01
+    new = detector.detect(points(400, 2)).metrics
+    assert new["near_duplicate_p_value"] >= SIGNIFICANCE_LEVEL
+    assert 0.01 < new["near_duplicate_fraction"] < 0.12
     copied = train[:200] + 0.05 * points(200, 3)
     found = detector.detect(torch.cat([points(200, 4), copied]))
-    assert found.p_value < SIGNIFICANCE_LEVEL
+    assert found.metrics["near_duplicate_p_value"] < SIGNIFICANCE_LEVEL
     assert found.flagged[200:].all()
     assert found.nearest[200:].tolist() == list(range(200))
-    assert 0.5 <= found.fraction < 0.58
+    assert 0.5 <= found.metrics["near_duplicate_fraction"] < 0.58
 
 
 def test_mirrored_near_duplicates_count_only_where_training_mirrors():
@@ -71,20 +68,20 @@ def test_computing_in_parts_changes_nothing(monkeypatch):
 
 
 def test_too_few_validation_images_give_no_fraction():
-    few = NearDuplicateDetector(points(30, 1), points(19, 2)).detect(points(30, 0))
-    assert (few.threshold, few.fraction, few.interval, few.p_value) == (None, None, None, 1.0)
+    detector = NearDuplicateDetector(points(30, 1), points(19, 2))
+    few = detector.detect(points(30, 0))
+    assert few.metrics == {"median_distance_ratio": pytest.approx(few.ratio.median().item())}
     assert not few.flagged.any()
     assert len(few.ratio) == 30
+    (note,) = detector.notes()
+    assert "needs at least 20 validation images (there are 19)" in note
 
 
 def test_false_positives_are_as_rare_as_the_p_value_says():
     """1 % of sets without near-duplicates: of 300 sets 3 are expected, and more than 10 once in a thousand times."""
     train, alarms = points(60, 0), 0
     for seed in range(300):
-        alarms += (
-            NearDuplicateDetector(train, points(24, 2 * seed + 2)).detect(points(40, 2 * seed + 1)).p_value
-            < SIGNIFICANCE_LEVEL
-        )
+        alarms += is_memorized(train, points(24, 2 * seed + 2), points(40, 2 * seed + 1))
     assert alarms <= 10
 
 
@@ -108,7 +105,8 @@ def test_validation_images_that_are_trained_on_too_do_not_lower_the_threshold():
     assert detector.threshold == NearDuplicateDetector(train, points(100, 1)).threshold
     found = detector.detect(train[:50] + 0.01 * points(50, 2))
     assert found.flagged.all()
-    assert found.fraction_by_chance == pytest.approx((8 + 5) / 109)
+    assert detector.fraction_by_chance == pytest.approx((8 + 5) / 109)
+    assert detector.notes()[0].startswith("8 validation images are near-duplicates of training images")
 
 
 def test_sets_that_contain_near_duplicates_are_not_called_memorized():
@@ -124,25 +122,30 @@ def test_sets_that_contain_near_duplicates_are_not_called_memorized():
     assert sum(alarms) <= 3
 
 
-def test_median_spacing_is_the_median_of_nearest_distances():
+def test_the_least_denominator_is_half_the_median_distance_to_the_nearest_training_image():
     t = points(80, 0).double().numpy()
     apart = np.linalg.norm(t[:, None] - t[None], axis=2) + np.diag(np.full(80, np.inf))
-    assert median_spacing(points(80, 0)) == pytest.approx(np.sort(apart.min(1))[39])
+    assert NearDuplicateDetector(points(80, 0), points(20, 1)).floor == pytest.approx(np.sort(apart.min(1))[39] / 2)
 
 
 def test_the_fraction_by_chance_is_right():
     """With 28 validation images it is 1 / 29 instead of 5 %."""
     train, fractions = points(60, 0), []
     for seed in range(200):
-        found = NearDuplicateDetector(train, points(28, 2 * seed + 1)).detect(points(40, 2 * seed + 2))
-        fractions.append(found.fraction)
-    assert found.fraction_by_chance == pytest.approx(1 / 29)
-    assert np.mean(fractions) == pytest.approx(found.fraction_by_chance, abs=4 * np.std(fractions) / 200**0.5)
+        found = NearDuplicateDetector(train, points(28, 2 * seed + 1)).detect(points(40, 2 * seed + 2)).metrics
+        fractions.append(found["near_duplicate_fraction"])
+    by_chance = found["near_duplicate_fraction_by_chance"]
+    assert by_chance == pytest.approx(1 / 29)
+    assert np.mean(fractions) == pytest.approx(by_chance, abs=4 * np.std(fractions) / 200**0.5)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (25, 400)])
-def test_the_interval_of_a_fraction_equals_scipys(hits, n):
-    from scipy.stats import binomtest
-
-    theirs = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+@pytest.mark.parametrize("n_copied", [0, 3, 10])
+def test_the_interval_of_the_fraction_is_wilsons(n_copied):
+    train = points(100, 0)
+    samples = torch.cat([train[:n_copied], 9 + points(10 - n_copied, 2)])
+    found = NearDuplicateDetector(train, points(40, 1)).detect(samples).metrics
+    p, z, n = found["near_duplicate_fraction"], 1.959964, 10
+    assert p == n_copied / n
+    half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    low, high = ((p + z**2 / (2 * n) + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    assert (found["near_duplicate_fraction_low"], found["near_duplicate_fraction_high"]) == pytest.approx((low, high))

@@ -20,14 +20,6 @@ def test_paired_differences_equal_scipys_paired_t_test():
         assert ours.by_timestep[j] / ours.standard_error_by_timestep[j] == pytest.approx(by_timestep, rel=1e-4)
 
 
-class History:
-    def __init__(self, means: dict[int, float]):
-        self.measured = {step: losses(mean, step) for step, mean in means.items()}
-
-    def difference(self, step: int, to: int = 0):
-        return paired_difference(self.measured[step], self.measured[to])
-
-
 FALLING = "best at step 200, the last one: the validation loss was still falling"
 
 
@@ -61,7 +53,7 @@ def test_the_verdict(means, best, memorized, kd, sentence):
     ]
     if kd:
         next(row for row in rows if row["step"] == best).update(zip(("kd", "kd_low", "kd_high"), kd, strict=True))
-    assert verdict(best, max(means), History(means), rows) == sentence
+    assert verdict(best, {step: losses(mean, step) for step, mean in means.items()}, rows) == sentence
 
 
 def test_only_significant_changes_are_called_one():
@@ -80,10 +72,10 @@ def test_only_significant_changes_are_called_one():
 
 def test_many_evaluations_of_a_run_are_no_false_alarm():
     """One evaluation in a hundred finds that many near-duplicates by chance."""
-    validation = History({100 * i: 1 - 0.01 * i for i in range(31)})
+    measured = {100 * i: losses(1 - 0.01 * i, 100 * i) for i in range(31)}
     rows = [{"step": 100 * i, "near_duplicate_p_value": 0.008 if i == 17 else 0.5} for i in range(31)]
-    assert "duplicates" not in verdict(3000, 3000, validation, rows)
-    assert "duplicates" in verdict(3000, 3000, validation, [{**row, "near_duplicate_p_value": 1e-4} for row in rows])
+    assert "duplicates" not in verdict(3000, measured, rows)
+    assert "duplicates" in verdict(3000, measured, [{**row, "near_duplicate_p_value": 1e-4} for row in rows])
 
 
 def test_significance_is_that_of_students_t_test():

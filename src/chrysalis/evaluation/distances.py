@@ -1,9 +1,9 @@
 """Distances between two sets of images, as pure functions of their features [N, D] and [M, D] of any float type.
 
-Everything is computed in float64. `missing_metrics` says which metrics too few images leave out.
+Everything is computed in float64.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +13,16 @@ from chrysalis.diffusion import seeds
 MIN_IMAGES_FOR_PRECISION = 50  # below, one image changes a fraction by more than 2 %
 MIN_IMAGES_FOR_KD = 16
 MAX_IMAGES = 5000  # of each set where every pair is compared
+KD_FORMAT = "{kd:.2g} (95 % CI {kd_low:.2g} to {kd_high:.2g})"  # of the metrics of `measure`
 IDENTICAL = 1e-5  # relative distance; features of one image differ by less, whatever else is in its batch
 
 
-@dataclass(frozen=True)
-class KernelDistance:
+class KernelDistance(NamedTuple):
     """An unbiased squared distance, about 0 (or below) for equal distributions; [low, high] is its 95 % interval."""
 
     value: float
     low: float
     high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2g} (95 % CI {self.low:.2g} to {self.high:.2g})"
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -34,7 +31,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     With Inception features this is FID (Heusel et al. 2017, arXiv 1706.08500). The trace of the root equals the sum
     of the singular values of R_a R_b^T with S = R^T R: no matrix root, and singular covariances are fine.
     """
-    a, b = _as_double(a, b)
+    a, b = a.double(), b.double()
     roots = [torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R for x in (a, b)]
     shift = (a.mean(0) - b.mean(0)).square().sum()
     spread = roots[0].square().sum() + roots[1].square().sum()
@@ -52,20 +49,20 @@ def kernel_distance(a: Tensor, b: Tensor, resamples: int = 1000, seed: int = 0) 
 
     With Inception features this is KID (Binkowski et al. 2018, arXiv 1801.01401), which averages over subsets. The
     sets are taken for independent samples: n images compared with themselves give KD = -2/n (mean k(x, x) -
-    mean k(x, y)) instead of 0; `count_repeated` finds such images.
+    mean k(x, y)) instead of 0.
 
     The interval comes from a bootstrap of `resamples` resamples with replacement, which leaves out pairs of an image
     with itself. It covers the truth in 95 % of cases or more (99 % for equal distributions).
     """
-    a, b = _as_double(a, b)
+    a, b = a.double(), b.double()
     within_a, within_b, across = polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b)
     within_a.fill_diagonal_(0)
     within_b.fill_diagonal_(0)
-    once = [torch.ones(1, len(x), dtype=torch.float64, device=x.device) for x in (a, b)]
+    once = [torch.ones(1, len(x), dtype=torch.float64) for x in (a, b)]
     generator = torch.Generator().manual_seed(seed)
-    resampled = [_bootstrap_counts(len(x), resamples, generator).to(x.device) for x in (a, b)]
+    resampled = [_bootstrap_counts(len(x), resamples, generator) for x in (a, b)]
     value, bootstrap = (_mmd_squared(within_a, within_b, across, *counts) for counts in (once, resampled))
-    low, high = torch.quantile(bootstrap.cpu(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(bootstrap, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return KernelDistance(float(value), low, high)
 
 
@@ -98,7 +95,7 @@ def _neighbour_radius(x: Tensor, k: int) -> Tensor:
 def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, float]:
     """Fraction of samples within a real image's k-nearest-neighbour ball, and of real images within a sample's
     (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
-    real, samples = _as_double(real, samples)
+    real, samples = real.double(), samples.double()
     across = euclidean(real, samples)
     precision = (across <= _neighbour_radius(real, k)[:, None]).any(0).double().mean()
     recall = (across <= _neighbour_radius(samples, k)[None]).any(1).double().mean()
@@ -108,75 +105,47 @@ def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, 
 def density_coverage(real: Tensor, samples: Tensor, k: int = 5) -> tuple[float, float]:
     """Number of real balls around a sample over k (about 1 for equal distributions), and the fraction of real balls
     that contain a sample (Naeem et al. 2020, arXiv 2002.09797); more robust to outliers than precision and recall."""
-    real, samples = _as_double(real, samples)
+    real, samples = real.double(), samples.double()
     inside = euclidean(real, samples) < _neighbour_radius(real, k)[:, None]
     return float(inside.double().sum(0).mean() / k), float(inside.any(1).double().mean())
 
 
-@dataclass(frozen=True)
-class Distances:
-    """Metrics of samples against real images; None where there are too few images, with the reason in `notes`."""
-
-    n_real: int
-    n_samples: int
-    fd: float | None
-    kd: KernelDistance | None
-    precision: float | None
-    recall: float | None
-    density: float | None
-    coverage: float | None
-    notes: tuple[str, ...]
-
-
-def measure(real: Tensor, samples: Tensor, seed: int = 0) -> Distances:
-    """Compute every metric that the numbers of images allow.
+def measure(real: Tensor, samples: Tensor, seed: int = 0) -> tuple[dict[str, float], list[str]]:
+    """Compute every metric that the numbers of images allow, and say which are missing or biased.
 
     FD falls as n grows, so it compares equally many images of each set; the others compare every pair of at most
     MAX_IMAGES images of each set. Subsets are random, because sets may come sorted by class.
+
+    Returns:
+        {"fd", "precision", "recall", "density", "coverage", "kd", "kd_low", "kd_high": value}, and sentences.
     """
-    n, m, least = len(real), len(samples), min(len(real), len(samples))
-    notes = missing_metrics(n, m, real.shape[1])
-    fd = None
-    if least > real.shape[1]:
-        fd = frechet_distance(subsample(real, least, seed), subsample(samples, least, seed))
-    real, samples = subsample(real, MAX_IMAGES, seed), subsample(samples, MAX_IMAGES, seed)
-    precision = recall = density = coverage = None
+    metrics, notes, n, m, dim = {}, [], len(real), len(samples), real.shape[1]
+    least, counts = min(n, m), f"there are {n} real images and {m} samples"
+    if least > dim:
+        metrics["fd"] = frechet_distance(subsample(real, least, seed), subsample(samples, least, seed))
+    else:
+        notes.append(f"FD needs more images than the {dim} features ({counts}); KD is unbiased at any number.")
+    real, samples = subsample(real, MAX_IMAGES, seed).double(), subsample(samples, MAX_IMAGES, seed).double()
     if least >= MIN_IMAGES_FOR_PRECISION:
-        precision, recall = precision_recall(real, samples)
-        density, coverage = density_coverage(real, samples)
-    kd = kernel_distance(real, samples, seed=seed) if least >= MIN_IMAGES_FOR_KD else None
-    if kd is not None and (repeated := count_repeated(real, samples)):
-        notes += (
-            f"KD is too low: {repeated} of {m} samples are identical to an image that they are compared with, and KD "
-            "assumes two independent sets.",
+        metrics["precision"], metrics["recall"] = precision_recall(real, samples)
+        metrics["density"], metrics["coverage"] = density_coverage(real, samples)
+    else:
+        notes.append(
+            f"Precision, recall, density and coverage need at least {MIN_IMAGES_FOR_PRECISION} images of each set "
+            f"({counts})."
         )
-    return Distances(n, m, fd, kd, precision, recall, density, coverage, notes)
-
-
-def count_repeated(real: Tensor, samples: Tensor) -> int:
-    """Count the samples whose features equal those of a real image up to rounding."""
-    real, samples = _as_double(real, samples)
-    return int((euclidean(real, samples).amin(0) <= IDENTICAL * samples.norm(dim=1)).sum())
+    if least >= MIN_IMAGES_FOR_KD:
+        metrics["kd"], metrics["kd_low"], metrics["kd_high"] = kernel_distance(real, samples, seed=seed)
+        if repeated := int((euclidean(real, samples).amin(0) <= IDENTICAL * samples.norm(dim=1)).sum()):
+            notes.append(
+                f"KD is too low: {repeated} of {m} samples are identical to an image that they are compared with, and "
+                "KD assumes two independent sets."
+            )
+    else:
+        notes.append(f"KD needs at least {MIN_IMAGES_FOR_KD} images of each set ({counts}).")
+    return metrics, notes
 
 
 def subsample(x: Tensor, n: int, seed: int) -> Tensor:
     """Choose n random rows, always the same ones for a seed; all rows where there are no more than n."""
     return x if len(x) <= n else x[seeds.permutation(len(x), seed, "some")[:n]]
-
-
-def missing_metrics(n_real: int, n_samples: int, dim: int) -> tuple[str, ...]:
-    """One sentence for each metric that so few images cannot support."""
-    least, counts = min(n_real, n_samples), f"there are {n_real} real images and {n_samples} samples"
-    needs = {
-        f"FD needs more images than the {dim} features ({counts}); KD is unbiased at any number.": dim + 1,
-        f"Precision, recall, density and coverage need at least {MIN_IMAGES_FOR_PRECISION} images of each set "
-        f"({counts}).": MIN_IMAGES_FOR_PRECISION,
-        f"KD needs at least {MIN_IMAGES_FOR_KD} images of each set ({counts}).": MIN_IMAGES_FOR_KD,
-    }
-    return tuple(note for note, n in needs.items() if least < n)
-
-
-def _as_double(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features must be [N, D] and [M, D], not {list(a.shape)} and {list(b.shape)}")
-    return a.double(), b.double()

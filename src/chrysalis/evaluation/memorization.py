@@ -26,68 +26,21 @@ class NearDuplicates:
 
     ratio: d(sample, nearest training image) / d(that image, its nearest other training image), [N].
     nearest: row of the nearest training image, [N].
-    threshold: the `rank`-th smallest ratio of `n_validation` images, which is the 5th percentile of those that are not
-    duplicates of training images themselves (`n_duplicates`); None where there are too few.
+    flagged: whether each sample is called a near-duplicate, bool [N].
+    metrics: the median ratio and, with enough validation images, the fraction flagged, its 95 % interval (Wilson 1927),
+    its p-value and the fraction expected by chance, by the names they are logged under.
     """
 
     ratio: Tensor
     nearest: Tensor
-    threshold: float | None
-    n_validation: int
-    rank: int
-    n_duplicates: int
-
-    @property
-    def flagged(self) -> Tensor:
-        """Whether each sample is called a near-duplicate, bool [N]."""
-        return self.ratio < (-torch.inf if self.threshold is None else self.threshold)
-
-    @property
-    def fraction(self) -> float | None:
-        return None if self.threshold is None else float(self.flagged.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the fraction."""
-        return None if self.threshold is None else wilson_interval(int(self.flagged.sum()), len(self.ratio))
-
-    @property
-    def fraction_by_chance(self) -> float:
-        """Expected fraction without memorization: 5 % (as near as n_validation images allow), plus the fraction of
-        new images that the training set contains already."""
-        return self.rank / (self.n_validation + 1)
-
-    @property
-    def p_value(self) -> float:
-        """Probability that so many or more are flagged if samples are as new as validation images.
-
-        The fraction of new images below the k-th smallest of N ratios is Beta(k, N + 1 - k) distributed, and so the
-        number flagged is beta-binomial; this includes how uncertain a percentile of few validation images is.
-        """
-        if self.threshold is None:
-            return 1.0
-        from scipy.stats import betabinom  # slow to import, and needed after sampling only
-
-        k, left = self.rank, self.n_validation + 1 - self.rank
-        return float(betabinom.sf(int(self.flagged.sum()) - 1, len(self.ratio), k, left))
-
-
-def percentile_rank(n: int) -> int:
-    """Rank, counted from 1, of the 5th percentile of n values."""
-    return max(1, round(QUANTILE * (n + 1)))
-
-
-def wilson_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a fraction (Wilson 1927)."""
-    p, d = hits / n, 1 + z**2 / n
-    centre, half = (p + z**2 / (2 * n)) / d, z / d * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    flagged: Tensor
+    metrics: dict[str, float]
 
 
 def distance_ratios(
     x: Tensor, train: Tensor, mirrored: Tensor | None = None, floor: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(ratio, nearest, distance), each [N], of features x [N, D] to training features [M, D].
+) -> tuple[Tensor, Tensor]:
+    """(ratio, nearest), each [N], of features x [N, D] to training features [M, D].
 
     mirrored: features of the mirrored images x where training mirrors; the nearer version counts. floor: the smallest
     denominator of the ratio.
@@ -99,13 +52,7 @@ def distance_ratios(
         distance = torch.minimum(distance, mirrored_distance)
     rows, which = nearest.unique(return_inverse=True)
     other, _ = _nearest(train[rows], train, leave_out=rows)
-    return distance / other.clamp(min=max(floor, torch.finfo(torch.float32).tiny))[which], nearest, distance
-
-
-def median_spacing(train: Tensor) -> float:
-    """The median distance of a training image to its nearest other training image."""
-    rows = torch.arange(0, len(train), -(-len(train) // MAX_SPACING_IMAGES))
-    return float(_nearest(train[rows], train, leave_out=rows)[0].median())
+    return distance / other.clamp(min=max(floor, torch.finfo(torch.float32).tiny))[which], nearest
 
 
 def _nearest(x: Tensor, train: Tensor, leave_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,22 +74,65 @@ class NearDuplicateDetector:
     images where training mirrors. The denominator of each ratio is at least half of the median spacing of the training
     images: an image that the set contains twice has distance 0 to its nearest other one, which would hide its
     near-duplicates.
+
+    threshold: the `rank`-th smallest ratio of `n_validation` images, which is the 5th percentile of those that are not
+    duplicates of training images themselves (`n_duplicates`); -inf where there are too few.
     """
 
     def __init__(self, train: Tensor, validation: Tensor, mirrored: Tensor | None = None):
-        if len(train) < 2:
-            raise ValueError("near-duplicates are detected among at least two training images")
-        self.train, self.floor = train, median_spacing(train) / 2
-        some, ratio = slice(MAX_VALIDATION_IMAGES), torch.empty(0)
-        if len(validation):
-            mirrored = None if mirrored is None else mirrored[some]
-            ratio, _, _ = distance_ratios(validation[some], train, mirrored, self.floor)
+        rows = torch.arange(0, len(train), -(-len(train) // MAX_SPACING_IMAGES))
+        spacing, _ = _nearest(train[rows], train, leave_out=rows)
+        self.train, self.floor = train, float(spacing.median()) / 2
+        some = slice(MAX_VALIDATION_IMAGES)
+        ratio, _ = distance_ratios(validation[some], train, None if mirrored is None else mirrored[some], self.floor)
         self.n_validation, self.n_duplicates = len(ratio), int((ratio < DUPLICATE_RATIO).sum())
         n_new = self.n_validation - self.n_duplicates
-        self.rank = self.n_duplicates + percentile_rank(n_new)
-        self.threshold = float(ratio.kthvalue(self.rank).values) if n_new >= MIN_VALIDATION_IMAGES else None
+        self.rank = self.n_duplicates + max(1, round(QUANTILE * (n_new + 1)))  # counted from 1
+        enough = n_new >= MIN_VALIDATION_IMAGES
+        self.threshold = float(ratio.kthvalue(self.rank).values) if enough else -torch.inf
+
+    @property
+    def fraction_by_chance(self) -> float:
+        """Expected fraction without memorization: 5 % (as near as n_validation images allow), plus the fraction of
+        new images that the training set contains already."""
+        return self.rank / (self.n_validation + 1)
+
+    def notes(self) -> list[str]:
+        """Sentences on validation images that are near-duplicates themselves, and on a missing threshold."""
+        notes = []
+        if self.n_duplicates:
+            notes.append(
+                f"{self.n_duplicates} validation images are near-duplicates of training images, so the validation loss "
+                "is too low; as large a fraction of new images is expected to be flagged without memorization."
+            )
+        if self.threshold == -torch.inf:
+            notes.append(
+                f"The fraction of near-duplicates needs at least {MIN_VALIDATION_IMAGES} validation images (there are "
+                f"{self.n_validation}): raise data.val_fraction."
+            )
+        return notes
 
     def detect(self, samples: Tensor, mirrored: Tensor | None = None) -> NearDuplicates:
         """Compare features [N, D] of samples, and of their mirror images, with the training images."""
-        ratio, nearest, _ = distance_ratios(samples, self.train, mirrored, self.floor)
-        return NearDuplicates(ratio, nearest, self.threshold, self.n_validation, self.rank, self.n_duplicates)
+        ratio, nearest = distance_ratios(samples, self.train, mirrored, self.floor)
+        metrics, flagged = {"median_distance_ratio": float(ratio.median())}, ratio < self.threshold
+        if self.threshold > -torch.inf:
+            from scipy.stats import binomtest  # slow to import, and needed after sampling only
+
+            hits, n = int(flagged.sum()), len(ratio)
+            low, high = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+            metrics["near_duplicate_fraction"] = hits / n
+            metrics["near_duplicate_fraction_low"], metrics["near_duplicate_fraction_high"] = float(low), float(high)
+            metrics["near_duplicate_p_value"] = self._p_value(hits, n)
+            metrics["near_duplicate_fraction_by_chance"] = self.fraction_by_chance
+        return NearDuplicates(ratio, nearest, flagged, metrics)
+
+    def _p_value(self, hits: int, n: int) -> float:
+        """Probability that so many of n samples or more are flagged if samples are as new as validation images.
+
+        The fraction of new images below the k-th smallest of N ratios is Beta(k, N + 1 - k) distributed, and so the
+        number flagged is beta-binomial; this includes how uncertain a percentile of few validation images is.
+        """
+        from scipy.stats import betabinom
+
+        return float(betabinom.sf(hits - 1, n, self.rank, self.n_validation + 1 - self.rank))

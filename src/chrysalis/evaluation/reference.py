@@ -1,6 +1,7 @@
 """Evaluation of samples against a data set: distances to real images, near-duplicates of training images."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation import distances
-from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, Distances
+from chrysalis.evaluation.distances import KD_FORMAT, MIN_IMAGES_FOR_KD
 from chrysalis.evaluation.features import Network, extract, extract_rows, network_digest
-from chrysalis.evaluation.memorization import MIN_VALIDATION_IMAGES, NearDuplicateDetector, NearDuplicates
+from chrysalis.evaluation.memorization import NearDuplicateDetector, NearDuplicates
 from chrysalis.sampling import grids
 
 MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
@@ -19,64 +20,28 @@ MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicate
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a set of samples. features: name of the feature network; features_digest: hash of its weights
-    and settings. compared_with: which real images the distances are to."""
+    """The evaluation of a set of samples.
 
-    features: str
-    features_digest: str
-    compared_with: str
-    distances: Distances
+    record: what results.json, history.json and evaluation.json contain: the names of the feature network and of the
+    real images, a hash of the network, numbers of images, the metrics, and notes, sentences on metrics that are missing
+    or biased. metrics: those that there are enough images for, by the names they are logged under.
+    """
+
+    record: dict
+    metrics: dict[str, float]
     near_duplicates: NearDuplicates
-
-    def metrics(self) -> dict[str, float]:
-        """The metrics that there are enough images for, by the names they are logged under."""
-        d, n = self.distances, self.near_duplicates
-        metrics = {"fd": d.fd, "precision": d.precision, "recall": d.recall}
-        metrics |= {"density": d.density, "coverage": d.coverage}
-        if d.kd is not None:
-            metrics |= {"kd": d.kd.value, "kd_low": d.kd.low, "kd_high": d.kd.high}
-        metrics["median_distance_ratio"] = float(n.ratio.median())
-        if n.interval is not None:
-            low, high = n.interval
-            metrics |= {"near_duplicate_fraction": n.fraction, "near_duplicate_fraction_low": low}
-            metrics |= {"near_duplicate_fraction_high": high, "near_duplicate_p_value": n.p_value}
-            metrics["near_duplicate_fraction_by_chance"] = n.fraction_by_chance
-        return {name: value for name, value in metrics.items() if value is not None}
-
-    def record(self) -> dict:
-        """What results.json, history.json and evaluation.json contain."""
-        names = {name: getattr(self, name) for name in ("features", "features_digest", "compared_with")}
-        counts = {"n_samples": self.distances.n_samples, "n_real": self.distances.n_real}
-        counts["n_validation"] = self.near_duplicates.n_validation
-        return {**names, **counts, **self.metrics(), "notes": self.notes}
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences on metrics that are missing or biased."""
-        notes, n = list(self.distances.notes), self.near_duplicates
-        if n.n_duplicates:
-            notes.append(
-                f"{n.n_duplicates} validation images are near-duplicates of training images, so the validation loss is "
-                "too low; as large a fraction of new images is expected to be flagged without memorization."
-            )
-        if n.threshold is None:
-            notes.append(
-                f"The fraction of near-duplicates needs at least {MIN_VALIDATION_IMAGES} validation images (there are "
-                f"{n.n_validation}): raise data.val_fraction."
-            )
-        return notes
 
     def summary(self) -> str:
         """KD and near-duplicates in one line."""
-        d, n, parts = self.distances, self.near_duplicates, []
-        if d.kd is not None:
-            parts.append(f"KD {d.kd}")
-        if n.fraction is None:
-            parts.append(f"median distance ratio to the nearest training image {n.ratio.median():.2f}")
+        m, parts = self.metrics, []
+        if "kd" in m:
+            parts.append(f"KD {KD_FORMAT.format(**m)}")
+        if "near_duplicate_fraction" in m:
+            chance = f"{m['near_duplicate_fraction_by_chance'] * 100:.0f} % expected by chance"
+            parts.append(f"{m['near_duplicate_fraction'] * 100:.0f} % near-duplicates of training images ({chance})")
         else:
-            chance = f"{n.fraction_by_chance * 100:.0f} % expected by chance"
-            parts.append(f"{n.fraction * 100:.0f} % near-duplicates of training images ({chance})")
-        return f"{d.n_samples} samples vs {d.n_real} {self.compared_with}: {'; '.join(parts)}"
+            parts.append(f"median distance ratio to the nearest training image {m['median_distance_ratio']:.2f}")
+        return "{n_samples} samples vs {n_real} {compared_with}: ".format(**self.record) + "; ".join(parts)
 
 
 def reference_rows(data: ImageDataModule) -> tuple[np.ndarray, str]:
@@ -99,22 +64,24 @@ class Reference:
         self.network, self.image_set, self.device, self.flip = network, data.image_set, device, data.flip
         self.digest = network_digest(network)[:12]
         self.train_rows = distinct_train_rows(data)
-        rows, self.compared_with = reference_rows(data)
-        train, validation = self._extract(self.train_rows), self._extract(data.validation_rows)
-        mirrored = self._extract(data.validation_rows, mirrored=True) if self.flip else None
+        features_of = partial(extract_rows, network, self.image_set, device=device)
+        train, validation = features_of(self.train_rows), features_of(data.validation_rows)
+        mirrored = features_of(data.validation_rows, mirrored=True) if self.flip else None
         self.detector = NearDuplicateDetector(train, validation, mirrored)
-        self.real = self._extract(rows)
-
-    def _extract(self, rows: np.ndarray, mirrored: bool = False) -> Tensor:
-        return extract_rows(self.network, self.image_set, rows, mirrored, self.device)
+        rows, self.compared_with = reference_rows(data)
+        self.real = torch.cat([validation, train])[: len(rows)]
 
     def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
         """Evaluate generated images, uint8 [N, 3, H, W]."""
         samples = extract(self.network, images, self.device)
         mirrored = extract(self.network, images.flip(-1), self.device) if self.flip else None
         near_duplicates = self.detector.detect(samples, mirrored)
-        measured = distances.measure(self.real, samples, seed)
-        return Evaluation(self.network.name, self.digest, self.compared_with, measured, near_duplicates)
+        metrics, notes = distances.measure(self.real, samples, seed)
+        metrics |= near_duplicates.metrics
+        record = {"features": self.network.name, "features_digest": self.digest, "compared_with": self.compared_with}
+        record |= {"n_samples": len(samples), "n_real": len(self.real), "n_validation": self.detector.n_validation}
+        record |= {**metrics, "notes": notes + self.detector.notes()}
+        return Evaluation(record, metrics, near_duplicates)
 
     def nearest_grid(self, evaluation: Evaluation, images: Tensor, k: int) -> Tensor:
         """Draw the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training image
@@ -126,4 +93,4 @@ class Reference:
         title = f"the {len(lowest)} samples nearest to a training image"
         title += f" ({flagged} near-duplicates)" if flagged else ""
         rows = [(title, images[lowest]), ("the training image nearest to each", nearest)]
-        return pixels.from_image(grids.table(rows, enlarge=max(1, -(-MIN_SIDE // min(images.shape[-2:])))))
+        return pixels.from_image(grids.table(rows, pixels.enlargement(min(images.shape[-2:]), MIN_SIDE)))

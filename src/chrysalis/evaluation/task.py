@@ -9,14 +9,13 @@ import torch
 
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.objective import choose
 from chrysalis.evaluation import report
 from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.reference import Reference, distinct_train_rows
 from chrysalis.evaluation.validation_loss import loss_record, validation_loss
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
+from chrysalis.sampling.guidance.model_pairs import denoiser_of
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
@@ -46,37 +45,27 @@ class Evaluate(Generate):
         super().__init__()
         if data is None:
             raise UserError("task=evaluate needs images to compare with: data=folder data.path=DIR, or another data=.")
-        if not callable(features):
-            raise UserError("task.features=null: choose a network with features=.")
         self.model, self.data, self.n_nearest, self.network = model, data, n_nearest, features()
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.unet.parameters()).device
-
     def prepare(self, sampler: Sampler) -> None:
-        self.data.size = sampler.size
+        self.device, self.data.size = sampler.device, sampler.size
         self.data.open_images()
         if len(distinct_train_rows(self.data)) < 2:
             raise UserError(f"{self.data.source.name} has too few usable images to evaluate: give three or more.")
-        if warning := self._different_split():
-            warn(warning)
+        self._warn_of_different_split()
 
-    def _different_split(self) -> str | None:
-        """A warning if the model's run used another data.val_fraction."""
-        if self.model.origin is None:
-            return None
-        folder = Path(self.model.origin)
+    def _warn_of_different_split(self) -> None:
+        """Warn if the model's run used another data.val_fraction."""
+        folder = Path(str(self.model.origin))
         file = (folder.parent if folder.name == "pipeline" else folder) / "results.json"
         if not file.is_file():
-            return None
+            return
         val_fraction = read_mapping(file, "is damaged: the run's data.val_fraction is unknown.").get("val_fraction")
-        if val_fraction in (None, self.data.val_fraction):
-            return None
-        return (
-            f"{shown(file.parent)} was trained with data.val_fraction={val_fraction}: use the same value here if it "
-            "was trained on these images, or training images are taken for validation images and vice versa."
-        )
+        if val_fraction not in (None, self.data.val_fraction):
+            warn(
+                f"{shown(file.parent)} was trained with data.val_fraction={val_fraction}: use the same value here if "
+                "it was trained on these images, or training images are taken for validation images and vice versa."
+            )
 
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         names, out = super().finish(sampler, output, specs), output.path
@@ -84,7 +73,7 @@ class Evaluate(Generate):
         images = torch.stack([read(out / f"{spec.name}.png") for spec in specs])
         reference = Reference(self.network, self.data, self.device)
         evaluation = reference.evaluate(images)
-        self.notes = {**evaluation.record(), "data": public(self.data.source.name)}
+        self.notes = {**evaluation.record, "data": public(self.data.source.name)}
         if validation := self._validation():
             self.notes["validation"] = validation
             n, prediction = len(validation["loss_by_image"]), validation["prediction"]
@@ -93,11 +82,11 @@ class Evaluate(Generate):
         # 2. Files
         pixels.save_png(reference.nearest_grid(evaluation, images, self.n_nearest), out / "nearest.png")
         write_text(out / "evaluation.json", json.dumps(self.notes, indent=2) + "\n")
-        report.write(out / "report.html", [report.load_evaluation(out)])
+        report.write(out / "report.html", [report.load(out)])
 
         # 3. Screen
         say(evaluation.summary())
-        for note in evaluation.notes:
+        for note in evaluation.record["notes"]:
             say(note)
         return [*names, "evaluation.json", "nearest.png", "report.html"]
 
@@ -107,9 +96,7 @@ class Evaluate(Generate):
         if self.model.conditioner is not None or len(self.data.validation_rows) < 2:
             return None
         batch = self.data.validation_batch(MAX_VALIDATION_IMAGES)
-        denoiser = Denoiser(self.model.unet, self.model.scheduler, choose(self.model.prediction)).eval()
-        denoiser.to(self.device)
-        contents = batch.key.tolist()
+        denoiser, contents = denoiser_of(self.model).to(self.device), batch.key.tolist()
         losses = validation_loss(denoiser, batch.image, contents)
         return loss_record(losses, contents, denoiser, self.data.size, seed=0)
 
@@ -120,16 +107,14 @@ def compare(folders: str | Sequence[str], out: Path) -> None:
     subjects = [report.load(path) for path in paths]
     if len(subjects) < 2:
         raise UserError("task.compare needs two folders or more, such as [runs/a,runs/b].")
-    if len({path.resolve().parent for path in paths}) == 1:
-        subjects = [replace(subject, name=path.name) for subject, path in zip(subjects, paths, strict=True)]
-    subjects = uniquely_named(subjects)
+    one_parent = len({path.resolve().parent for path in paths}) == 1
+    names = unique_names([path.name for path in paths] if one_parent else [subject.name for subject in subjects])
+    subjects = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
     report.write(out / "comparison.html", subjects)
     report.print_table(subjects)
     say(f"with curves and images: {shown(out / 'comparison.html')}")
 
 
-def uniquely_named(subjects: Sequence[report.Subject]) -> list[report.Subject]:
+def unique_names(names: list[str]) -> list[str]:
     """Number the repetitions of a name: tables and figures tell runs apart by name."""
-    names = [subject.name for subject in subjects]
-    before = [names[:i].count(name) for i, name in enumerate(names)]
-    return [replace(s, name=f"{s.name} ({n + 1})") if n else s for s, n in zip(subjects, before, strict=True)]
+    return [f"{name} ({n + 1})" if (n := names[:i].count(name)) else name for i, name in enumerate(names)]

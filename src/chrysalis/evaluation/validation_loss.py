@@ -76,11 +76,9 @@ class PairedDifference:
     @property
     def is_significant(self) -> bool:
         """Whether Student's 95 % interval for n images excludes zero."""
-        if self.n < 2:
-            return False
         from scipy.stats import t  # slow to import, and needed at the end of a run only
 
-        return bool(abs(self.mean) > t.ppf(0.975, self.n - 1) * self.standard_error)
+        return bool(abs(self.mean) > t.ppf(0.975, max(1, self.n - 1)) * self.standard_error)
 
     def record(self) -> dict:
         """The fields for JSON, which has no infinity: the standard errors of one image are null."""

@@ -1,20 +1,12 @@
 """What a run's metrics say, in one sentence that calls only significant differences a change."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping
 
-from chrysalis.evaluation.distances import KernelDistance
+from torch import Tensor
+
+from chrysalis.evaluation.distances import KD_FORMAT
 from chrysalis.evaluation.memorization import SIGNIFICANCE_LEVEL
-from chrysalis.evaluation.validation_loss import PairedDifference
-
-
-class ValidationHistory(Protocol):
-    """A run's validation losses. measured: by step."""
-
-    @property
-    def measured(self) -> Mapping[int, object]: ...
-
-    def difference(self, step: int, to: int = 0) -> PairedDifference: ...
+from chrysalis.evaluation.validation_loss import PairedDifference, paired_difference
 
 
 def describe_change(difference: PairedDifference, base: float) -> str:
@@ -26,15 +18,16 @@ def describe_change(difference: PairedDifference, base: float) -> str:
     return f"{percent:{'.0f' if percent >= 1 else '.1g'}} % {'lower' if difference.mean < 0 else 'higher'} than"
 
 
-def verdict(best: int, last: int, validation: ValidationHistory, evaluations: Sequence[dict]) -> str:
+def verdict(best: int, losses: Mapping[int, Tensor], evaluations: Collection[dict]) -> str:
     """Say which step was best, what came after it, and what the samples show.
 
     Args:
-        best: the best step. last: the last one.
+        best: the best step.
+        losses: the EMA weights' validation losses [N, bins] at every measured step; step 0 is the base model.
         evaluations: the records of callbacks.evaluate. Near-duplicates are mentioned where their number is significant
             after a Bonferroni correction for all evaluations of the run.
     """
-    difference = validation.difference(best)
+    last, difference = max(losses), paired_difference(losses[best], losses[0])
     is_better = difference.is_significant and difference.mean < 0
     if is_better:
         sentence = f"best at step {best:,}"
@@ -43,35 +36,28 @@ def verdict(best: int, last: int, validation: ValidationHistory, evaluations: Se
     else:
         sentence = "no significant change from the base model's validation loss"
     if best < last:
-        sentence += f"; after that the validation loss {_trend(validation.difference(last, to=best))}"
+        sentence += f"; after that the validation loss {_trend(losses[last], losses[best])}"
     elif is_better:
-        before = max(step for step in validation.measured if step < best)
-        if _trend(validation.difference(best, to=before)) == "falls":
+        before = max(step for step in losses if step < best)
+        if _trend(losses[best], losses[before]) == "falls":
             sentence += ", the last one: the validation loss was still falling"
-    return sentence + _memorization(best, last, evaluations) + _distance_to_data(best, evaluations)
-
-
-def _memorization(best: int, last: int, evaluations: Collection[dict]) -> str:
     after_start = [row for row in evaluations if row["step"]]
     level = SIGNIFICANCE_LEVEL / max(1, len(after_start))
-    first = next((row["step"] for row in after_start if row.get("near_duplicate_p_value", 1.0) < level), None)
-    if first is None:
-        return ""
-    if first > best:
-        return f"{' and' if best < last else ','} near-duplicates of training images appear by step {first:,}"
-    return f"; near-duplicates of training images appear already by step {first:,}"
+    memorized = [row["step"] for row in after_start if row.get("near_duplicate_p_value", 1.0) < level]
+    if memorized and memorized[0] <= best:
+        sentence += f"; near-duplicates of training images appear already by step {memorized[0]:,}"
+    elif memorized:
+        then = " and" if best < last else ","
+        sentence += f"{then} near-duplicates of training images appear by step {memorized[0]:,}"
+    at_best = next((row for row in evaluations if row["step"] == best), {})
+    if at_best.get("kd_low", 0.0) > 0:  # the loss may be low and the samples bad
+        sentence += f"; its samples still differ from real images: KD {KD_FORMAT.format(**at_best)}"
+        sentence += ", where 0 is no difference"
+    return sentence
 
 
-def _distance_to_data(best: int, evaluations: Collection[dict]) -> str:
-    """Mention KD of the exported weights' samples where its interval excludes zero: a low loss is no good sample."""
-    row = next((row for row in evaluations if row["step"] == best), {})
-    if row.get("kd_low", 0.0) <= 0:
-        return ""
-    kd = KernelDistance(row["kd"], row["kd_low"], row["kd_high"])
-    return f"; its samples still differ from real images: KD {kd}, where 0 is no difference"
-
-
-def _trend(change: PairedDifference) -> str:
+def _trend(later: Tensor, earlier: Tensor) -> str:
+    change = paired_difference(later, earlier)
     if not change.is_significant:
         return "stays about the same"
     return "rises" if change.mean > 0 else "falls"

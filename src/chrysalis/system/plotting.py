@@ -1,7 +1,7 @@
 """The common look of all charts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from chrysalis.system.files import written
 
@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
+
+
+def subplots(
+    columns: int, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained", **how
+) -> tuple[Any, Any]:
+    """Make (figure, its axes side by side), `size` inches large; without pyplot, so that no display is needed."""
+    from matplotlib.figure import Figure  # slow to import, and needed at the end of a command only
+
+    figure = Figure(size, layout=layout)
+    return figure, figure.subplots(1, columns, squeeze=False, **how)[0]
 
 
 def named(name: str) -> str:
@@ -25,12 +35,9 @@ def style(axes: "Axes") -> None:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG file, complete or absent, and close it."""
-    from matplotlib import pyplot as plt
-
+    """Write a figure as a PNG file, complete or absent."""
     with written(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
-    plt.close(figure)
 
 
 def plain_numbers(axes: "Axes") -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chrysalis.system.files import written
-from chrysalis.system.plotting import COLOURS, save, style
+from chrysalis.system.plotting import COLOURS, save, style, subplots
 from chrysalis.system.terminal import say
 
 COLUMNS = ("image", "step", "t", "term", "loss", "gradient_norm", "fraction")
@@ -57,14 +57,10 @@ def _read(file: Path) -> dict[str, list[tuple]]:
 
 def _plot(path: Path, rows: list[tuple]) -> None:
     """Loss and fraction of each term over the steps: the median over the images, and their quartiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot as plt
 
     terms = list(dict.fromkeys(row[3] for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = subplots(2, (9, 3.4))
     for colour, term in zip(COLOURS * len(terms), terms, strict=False):
         steps = sorted({row[1] for row in rows if row[3] == term})
         for side, column in zip(axes, (COLUMNS.index("loss"), COLUMNS.index("fraction")), strict=True):

@@ -85,7 +85,7 @@ class Export(Callback):
             with stage("report"):
                 validation = [[row["step"], row["raw"], row["ema"]] for row in history["validation"]]
                 loss_curve(self.run_dir / "loss.png", history["training"], validation)
-                report.write(self.run_dir / "report.html", [report.load_run(self.run_dir)])
+                report.write(self.run_dir / "report.html", [report.load(self.run_dir)])
         # 3. The log: what is known once is no curve, but settings, a table and an image
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
         rows, curves = {name: self.results[name] for name in LOGGED}, ("val/loss", "train/loss_smoothed")
@@ -139,6 +139,7 @@ class Export(Callback):
         at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
         difference, last_measured = validation.difference(at), max(validation.measured)
         self.change = describe_change(difference, validation.mean(0))
+        ema_losses = {measured_at: losses["ema"] for measured_at, losses in validation.measured.items()}
         found = {
             "images_per_second": speed and round(speed, 2),
             "seconds_to_first_step": first and round(first - self.started, 2),
@@ -153,7 +154,7 @@ class Export(Callback):
             "validation": loss_record(validation.measured[at]["ema"], hashes, module.denoiser, data.size, seed),
             "val_fraction": data.val_fraction,
             "evaluation": evaluation,
-            "verdict": verdict(at, last_measured, validation, find(trainer, SampleEvaluation).history),
+            "verdict": verdict(at, ema_losses, find(trainer, SampleEvaluation).history),
             "best_step": step,
             "measuring": {"coarser": self.coarser},
             "steps": trainer.global_step,

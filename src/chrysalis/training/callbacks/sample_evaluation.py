@@ -171,21 +171,21 @@ class SampleEvaluation(Callback):
             images = self._generate(trainer, module, alone)
             with stage("evaluation features"):
                 evaluation = self.reference.evaluate(images)
-            row = {"step": step, **evaluation.record()}
+            row = {"step": step, **evaluation.record}
             if not alone:
                 row = trainer.strategy.broadcast(row)  # its last bits may differ, and with them the best step
             if step and not alone:
                 for name in LOWER_IS_BETTER.keys() & row.keys():
                     find(trainer, Best).update(name, step, row[name])
             # 2. What is printed, logged and written
-            for why in () if self.history else evaluation.notes:
+            for why in () if self.history else evaluation.record["notes"]:
                 say(why)
             say(f"step {step}: {evaluation.summary()}")
             self.history = sorted([*self.history, row], key=lambda other: other["step"])
             if trainer.is_global_zero:
                 grid = self.reference.nearest_grid(evaluation, images, self.n_nearest)
                 pixels.save_png(grid, self.run_dir / "nearest" / f"step_{step:06d}.png")
-                metrics = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics().items()}
+                metrics = {f"samples_evaluation/{name}": value for name, value in evaluation.metrics.items()}
                 log_metrics(trainer, metrics, step)
                 log_image(trainer, "samples_nearest", grid, step)
 
