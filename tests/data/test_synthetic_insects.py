@@ -109,10 +109,10 @@ def test_insects_are_as_far_from_the_butterflies_in_the_features_of_a_network():
         return torch.nn.functional.normalize(found)
 
     butterflies = embedded([_butterfly(k, i) for k in range(10) for i in range(6)])
-    centres = butterflies.view(10, 6, -1).mean(dim=1)
-    nearest_species = torch.pdist(centres).min()
+    centers = butterflies.view(10, 6, -1).mean(dim=1)
+    nearest_species = torch.pdist(centers).min()
     insects = embedded([_spread_insect(i) for i in range(60)])
-    assert torch.cdist(insects, centres).min() >= nearest_species
+    assert torch.cdist(insects, centers).min() >= nearest_species
 
 
 def test_domain_all_is_unchanged():

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from chrysalis.data.synthetic.backgrounds import Background, dusk, leaf, meadow, paper, sky, stone
-from chrysalis.data.synthetic.plane import Array, Plane, cloud, color, inside, over, rotated, smoothstep
+from chrysalis.data.synthetic.plane import Array, Plane, cloud, color, inside, mixed, over, rotated, smoothstep
 
 BACKGROUNDS: tuple[Background, ...] = (meadow, leaf, sky, stone, paper, dusk)
 
@@ -37,7 +37,7 @@ FLOWERS = (
 
 
 def draw_flower(flower: Flower, plane: Plane, rng: Generator) -> tuple[Array, Array, str, Background]:
-    """Return (image [S, S, 3], silhouette [S, S], color word, background), super-sampled."""
+    """Return (rgb [S, S, 3], silhouette [S, S], color word, background), super-sampled."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     rgb = background(plane, rng)
     word, petal, throat, center = flower.forms[rng.integers(len(flower.forms))]
@@ -57,7 +57,7 @@ def draw_flower(flower: Flower, plane: Plane, rng: Generator) -> tuple[Array, Ar
         depth = np.minimum(shape - r, (1 - half_width) * r * np.pi / count + 0.25 * (0.75 * reach - r))
         cover = inside(depth, pixel)
         shade = (0.82 + 0.2 * (1 - half_width) + 0.08 * texture) * light
-        paint = over(np.broadcast_to(color(petal), rgb.shape), color(throat), smoothstep(0.55 * reach, 0.12, r))
+        paint = mixed(color(petal), color(throat), smoothstep(0.55 * reach, 0.12, r))
         rgb = over(rgb, color("#12100e"), 0.25 * inside(depth + 0.05, 0.12) * (1 - cover))
         rgb = over(rgb, np.clip(paint * shade[..., None], 0, 1), cover)
         silhouette = np.maximum(silhouette, cover)

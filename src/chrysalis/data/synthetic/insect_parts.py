@@ -62,13 +62,13 @@ def _wing_samples(outline: Outline, pose: Pose, matrix: Array, plane: Plane) -> 
 
 
 def _lighting(normal: Array, light: Array) -> tuple[float, float]:
-    """Brightness of a wing under a light from `light` [3], and how much of its sheen shows."""
+    """Return the brightness of a wing under a lamp in direction `light` [3], and how much of its sheen shows."""
     facing = float(normal @ light) * np.sign(normal[2] or 1)
     return 0.66 + 0.42 * max(facing, 0.0), float(np.clip(0.25 + 0.9 * facing, 0, 1.1))
 
 
 def _relief(wing: Wing, count: int, hind: bool) -> Array:
-    """Pleats along the veins, a darker root, and the shadow of the forewing on the hind wing."""
+    """Return the brightness [N]: pleats along the veins, a dark root, and the forewing's shadow on the hind wing."""
     pleats = np.cos(2 * np.pi * count * wing.v) * np.clip(wing.u, 0, 1)
     relief = 0.99 + 0.035 * pleats + 0.045 * wing.texture + 0.03 * wing.grain
     relief = relief - 0.2 * smoothstep(0.3, 0.0, wing.u) - 0.05 * smoothstep(0.8, 1.0, wing.u)

@@ -49,10 +49,8 @@ class Pose:
     def to_image(self, point: tuple[float, float]) -> tuple[float, float]:
         """Transform one point of the body plane to image coordinates, the inverse of `to_body`."""
         c, s = np.cos(self.turn), np.sin(self.turn)
-        return (
-            self.x + self.scale * (c * point[0] - s * point[1]),
-            self.y + self.scale * (s * point[0] + c * point[1]),
-        )
+        x, y = c * point[0] - s * point[1], s * point[0] + c * point[1]
+        return self.x + self.scale * x, self.y + self.scale * y
 
 
 def random_pose(size: float, rng: Generator, chances: tuple[float, ...] = (0.58, 0.13, 0.15, 0.14)) -> Pose:

@@ -117,18 +117,18 @@ def fan_veins(w: Wing, width: float, count: int, cell: float, strength: float = 
 def net_veins(w: Wing, width: float, count: int, rows: int) -> Array:
     """Parallel veins joined by cross-veins, offset from row to row, as on the wings of dragonflies."""
     between, space = w.between(count)
-    row = np.floor(w.v * count)
-    rung = np.abs((w.u * rows + 0.5 * (row % 2) + 0.13 * row) % 1.0 - 0.5)
+    index = np.floor(w.v * count)
+    rung = np.abs((w.u * rows + 0.5 * (index % 2) + 0.13 * index) % 1.0 - 0.5)
     distance = np.minimum((0.5 - np.abs(between)) * space, (0.5 - rung) / rows * w.reach)
     return 0.85 * _line(width, distance, w.pixel)
 
 
 @color_layer
-def streaks(w: Wing, count: int, low: float, high: float, fill: float, softness: float) -> Array:
+def streaks(w: Wing, count: int, low: float, high: float, filled: float, softness: float) -> Array:
     """Fields between the veins from u = low to u = high, their ends ragged from one to the next."""
     between, space = w.between(count)
     ragged = 0.05 * np.sin(np.floor(w.v * count) * 2.7 + count)
-    side = inside((0.5 * fill - np.abs(between)) * space, w.pixel * 1.3)
+    side = inside((0.5 * filled - np.abs(between)) * space, w.pixel * 1.3)
     return side * (smoothstep(low, low + softness, w.u + ragged) * smoothstep(high, high - softness, w.u + ragged))
 
 

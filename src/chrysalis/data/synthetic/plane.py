@@ -104,7 +104,7 @@ def rotated(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=256)
 def _spline(size: int, cells: int) -> Array:
-    """Return cubic B-spline weights [size, cells + 3] of `cells` equal cells at the centres of `size` pixels."""
+    """Return cubic B-spline weights [size, cells + 3] of `cells` equal cells at the centers of `size` pixels."""
     position = (np.arange(size) + 0.5) / size * cells
     left = np.minimum(position.astype(int), cells - 1)
     f = position - left

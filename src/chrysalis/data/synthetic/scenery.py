@@ -39,7 +39,7 @@ def paint_leaf(
     tone, chroma, hue = color
     dark, light = oklch(tone - 0.08, chroma, hue + 5), oklch(tone + 0.09, chroma, hue - 8)
     shade = 0.45 + 0.3 * x / length + 0.25 * np.sign(y) * rng.uniform(-1, 1) + 0.35 * noise(plane, rng, 0.6)
-    paint = dark + (light - dark) * np.clip(shade, 0, 1)[..., None]
+    paint = mixed(dark, light, shade)
     pitch = rng.uniform(0.22, 0.4)
     phase = np.abs((x - 0.6 * np.abs(y)) / pitch % 1.0 - 0.5) * pitch * 0.85
     vein = oklch(min(tone + 0.17, 0.92), chroma * 0.75, hue - 10)
@@ -107,7 +107,7 @@ def paint_flower(rgb: Array, plane: Plane, rng: Generator, center: Point, radius
         reach = (1 - 0.24 * ring) * (1 - pointed * phase**1.3 - (0.5 - pointed) * 0.6 * phase**4)
         depth = np.minimum(reach - r, (1 - phase) * r * np.pi / count + 0.3 * (0.7 * (1 - 0.24 * ring) - r)) * radius
         cover = inside(depth, soft)
-        paint = throat + (petal - throat) * smoothstep(0.2, 0.75, r)[..., None]
+        paint = mixed(throat, petal, smoothstep(0.2, 0.75, r))
         shade = 0.8 + 0.22 * (1 - phase) + 0.06 * texture + 0.05 * ring
         rgb = rgb * (1 - 0.3 * inside(depth + 0.04, 0.12 + blur))[..., None]
         rgb = over(rgb, np.clip(paint * shade[..., None], 0, 1), cover)
@@ -120,7 +120,7 @@ def paint_flower(rgb: Array, plane: Plane, rng: Generator, center: Point, radius
 def out_of_focus(
     plane: Plane, rng: Generator, hues: tuple[float, float], tones: tuple[float, float], chroma: float = 0.1
 ) -> Array:
-    """Three blurred colors, brighter above or on one side."""
+    """Return three blurred colors, brighter above or on one side."""
     dark, mid, light = (
         oklch(tone, chroma * rng.uniform(0.5, 1.2), rng.uniform(*hues))
         for tone in (tones[0], rng.uniform(*tones), tones[1])
@@ -132,7 +132,7 @@ def out_of_focus(
 
 
 def _discs(rgb: Array, plane: Plane, rng: Generator, hues: tuple[float, float], number: int, glow: float) -> Array:
-    """Out-of-focus highlights: discs of about one size, brighter than what lies behind."""
+    """Paint highlights out of focus: discs of about one size, brighter than what lies behind."""
     typical = rng.uniform(0.07, 0.3)
     for _ in range(number):
         cx, cy = rng.uniform(-1.2, 1.2, 2)

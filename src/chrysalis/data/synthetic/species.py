@@ -75,7 +75,7 @@ def _wings(
 
 
 def _body(species: Species, x: Array, y: Array, pixel: float) -> tuple[Array, Array]:
-    """Paint abdomen, thorax and head as banded ellipses. Return (image, coverage)."""
+    """Paint abdomen, thorax and head as banded ellipses. Return (rgb, coverage)."""
     girth, base = species.girth, color(species.body)
     depth = np.full_like(x, -9.0)
     for cy, half_width, half_length in ((0.2, girth * 0.85, 0.25), (-0.06, girth * 1.25, 0.13), (-0.2, girth, 0.055)):
