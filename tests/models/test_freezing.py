@@ -46,6 +46,8 @@ def test_only_the_chosen_weights_are_trained():
     lora = changed("all", ("mask",), LoRA(rank=2))
     assert all(".lora_" in n or n == "conditioner.conv_in" for n in lora)
     assert any(".lora_A" in n for n in lora)
+    beside = changed("all", ("mask",), LoRA(rank=2, targets=["conv_in"]))
+    assert beside == {"conditioner.conv_in", *(f"unet.conv_in.lora_{m}.default.weight" for m in "AB")}
 
 
 def test_impossible_choices_are_refused():

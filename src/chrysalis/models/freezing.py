@@ -23,8 +23,7 @@ PARTS = {
 def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
     """Freeze the weights that are not trained; those of the conditioner or of a LoRA always are.
 
-    train: names of PARTS of the UNet; a LoRA leaves no choice but "all". Raises UserError for other names, or if
-    nothing is left to train.
+    train: names of PARTS; a LoRA allows "all" alone. Raises UserError for other names, or if nothing is trained.
     """
     names = [train] if isinstance(train, str) else list(train)
     shown, has_lora = f"model.train={','.join(names)}", lora.injected(unet)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -11,9 +11,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.diffusion.objective import Objective
 from chrysalis.system.errors import UserError
-
-if TYPE_CHECKING:
-    from chrysalis.models.pixel_unet import PixelUNet
 
 
 @dataclass
@@ -25,7 +22,7 @@ class Model:
     origin: str | None  # the folder or hub id it was loaded from; None for a random initialization
     conditioner: Conditioner | None = None
     train: str | Sequence[str] = "all"  # which weights are trained, see freezing.py
-    family: "PixelUNet" = field(kw_only=True)  # the kind of model, see families.py
+    family: Any = field(kw_only=True)  # an instance of one of families.py
 
     @property
     def prediction(self) -> str | None:
