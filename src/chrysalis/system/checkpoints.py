@@ -28,11 +28,7 @@ def any_in(run: Path) -> bool:
 
 
 def newest(run: Path) -> Path:
-    """Return the newest intact checkpoint of a run, and warn of damaged ones, which `tidy` sets aside.
-
-    Raises:
-        UserError: the run has no checkpoint, or no intact one.
-    """
+    """Return the newest intact checkpoint of a run, and warn of damaged ones; raise UserError if none is intact."""
     folder = run / "checkpoints"
     there = [folder / name for name in NAMES if (folder / name).is_file()]
     if not there:
@@ -48,10 +44,9 @@ def newest(run: Path) -> Path:
 
 
 def tidy(run: Path, chosen: Path) -> None:
-    """Clean up a run folder before training resumes from a checkpoint.
+    """Clean up a run folder before training resumes from the chosen checkpoint.
 
-    Newer checkpoints, which are damaged, are renamed to NAME.damaged. What a killed process was writing is deleted:
-    partial files, and folders that did not get their names yet.
+    Newer ones, which are damaged, are renamed to NAME.damaged; what a killed process left unfinished is deleted.
     """
     for name in NAMES[: NAMES.index(chosen.name)]:
         if (damaged := chosen.with_name(name)).exists():

@@ -153,19 +153,20 @@ def transformers_source(setting: str, name: str, kind: str, like: str, extra: st
     what it is loaded as; like: an example of a hub id; extra: the extra of chrysalis that installs transformers.
     """
     try:
-        from transformers.utils import logging as bars
+        from transformers import utils
     except ImportError as error:
         raise UserError(f'{setting} needs the transformers library: pip install "chrysalis[{extra}]".') from error
     folder, (hub_id, revision) = Path(str(name)).expanduser(), split_revision(str(name))
     local = folder.is_dir()
     if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
         raise UserError(f"{setting} is neither a folder nor a hub id like {like}.")
-    offline, shown, place = local or unreachable(), bars.is_progress_bar_enabled(), str(folder) if local else hub_id
+    offline, place = local or unreachable(), str(folder) if local else hub_id
+    shown = utils.logging.is_progress_bar_enabled()
     # else transformers asks a service to convert a repository of pickled weights, in public
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         with quiet():
-            bars.disable_progress_bar()
+            utils.logging.disable_progress_bar()
             yield {"pretrained_model_name_or_path": place, "local_files_only": offline, "revision": revision or "main"}
     except UserError:
         raise
@@ -178,7 +179,7 @@ def transformers_source(setting: str, name: str, kind: str, like: str, extra: st
         raise UserError(f"{setting} could not be loaded as {kind}: {cause}.") from error
     finally:
         if shown:
-            bars.enable_progress_bar()
+            utils.logging.enable_progress_bar()
 
 
 def require_complete(report: dict[str, Any]) -> None:

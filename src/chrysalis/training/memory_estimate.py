@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,20 +155,17 @@ def _fake(denoiser: Denoiser, mode: FakeTensorMode, upcast: bool) -> Denoiser:
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         replaced[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     if denoiser.conditioner is not None and (text := denoiser.conditioner.text) is not None:
-        replaced |= {id(encoder): _fake_encoder(text.null.numel()) for encoder in text.frozen}
+        dim = text.null.numel()
+
+        def states(captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.empty(len(captions), WORDS, dim), torch.ones(len(captions), WORDS, dtype=torch.bool)
+
+        replaced |= {id(encoder): states for encoder in text.frozen}  # with captions as long as they can be
     fake = copy.deepcopy(denoiser, replaced).train()
     for module in fake.modules():
         if upcast and isinstance(module, nn.GroupNorm | nn.LayerNorm) and not isinstance(module, GroupNormAsGiven):
             module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
     return fake
-
-
-def _fake_encoder(dim: int):
-    """A stand-in for a frozen text encoder, with as many words a caption as it can have."""
-    return lambda captions, device: (
-        torch.empty(len(captions), WORDS, dim),
-        torch.ones(len(captions), WORDS, dtype=torch.bool),
-    )
 
 
 def _largest_condition(denoiser: Denoiser, x0: torch.Tensor) -> dict | None:
