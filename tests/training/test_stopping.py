@@ -178,11 +178,12 @@ def test_a_time_limit_ends_after_a_whole_step_and_counts_on(run, tmp_path):
 
 
 def test_durations():
-    assert stopping.seconds("01:02:03:04") == 93784
-    assert stopping.seconds({"minutes": 1.5}) == 90
+    assert stopping.Stopping("run", "01:02:03:04").max_seconds == 93784
+    assert stopping.Stopping("run", {"minutes": 1.5}).max_seconds == 90
+    assert stopping.Stopping("run").max_seconds is None
     for wrong in ("90", "1:2", {"parsecs": 3}):
         with pytest.raises(UserError, match=r"trainer\.max_time"):
-            stopping.seconds(wrong)
+            stopping.Stopping("run", wrong)
 
 
 def test_another_handler_decides_after_saving(run, at, tmp_path):

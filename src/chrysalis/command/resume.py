@@ -24,7 +24,7 @@ CHANGEABLE = re.compile(
     r"|profiling\.\w+|plugins|debug"
 )
 
-BEGUN = "begun_with_batch_size"  # in config.yaml, where another number of processes has changed data.batch_size
+ORIGINAL = "original_batch_size"  # in config.yaml, where another number of processes has changed data.batch_size
 MEASURING = "measuring"  # in config.yaml, where the preflight has made measurements rarer
 SETTLED = ("data.batch_size", "trainer.accumulate_grad_batches")  # by data.batch_size=auto
 
@@ -109,8 +109,8 @@ def _change(run: DictConfig, folder: Path) -> None:
 
 def _change_to(run: DictConfig, cfg: DictConfig, folder: Path) -> None:
     """Apply what differs in a whole configuration; data.batch_size=auto stays as it was settled when the run began."""
-    settled = ["name", "resume", BEGUN, *(SETTLED if cfg.data.get("batch_size") == "auto" else ())]
-    if cfg.data.get("batch_size") == run.get(BEGUN):
+    settled = ["name", "resume", ORIGINAL, *(SETTLED if cfg.data.get("batch_size") == "auto" else ())]
+    if cfg.data.get("batch_size") == run.get(ORIGINAL):
         settled.append("data.batch_size")
     new, old = (leaves(as_dict(c)) for c in (cfg, run))
     for key in {**new, **old}:
@@ -144,8 +144,8 @@ def _keep_joint_batch(run: DictConfig, before: int | None) -> None:
         raise UserError(
             f"trainer.devices={now} cannot share the {joint} images of a micro-batch equally: use a divisor of {joint}."
         )
-    if run.get(BEGUN) is None:
-        run[BEGUN] = run.data.batch_size
+    if run.get(ORIGINAL) is None:
+        run[ORIGINAL] = run.data.batch_size
     run.data.batch_size = joint // now
     say(f"data.batch_size={run.data.batch_size}: {now} processes train on the same images per step as {before} did")
 

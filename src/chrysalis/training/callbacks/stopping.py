@@ -42,10 +42,17 @@ class Stopping(Callback):
 
     It comes after the callbacks of every step and before those that measure, so that a preempted run leaves at once;
     what was due is measured when the run is resumed. Several processes decide together.
+
+    max_time: DD:HH:MM:SS, or the arguments of datetime.timedelta.
     """
 
     def __init__(self, run_dir: str, max_time: str | dict | None = None, poll_seconds: float = 1.0):
-        self.folder, self.max_seconds, self.poll_seconds = Path(run_dir), seconds(max_time), poll_seconds
+        try:
+            self.max_seconds = Timer(max_time).time_remaining()
+        except (MisconfigurationException, AttributeError, OverflowError, TypeError):
+            example = "give DD:HH:MM:SS, such as 00:01:30:00"
+            raise UserError(f"trainer.max_time={max_time} is not a duration: {example}.") from None
+        self.folder, self.poll_seconds = Path(run_dir), poll_seconds
         self.request, self.signum, self.exit_code = 0, 0, 0
         self._leave_signal = 0  # the signal that requests LEAVE
         self._save_signal = 0  # the signal that requests SAVE, whose earlier handler decides what follows
@@ -170,16 +177,6 @@ class Stopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {"_seconds_before": self._elapsed()}
-
-
-def seconds(max_time: str | dict | None) -> float | None:
-    """Convert 'DD:HH:MM:SS', or the arguments of datetime.timedelta, to seconds."""
-    try:
-        return Timer(max_time).time_remaining()
-    except (MisconfigurationException, AttributeError, OverflowError, TypeError):
-        raise UserError(
-            f"trainer.max_time={max_time} is not a duration: give DD:HH:MM:SS, such as 00:01:30:00."
-        ) from None
 
 
 def _signals() -> list[int]:
