@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -82,14 +83,10 @@ def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
 
 def read(file: Path) -> DictConfig:
     """A run's config.yaml; raises UserError if it is damaged or not a run's."""
-    try:
+    with suppress(Exception):  # a damaged file can fail in any way
         cfg = OmegaConf.load(file)
-        if isinstance(cfg, DictConfig) and all(
-            OmegaConf.is_dict(cfg[group]) for group in ("trainer", "data", "callbacks")
-        ):
+        if isinstance(cfg, DictConfig) and all(OmegaConf.is_dict(cfg[k]) for k in ("trainer", "data", "callbacks")):
             return cfg
-    except Exception:  # a damaged file can fail in any way
-        pass
     raise UserError(f"{shown(file)} is damaged or not the configuration of a run: the run cannot be resumed.")
 
 

@@ -26,7 +26,7 @@ COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", 
 RECORD = "job.json"  # in each job's folder: its overrides, and its exit code once it has ended
 STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
-codes: list[int] = []  # of this command's jobs that failed
+codes: list[int] = []  # exit codes of this command's jobs that failed
 ended: set[Path] = set()  # folders of this command's jobs that ended in this process
 begun: set[Path] = set()  # folder of this command's sweep, unless it held one before
 
@@ -138,7 +138,7 @@ class Summary(Callback):
         there = jobs(folder)
         there += [job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
         mine = [j for j in there if not ended or j.folder.absolute() in ended]
-        codes[:] = [1 if j.exit_code is None else j.exit_code for j in mine if not j.finished]
+        codes.extend(1 if j.exit_code is None else j.exit_code for j in mine if not j.finished)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *(j.row() for j in there)])
         console.print(_table(there, shown(folder)))
