@@ -17,11 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
 from chrysalis.command import launcher, sweep
-from chrysalis.command.arguments import as_typed
+from chrysalis.command.arguments import FOLDER, as_typed, set_changes_aside, with_common_folder
 from chrysalis.command.errors import CONF, sentence
 from chrysalis.command.quick_start import keep_compiled
-from chrysalis.command.ranks import FOLDER, with_common_folder
-from chrysalis.command.resume import set_changes_aside
 from chrysalis.command.values import require_name
 from chrysalis.system.files import remove_if_empty
 from chrysalis.system.folder_lock import claimed

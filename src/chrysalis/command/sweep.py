@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Column, Table
 
-from chrysalis.command.arguments import is_sweep
+from chrysalis.command.arguments import is_sweep, parsed
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
@@ -52,7 +51,6 @@ class Job:
 
     @property
     def state(self) -> str:
-        """Its state in words, for the table."""
         if self.finished:
             return "done"
         if self.exit_code is None:
@@ -97,7 +95,7 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
     """With -m, add the setting with which Hydra leaves overrides that all jobs share out of their folders' names."""
     if not is_sweep(arguments):
         return arguments
-    typed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+    typed = parsed([a for a in arguments if "=" in a and not a.startswith("-")])
     shared = sorted({o.key_or_group for o in typed if not o.is_sweep_override()})
     return [*arguments, f"hydra.job.config.override_dirname.exclude_keys={json.dumps(shared)}"]
 
@@ -144,12 +142,10 @@ class Summary(Callback):
         console.print(_table(there, shown(folder)))
         if figure := _figure(folder, there):
             say(f"figure: {shown(figure)}")
-        where = shown(folder / "summary.csv")
-        console.print(f"also in {where};  tensorboard --logdir {shown(folder)}", markup=False, soft_wrap=True)
+        say(f"also in {shown(folder / 'summary.csv')};  tensorboard --logdir {shown(folder)}")
 
 
 def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)  # a job that failed at once has removed its empty folder
     write_text(folder / RECORD, json.dumps({"overrides": overrides, "exit_code": exit_code}, indent=2) + "\n")
 
 
