@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
@@ -48,7 +49,7 @@ def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
         return print(f"chrysalis {chrysalis.__version__}")
     job = functools.update_wrapper(functools.partial(_job, task, config_name), task)
     try:
-        sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _flags_first(_typed), config_name)
+        sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _typed, config_name)
         with ending_orderly():  # while it trains, train.py handles signals in training/callbacks/stopping.py
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt:
@@ -83,15 +84,11 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
     for argument in arguments:
         if argument.startswith("name=") and config_name == "train":
             require_name(argument[5:])  # before a folder is made of it
+    # flags first: Python's argparse does not accept `a=1 -m b=2`
+    arguments = sorted(arguments, key=lambda a: a.startswith("~") or ("=" in a and not a.startswith("-")))
     words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
     given = sweep.only_swept_in_names(with_common_folder(words, config_name))
     return _recalled(given) if config_name == "sample" else set_changes_aside(given)
-
-
-def _flags_first(arguments: list[str]) -> list[str]:
-    """Move flags before overrides: Python's argparse does not accept `a=1 -m b=2`."""
-    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
-    return [*(a for a in arguments if a not in overrides), *overrides]
 
 
 def _exit_code() -> int:
@@ -131,8 +128,10 @@ def _recalled(arguments: list[str]) -> list[str]:
 
 def command_line() -> str:
     """This run's command, quoted for a shell; a sweep job's without the sweep's name."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("name=")] if sweep.is_job() else _typed
-    return shlex.join(["python", Path(sys.argv[0]).name, *overrides])
+    given, context = _typed, HydraConfig.get()
+    if context.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(context.job, "num"):  # a job, with its number
+        given = [override for override in context.overrides.task if not override.startswith("name=")]
+    return shlex.join(["python", Path(sys.argv[0]).name, *given])
 
 
 def _run_folder(name: str, resume: str | bool | None) -> str:

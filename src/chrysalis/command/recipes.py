@@ -53,7 +53,8 @@ def expanded(arguments: list[str]) -> list[str]:
         without = "it has no record of how it was generated"
         raise UserError(f"from={path} is not an image of sample.py: {without}.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
-    values = dict(a.lstrip("+~").partition("=")[::2] for a in typed if not a.startswith("-"))
+    pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
+    values = {key: value for key, _, value in pairs}
     kept = [o for o in record["overrides"] if not _replaced(o, values)]
     if elided := next((o for o in kept if ELIDED in o), None):
         key, _, place = elided.lstrip("+").partition("=")

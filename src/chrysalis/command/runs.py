@@ -49,8 +49,13 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume is True and not checkpoints.any_in(folder):
         cfg.resume = None
+    if cfg.resume and not (folder / "config.yaml").is_file():
+        near = difflib.get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/config.yaml")], 1)
+        hint = f"Did you mean {shown(folder.with_name(near[0]))}?" if near else "Runs are in runs/NAME."
+        # an empty folder is one that Hydra has just made
+        why = "is not a run: it has no config.yaml" if any(folder.iterdir()) else "does not exist"
+        raise UserError(f"resume={cfg.resume} {why}. {hint}")
     if cfg.resume:
-        _require_recorded(cfg.resume, folder)
         checkpoint = checkpoints.newest(folder)
         return recorded(cfg, folder), folder, checkpoint
     used = any((folder / name).exists() for name in ("results.json", "checkpoints"))
@@ -123,16 +128,6 @@ def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     return {key: value if isinstance(value, int | float) else str(value) for key, value in pairs.items()}
 
 
-def _require_recorded(name: str | bool, folder: Path) -> None:
-    """Raise UserError unless the folder that `resume` names has a config.yaml."""
-    if not (folder / "config.yaml").is_file():
-        near = difflib.get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/config.yaml")], 1)
-        hint = f"Did you mean {shown(folder.with_name(near[0]))}?" if near else "Runs are in runs/NAME."
-        # an empty folder is one that Hydra has just made
-        why = "is not a run: it has no config.yaml" if any(folder.iterdir()) else "does not exist"
-        raise UserError(f"resume={name} {why}. {hint}")
-
-
 def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
     """The configuration with which the run in `folder` continues.
 
@@ -140,14 +135,20 @@ def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
     equal the recorded one apart from what may change.
     """
     run = _read(folder / "config.yaml")
-    _restore_links(run, cfg)
+    # 1. Interpolations, which config.yaml has as values, so that a changed key reaches all that refer to it
+    for key, value in leaves(as_dict(cfg, resolve=False)).items():
+        link = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
+        if link and all(OmegaConf.select(run, k, default=run) is not run for k in (key, link[1])):
+            OmegaConf.update(run, key, value)
+    # 2. What this command changes
     before = _processes(run)
     if cfg.resume is True:
         _change_to(run, cfg, folder)
     else:
         _change(run, folder)
     _keep_joint_batch(run, before)
-    for key in leaves(as_dict(run, resolve=False)):  # the run folder may have been moved or copied
+    # 3. The run folder, which may have been moved or copied
+    for key in leaves(as_dict(run, resolve=False)):
         if key.split(".")[-1] == "run_dir":
             OmegaConf.update(run, key, str(folder))
     return run
@@ -216,11 +217,3 @@ def _keep_joint_batch(run: DictConfig, before: int | None) -> None:
         run[BEGUN] = run.data.batch_size
     run.data.batch_size = joint // now
     say(f"data.batch_size={run.data.batch_size}: {now} processes train on the same images per step as {before} did")
-
-
-def _restore_links(run: DictConfig, cfg: DictConfig) -> None:
-    """Put back the ${key} that config.yaml has as values, so that a changed key reaches all that refer to it."""
-    for key, value in leaves(as_dict(cfg, resolve=False)).items():
-        link = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
-        if link and all(OmegaConf.select(run, k, default=run) is not run for k in (key, link[1])):
-            OmegaConf.update(run, key, value)

@@ -5,15 +5,13 @@ import json
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -30,14 +28,15 @@ ended: set[Path] = set()  # folders of this command's jobs that ended in this pr
 begun: set[Path] = set()  # folder of this command's sweep, unless it held one before
 
 
-@dataclass(frozen=True)
 class Job:
     """One job of a sweep: its folder and what it left there."""
 
-    folder: Path
-    overrides: list[str]
-    exit_code: int | None  # None: it has not ended, or ended unobserved
-    results: dict | None
+    def __init__(self, folder: Path):
+        record, results = _loaded(folder / RECORD), folder / "results.json"
+        self.folder = folder
+        self.overrides: list[str] = record.get("overrides", [])
+        self.exit_code: int | None = record.get("exit_code")  # None: it has not ended, or ended unobserved
+        self.results = _loaded(results) if results.is_file() else None
 
     @property
     def number(self) -> int:
@@ -61,19 +60,11 @@ class Job:
             return f"failed: killed by {signal.Signals(-self.exit_code).name}"
         return f"failed: exit code {self.exit_code}"
 
-    def row(self) -> list[str]:
-        """Its cells for COLUMNS."""
+    def row(self) -> list[str]:  # for COLUMNS
         results = self.results or {}
         digits = {"final_val_loss": ".5f", "val_loss": ".5f", "best_step": "d", "seconds": ".0f"}
         figures = [format(results[name], form) if results else "" for name, form in digits.items()]
         return [self.folder.name, " ".join(self.overrides), self.state, *figures]
-
-
-def job(folder: Path) -> Job:
-    """Read a job's folder."""
-    results = folder / "results.json"
-    record, figures = _loaded(folder / RECORD), _loaded(results) if results.is_file() else None
-    return Job(folder, record.get("overrides", []), record.get("exit_code"), figures)
 
 
 def _loaded(file: Path) -> dict:
@@ -83,7 +74,7 @@ def _loaded(file: Path) -> dict:
 def jobs(folder: Path) -> list[Job]:
     """The jobs in a sweep's folder, in the order of their numbers."""
     found = (record.parent for record in folder.glob(f"*/{RECORD}"))
-    return sorted((job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
+    return sorted((Job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
 
 
 def identity(overrides: Iterable[str]) -> set[str]:
@@ -134,7 +125,7 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         there = jobs(folder)
-        there += [job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
+        there += [Job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
         mine = [j for j in there if not ended or j.folder.absolute() in ended]
         codes.extend(1 if j.exit_code is None else j.exit_code for j in mine if not j.finished)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
@@ -182,8 +173,3 @@ def _table(there: list[Job], title: str) -> Table:
         cells = [name.split("_")[0], "\n".join(overrides), *([] if all_done else [state]), *figures]
         table.add_row(*map(escape, cells))
     return table
-
-
-def is_job() -> bool:
-    """Whether this process runs a job of a sweep, which has a number."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN or not OmegaConf.is_missing(HydraConfig.get().job, "num")

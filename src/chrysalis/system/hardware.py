@@ -38,7 +38,7 @@ def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> st
     return next(name for name, here in available.items() if here)
 
 
-def require_processes(devices: int | str, on: str) -> None:
+def require_processes(devices: int | str | list[int], on: str) -> None:
     """Raise UserError for more than four processes per CPU core."""
     cores = os.cpu_count() or 1
     if on == "cpu" and isinstance(devices, int) and devices > 4 * cores:
@@ -47,7 +47,7 @@ def require_processes(devices: int | str, on: str) -> None:
         )
 
 
-def precision(requested: str, on: str) -> tuple[str, str]:
+def precision(requested: str | int, on: str) -> tuple[str, str]:
     """Resolve a precision to (Lightning's name, reason); `auto` is bf16-mixed where the hardware has it."""
     if str(requested) != "auto":
         name = ALIASES.get(str(requested), str(requested))
