@@ -141,8 +141,7 @@ def request(cfg: DictConfig, conditioner: Conditioner | None, pretrained: str) -
 
 def terms(group: DictConfig) -> dict[str, DictConfig]:
     """The nodes of a group that have a _target_, by name: the terms of guidance, the parts of a condition."""
-    nodes = {str(name): node for name, node in group.items() if isinstance(node, DictConfig)}
-    return {name: node for name, node in nodes.items() if "_target_" in node}
+    return {str(k): node for k, node in group.items() if isinstance(node, DictConfig) and "_target_" in node}
 
 
 def _inputs(settings: dict) -> dict[str, str]:
