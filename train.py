@@ -3,7 +3,8 @@
 from chrysalis.system.signals import leaving_silently
 
 with leaving_silently():
-    from chrysalis.command import command, command_line, runs, values
+    from chrysalis.command import command, command_line, values
+    from chrysalis.command import start_or_resume as runs
     from chrysalis.command.quick_start import import_libraries
 
 
@@ -48,7 +49,12 @@ def train(cfg) -> None:
         return
     compiling.compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     # 5. Train and export
-    about = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "coarser": run.coarser}
+    about = {
+        "command": command_line(),
+        "settings": runs.flat(cfg),
+        "started": started,
+        "coarser": run.coarser,
+    }
     export = instantiate(cfg.export)(**about, origin=model.origin, merge=adapter is None or adapter.merge)
     trainer.callbacks.append(export)
     runs.record(cfg, run_dir, checkpoint, run.settled)

@@ -30,13 +30,8 @@ ODD += [
 KEYS = ["data.path", "data.masks", "model.pretrained", "task.image", "task.mask", "task.base", *KINDS]
 KEYS += ["out", "name", "from", "guidance.silhouette.mask", "guidance.reference.image", "guidance.function"]
 KEYS += ["guidance.domain.base", "guidance.autoguidance.checkpoint", "guidance.negative.text", "features.weights"]
-KEYS += [
-    "features.pretrained",
-    "data.caption_column",
-    "condition.text.encoder",
-    "+guidance.clip.text",
-    "guidance.negative.mask",
-]
+KEYS += ["features.pretrained", "data.caption_column", "condition.text.encoder", "+guidance.clip.text"]
+KEYS += ["guidance.negative.mask"]
 
 
 def read(argument: str, *others: str):

@@ -10,7 +10,7 @@ import two_processes
 from conftest import REPOSITORY, results
 from two_processes import finished, weights
 
-from chrysalis.command import ranks
+from chrysalis.command import arguments
 
 TRAIN = str(REPOSITORY / "train.py")
 EVALUATED = ["callbacks.evaluate.n=17", "callbacks.evaluate.every_n_train_steps=4", "callbacks.evaluate.steps=1"]
@@ -57,10 +57,10 @@ def test_a_job_of_slurm_has_its_number_for_a_name(monkeypatch, tasks, program, n
     """The same job, queued again, then finds its run."""
     for name, value in {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "NTASKS": tasks, "JOB_NAME": "moths"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ranks.with_common_folder([], program) == ["name=slurm-77-0"] * named
-    assert ranks.with_common_folder(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
+    assert arguments.with_common_folder([], program) == ["name=slurm-77-0"] * named
+    assert arguments.with_common_folder(["name=mine", "out=mine"], program) == ["name=mine", "out=mine"]
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert ranks.with_common_folder([], program) == []
+    assert arguments.with_common_folder([], program) == []
 
 
 @pytest.mark.proof  # starts processes

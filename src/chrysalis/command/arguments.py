@@ -1,10 +1,13 @@
-"""Paths and texts on the command line, which reach the program as they were typed.
+"""What both programs do to their command line before Hydra reads it.
 
-Hydra's grammar gives commas, brackets, quotes and most other signs a meaning, and rejects many letters.
+Paths and texts are quoted where Hydra's grammar would read them differently: it gives commas, brackets, quotes and most
+other signs a meaning, and rejects many letters. Processes that torchrun or srun started get one folder.
 """
 
 import os
 import re
+import time
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from chrysalis.command.quick_start import keep_compiled
 from chrysalis.system.errors import UserError
 
 # the condition kinds, by their files: importing them would import torch, for --help too
@@ -23,6 +27,11 @@ PATHS += ("*features.pretrained", "*features.weights", "guidance.function", "gui
 PATHS += ("guidance.*.image", "guidance.*.mask", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = (*CONDITIONS, "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
 LISTS = (*CONDITIONS, "task.compare", "plugins")  # several values, or one
+FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key of the folder, and how its default begins
+WAIT = timedelta(minutes=10)  # until the first of several processes has begun
+
+changes: list[str] = []  # the overrides typed beside resume=RUN
+_stores: list[object] = []  # kept open: without a store of torchrun's, the first process serves it to all
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -40,9 +49,14 @@ def as_typed(arguments: list[str]) -> list[str]:
     return [_as_typed(a, swept) for a in arguments]
 
 
+def parsed(arguments: list[str]) -> list[Override]:
+    """The arguments as Hydra reads them."""
+    return OverridesParser.create().parse_overrides(arguments)
+
+
 def value_of(argument: str) -> object:
     """The value that Hydra reads in key=value."""
-    return OverridesParser.create().parse_override(argument).value()
+    return parsed([argument])[0].value()
 
 
 def quoted(text: str) -> str:
@@ -61,7 +75,7 @@ def _as_typed(argument: str, swept: bool) -> str:
     if not sign or not (is_path or _matches(name, TEXTS)) or text in ("", "null") or is_switch:
         return argument
     try:
-        read = OverridesParser.create().parse_override(argument)
+        read = parsed([argument])[0]
         if swept or _is_meant(name, text, read):
             return argument
     except HydraException:
@@ -96,3 +110,58 @@ def _takes_list(name: str, text: str) -> bool:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def set_changes_aside(arguments: list[str]) -> list[str]:
+    """Keep the overrides beside resume=RUN from Hydra: they change the recorded configuration, see runs.py.
+
+    Under SLURM a job that was queued again resumes its run.
+    """
+    changes.clear()
+    none = ("", "''", '""', "null", "false")
+    given = [a for a in arguments if a.startswith("resume=") and a[7:].strip() not in none]
+    arguments = [a for a in arguments if a in given or not a.startswith("resume=")]
+    if is_sweep(arguments):
+        return arguments
+    if not given and int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        return [*arguments, "resume=true"]
+    if {a.lower() for a in given} <= {"resume=true"}:
+        return arguments
+    kept = [a for a in arguments if a.startswith(("-", "resume=", "name=", "hydra"))]
+    changes.extend(a for a in arguments if a not in kept)
+    return kept
+
+
+def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
+    """Add the first process's default for the folder to the arguments, unless a folder is given.
+
+    The default is the time, which each process reads at a different moment.
+    """
+    # Lightning's own processes have no RANK
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    if several and is_sweep(arguments):
+        raise UserError("A sweep starts its processes itself: leave torchrun out and give trainer.devices=NUMBER.")
+    key, begins = FOLDER[config_name]
+    if any(a.startswith((f"{key}=", "hydra.run.dir=")) for a in arguments):
+        return arguments
+    if several and {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
+        return [*arguments, f"{key}={begins}{_of_first_process(time.strftime('%Y-%m-%d_%H-%M-%S'))}"]
+    job = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if job and (config_name == "train" or int(os.environ.get("SLURM_NTASKS") or 1) > 1):
+        step = "-".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        return [*arguments, f"{key}={begins}slurm-{step}"]
+    return arguments
+
+
+def _of_first_process(value: str) -> str:
+    """The value that the process of rank 0 passes, through the store that training uses to connect them too."""
+    keep_compiled()
+    import torch.distributed as dist
+
+    store, rank, _ = next(dist.rendezvous("env://", timeout=WAIT))
+    _stores.append(store)
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun restarts all when one has failed
+    store = dist.PrefixStore(f"chrysalis/{again}", store)
+    if rank == 0:
+        store.set("folder", value)
+    return store.get("folder").decode()

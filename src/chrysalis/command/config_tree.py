@@ -18,11 +18,12 @@ def walk(node: object, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of nested dicts and lists, for each of them and everything in them: ('data.size[0]', 64)."""
     if key:
         yield key, node
-    pairs = [(f"[{i}]", value) for i, value in enumerate(node)] if isinstance(node, list) else []
     if isinstance(node, dict):
-        pairs = [(f".{name}" if key else str(name), value) for name, value in node.items()]
-    for end, value in pairs:
-        yield from walk(value, key + end)
+        for name, value in node.items():
+            yield from walk(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from walk(value, f"{key}[{i}]")
 
 
 def instantiate(node: DictConfig, **more: Any) -> Any:

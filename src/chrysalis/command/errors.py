@@ -149,8 +149,7 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 def composed(config_name: str) -> DictConfig:
     """The configuration with the options chosen on the command line, and otherwise its defaults."""
-    pairs = [argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument]
-    chosen = [f"{group}={leaf}" for group, leaf in pairs if group and (CONF / group / f"{leaf}.yaml").is_file()]
+    chosen = [a for a in sys.argv[1:] if "=" in a and (CONF / f"{a.replace('=', '/', 1)}.yaml").is_file()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config_name, chosen)

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import chrysalis
 from chrysalis.command import launcher, sweep
-from chrysalis.command.arguments import as_typed
+from chrysalis.command.arguments import FOLDER, as_typed, set_changes_aside, with_common_folder
 from chrysalis.command.errors import CONF, sentence
 from chrysalis.command.quick_start import keep_compiled
-from chrysalis.command.ranks import FOLDER, with_common_folder
-from chrysalis.command.resume import set_changes_aside
 from chrysalis.command.values import require_name
 from chrysalis.system.files import claimed, remove_if_empty
 from chrysalis.system.signals import ending_orderly
@@ -42,34 +41,27 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
-    codes: list[int] = []  # not the exceptions: their tracebacks would keep a failed job's tensors alive
     for earlier in (sweep.codes, sweep.begun, launcher.stopped):
         earlier.clear()
     _typed[:] = sys.argv[1:]
     if "--version" in _typed:
         return print(f"chrysalis {chrysalis.__version__}")
-
-    @functools.wraps(task)
-    def job(cfg: DictConfig) -> int:
-        code = _job(task, cfg, config_name)
-        codes.extend([code] if code else [])  # for the end, so that the other jobs of a sweep run
-        return code
-
+    job = functools.update_wrapper(functools.partial(_job, task, config_name), task)
     try:
-        sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _flags_first(_typed), config_name)
+        sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _typed, config_name)
         with ending_orderly():  # while it trains, train.py handles signals in training/callbacks/stopping.py
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt:
-        codes.append(INTERRUPTED)
+        sweep.codes.append(INTERRUPTED)
     except Exception as error:
         sweep.forget()
-        codes.append(_show(error, config_name))
-    if code := _exit_code(codes):
+        _show(error, config_name)
+    if code := _exit_code():
         sys.exit(code)
 
 
-def _job(task: Callable[[DictConfig], None], cfg: DictConfig, config_name: str) -> int:
-    """One job of perhaps many; returns its exit code."""
+def _job(task: Callable[[DictConfig], None], config_name: str, cfg: DictConfig) -> int:
+    """One job of perhaps many; returns its exit code, so that the others run."""
     keep_compiled()
     folder = Path(HydraConfig.get().runtime.output_dir)
     # the processes of one run share its folder; and preflight=only writes nothing
@@ -91,40 +83,38 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
     for argument in arguments:
         if argument.startswith("name=") and config_name == "train":
             require_name(argument[5:])  # before a folder is made of it
+    # flags first: Python's argparse does not accept `a=1 -m b=2`
+    arguments = sorted(arguments, key=lambda a: a.startswith("~") or ("=" in a and not a.startswith("-")))
     words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
     given = sweep.only_swept_in_names(with_common_folder(words, config_name))
     return _recalled(given) if config_name == "sample" else set_changes_aside(given)
 
 
-def _flags_first(arguments: list[str]) -> list[str]:
-    """Move flags before overrides: Python's argparse does not accept `a=1 -m b=2`."""
-    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
-    return [*(a for a in arguments if a not in overrides), *overrides]
-
-
-def _exit_code(codes: list[int]) -> int:
+def _exit_code() -> int:
     """The exit code of all jobs: of the signal that ended a sweep, else 2 if all that failed were mistakes."""
     if launcher.stopped:
         return INTERRUPTED if launcher.stopped[0] == signal.SIGINT else 128 + signal.SIGTERM
-    failed = {*codes, *sweep.codes}
+    failed = {*sweep.codes}
     return 0 if not failed else failed.pop() if failed in ({2}, {INTERRUPTED}) else 1
 
 
 def _show(error: Exception, config_name: str) -> int:
-    """Print an error; return the exit code: 2 for a mistake of the user, 1 for one of the program."""
+    """Print an error; return its exit code: 2 for a mistake of the user, 1 for one of the program."""
     text = sentence(error, config_name)
     if text is None or "debug=true" in _typed:
         traceback.print_exception(error)
     elif config_name != "sample" or is_main_process():  # sampling processes send their mistakes to the first one
         console.print(text, style="red", soft_wrap=True, markup=False)
-    return 1 if text is None else 2
+    sweep.codes.append(1 if text is None else 2)  # not the error: its traceback would keep a failed job's tensors
+    return sweep.codes[-1]
 
 
 def _recalled(arguments: list[str]) -> list[str]:
-    """With from=IMAGE, the arguments that generated the image before those typed; scheduler=CLASS as Hydra reads it."""
-    by_class = re.compile(
-        r"scheduler=((?:\w+,)*\w+Scheduler(?:,\w+)*)"
-    )  # any of diffusers' classes, several in a sweep
+    """With from=IMAGE, the arguments that generated the image, before those typed.
+
+    scheduler=CLASS, any class of diffusers or several in a sweep, becomes an option of conf/scheduler and its key.
+    """
+    by_class = re.compile(r"scheduler=((?:\w+,)*\w+Scheduler(?:,\w+)*)")
     words: list[str] = []
     for a in arguments:
         words += ["scheduler=other", f"scheduler.name={named[1]}"] if (named := by_class.fullmatch(a)) else [a]
@@ -137,15 +127,17 @@ def _recalled(arguments: list[str]) -> list[str]:
 
 def command_line() -> str:
     """This run's command, quoted for a shell; a sweep job's without the sweep's name."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("name=")] if sweep.is_job() else _typed
-    return shlex.join(["python", Path(sys.argv[0]).name, *overrides])
+    given, context = _typed, HydraConfig.get()
+    if context.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(context.job, "num"):  # a job, with its number
+        given = [override for override in context.overrides.task if not override.startswith("name=")]
+    return shlex.join(["python", Path(sys.argv[0]).name, *given])
 
 
 def _run_folder(name: str, resume: str | bool | None) -> str:
     if not resume or resume is True:
         return f"runs/{name}"
-    is_name = not Path(str(resume)).is_dir() and Path("runs", str(resume)).is_dir()
-    return f"runs/{resume}" if is_name else str(resume)
+    run = Path("runs", str(resume))
+    return str(run if run.is_dir() and not Path(str(resume)).is_dir() else resume)
 
 
 def _job_slug(number: int, overrides: str) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import shlex
 from collections.abc import Collection
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -42,8 +40,7 @@ _recalled: dict[str, Any] = {}  # the record of the image that from=... names
 def expanded(arguments: list[str]) -> list[str]:
     """With from=IMAGE.png among them: the overrides that it was generated with, below those that were typed now."""
     _recalled.clear()
-    given = [a for a in arguments if a.startswith("from=")]
-    path = value_of(given[-1]) if given else None
+    path = value_of([a for a in arguments if a.startswith("from=")][-1])
     if not path:
         return arguments
     try:
@@ -51,9 +48,8 @@ def expanded(arguments: list[str]) -> list[str]:
             text = getattr(file, "text", {})  # of PNG files only
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        raise UserError(
-            f"from={path} is not an image of sample.py: it has no record of how it was generated."
-        ) from error
+        without = "it has no record of how it was generated"
+        raise UserError(f"from={path} is not an image of sample.py: {without}.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
     values = {key: value for key, _, value in pairs}
@@ -74,15 +70,13 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     """Whether a typed override replaces a recorded one: the same key, or the group that it belongs to."""
     key = override.lstrip("+~").split("=", 1)[0]
     group, _, rest = key.partition(".")
-    if key in values:
-        return True
     if group == "guidance" and rest and group in values:
         choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # several in a sweep
         leaves = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
         brought = {"custom": ["function"], "cfg": ["scale", "negative"]}  # keys of an option outside its own node
-        also = [key for leaf in leaves for key in brought.get(leaf, [])]
-        return rest.split(".")[0] not in (*leaves, "recurrence", *also)
-    return group in ("scheduler", "task") and group in values
+        kept = {"recurrence", *leaves, *(also for leaf in leaves for also in brought.get(leaf, []))}
+        return key in values or rest.split(".")[0] not in kept
+    return key in values or (group in ("scheduler", "task") and group in values)
 
 
 def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
@@ -96,11 +90,7 @@ def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     for leaf in (settings["guidance"].get("domain"), settings["task"]):
         if leaf and "base" in leaf:
             leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
-    typed = list(HydraConfig.get().overrides.task)
-    if "LOCAL_WORLD_SIZE" in os.environ and not any(o.startswith("out=") for o in typed):
-        raise UserError("torchrun needs out=FOLDER, which all processes share: the default is a time stamp.")
-    parsed = OverridesParser.create().parse_overrides(typed)
-    overrides = [str(o.input_line) for o in parsed if str(o.key_or_group).split(".")[0] not in NO_EFFECT]
+    overrides = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o.lstrip("+~"))[0] not in NO_EFFECT]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
     precision, _ = hardware.precision(cfg.trainer.precision, hardware.accelerator(cfg.trainer.accelerator))
@@ -120,10 +110,8 @@ def _warn_of_changes(now: SamplingRecord) -> None:
             warn(f"{name} has changed since the image was generated: the new image will differ from it.")
     if not _recalled.get("changed", True) and _recalled["settings"] != now.settings:
         warn("The defaults of this version differ from those of the image: the new image will differ from it.")
-    versions = _recalled.get("versions", {}).items()
-    pairs = [(name, was, now.versions.get(name)) for name, was in versions]
-    others = [f"{name} {was} then, {current} now" for name, was, current in pairs if was != current]
-    if others:
+    versions = [(name, was, now.versions.get(name)) for name, was in _recalled.get("versions", {}).items()]
+    if others := [f"{name} {was} then, {current} now" for name, was, current in versions if was != current]:
         warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
     _recalled.clear()
 
@@ -151,8 +139,7 @@ def request(cfg: DictConfig, conditioner: Conditioner | None, pretrained: str) -
 
 def terms(group: DictConfig) -> dict[str, DictConfig]:
     """The nodes of a group that have a _target_, by name: the terms of guidance, the parts of a condition."""
-    nodes = {str(name): node for name, node in group.items() if isinstance(node, DictConfig)}
-    return {name: node for name, node in nodes.items() if "_target_" in node}
+    return {str(k): node for k, node in group.items() if isinstance(node, DictConfig) and "_target_" in node}
 
 
 def _inputs(settings: dict) -> dict[str, str]:

@@ -5,20 +5,17 @@ import json
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Column, Table
 
-from chrysalis.command.arguments import is_sweep
+from chrysalis.command.arguments import is_sweep, parsed
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
@@ -26,19 +23,20 @@ COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", 
 RECORD = "job.json"  # in each job's folder: its overrides, and its exit code once it has ended
 STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
-codes: list[int] = []  # of this command's jobs that failed
+codes: list[int] = []  # exit codes of this command's jobs that failed
 ended: set[Path] = set()  # folders of this command's jobs that ended in this process
 begun: set[Path] = set()  # folder of this command's sweep, unless it held one before
 
 
-@dataclass(frozen=True)
 class Job:
     """One job of a sweep: its folder and what it left there."""
 
-    folder: Path
-    overrides: list[str]
-    exit_code: int | None  # None: it has not ended, or ended unobserved
-    results: dict | None
+    def __init__(self, folder: Path):
+        record, results = _loaded(folder / RECORD), folder / "results.json"
+        self.folder = folder
+        self.overrides: list[str] = record.get("overrides", [])
+        self.exit_code: int | None = record.get("exit_code")  # None: it has not ended, or ended unobserved
+        self.results = _loaded(results) if results.is_file() else None
 
     @property
     def number(self) -> int:
@@ -52,7 +50,6 @@ class Job:
 
     @property
     def state(self) -> str:
-        """Its state in words, for the table."""
         if self.finished:
             return "done"
         if self.exit_code is None:
@@ -63,19 +60,11 @@ class Job:
             return f"failed: killed by {signal.Signals(-self.exit_code).name}"
         return f"failed: exit code {self.exit_code}"
 
-    def row(self) -> list[str]:
-        """Its cells for COLUMNS."""
+    def row(self) -> list[str]:  # for COLUMNS
         results = self.results or {}
         digits = {"final_val_loss": ".5f", "val_loss": ".5f", "best_step": "d", "seconds": ".0f"}
         figures = [format(results[name], form) if results else "" for name, form in digits.items()]
         return [self.folder.name, " ".join(self.overrides), self.state, *figures]
-
-
-def job(folder: Path) -> Job:
-    """Read a job's folder."""
-    results = folder / "results.json"
-    record, figures = _loaded(folder / RECORD), _loaded(results) if results.is_file() else None
-    return Job(folder, record.get("overrides", []), record.get("exit_code"), figures)
 
 
 def _loaded(file: Path) -> dict:
@@ -85,7 +74,7 @@ def _loaded(file: Path) -> dict:
 def jobs(folder: Path) -> list[Job]:
     """The jobs in a sweep's folder, in the order of their numbers."""
     found = (record.parent for record in folder.glob(f"*/{RECORD}"))
-    return sorted((job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
+    return sorted((Job(f) for f in found if f.name.split("_")[0].isdecimal()), key=lambda j: j.number)
 
 
 def identity(overrides: Iterable[str]) -> set[str]:
@@ -97,7 +86,7 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
     """With -m, add the setting with which Hydra leaves overrides that all jobs share out of their folders' names."""
     if not is_sweep(arguments):
         return arguments
-    typed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+    typed = parsed([a for a in arguments if "=" in a and not a.startswith("-")])
     shared = sorted({o.key_or_group for o in typed if not o.is_sweep_override()})
     return [*arguments, f"hydra.job.config.override_dirname.exclude_keys={json.dumps(shared)}"]
 
@@ -136,20 +125,18 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         there = jobs(folder)
-        there += [job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
+        there += [Job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
         mine = [j for j in there if not ended or j.folder.absolute() in ended]
-        codes[:] = [1 if j.exit_code is None else j.exit_code for j in mine if not j.finished]
+        codes.extend(1 if j.exit_code is None else j.exit_code for j in mine if not j.finished)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *(j.row() for j in there)])
         console.print(_table(there, shown(folder)))
         if figure := _figure(folder, there):
             say(f"figure: {shown(figure)}")
-        where = shown(folder / "summary.csv")
-        console.print(f"also in {where};  tensorboard --logdir {shown(folder)}", markup=False, soft_wrap=True)
+        say(f"also in {shown(folder / 'summary.csv')};  tensorboard --logdir {shown(folder)}")
 
 
 def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)  # a job that failed at once has removed its empty folder
     write_text(folder / RECORD, json.dumps({"overrides": overrides, "exit_code": exit_code}, indent=2) + "\n")
 
 
@@ -186,8 +173,3 @@ def _table(there: list[Job], title: str) -> Table:
         cells = [name.split("_")[0], "\n".join(overrides), *([] if all_done else [state]), *figures]
         table.add_row(*map(escape, cells))
     return table
-
-
-def is_job() -> bool:
-    """Whether this process runs a job of a sweep, which has a number."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN or not OmegaConf.is_missing(HydraConfig.get().job, "num")

@@ -87,11 +87,14 @@ def require(cfg: DictConfig) -> None:
     for key, value, hint in _with_types(plain):
         if not fits(value, hint):
             raise UserError(f"{_assignment(key, value)} must be {described(hint)}{_default(key, value, plain)}.")
-    if "lr_schedule" in plain:
-        _require_end(plain["trainer"], plain["lr_schedule"].get("kind"))
-        for key in plain["trainer"]:
-            if key in NOT_USED:
-                raise UserError(f"trainer.{key} is not used here: {NOT_USED[key]}.")
+    trainer, schedule = plain.get("trainer", {}), plain.get("lr_schedule", {}).get("kind")
+    for key, number in trainer.items():
+        if key in ("max_steps", "max_epochs") and number == 0:
+            raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
+        if key in NOT_USED:
+            raise UserError(f"trainer.{key} is not used here: {NOT_USED[key]}.")
+    if schedule in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
+        raise UserError(f"lr_schedule={schedule} needs an end: give trainer.max_steps or trainer.max_epochs.")
 
 
 def require_name(name: object) -> None:
@@ -103,15 +106,6 @@ def require_name(name: object) -> None:
             f"{_assignment('name', name)} cannot be a folder's name: use up to 200 letters, digits, '-', '_' or '.'; "
             "the run is then runs/NAME."
         )
-
-
-def _require_end(trainer: dict[str, Any], schedule: str) -> None:
-    """Raise UserError unless training takes a step, and ends where the learning rate falls towards its end."""
-    for key in ("max_steps", "max_epochs"):
-        if trainer.get(key) == 0:
-            raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
-    if schedule in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
-        raise UserError(f"lr_schedule={schedule} needs an end: give trainer.max_steps or trainer.max_epochs.")
 
 
 def _require_nodes(plain: dict[str, Any]) -> None:

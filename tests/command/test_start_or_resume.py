@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from chrysalis.command import CONF, resume
+from chrysalis.command import CONF, start_or_resume
 from chrysalis.system.errors import UserError
 
 
@@ -25,7 +25,7 @@ def again(tmp_path):
     OmegaConf.save(composed(), tmp_path / "config.yaml", resolve=True)
 
     def resumed(*overrides):
-        cfg = resume.recorded(composed(*overrides), tmp_path)
+        cfg = start_or_resume.recorded(composed(*overrides), tmp_path)
         OmegaConf.save(cfg, tmp_path / "config.yaml", resolve=True)
         return cfg
 
