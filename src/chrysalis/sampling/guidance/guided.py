@@ -17,21 +17,6 @@ OverTime = Literal["constant", "early", "late"]
 
 
 @dataclass
-class View:
-    """What a term may look at.
-
-    x_t, x0: float32 [B, C, H, W]; x0 is the model's estimate, unclipped, in the graph of x_t if a term goes through the
-    UNet. t: the timestep, a scalar. cond: the condition, see conditions/conditioner.py.
-    """
-
-    x_t: torch.Tensor
-    x0: torch.Tensor
-    t: torch.Tensor
-    noise: Noise
-    cond: Mapping | None = None
-
-
-@dataclass
 class Push:
     """The change of x0, [B, C, H, W], that a term asks for; its loss and the norm of its gradient, [B] each."""
 
@@ -44,7 +29,6 @@ class Term:
     """Base class of all guidance.
 
     Args:
-        key: of its settings, for messages.
         scale: strength of the guidance; 0 turns it off, a negative one reverses it.
         interval: (lo, hi), acts only at lo < sigma / alpha <= hi (Kynkaanniemi et al. 2024, in EDM's sigma); None for
             no bound.
@@ -58,13 +42,8 @@ class Term:
     through_unet: bool = False
     where: str | None = None
 
-    def __init__(
-        self, key: str, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"
-    ):
-        low, high = interval
-        if low is not None and high is not None and low >= high:
-            raise UserError(f"{key}.interval={list(interval)} must be two numbers in sigma / alpha, the smaller first.")
-        self.key, self.scale, self.interval, self.schedule = key, float(scale), (low, high), schedule
+    def __init__(self, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"):
+        self.scale, self.interval, self.schedule = float(scale), interval, schedule
 
     def strength(self, t: torch.Tensor, noise: Noise) -> float:
         """The scale at timestep t, a scalar; 0 outside the interval."""
@@ -74,8 +53,11 @@ class Term:
             return 0.0
         return self.scale * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
 
-    def push(self, view: View, strength: float) -> Push:
-        """The change at this strength. Each image's depends on that image alone."""
+    def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
+        """The change at this strength; each image's depends on that image alone.
+
+        predicted: in the graph of its x_t if a term goes through the UNet. cond: see conditions/conditioner.py.
+        """
         raise NotImplementedError
 
 
@@ -93,6 +75,12 @@ class Guided(nn.Module):
         self.terms = dict(terms)
         self.noise, self.channels = denoiser.noise, denoiser.channels
         self.begin()
+        for name, term in self.terms.items():
+            low, high = term.interval
+            if low is not None and high is not None and low >= high:
+                raise UserError(
+                    f"guidance.{name}.interval={[low, high]} must be two numbers in sigma / alpha, the smaller first."
+                )
 
     def begin(self) -> None:
         """Forget the records, before new images."""
@@ -110,10 +98,9 @@ class Guided(nn.Module):
         with torch.set_grad_enabled(any(self.terms[name].through_unet for name in active)):
             x = x_t.detach().requires_grad_(torch.is_grad_enabled())
             predicted = self.denoiser(x, t, cond)
-            view = View(x, predicted.x0, t, self.noise, cond)
         pushes = {}
         for name, strength in active.items():
-            pushes[name] = self.terms[name].push(view, strength)
+            pushes[name] = self.terms[name].push(predicted, cond, strength)
             self._require_finite(name, pushes[name], t)
         predicted = replace(predicted, out=predicted.out.detach(), x_t=x_t)
         self._record(predicted, pushes)
