@@ -64,9 +64,9 @@ class Term:
 class Guided(nn.Module):
     """A denoiser with named terms of guidance, called as a denoiser is; it freezes the UNet's weights.
 
-    After every call `records` has one more row {"step", "t", name: {"loss": [B], "gradient_norm": [B], "fraction":
-    [B]}}. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms and of the model's
-    eps.
+    Every call adds a row for each active term to `records`: (step, t, its name, loss, gradient_norm, fraction), the last
+    three of B numbers. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms and of
+    the model's eps.
     """
 
     def __init__(self, denoiser: Denoiser, terms: Mapping[str, Term]):
@@ -84,7 +84,7 @@ class Guided(nn.Module):
 
     def begin(self) -> None:
         """Forget the records, before new images."""
-        self.records: list[dict] = []
+        self.records: list[tuple] = []
         self.evaluations = 0
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
@@ -119,11 +119,9 @@ class Guided(nn.Module):
         ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # of changes in eps and x0
         parts = {name: ratio * _rms(push.change) for name, push in pushes.items()}
         total = sum(parts.values()) + _rms(predicted.eps)
-        row: dict = {"step": self.evaluations - 1, "t": float(predicted.t)}
         for name, push in pushes.items():
-            figures = {"loss": push.loss, "gradient_norm": push.gradient_norm, "fraction": parts[name] / total}
-            row[name] = {key: value.tolist() for key, value in figures.items()}
-        self.records.append(row)
+            figures = [value.tolist() for value in (push.loss, push.gradient_norm, parts[name] / total)]
+            self.records.append((self.evaluations - 1, float(predicted.t), name, *figures))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:
