@@ -92,7 +92,8 @@ class OutputFolder:
 class TrajectoryRecorder:
     """trajectory.png and its animation: x_t between noise and image above, the estimated x_0 below.
 
-    It keeps moments of a trajectory's first images: `columns` for the figure, `frames` for the animation. A moment, uint8 [2, rows, 3, H, W], is the x_t that a step starts from, and the model's estimate of x_0.
+    It keeps moments of a trajectory's first images: `columns` for the figure, `frames` for the animation. A moment,
+    uint8 [2, rows, 3, H, W], is the x_t that a step starts from, and the model's estimate of x_0.
     """
 
     def __init__(self, columns: int = 10, frames: int = 60, rows: int = 4):

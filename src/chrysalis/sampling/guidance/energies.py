@@ -157,7 +157,7 @@ class Brightness(Energy):
 
     def __init__(self, target: Fraction, **settings):
         super().__init__(**settings)
-        self.target = float(target)
+        self.target = target
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         return (_luma(x0).mean(dim=(1, 2, 3)) - (2 * self.target - 1)).square() / 2
@@ -178,8 +178,7 @@ class Silhouette(Energy):
 
     def __init__(self, mask: str, contrast: float = 0.6, **settings):
         super().__init__(**settings)
-        self.contrast = float(contrast)
-        self.mask = ImageFile(mask, "guidance.silhouette.mask")
+        self.contrast, self.mask = contrast, ImageFile(mask, "guidance.silhouette.mask")
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         inside = self.mask.mask_at(_size(x0)).to(x0)

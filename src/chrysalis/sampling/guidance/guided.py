@@ -64,9 +64,9 @@ class Term:
 class Guided(nn.Module):
     """A denoiser with named terms of guidance, called as a denoiser is; it freezes the UNet's weights.
 
-    Every call adds a row for each active term to `records`: (step, t, its name, loss, gradient_norm, fraction), the last
-    three of B numbers. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms and of
-    the model's eps.
+    Every call adds a row for each active term to `records`: (step, t, its name, loss, gradient_norm, fraction), the
+    last three of B numbers. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms
+    and of the model's eps.
     """
 
     def __init__(self, denoiser: Denoiser, terms: Mapping[str, Term]):

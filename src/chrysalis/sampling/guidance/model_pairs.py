@@ -9,7 +9,7 @@ from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
 from chrysalis.diffusion.prediction import Prediction
-from chrysalis.models import location, second_model
+from chrysalis.models import second_model
 from chrysalis.models.model import Model
 from chrysalis.sampling.guidance.guided import Push, Term
 from chrysalis.system.errors import UserError
@@ -91,9 +91,6 @@ def cfg(model: Model, negative: Mapping | None = None, **settings) -> Classifier
 
 def domain(model: Model, base: str | None = None, **settings) -> Pair:
     """Guidance away from the base model. base: a diffusers folder or hub id; None for the one that was fine-tuned."""
-    base = base or location.base_of(model.origin)
-    if base is None:
-        raise UserError(f"{model.origin} does not say what it was fine-tuned from: give guidance.domain.base=FOLDER.")
     return Pair(denoiser_of(second_model.load(model, base, "guidance.domain.base")), **settings)
 
 
