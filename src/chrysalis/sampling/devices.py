@@ -32,10 +32,9 @@ def launch(
     Under torchrun the processes are there already. On a CPU, `devices` is the number of processes. precision: see
     sampling/precision.py.
     """
-    if other:
-        key = next(iter(other))
+    for key in other:
         raise UserError(
-            f"trainer.{key} is not a setting of sample.py: only accelerator, devices, num_nodes, precision."
+            f"trainer.{key} is not a setting of sample.py: it has accelerator, devices, num_nodes, precision."
         )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         devices = int(os.environ["LOCAL_WORLD_SIZE"])

@@ -29,16 +29,18 @@ class Term:
     """Base class of all guidance.
 
     Args:
-        scale: strength of the guidance; 0 turns it off, a negative one reverses it.
+        scale: strength of the guidance; a negative one reverses it.
         interval: (lo, hi), acts only at lo < sigma / alpha <= hi (Kynkaanniemi et al. 2024, in EDM's sigma); None for
             no bound.
         schedule: factor on the scale over time: "constant" 1, "early" sigma(t), "late" alpha(t).
 
     Attributes:
+        neutral: the scale that turns it off.
         through_unet: whether its gradient is taken at x_t, through the UNet.
         where: file and line of the user's function, if it is one.
     """
 
+    neutral: float = 0.0
     through_unet: bool = False
     where: str | None = None
 
@@ -46,12 +48,12 @@ class Term:
         self.scale, self.interval, self.schedule = float(scale), interval, schedule
 
     def strength(self, t: torch.Tensor, noise: Noise) -> float:
-        """The scale at timestep t, a scalar; 0 outside the interval."""
+        """The scale, above the neutral one, at timestep t, a scalar; 0 outside the interval."""
         alpha, sigma = float(noise.alpha(t.view(1))), float(noise.sigma(t.view(1)))
         low, high = self.interval
         if (low is not None and sigma <= low * alpha) or (high is not None and sigma > high * alpha):
             return 0.0
-        return self.scale * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
+        return (self.scale - self.neutral) * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
         """The change at this strength; each image's depends on that image alone.

@@ -51,10 +51,12 @@ class ClassifierFree(Pair):
             increases (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here of x_0).
     """
 
+    neutral = 1.0
+
     def __init__(
         self, other: Denoiser, scale: float = 3.0, rescale: Fraction = 0.0, negative: Request | None = None, **settings
     ):
-        super().__init__(other, scale=scale - 1, **settings)
+        super().__init__(other, scale=scale, **settings)
         self.rescale, self.negative = float(rescale), negative
 
     def other_condition(self, cond: Mapping | None, x_t: torch.Tensor) -> Mapping | None:
