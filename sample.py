@@ -15,7 +15,7 @@ def sample(cfg) -> None:
     from chrysalis.command import recipes, values
     from chrysalis.command.config_tree import instantiate
     from chrysalis.data.transforms import height_and_width
-    from chrysalis.sampling import generation, output, precision, tasks, timesteps, trajectory_recorder
+    from chrysalis.sampling import generation, output, precision, tasks, timesteps
     from chrysalis.sampling.guidance import guided, model_pairs
     from chrysalis.system.files import shown
     from chrysalis.system.terminal import say, stage, warn
@@ -49,7 +49,7 @@ def sample(cfg) -> None:
     schedule = timesteps.TimestepSchedule(scheduler, cfg.steps, device)
     sampler = tasks.Sampler(denoiser, schedule, size, cfg.guidance.recurrence, request)
     # 6. Generate, and make the figures
-    recorder = trajectory_recorder.TrajectoryRecorder(cfg.trajectory_columns, cfg.animation.frames)
+    recorder = output.TrajectoryRecorder(cfg.trajectory_columns, cfg.animation.frames)
     job = generation.Generation(sampler, task, images, recorder if cfg.trajectory else None, processes)
     say(f"{', '.join(job.run(batches))} and settings.json are in {shown(out)}")
 

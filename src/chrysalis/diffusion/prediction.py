@@ -43,7 +43,7 @@ class Prediction:
 
     def for_(self, scheduler) -> torch.Tensor:
         """The prediction as a diffusers scheduler's step expects it, by its prediction_type."""
-        wanted = scheduler.config.prediction_type
-        if wanted == self.objective.name:
+        prediction_type = scheduler.config.prediction_type
+        if prediction_type == self.objective.name:
             return self.out
-        return {"epsilon": lambda: self.eps, "sample": lambda: self.x0, "v_prediction": lambda: self.v}[wanted]()
+        return getattr(self, {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}[prediction_type])

@@ -5,17 +5,21 @@ from dataclasses import replace
 
 import torch
 
-from chrysalis.models import folder
+from chrysalis.models import folder, location
 from chrysalis.models.model import Model
 from chrysalis.system.errors import UserError
 
 
-def load(model: Model, pretrained: str, key: str) -> Model:
+def load(model: Model, pretrained: str | None, key: str) -> Model:
     """Load another model that can be compared and mixed with `model`; see folder.load for the arguments.
 
-    Raises UserError if it differs in its noise levels, or in the labels or vectors it is conditioned on.
+    pretrained: None for the model that it was fine-tuned from. Raises UserError if that is unknown, or if it differs in
+    its noise levels, or in the labels or vectors it is conditioned on.
     """
-    other = folder.load(str(pretrained), key)
+    pretrained = pretrained or location.base_of(model.origin)
+    if pretrained is None:
+        raise UserError(f"{model.origin} does not say what it was fine-tuned from: give {key}=FOLDER.")
+    other = folder.load(pretrained, key)
     ours, theirs = model.scheduler.alphas_cumprod, other.scheduler.alphas_cumprod
     if len(ours) != len(theirs) or not torch.allclose(theirs, ours, atol=1e-6):
         raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: choose a model with the same.")

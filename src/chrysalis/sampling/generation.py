@@ -12,10 +12,9 @@ from chrysalis.sampling.devices import ProcessGroup
 from chrysalis.sampling.guidance.figures import GuidanceFigures
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.loop import Step, trajectory
-from chrysalis.sampling.output import MOST_IN_FIGURES, ImageWriter, OutputFolder
+from chrysalis.sampling.output import MOST_IN_FIGURES, ImageWriter, OutputFolder, TrajectoryRecorder
 from chrysalis.sampling.record import FILE
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
-from chrysalis.sampling.trajectory_recorder import TrajectoryRecorder
 from chrysalis.system.compiling import compiled_only_if, why_not_compiled
 from chrysalis.system.errors import UserError
 from chrysalis.system.terminal import stage, warn

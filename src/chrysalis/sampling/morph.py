@@ -1,5 +1,6 @@
 """Tasks between two ends: morph interpolates the noise of two seeds, blend the weights of two models."""
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import torch
 
 from chrysalis.data import pixels
 from chrysalis.diffusion import mixing, seeds
-from chrysalis.models import location, lora, second_model
+from chrysalis.models import lora, second_model
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import enlarged
 from chrysalis.sampling.output import OutputFolder
@@ -80,18 +81,15 @@ class Blend(Generate):
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
             raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")
-        name = base or location.base_of(model.origin)
-        if name is None:
-            raise UserError(f"{model.origin} does not say what it was fine-tuned from: give task.base=FOLDER.")
-        other = second_model.load(model, name, "task.base")
+        other = second_model.load(model, base, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
                 one.unet = lora.plain(one.unet)
                 align(one.unet)
-        self.base, self.own = other.unet.state_dict(), {k: v.clone() for k, v in model.unet.state_dict().items()}
+        self.base, self.own = other.unet.state_dict(), copy.deepcopy(model.unet.state_dict())
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
-            raise UserError(f"task.base={name} is another kind of UNet than {model.origin}: weights cannot blend.")
+            raise UserError(f"task.base={other.origin} is another kind of UNet than {model.origin}: they cannot blend.")
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [

@@ -25,8 +25,8 @@ class TimestepSchedule:
 
     def __init__(self, scheduler: Scheduler, steps: int, device: torch.device | str = "cpu"):
         trained = scheduler.config.num_train_timesteps
-        if not 1 <= steps <= trained:
-            raise UserError(f"steps={steps} must lie between 1 and the {trained} timesteps of the model.")
+        if steps > trained:
+            raise UserError(f"steps={steps} must be at most the {trained} timesteps of the model.")
         self.scheduler = copy.deepcopy(scheduler)
         if steps == 1 and "timestep_spacing" in self.scheduler.config:
             # the other spacings would take the only step at t = 0, where almost all of the noise stays
@@ -35,8 +35,8 @@ class TimestepSchedule:
             self.scheduler.set_timesteps(steps)
         except (ValueError, TypeError, IndexError) as error:
             raise UserError(f"steps={steps}: {first_line(error)}.") from error
+        self._require_usable(steps)
         timesteps = self.scheduler.timesteps
-        self._require_usable(steps, timesteps)
         if timesteps.is_floating_point():
             timesteps = timesteps.float()  # some are float64, which Apple GPUs do not have
         self.scheduler.timesteps = timesteps.to(device)
@@ -48,12 +48,12 @@ class TimestepSchedule:
             self.timesteps = [self.timesteps[0], *self.timesteps[2:]]
         self.order: int = getattr(scheduler, "order", 1)
 
-    def _require_usable(self, steps: int, timesteps: torch.Tensor) -> None:
-        sigmas = getattr(self.scheduler, "sigmas", None)
+    def _require_usable(self, steps: int) -> None:
+        timesteps, sigmas = self.scheduler.timesteps, getattr(self.scheduler, "sigmas", None)
         trained, name = self.scheduler.config.num_train_timesteps, type(self.scheduler).__name__
         if sigmas is not None and len(sigmas) > 1 and float(sigmas[0]) == float(sigmas[-1]):
             raise UserError(f"steps={steps}: {name} takes no step at all with so few. Use more steps.")
-        if not torch.as_tensor(timesteps).isfinite().all():
+        if not timesteps.isfinite().all():
             raise UserError(
                 f"steps={steps}: {name} computes timesteps that are not finite on the model's noise schedule: "
                 "choose another scheduler."

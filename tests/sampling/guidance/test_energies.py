@@ -21,7 +21,7 @@ from chrysalis.diffusion.objective import objective
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance import energies
 from chrysalis.sampling.guidance.energies import Energy
-from chrysalis.sampling.guidance.guided import Guided, View
+from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.guidance.model_pairs import Pair
 from chrysalis.sampling.guidance.user_function import Classifier, Custom, Function
 from chrysalis.sampling.loop import sample
@@ -80,13 +80,10 @@ def test_every_scheduler_with_every_kind_of_term(name, kind):
     torch.testing.assert_close(alone, results[SCALES[-1]][[0, 3]], rtol=1e-3, atol=1e-3)
 
 
-def view_of(denoiser, through, n=3, t=400):
+def predicted_by(denoiser, through, n=3, t=400):
     x_t = torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    t = torch.tensor(t)
     with torch.set_grad_enabled(through):
-        x_t = x_t.requires_grad_(through)
-        x0 = denoiser(x_t, t).x0
-    return View(x_t, x0, t, denoiser.noise)
+        return denoiser(x_t.requires_grad_(through), torch.tensor(t))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -120,22 +117,24 @@ def test_raw_at_x_t_is_classifier_guidance(prediction):
 def test_at_x0_one_unit_of_scale_reaches_the_target():
     """At sigma = 1 a quadratic energy changes x0 by scale times the distance to its minimum, at any size of image."""
     denoiser = unclipped()
-    view = view_of(denoiser, through=False, t=999)
-    change = ToHalf(scale=1.0, clip=None).push(view, 1.0).change
-    torch.testing.assert_close(view.x0 + change, torch.full_like(view.x0, 0.5), rtol=1e-3, atol=4e-2)
-    half = ToHalf(scale=0.5, clip=None).push(view, 0.5).change
+    predicted = predicted_by(denoiser, through=False, t=999)
+    change = ToHalf(scale=1.0, clip=None).push(predicted, None, 1.0).change
+    torch.testing.assert_close(predicted.x0 + change, torch.full_like(change, 0.5), rtol=1e-3, atol=4e-2)
+    half = ToHalf(scale=0.5, clip=None).push(predicted, None, 0.5).change
     torch.testing.assert_close(half, change / 2)
 
 
 def test_both_ways_push_alike_and_clip_bounds_them():
     denoiser = unclipped()
-    pushes = {at: ToHalf(at=at, clip=None).push(view_of(denoiser, at == "x_t"), 0.3).change for at in ("x0", "x_t")}
-    rms = {at: change.square().mean(dim=(1, 2, 3)).sqrt() for at, change in pushes.items()}
+    rms = {}
+    for at in ("x0", "x_t"):
+        push = ToHalf(at=at, clip=None).push(predicted_by(denoiser, at == "x_t"), None, 0.3)
+        rms[at] = push.change.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(rms["x0"], rms["x_t"], rtol=1e-3, atol=0)
-    clipped = ToHalf(at="x_t", clip=0.01).push(view_of(denoiser, True), 0.3).change
+    clipped = ToHalf(at="x_t", clip=0.01).push(predicted_by(denoiser, True), None, 0.3).change
     torch.testing.assert_close(clipped.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 0.01))
     sigma = denoiser.noise.sigma(torch.tensor([400])).item()
-    unit = ToHalf(gradient="unit").push(view_of(denoiser, False), 0.3).change
+    unit = ToHalf(gradient="unit").push(predicted_by(denoiser, False), None, 0.3).change
     torch.testing.assert_close(unit.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 0.3 * sigma**2))
 
 
@@ -181,12 +180,12 @@ def test_smoothing_averages_over_noisy_copies():
             return (x0[:, 0, 0, 0] - 0.5).square() / 2
 
     denoiser = unclipped()
-    view = view_of(denoiser, False, t=300)
+    predicted = predicted_by(denoiser, False, t=300)
     sigma = denoiser.noise.sigma(torch.tensor([300])).item()
-    push = OnePixel(scale=1.0, smoothing=4000).push(view, 1.0)
-    expected = (view.x0[:, 0, 0, 0] - 0.5).square() / (2 * (1 + sigma**2)) + math.log(1 + sigma**2) / 2
+    push = OnePixel(scale=1.0, smoothing=4000).push(predicted, None, 1.0)
+    expected = (predicted.x0[:, 0, 0, 0] - 0.5).square() / (2 * (1 + sigma**2)) + math.log(1 + sigma**2) / 2
     torch.testing.assert_close(push.loss, expected, rtol=0.1, atol=0.05)
-    again = OnePixel(scale=1.0, smoothing=4000).push(view, 1.0)
+    again = OnePixel(scale=1.0, smoothing=4000).push(predicted, None, 1.0)
     assert torch.equal(push.change, again.change)
 
 
@@ -195,14 +194,13 @@ def test_records_tell_each_terms_loss_gradient_and_fraction():
     terms = {"half": ToHalf(scale=0.3), "mirror": energies.Symmetry(scale=0.3, at="x_t")}
     guided = Guided(denoiser, terms)
     final(guided, "heun", steps=5)
-    assert len(guided.records) == 9
-    row = guided.records[3]
-    assert row["step"] == 3
-    fractions = np.array([row[name]["fraction"] for name in terms])
+    assert [(step, name) for step, _, name, *_ in guided.records] == [(k, name) for k in range(9) for name in terms]
+    of_step = {name: figures for step, _, name, *figures in guided.records if step == 3}
+    fractions = np.array([of_step[name][2] for name in terms])
     assert fractions.shape == (2, 4)
     assert ((fractions > 0) & (fractions < 1)).all()
     assert (fractions.sum(0) < 1).all()
-    assert all(row["half"]["loss"])
+    assert all(of_step["half"][0])
     guided.begin()
     assert guided.records == []
 

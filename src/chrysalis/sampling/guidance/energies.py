@@ -5,6 +5,7 @@ Sampling from p(x_0) exp(-E(x_0)) needs grad_{x_t} log E[exp(-E(x_0)) | x_t], wh
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
-from chrysalis.sampling.guidance.guided import Interval, OverTime, Push, Term, View
+from chrysalis.diffusion.prediction import Prediction
+from chrysalis.sampling.guidance.guided import Push, Term
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.ranges import Fraction, Positive, PositiveNumber, Smoothing
 
@@ -23,7 +25,7 @@ class Energy(Term):
     """loss(x0, t, cond) -> [B], and how its gradient acts.
 
     Args:
-        scale, interval, schedule: see Term.
+        settings: scale, interval and schedule, see Term.
         at: where the gradient is taken. "x_t" goes through the UNet (DPS, Chung et al. 2023; universal guidance, Bansal
             et al. 2023), "x0" does not (MPGD, He et al. 2024), for a fraction of memory and time; "noisy" gives x_t
             itself to the loss, without the UNet.
@@ -38,28 +40,27 @@ class Energy(Term):
 
     def __init__(
         self,
-        scale: float = 1.0,
         at: Literal["x0", "x_t", "noisy"] = "x0",
-        interval: Interval = (None, None),
-        schedule: OverTime = "constant",
         gradient: Literal["per_pixel", "raw", "unit"] = "per_pixel",
         clip: PositiveNumber | None = 1.0,
         smoothing: Smoothing = 0,
+        **settings,
     ):
-        super().__init__(f"guidance.{type(self).__name__.lower()}", scale, interval, schedule)
+        super().__init__(**settings)
         self.at, self.gradient, self.largest_change, self.smoothing = at, gradient, clip, smoothing
         self.through_unet = at == "x_t"
+        self.key = f"guidance.{type(self).__name__.lower()}"  # of its settings, for messages
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         """x0 float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
         raise NotImplementedError
 
-    def push(self, view: View, strength: float) -> Push:
-        sigma = view.noise.sigma(view.t.view(1))
-        loss, grad, at_x0 = self._gradients(view, float(sigma))
+    def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
+        sigma = predicted.noise.sigma(predicted.t)
+        loss, grad, at_x0 = self._gradients(predicted, cond)
         norm, size = grad.flatten(1).norm(dim=1), grad[0].numel()
         if self.gradient == "raw":
-            change = grad if self.at == "x0" else grad / view.noise.alpha(view.t.view(1))
+            change = grad if self.at == "x0" else grad / predicted.noise.alpha(predicted.t)
         else:
             change = grad / (norm / math.sqrt(size)).clamp(min=1e-30).view(-1, 1, 1, 1)  # rms 1
             if self.gradient == "per_pixel":
@@ -70,17 +71,19 @@ class Energy(Term):
             change = change * (self.largest_change / rms.clamp(min=1e-20)).clamp(max=1)
         return Push(change, loss.detach(), norm)
 
-    def _gradients(self, view: View, sigma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _gradients(
+        self, predicted: Prediction, cond: Mapping | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(loss [B], its gradient at what `at` names, its gradient at the loss's own argument)."""
         with torch.enable_grad():
-            x = view.x_t if self.at == "noisy" else view.x0
+            x = predicted.x_t if self.at == "noisy" else predicted.x0
             if not self.through_unet:
                 x = x.detach().requires_grad_()
-            loss = self._smoothed(x.clone(), view, sigma)  # a loss may change its argument in place
+            loss = self._smoothed(x.clone(), predicted, cond)  # a loss may change its argument in place
             at_x = self._gradient_at(x, loss)
             if not self.through_unet:
                 return loss, at_x, at_x
-            (at_x_t,) = torch.autograd.grad(view.x0, view.x_t, at_x, retain_graph=True)
+            (at_x_t,) = torch.autograd.grad(x, predicted.x_t, at_x, retain_graph=True)
             return loss, at_x_t, at_x
 
     def _gradient_at(self, x: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
@@ -94,13 +97,13 @@ class Energy(Term):
             raise UserError(f"{source}: the loss does not depend on the image.")
         return gradient
 
-    def _smoothed(self, x0: torch.Tensor, view: View, sigma: float) -> torch.Tensor:
-        t = view.t.expand(len(x0))
+    def _smoothed(self, x0: torch.Tensor, predicted: Prediction, cond: Mapping | None) -> torch.Tensor:
+        t, sigma = predicted.t.expand(len(x0)), float(predicted.noise.sigma(predicted.t))
         if not self.smoothing:
-            return self.loss(x0, t, view.cond)
-        keys = [seeds.key("smoothing", float(view.t), j) for j in range(self.smoothing)]
+            return self.loss(x0, t, cond)
+        keys = [seeds.key("smoothing", float(predicted.t), j) for j in range(self.smoothing)]
         copies = [x0 + sigma * xi for xi in seeds.normal(keys, x0.shape[1:]).to(x0.device)]
-        losses = torch.stack([self.loss(copy, t, view.cond) for copy in copies])
+        losses = torch.stack([self.loss(copy, t, cond) for copy in copies])
         return math.log(len(copies)) - torch.logsumexp(-losses, dim=0)
 
 
@@ -154,7 +157,7 @@ class Brightness(Energy):
 
     def __init__(self, target: Fraction, **settings):
         super().__init__(**settings)
-        self.target = float(target)
+        self.target = target
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         return (_luma(x0).mean(dim=(1, 2, 3)) - (2 * self.target - 1)).square() / 2
@@ -175,8 +178,7 @@ class Silhouette(Energy):
 
     def __init__(self, mask: str, contrast: float = 0.6, **settings):
         super().__init__(**settings)
-        self.contrast = float(contrast)
-        self.mask = ImageFile(mask, "guidance.silhouette.mask")
+        self.contrast, self.mask = contrast, ImageFile(mask, "guidance.silhouette.mask")
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         inside = self.mask.mask_at(_size(x0)).to(x0)

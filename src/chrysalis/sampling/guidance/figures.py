@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from chrysalis.system.files import written
 from chrysalis.system.plotting import COLOURS, save, style, subplots
 from chrysalis.system.terminal import say
@@ -19,15 +21,13 @@ class GuidanceFigures:
         self.names: list[str] = []
         self.rows: dict[str, list[tuple]] = {}
 
-    def add(self, names: Sequence[str], records: Sequence[dict]) -> None:
+    def add(self, names: Sequence[str], records: Sequence[tuple]) -> None:
         """Keep the records of a batch, to four digits. names: of the batch's images, in their order."""
         for k, name in enumerate(names):
             if name in self.names:
                 self.rows[name] = [
-                    (name, row["step"], row["t"], term, *(float(f"{values[k]:.4g}") for values in figures.values()))
-                    for row in records
-                    for term, figures in row.items()
-                    if isinstance(figures, dict)
+                    (name, step, t, term, *(float(f"{values[k]:.4g}") for values in figures))
+                    for step, t, term, *figures in records
                 ]
 
     def save(self, out: Path) -> list[str]:
@@ -57,20 +57,18 @@ def _read(file: Path) -> dict[str, list[tuple]]:
 
 def _plot(path: Path, rows: list[tuple]) -> None:
     """Loss and fraction of each term over the steps: the median over the images, and their quartiles."""
-    import numpy as np
 
     terms = list(dict.fromkeys(row[3] for row in rows))
-    figure, axes = subplots(2, (9, 3.4))
+    figure, (losses, fractions) = subplots(2, (9, 3.4))
     for colour, term in zip(COLOURS * len(terms), terms, strict=False):
         steps = sorted({row[1] for row in rows if row[3] == term})
-        for side, column in zip(axes, (COLUMNS.index("loss"), COLUMNS.index("fraction")), strict=True):
-            values = [[row[column] for row in rows if row[3] == term and row[1] == step] for step in steps]
+        for axes, column in ((losses, "loss"), (fractions, "fraction")):
+            values = [[row[COLUMNS.index(column)] for row in rows if row[1] == s and row[3] == term] for s in steps]
             low, middle, high = np.array([np.percentile(v, (25, 50, 75)) for v in values]).T
-            side.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            side.plot(steps, middle, color=colour, linewidth=1.8, label=term)
-    axes[0].set(title="loss of each term", xlabel="step")
-    axes[1].set(title="fraction of the step", xlabel="step", ylim=(0, None))
-    axes[0].legend(frameon=False)
-    for side in axes:
-        style(side)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(steps, middle, color=colour, linewidth=1.8, label=term)
+            style(axes)
+    losses.set(title="loss of each term", xlabel="step")
+    fractions.set(title="fraction of the step", xlabel="step", ylim=(0, None))
+    losses.legend(frameon=False)
     save(figure, path)

@@ -17,21 +17,6 @@ OverTime = Literal["constant", "early", "late"]
 
 
 @dataclass
-class View:
-    """What a term may look at.
-
-    x_t, x0: float32 [B, C, H, W]; x0 is the model's estimate, unclipped, in the graph of x_t if a term goes through the
-    UNet. t: the timestep, a scalar. cond: the condition, see conditions/conditioner.py.
-    """
-
-    x_t: torch.Tensor
-    x0: torch.Tensor
-    t: torch.Tensor
-    noise: Noise
-    cond: Mapping | None = None
-
-
-@dataclass
 class Push:
     """The change of x0, [B, C, H, W], that a term asks for; its loss and the norm of its gradient, [B] each."""
 
@@ -44,47 +29,46 @@ class Term:
     """Base class of all guidance.
 
     Args:
-        key: of its settings, for messages.
-        scale: strength of the guidance; 0 turns it off, a negative one reverses it.
+        scale: strength of the guidance; a negative one reverses it.
         interval: (lo, hi), acts only at lo < sigma / alpha <= hi (Kynkaanniemi et al. 2024, in EDM's sigma); None for
             no bound.
         schedule: factor on the scale over time: "constant" 1, "early" sigma(t), "late" alpha(t).
 
     Attributes:
+        neutral: the scale that turns it off.
         through_unet: whether its gradient is taken at x_t, through the UNet.
         where: file and line of the user's function, if it is one.
     """
 
+    neutral: float = 0.0
     through_unet: bool = False
     where: str | None = None
 
-    def __init__(
-        self, key: str, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"
-    ):
-        low, high = interval
-        if low is not None and high is not None and low >= high:
-            raise UserError(f"{key}.interval={list(interval)} must be two numbers in sigma / alpha, the smaller first.")
-        self.key, self.scale, self.interval, self.schedule = key, float(scale), (low, high), schedule
+    def __init__(self, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"):
+        self.scale, self.interval, self.schedule = float(scale), interval, schedule
 
     def strength(self, t: torch.Tensor, noise: Noise) -> float:
-        """The scale at timestep t, a scalar; 0 outside the interval."""
+        """The scale, above the neutral one, at timestep t, a scalar; 0 outside the interval."""
         alpha, sigma = float(noise.alpha(t.view(1))), float(noise.sigma(t.view(1)))
         low, high = self.interval
         if (low is not None and sigma <= low * alpha) or (high is not None and sigma > high * alpha):
             return 0.0
-        return self.scale * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
+        return (self.scale - self.neutral) * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
 
-    def push(self, view: View, strength: float) -> Push:
-        """The change at this strength. Each image's depends on that image alone."""
+    def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
+        """The change at this strength; each image's depends on that image alone.
+
+        predicted: in the graph of its x_t if a term goes through the UNet. cond: see conditions/conditioner.py.
+        """
         raise NotImplementedError
 
 
 class Guided(nn.Module):
     """A denoiser with named terms of guidance, called as a denoiser is; it freezes the UNet's weights.
 
-    After every call `records` has one more row {"step", "t", name: {"loss": [B], "gradient_norm": [B], "fraction":
-    [B]}}. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms and of the model's
-    eps.
+    Every call adds a row for each active term to `records`: (step, t, its name, loss, gradient_norm, fraction), the
+    last three of B numbers. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms
+    and of the model's eps.
     """
 
     def __init__(self, denoiser: Denoiser, terms: Mapping[str, Term]):
@@ -93,10 +77,16 @@ class Guided(nn.Module):
         self.terms = dict(terms)
         self.noise, self.channels = denoiser.noise, denoiser.channels
         self.begin()
+        for name, term in self.terms.items():
+            low, high = term.interval
+            if low is not None and high is not None and low >= high:
+                raise UserError(
+                    f"guidance.{name}.interval={[low, high]} must be two numbers in sigma / alpha, the smaller first."
+                )
 
     def begin(self) -> None:
         """Forget the records, before new images."""
-        self.records: list[dict] = []
+        self.records: list[tuple] = []
         self.evaluations = 0
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
@@ -110,10 +100,9 @@ class Guided(nn.Module):
         with torch.set_grad_enabled(any(self.terms[name].through_unet for name in active)):
             x = x_t.detach().requires_grad_(torch.is_grad_enabled())
             predicted = self.denoiser(x, t, cond)
-            view = View(x, predicted.x0, t, self.noise, cond)
         pushes = {}
         for name, strength in active.items():
-            pushes[name] = self.terms[name].push(view, strength)
+            pushes[name] = self.terms[name].push(predicted, cond, strength)
             self._require_finite(name, pushes[name], t)
         predicted = replace(predicted, out=predicted.out.detach(), x_t=x_t)
         self._record(predicted, pushes)
@@ -132,11 +121,9 @@ class Guided(nn.Module):
         ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # of changes in eps and x0
         parts = {name: ratio * _rms(push.change) for name, push in pushes.items()}
         total = sum(parts.values()) + _rms(predicted.eps)
-        row: dict = {"step": self.evaluations - 1, "t": float(predicted.t)}
         for name, push in pushes.items():
-            figures = {"loss": push.loss, "gradient_norm": push.gradient_norm, "fraction": parts[name] / total}
-            row[name] = {key: value.tolist() for key, value in figures.items()}
-        self.records.append(row)
+            figures = [value.tolist() for value in (push.loss, push.gradient_norm, parts[name] / total)]
+            self.records.append((self.evaluations - 1, float(predicted.t), name, *figures))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

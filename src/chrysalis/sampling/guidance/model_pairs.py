@@ -8,9 +8,10 @@ import torch
 from chrysalis.conditions.request import Request
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
-from chrysalis.models import location, second_model
+from chrysalis.diffusion.prediction import Prediction
+from chrysalis.models import second_model
 from chrysalis.models.model import Model
-from chrysalis.sampling.guidance.guided import Interval, OverTime, Push, Term, View
+from chrysalis.sampling.guidance.guided import Push, Term
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Fraction
 
@@ -22,27 +23,20 @@ class Pair(Term):
     (Karras et al. 2024, arXiv 2406.02507) when it is a worse version of D, such as an earlier checkpoint.
     """
 
-    def __init__(
-        self,
-        other: Denoiser,
-        scale: float = 1.0,
-        interval: Interval = (None, None),
-        schedule: OverTime = "constant",
-        key: str = "guidance.domain",
-    ):
-        super().__init__(key, scale, interval, schedule)
+    def __init__(self, other: Denoiser, **settings):
+        super().__init__(**settings)
         self.other = other.requires_grad_(False).eval()
 
-    def condition(self, view: View) -> Mapping | None:
-        """The other model's condition: the same, if it is conditional."""
-        return view.cond if self.other.conditioner is not None else None
+    def other_condition(self, cond: Mapping | None, x_t: torch.Tensor) -> Mapping | None:
+        """The other model's condition; it ignores it if it is unconditional."""
+        return cond
 
-    def push(self, view: View, strength: float) -> Push:
+    def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
         """The loss is the rms distance of the two x0."""
         with torch.no_grad():
-            x_t = view.x_t.detach()
-            other = self.other.to(x_t.device)
-            difference = view.x0.detach() - other(x_t, view.t, self.condition(view)).x0
+            x_t = predicted.x_t.detach()
+            other = self.other.to(x_t.device)(x_t, predicted.t, self.other_condition(cond, x_t))
+            difference = predicted.x0 - other.x0
         norm = difference.flatten(1).norm(dim=1)
         return Push(strength * difference, norm / difference[0].numel() ** 0.5, norm)
 
@@ -57,22 +51,24 @@ class ClassifierFree(Pair):
             increases (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here of x_0).
     """
 
+    neutral = 1.0
+
     def __init__(
         self, other: Denoiser, scale: float = 3.0, rescale: Fraction = 0.0, negative: Request | None = None, **settings
     ):
-        super().__init__(other, scale - 1, key="guidance.cfg", **settings)
+        super().__init__(other, scale=scale, **settings)
         self.rescale, self.negative = float(rescale), negative
 
-    def condition(self, view: View) -> Mapping | None:
+    def other_condition(self, cond: Mapping | None, x_t: torch.Tensor) -> Mapping | None:
         if self.negative is None:
             return None
-        n, _, height, width = view.x_t.shape
-        return self.negative.cond([0] * n, [0] * n, (height, width), view.x_t.device)
+        n, _, height, width = x_t.shape
+        return self.negative.cond([0] * n, [0] * n, (height, width), x_t.device)
 
-    def push(self, view: View, strength: float) -> Push:
-        push = super().push(view, strength)
+    def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
+        push = super().push(predicted, cond, strength)
         if self.rescale:
-            x0 = view.x0.detach()
+            x0 = predicted.x0.detach()
             guided = x0 + push.change
             ratio = x0.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
             push.change = guided * (1 + self.rescale * (ratio - 1)) - x0
@@ -97,14 +93,10 @@ def cfg(model: Model, negative: Mapping | None = None, **settings) -> Classifier
 
 def domain(model: Model, base: str | None = None, **settings) -> Pair:
     """Guidance away from the base model. base: a diffusers folder or hub id; None for the one that was fine-tuned."""
-    base = base or location.base_of(model.origin)
-    if base is None:
-        raise UserError(f"{model.origin} does not say what it was fine-tuned from: give guidance.domain.base=FOLDER.")
     return Pair(denoiser_of(second_model.load(model, base, "guidance.domain.base")), **settings)
 
 
 def auto(model: Model, checkpoint: str, **settings) -> Pair:
     """Guidance away from a worse version of the model: a checkpoint file of its run, or a diffusers folder."""
-    key = "guidance.autoguidance"
-    read = second_model.from_checkpoint if Path(str(checkpoint)).suffix == ".ckpt" else second_model.load
-    return Pair(denoiser_of(read(model, checkpoint, f"{key}.checkpoint")), key=key, **settings)
+    load = second_model.from_checkpoint if Path(checkpoint).suffix == ".ckpt" else second_model.load
+    return Pair(denoiser_of(load(model, checkpoint, "guidance.autoguidance.checkpoint")), **settings)

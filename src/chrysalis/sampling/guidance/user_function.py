@@ -25,7 +25,6 @@ class Function:
     """
 
     def __init__(self, reference: str, arguments: str, key: str, may_be_factory: bool = False):
-        self.key = key
         place, _, name = str(reference).rpartition(":")
         if not place or not name:
             raise UserError(f"{key}={reference} must be path/to/file.py:name or package.module:name.")
