@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -26,17 +26,14 @@ class Column:
 
     Args:
         name: of the values in Example.columns, ImageSet.columns and Batch.columns.
-        keys: metadata keys that hold it, unless the configuration names others; None: `name`.
+        keys: metadata keys that hold it, unless the configuration key `setting` names others; None: `name`.
     """
 
-    def __init__(self, name: str, keys: Sequence[str] | None = None):
-        self.name, self.noun = name, name.replace("_", " ")
-        self.keys = (name,) if keys is None else tuple(keys)
+    suffix: ClassVar[str] = "column"  # of `setting`
 
-    @property
-    def setting(self) -> str:
-        """The configuration key that names other keys."""
-        return f"data.{self.name}_column"
+    def __init__(self, name: str, keys: Sequence[str] | None = None):
+        self.name, self.noun, self.setting = name, name.replace("_", " "), f"data.{name}_{self.suffix}"
+        self.keys = (name,) if keys is None else tuple(keys)
 
     def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> Any:
         """Return the value of a line of metadata or a row of a dataset, None where it has none; see Example.columns.
@@ -44,7 +41,7 @@ class Column:
         Raises:
             ValueError: the value is of another type.
         """
-        raise NotImplementedError
+        return _first(entry, keys)[1]
 
     def decode(self, value: Any, whole: tuple[int, int], size: tuple[int, int], resize: Resize) -> Any:
         """Return the value that is stored. whole: (width, height) of the image's file; size: (height, width)."""
@@ -116,9 +113,7 @@ class Captions(Column):
 class Numbers(Column):
     """One number per key, D in all; float32 [N, D] once collected, NaN where unknown."""
 
-    @property
-    def setting(self) -> str:
-        return f"data.{self.name}_columns"
+    suffix = "columns"
 
     def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...] | None:
         numbers = tuple(self._number(key, entry.get(key)) for key in keys)
@@ -151,9 +146,6 @@ class Images(Column):
     def __init__(self, name: str, channels: int):
         super().__init__(name, (f"{name}_file_name",))
         self.channels = channels
-
-    def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> Any:
-        return _first(entry, keys)[1] or None
 
     def decode(
         self, value: Path | bytes | None, whole: tuple[int, int], size: tuple[int, int], resize: Resize

@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError, features
 COMMON = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
 RARER = {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".psd", ".qoi"}
 BUILT_IN = {"avif": {".avif", ".avifs"}, "jpg_2000": {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}}
-HEIF, JXL = {".heic", ".heics", ".heif", ".heifs", ".hif"}, {".jxl"}
-PLUGINS = {"pillow_heif": HEIF, "pillow_jxl": JXL}
+PLUGINS = {"pillow_heif": {".heic", ".heics", ".heif", ".heifs", ".hif"}, "pillow_jxl": {".jxl"}}
 INSTALL = {"pillow_heif": 'pip install "chrysalis[heif]"', "pillow_jxl": "pip install pillow-jxl-plugin"}
 LARGEST_FILE = 2**29  # bytes: several are read at once
 

@@ -20,13 +20,11 @@ class ImageFile:
     """An image read on construction, so that errors appear before sampling starts. key: the configuration key."""
 
     def __init__(self, path: str, key: str):
-        self.path, self.key = str(path), key
+        self.path, self.key, file = str(path), key, require_path(key, path)
         try:
-            self.image = open_image(read_bytes(require_path(key, path)))
+            self.image = open_image(read_bytes(file))
             self.size = upright_size(self.image)
             self.image.load()  # no converted copy: it would lose the TIFF tags
-        except UserError:
-            raise
         except Exception as error:  # Pillow raises a dozen kinds on damaged images
             why = f": {error}" if isinstance(error, PluginMissing) else ""
             raise UserError(f"{key}={path} is not an image that can be read{why}.") from error

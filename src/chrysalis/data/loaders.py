@@ -57,11 +57,6 @@ class Order(Sampler[Rows]):
     def __len__(self) -> int:
         return -(-self.usable // self.joint)
 
-    def window(self, micro_batch: int) -> int:
-        """Return the number of images, over all ranks, in the accumulation window of a micro-batch of an epoch."""
-        first = micro_batch // self.accumulate * self.accumulate * self.joint
-        return min(self.usable, first + self.accumulate * self.joint) - first
-
     def __iter__(self) -> Iterator[Rows]:
         epoch, start = divmod(self.done(), len(self))
         order = self.rows[seeds.permutation(len(self.rows), self.seed, "order", epoch).numpy()]
@@ -70,7 +65,8 @@ class Order(Sampler[Rows]):
             at = slice(micro_batch * self.joint, min((micro_batch + 1) * self.joint, self.usable))
             rows, places = order[at][self.rank :: self.world], u[at][self.rank :: self.world]
             keys = np.array([seeds.key(self.seed, "noise", epoch, int(row)) for row in rows])
-            yield Rows(rows, keys, places, self.window(micro_batch))
+            first = micro_batch // self.accumulate * self.accumulate * self.joint  # of its window, over all ranks
+            yield Rows(rows, keys, places, min(self.usable, first + self.accumulate * self.joint) - first)
 
 
 class BatchDataset(Dataset):

@@ -67,9 +67,8 @@ class HubSource(Source):
         self.rows: Dataset
         self.rows, self.files = load(path, split, configuration, revision)
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
-        known = set(self.rows.column_names)
-        found = {name: c.keys for name, c in COLUMNS.items() if name not in keys and known.issuperset(c.keys)}
-        self.keys = {name: unique(of) for name, of in keys.items() if of} | found
+        found = {name: name for name in COLUMNS if name not in keys and name in self.rows.column_names}
+        self.keys = {name: unique(of) for name, of in {**keys, **found}.items() if of}
         self.value_names = {name: of for name, of in self.keys.items() if isinstance(COLUMNS.get(name), Numbers)}
         for name, columns in self.keys.items():
             for key in columns:

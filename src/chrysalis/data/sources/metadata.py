@@ -120,7 +120,9 @@ def _row(entry: dict, folder: Path, keys: Mapping[str, Sequence[str]], is_csv: b
         own_keys = keys.get(name, column.keys)
         cells = {key: _number(entry[key]) for key in own_keys if key in entry} if is_csv else {}
         value = column.read(cells if is_csv and isinstance(column, Numbers) else entry, own_keys)
-        columns[name] = below(value) if isinstance(column, Images) and value is not None else value
+        if isinstance(column, Images):
+            value = below(value) if value else None
+        columns[name] = value
     return Row(file, file.relative_to(root), columns)
 
 
