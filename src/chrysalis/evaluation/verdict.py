@@ -47,8 +47,9 @@ def verdict(best: int, losses: Mapping[int, Tensor], evaluations: Collection[dic
     if memorized and memorized[0] <= best:
         sentence += f"; near-duplicates of training images appear already by step {memorized[0]:,}"
     elif memorized:
-        then = " and" if best < last else ","
-        sentence += f"{then} near-duplicates of training images appear by step {memorized[0]:,}"
+        sentence += (
+            f"{' and' if best < last else ','} near-duplicates of training images appear by step {memorized[0]:,}"
+        )
     at_best = next((row for row in evaluations if row["step"] == best), {})
     if at_best.get("kd_low", 0.0) > 0:  # the loss may be low and the samples bad
         sentence += f"; its samples still differ from real images: KD {KD_FORMAT.format(**at_best)}"
