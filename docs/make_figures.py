@@ -1,6 +1,9 @@
-"""The samples of README.md and docs/: runs the commands that the pages show, and puts results side by side.
+"""Make the figures of samples in README.md and docs/: run the commands that the pages show, and arrange the results.
 
-python docs/make_figures.py [schedulers colour symmetry ...]     (needs runs/first, early, label, mask and text)
+    python docs/make_figures.py [schedulers colour symmetry ...]
+
+It needs runs/first, early, label, mask and text; photographs_conditioned also needs runs/photographs-label, -mask and
+-text, and their images in $CHRYSALIS_PHOTOGRAPHS.
 """
 
 import json
@@ -14,7 +17,7 @@ from PIL import Image
 
 from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
-from chrysalis.data.synthetic.domains import draw as drawn_butterfly
+from chrysalis.data.synthetic.domains import draw
 from chrysalis.models.folder import load as folder_of
 from chrysalis.sampling import grids
 from chrysalis.sampling.grids import read
@@ -26,7 +29,7 @@ MOTHS = "model.pretrained=assets/moths-64"
 
 
 def sample(out: str, *overrides: str, n: int = 8) -> Path:
-    """Draw into samples/readme/out and return that folder."""
+    """Run sample.py into samples/readme/out and return that folder."""
     words = [sys.executable, "sample.py", f"out={OUT / out}", f"n={n}", *overrides]
     subprocess.run(words, check=True, cwd=HERE.parent)
     return HERE.parent / OUT / out
@@ -37,7 +40,7 @@ def images(folder: Path) -> torch.Tensor:
 
 
 def table(rows: dict[str, torch.Tensor], name: str) -> None:
-    """docs/figures/name.png: a row of images, uint8 [B, 3, H, W], beside each label."""
+    """Write docs/figures/name.png: a row of images, uint8 [B, 3, H, W], beside each label."""
     grids.table(list(rows.items())).save(HERE / "figures" / f"{name}.png", optimize=True)
 
 
@@ -67,9 +70,8 @@ def symmetry() -> None:
 def shape() -> None:
     mask, reference = HERE.parent / OUT / "mask.png", HERE.parent / OUT / "reference.png"
     mask.parent.mkdir(parents=True, exist_ok=True)
-    drawn = drawn_butterfly("moths", 7, size=64)
-    Image.fromarray(drawn.mask.squeeze()).save(mask)
-    Image.fromarray(drawn_butterfly("flowers", 12, size=64).image).save(reference)
+    Image.fromarray(draw("moths", 7, size=64).mask.squeeze()).save(mask)
+    Image.fromarray(draw("flowers", 12, size=64).image).save(reference)
     rows = {"unguided": images(sample("shape/0", MOTHS, "seed=100"))}
     how = {
         "silhouette": [f"guidance.silhouette.mask={mask}"],
@@ -79,8 +81,8 @@ def shape() -> None:
     for name, more in how.items():
         rows[name] = images(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
     blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
-    asked = {"silhouette": read(mask), "reference": read(reference)}
-    rows = {name: torch.cat([asked.get(name, blank)[None], row]) for name, row in rows.items()}
+    targets = {"silhouette": read(mask), "reference": read(reference)}
+    rows = {name: torch.cat([targets.get(name, blank)[None], row]) for name, row in rows.items()}
     table(rows, "shape")
 
 
@@ -94,29 +96,29 @@ def trajectory() -> None:
 def img2img() -> None:
     image = HERE.parent / OUT / "butterfly.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawn_butterfly("butterflies", 11, size=64).image).save(image)
+    Image.fromarray(draw("butterflies", 11, size=64).image).save(image)
     rows = {}
     for strength in (0.3, 0.5, 0.7):
         how = ["task=img2img", f"task.image={image}", f"task.strength={strength}"]
-        drawn = images(sample(f"img2img/{strength}", MOTHS, *how, n=7))
-        rows[f"strength {strength}"] = torch.cat([read(image)[None], drawn])
+        samples = images(sample(f"img2img/{strength}", MOTHS, *how, n=7))
+        rows[f"strength {strength}"] = torch.cat([read(image)[None], samples])
     table(rows, "img2img")
 
 
 def inpaint() -> None:
     image, mask = HERE.parent / OUT / "moth.png", HERE.parent / OUT / "half.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawn_butterfly("moths", 21, size=64).image).save(image)
+    Image.fromarray(draw("moths", 21, size=64).image).save(image)
     half = Image.new("L", (64, 64), 0)
     half.paste(255, (32, 0, 64, 64))
     half.save(mask)
     rows = {}
     for times in (1, 4):
         how = ["task=inpaint", f"task.image={image}", f"task.mask={mask}", f"task.resamplings={times}", "seed=3"]
-        drawn = images(sample(f"inpaint/{times}", MOTHS, *how, n=6))
+        samples = images(sample(f"inpaint/{times}", MOTHS, *how, n=6))
         holed = read(image)
         holed[:, :, 32:] = 235
-        rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], drawn])
+        rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], samples])
     table(rows, "inpaint")
 
 
@@ -136,15 +138,15 @@ def pairs() -> None:
     auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
     rows = {"unguided": [], "autoguidance 1": auto, "domain 0.25": ["guidance=domain", "guidance.domain.scale=0.25"]}
     rows["domain 1"] = ["guidance=domain"]
-    drawn = {name: images(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
-    table(drawn, "pairs")
+    samples = {name: images(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
+    table(samples, "pairs")
 
 
-def told(name: str, model: str, *ask: str, n: int = 8, scale: float | None = None) -> None:
-    """docs/figures/name.png: the sheet that sample.py makes of a conditional model's images."""
+def conditioned(name: str, *condition: str, scale: float | None = None) -> None:
+    """Write docs/figures/name.png: the grid that sample.py makes of the samples of runs/name."""
     guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
     folder = sample(
-        f"given/{name}", f"model.pretrained=runs/{model}", "scheduler=dpmpp_2m", "steps=20", *ask, *guided, n=n
+        f"conditions/{name}", f"model.pretrained=runs/{name}", "scheduler=dpmpp_2m", "steps=20", *condition, *guided
     )
     (HERE / "figures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
 
@@ -158,45 +160,49 @@ CAPTIONS = (
 
 
 def label() -> None:
-    told("label", "label", "label=all", scale=2)
+    conditioned("label", "label=all", scale=2)
 
 
 def mask() -> None:
-    told("mask", "mask", "mask=butterflies", n=8)
+    conditioned("mask", "mask=butterflies")
 
 
 def text() -> None:
-    told("text", "text", f"text=[{','.join(json.dumps(c) for c in CAPTIONS)}]", scale=2)
+    conditioned("text", f"text=[{','.join(json.dumps(c) for c in CAPTIONS)}]", scale=2)
 
 
 SPECIES = ("danaus_plexippus", "heliconius_charitonius", "nymphalis_antiopa", "pieris_rapae", "vanessa_atalanta")
 
 
-def photographs_told() -> None:
-    """Of the models that learned from photographs; CHRYSALIS_PHOTOGRAPHS is where those lie."""
+def photographs_conditioned() -> None:
+    """Samples of the three conditional models that were trained on photographs."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
-        "given/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
+        "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
     )
     rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
-    # from the 38th on eight masks follow each other that are not empty, as half of that set's are
+    # masks 38 to 45 are not empty, as half of that set's are
     masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "nymphalis_antiopa"
-    asked = Request(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
-    shown = asked.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
+    request = Request(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
+    shown = request.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
     rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
-    rows["drawn into them"] = images(
-        sample("given/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8)
+    rows["samples conditioned on them"] = images(
+        sample(
+            "conditions/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8
+        )
     )
     for name in ("monarch", "mourning cloak"):
         caption = f"a photo of a {name} butterfly"
         text = [f'text="{caption}"', *how]
-        rows[caption] = images(sample(f"given/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8))
-    table(rows, "photographs_told")
+        rows[caption] = images(
+            sample(f"conditions/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8)
+        )
+    table(rows, "photographs_conditioned")
 
 
 if __name__ == "__main__":
     made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
-    made += [label, mask, text, photographs_told]
+    made += [label, mask, text, photographs_conditioned]
     for make in made:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

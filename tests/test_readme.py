@@ -66,7 +66,7 @@ def slow(command: str) -> bool:
 
 def is_run(command: str) -> bool:
     """One command of each kind; not those that need the hub, or models that only an experiment trains."""
-    named = re.findall(r"(?:runs|judged)/(\w+)", command)
+    named = re.findall(r"(?:runs|evaluated)/(\w+)", command)
     return command in FIRST_OF_ITS_KIND and "experiment=smithsonian" not in command and set(named) <= set(MODELS)
 
 

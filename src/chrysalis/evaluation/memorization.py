@@ -28,7 +28,8 @@ class NearDuplicates:
     nearest: row of the nearest training image, [N].
     flagged: whether each sample is called a near-duplicate, bool [N].
     metrics: the median ratio and, with enough validation images, the fraction flagged, its 95 % interval (Wilson 1927),
-    its p-value and the fraction expected by chance, by the names they are logged under.
+    the probability that so many or more are flagged if samples are as new as validation images, and the fraction
+    expected by chance; by the names they are logged under.
     """
 
     ratio: Tensor
@@ -117,22 +118,15 @@ class NearDuplicateDetector:
         ratio, nearest = distance_ratios(samples, self.train, mirrored, self.floor)
         metrics, flagged = {"median_distance_ratio": float(ratio.median())}, ratio < self.threshold
         if self.threshold > -torch.inf:
-            from scipy.stats import binomtest  # slow to import, and needed after sampling only
+            from scipy.stats import betabinom, binomtest  # slow to import, and needed after sampling only
 
             hits, n = int(flagged.sum()), len(ratio)
             low, high = binomtest(hits, n).proportion_ci(0.95, method="wilson")
             metrics["near_duplicate_fraction"] = hits / n
             metrics["near_duplicate_fraction_low"], metrics["near_duplicate_fraction_high"] = float(low), float(high)
-            metrics["near_duplicate_p_value"] = self._p_value(hits, n)
+            # The fraction of new images below the k-th smallest of N ratios is Beta(k, N + 1 - k) distributed, and so
+            # the number flagged is beta-binomial: this includes how uncertain a percentile of few images is
+            chance = betabinom(n, self.rank, self.n_validation + 1 - self.rank)
+            metrics["near_duplicate_p_value"] = float(chance.sf(hits - 1))
             metrics["near_duplicate_fraction_by_chance"] = self.fraction_by_chance
         return NearDuplicates(ratio, nearest, flagged, metrics)
-
-    def _p_value(self, hits: int, n: int) -> float:
-        """Probability that so many of n samples or more are flagged if samples are as new as validation images.
-
-        The fraction of new images below the k-th smallest of N ratios is Beta(k, N + 1 - k) distributed, and so the
-        number flagged is beta-binomial; this includes how uncertain a percentile of few validation images is.
-        """
-        from scipy.stats import betabinom
-
-        return float(betabinom.sf(hits - 1, n, self.rank, self.n_validation + 1 - self.rank))

@@ -69,7 +69,7 @@ class Reference:
         mirrored = features_of(data.validation_rows, mirrored=True) if self.flip else None
         self.detector = NearDuplicateDetector(train, validation, mirrored)
         rows, self.compared_with = reference_rows(data)
-        self.real = torch.cat([validation, train])[: len(rows)]
+        self.real = torch.cat([validation, train])[: len(rows)]  # rows has validation images first, or alone
 
     def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
         """Evaluate generated images, uint8 [N, 3, H, W]."""

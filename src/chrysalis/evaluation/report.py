@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -22,11 +22,13 @@ from chrysalis.system.terminal import console, warn
 MAX_GRIDS = 4  # grids of samples shown of a run: the first, the last, and some between
 
 
-ROWS = {  # of the table, filled with results.json and the evaluation; a row without its figures is left out
+TRAINING_ROWS = {  # of the table; a row without its figures is left out
     "validation loss": "{loss:.5f} (predicting {prediction})",
     "difference to the base model": "{val_loss_minus_base:+.5f}{plus_minus}",
     "best step": "{best_step:,} of {steps:,}",
     "duration": "{seconds:.0f} s, {hardware}",
+}
+SAMPLE_ROWS = {
     "KD": KD_FORMAT,
     "FD": "{fd:.3f}",
     "precision": "{precision:.2f}",
@@ -43,37 +45,33 @@ ROWS = {  # of the table, filled with results.json and the evaluation; a row wit
 
 @dataclass(frozen=True)
 class Subject:
-    """A run, or a folder that task=evaluate wrote. images: (caption, file)."""
+    """A run, or a folder that task=evaluate wrote.
+
+    validation: the record of its validation loss, if it has one. settings: a text. images: (caption, file).
+    """
 
     name: str
     results: dict
     history: dict
     evaluation: dict
-    settings: str = ""
-    command: str = ""
-    images: list[tuple[str, Path]] = field(default_factory=list)
+    validation: dict | None
+    settings: str
+    command: str
+    images: list[tuple[str, Path]]
 
     @property
     def metrics(self) -> dict[str, str]:
         """Every metric as text, by its row's title: {"KD": "0.28 (95 % CI 0.21 to 0.35)", ...}."""
         error, step = self.results.get("val_loss_minus_base_error"), self.evaluation.get("step")
-        values = {**self.results, **self.evaluation, **(self.validation or {})}
-        values["plus_minus"] = "" if error is None else f" ± {error:.5f}"
-        values["at_step"] = "" if step is None else f" at step {step:,}"
-        values |= {name: f"{x * 100:.0f} %" for name, x in values.items() if name.startswith("near_duplicate_fraction")}
+        training = {**self.results, **(self.validation or {}), "plus_minus": "" if error is None else f" ± {error:.5f}"}
+        samples = {**self.evaluation, "at_step": "" if step is None else f" at step {step:,}"}
+        samples |= {k: f"{x * 100:.0f} %" for k, x in samples.items() if k.startswith("near_duplicate_fraction")}
         metrics = {}
-        for title, text in ROWS.items():
-            with suppress(KeyError):
-                metrics[title] = text.format(**values)
+        for rows, values in ((TRAINING_ROWS, training), (SAMPLE_ROWS, samples)):
+            for title, text in rows.items():
+                with suppress(KeyError):
+                    metrics[title] = text.format(**values)
         return metrics
-
-    @property
-    def validation(self) -> dict | None:
-        return self.results.get("validation") or self.evaluation.get("validation")
-
-    @property
-    def notes(self) -> list[str]:
-        return self.evaluation.get("notes", [])
 
 
 def load(folder: Path) -> Subject:
@@ -95,8 +93,9 @@ def load(folder: Path) -> Subject:
             f"{shown(folder)} is neither a finished run nor an evaluated model: give runs/NAME, or evaluate a model "
             "with sample.py task=evaluate first."
         )
-    there = [(caption, file) for caption, file in images if file.is_file()]
-    return Subject(public(shown(folder)), results, history, evaluation, public(settings), public(command), there)
+    images = [(caption, file) for caption, file in images if file.is_file()]
+    validation, texts = results.get("validation") or evaluation.get("validation"), (public(settings), public(command))
+    return Subject(public(shown(folder)), results, history, evaluation, validation, *texts, images)
 
 
 def _images_of_run(folder: Path, evaluation: dict) -> list[tuple[str, Path]]:
@@ -128,9 +127,9 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
     histories = {s.name: s.history for s in subjects if s.history}
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
     colours = {s.name: colour for s, colour in zip(subjects, COLOURS * len(subjects), strict=False)}
-    notes = subjects[0].notes
-    if any(s.notes != notes for s in subjects):
-        notes = [f"{s.name}: {note}" for s in subjects for note in s.notes]
+    notes, *others = (s.evaluation.get("notes", []) for s in subjects)
+    if any(other != notes for other in others):
+        notes = [f"{s.name}: {note}" for s in subjects for note in s.evaluation.get("notes", [])]
     page = environment.get_template("report.html.j2").render(
         subjects=subjects,
         rows=comparison(subjects),

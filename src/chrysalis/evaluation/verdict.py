@@ -44,11 +44,10 @@ def verdict(best: int, losses: Mapping[int, Tensor], evaluations: Collection[dic
     after_start = [row for row in evaluations if row["step"]]
     level = SIGNIFICANCE_LEVEL / max(1, len(after_start))
     memorized = [row["step"] for row in after_start if row.get("near_duplicate_p_value", 1.0) < level]
-    if memorized and memorized[0] <= best:
-        sentence += f"; near-duplicates of training images appear already by step {memorized[0]:,}"
-    elif memorized:
-        then = " and" if best < last else ","
-        sentence += f"{then} near-duplicates of training images appear by step {memorized[0]:,}"
+    if memorized:
+        already, then = memorized[0] <= best, " and" if best < last else ","
+        sentence += f"{';' if already else then} near-duplicates of training images appear"
+        sentence += f"{' already' if already else ''} by step {memorized[0]:,}"
     at_best = next((row for row in evaluations if row["step"] == best), {})
     if at_best.get("kd_low", 0.0) > 0:  # the loss may be low and the samples bad
         sentence += f"; its samples still differ from real images: KD {KD_FORMAT.format(**at_best)}"
