@@ -24,7 +24,7 @@ TRAIN = {
     "data.n=true": "data.n=true must be a whole number",
     "data.n=1000000000": "data.n=1000000000 must be a whole number from 2 to 100000000; the default is 1000.",
     "data.domain=7": "data.domain=7 must be a text",
-    "callbacks.clock.warmup_steps=x": "callbacks.progress.warmup_steps=x must be a whole number from 0 to 2147483647;",
+    "callbacks.clock.warmup_steps=x": "callbacks.clock.warmup_steps=x must be a whole number from 0 to 2147483647;",
     "callbacks.samples.n=1000000000": "callbacks.samples.n=1000000000 must be a whole number from 1 to 1000;",
     "callbacks.ema=3": "callbacks.ema=3 cannot be used",
     "callbacks.clock=null": "callbacks.clock=null cannot be used: each is needed",
