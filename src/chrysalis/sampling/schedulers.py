@@ -56,7 +56,7 @@ def require_known(name: str, key: str) -> None:
         raise UserError(f"{key}={name} is unknown: {CHOOSE[:-1]}, or a scheduler class of diffusers.")
 
 
-def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings) -> Scheduler:
+def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings):
     """Build a fresh scheduler for sampling.
 
     A learned variance of the training scheduler is replaced by a fixed one: the denoiser drops that half of the output.

@@ -67,8 +67,9 @@ def _plot(path: Path, rows: list[tuple]) -> None:
             low, middle, high = np.array([np.percentile(v, (25, 50, 75)) for v in values]).T
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.plot(steps, middle, color=colour, linewidth=1.8, label=term)
-            style(axes)
     losses.set(title="loss of each term", xlabel="step")
     fractions.set(title="fraction of the step", xlabel="step", ylim=(0, None))
     losses.legend(frameon=False)
+    for axes in (losses, fractions):
+        style(axes)
     save(figure, path)
