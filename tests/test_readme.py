@@ -48,8 +48,8 @@ def signature(command: str) -> tuple:
 COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in lines(text)))
 PROGRAMS = [c for c in COMMANDS if c.startswith(("python train.py", "python sample.py"))]
 FIRST_OF_ITS_KIND = list({signature(c): c for c in reversed(PROGRAMS)}.values())[::-1]
-BENCHMARKS = [c for c in COMMANDS if re.match(r"python -?m? ?benchmarks", c)]
-BENCHMARKS += [command for text in TEXTS.values() for command in inline(text, r"-?m? ?benchmarks")]
+MODULES = [c for c in COMMANDS if re.match(r"python -?m? ?(benchmarks|chrysalis)", c)]
+MODULES += [command for text in TEXTS.values() for command in inline(text, r"-?m? ?benchmarks")]
 INLINE = list(dict.fromkeys(c for text in TEXTS.values() for c in inline(text, r"(?:train|sample)\.py ")))
 
 SMALL_TRAIN = [*TINY_RUN, "data.batch_size=2", "trainer.max_steps=1", "callbacks.samples.n=1"]
@@ -182,11 +182,12 @@ def test_a_command_that_is_not_run_composes(composed, command):
     values.require(filled(composed(program_of(command), *first)))
 
 
-@pytest.mark.parametrize("command", sorted(set(BENCHMARKS)))
-def test_a_benchmark_has_the_flags_that_are_shown(command):
-    """What they compute is tested in tests/benchmarks."""
+@pytest.mark.parametrize("command", sorted(set(MODULES)))
+def test_a_module_has_the_flags_that_are_shown(command):
+    """What they compute is tested in tests/benchmarks and tests/evaluation."""
     words = shlex.split(command)
     name = words[2].replace(".", "/") if words[1] == "-m" else words[1].removesuffix(".py")
+    name = f"src/{name}" if name.startswith("chrysalis") else name
     files = [REPOSITORY / f"{name}.py", *sorted((REPOSITORY / name).glob("*.py"))]
     source = "".join(file.read_text() for file in files if file.is_file())
     assert source, command

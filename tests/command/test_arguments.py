@@ -70,7 +70,7 @@ def test_lists_switches_and_what_is_quoted_stay_as_they_are(tmp_path, monkeypatc
     assert as_typed(["text=a ${b}"]) == ['text="a \\${b}"']
     assert read("data.path=[old]") == "[old]"
     assert read("mask=[old]") == ["old"]
-    assert read("task.compare=[runs/a (b),runs/c & d]") == ["runs/a (b)", "runs/c & d"]
+    assert read("plugins=[runs/a (b),runs/c & d]") == ["runs/a (b)", "runs/c & d"]
     (tmp_path / "[old]").mkdir()
     assert read("mask=[old]") == "[old]"
     assert value_of('from="a, b.png"') == "a, b.png"

@@ -12,7 +12,8 @@ from conftest import EVALUATED_RUN, results
 from PIL import Image
 
 from chrysalis.evaluation import plots
-from chrysalis.evaluation.task import unique_names
+from chrysalis.evaluation.__main__ import main as compare
+from chrysalis.evaluation.__main__ import unique_names
 from chrysalis.evaluation.validation_loss import compare_records
 
 
@@ -38,9 +39,6 @@ def test_any_folder_of_images_can_be_the_reference(run, tmp_path, tiny_features,
     ("words", "message"),
     [
         (["task=evaluate"], "task=evaluate needs images to compare with"),
-        (["task=evaluate", "task.compare=[here]"], "here is neither a finished run nor an evaluated model"),
-        (["task=evaluate", "task.compare=here"], "here is neither a finished run nor an evaluated model"),
-        (["task=evaluate", "task.compare=[]"], "task.compare needs two folders or more"),
         (["task=evaluate", "data=butterflies", "task.features=null"], "task.features=null"),
         (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable images"),
         (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
@@ -54,6 +52,20 @@ def test_mistakes(run, capfd, model_folder, words, message, tmp_path):
     assert not (tmp_path / "samples").exists()
 
 
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["here", "there"], "here is neither a finished run nor an evaluated model"),
+        (["here"], "two folders or more"),
+    ],
+)
+def test_a_comparison_names_what_it_cannot_compare(folders, message, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compare(folders) == 2
+    assert message in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_data_set_smaller_than_a_training_batch_can_be_the_reference(run, tmp_path, tiny_features, model_folder):
     few = ["data=butterflies", "data.n=5", *tiny_features, f"model.pretrained={model_folder}"]
     assert run("sample", "task=evaluate", *few, "n=2", "steps=2", "out=samples") == 0
@@ -63,7 +75,7 @@ def test_a_data_set_smaller_than_a_training_batch_can_be_the_reference(run, tmp_
 def test_runs_are_compared_in_one_table_and_page(run, trained, tmp_path, tiny_features, capfd):
     trained(*EVALUATED_RUN, *tiny_features)
     assert run("train", *EVALUATED_RUN, *tiny_features, "name=b", "seed=98") == 0
-    assert run("sample", "task=evaluate", "task.compare=[runs/a,runs/b]", "out=both") == 0
+    assert compare(["runs/a", "runs/b", "--out", "both/comparison.html"]) == 0
     log = capfd.readouterr().err
     for name in ("a", "b"):
         assert f"{results(tmp_path / 'runs' / name)['val_loss']:.5f}" in log
@@ -147,7 +159,7 @@ def test_a_runs_model_evaluated_again_has_the_same_validation_losses(run, tmp_pa
     assert len(again["loss_by_image"]) > 6, "all validation images"
     for key, loss in ran["loss_by_image"].items():
         assert again["loss_by_image"][key] == pytest.approx(loss, rel=1e-5)
-    assert run("sample", "task=evaluate", "task.compare=[runs/a,samples]", "out=both") == 0
+    assert compare(["runs/a", "samples"]) == 0
     assert "0.00000 ± 0.00000" in capfd.readouterr().err
     for key, value, why in (
         ("prediction", "sample", "prediction targets"),
@@ -179,15 +191,15 @@ def test_a_validation_fraction_other_than_the_runs_is_warned_of(run, tmp_path, t
 def test_runs_with_odd_names_are_compared_and_damaged_ones_refused(run, tmp_path, tiny_features, capfd):
     assert run("train", *EVALUATED_RUN, "callbacks.evaluate.n=0", "name=_a", "trainer.max_steps=2") == 0
     shutil.copytree(tmp_path / "runs" / "_a", tmp_path / "runs" / "b_$5_and_$6")
-    both = ["task=evaluate", "task.compare=[runs/_a,runs/b_$5_and_$6]"]
-    assert run("sample", *both, "out=both") == 0
+    both = ["runs/_a", "runs/b_$5_and_$6"]
+    assert compare([*both, "--out", "both/comparison.html"]) == 0
     assert "both/comparison.html" in capfd.readouterr().err
     page = (tmp_path / "both" / "comparison.html").read_text()
     for name in ("_a", "b_$5_and_$6"):
         assert re.search(rf"<text [^>]*>\s*{re.escape(name)}</text>", page), "in the legend, as it is"
     file = tmp_path / "runs" / "_a" / "results.json"
     file.write_text(json.dumps({"command": "python train.py"}))
-    assert run("sample", *both, "out=again") == 2
+    assert compare(both) == 2
     assert "runs/_a/results.json is missing or damaged" in capfd.readouterr().err
 
 

@@ -22,11 +22,11 @@ from chrysalis.system.errors import UserError
 KINDS = tuple(file.stem for file in Path(__file__).parents[1].glob("conditions/kinds/[!_]*.py"))
 CONDITIONS = (*KINDS, *(f"guidance.negative.{kind}" for kind in KINDS))
 PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "condition.text.encoder")
-PATHS += ("task.image", "task.mask", "task.base", "task.compare", "out", "from", "resume", "plugins")
+PATHS += ("task.image", "task.mask", "task.base", "out", "from", "resume", "plugins")
 PATHS += ("*features.pretrained", "*features.weights", "guidance.function", "guidance.*.function", "guidance.*.model")
 PATHS += ("guidance.*.image", "guidance.*.mask", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = (*CONDITIONS, "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
-LISTS = (*CONDITIONS, "task.compare", "plugins")  # several values, or one
+LISTS = (*CONDITIONS, "plugins")  # several values, or one
 FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key of the folder, and how its default begins
 WAIT = timedelta(minutes=10)  # until the first of several processes has begun
 

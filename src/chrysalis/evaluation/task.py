@@ -1,8 +1,7 @@
-"""task=evaluate: sample from a model and compare the images with a data set; or compare runs with one another."""
+"""task=evaluate: sample from a model and compare the images with a data set."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +30,7 @@ class Evaluate(Generate):
     """Generate samples as task=generate does, then write evaluation.json, nearest.png and report.html.
 
     data: the real images, resized to the samples' size whatever data.image_size is. n_nearest: number of samples shown
-    beside the training images nearest to them. compare: folders to compare instead of sampling, see `compare`.
+    beside the training images nearest to them.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Evaluate(Generate):
         features: Callable[[], Network],
         data: ImageDataModule | None = None,
         n_nearest: Nearest = 8,
-        compare: Sequence[str] | None = None,
     ):
         super().__init__()
         if data is None:
@@ -101,22 +99,3 @@ class Evaluate(Generate):
         denoiser, contents = denoiser_of(self.model).to(self.device), batch.key.tolist()
         losses = validation_loss(denoiser, batch.image, contents)
         return loss_record(losses, contents, denoiser, self.data.size, seed=0)
-
-
-def compare(folders: str | Sequence[str], out: Path) -> None:
-    """Compare runs and folders that task=evaluate wrote in one table, on screen and in out/comparison.html."""
-    paths = [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
-    subjects = [report.load(path) for path in paths]
-    if len(subjects) < 2:
-        raise UserError("task.compare needs two folders or more, such as [runs/a,runs/b].")
-    one_parent = len({path.resolve().parent for path in paths}) == 1
-    names = unique_names([path.name for path in paths] if one_parent else [subject.name for subject in subjects])
-    subjects = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
-    report.write(out / "comparison.html", subjects)
-    report.print_table(subjects)
-    say(f"with curves and images: {shown(out / 'comparison.html')}")
-
-
-def unique_names(names: list[str]) -> list[str]:
-    """Number the repetitions of a name: tables and figures tell runs apart by name."""
-    return [f"{name} ({n + 1})" if (n := names[:i].count(name)) else name for i, name in enumerate(names)]
