@@ -10,8 +10,8 @@ from torch import nn
 
 from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
-from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
+from chrysalis.data.pixels import PixelCodec
 from chrysalis.diffusion import seeds
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.objective import Objective
@@ -42,6 +42,7 @@ class Denoiser(nn.Module):
         weighting: of the loss, by timestep; None for uniform.
         noise_offset: standard deviation of one normal number per image and channel that is added to eps in training,
             so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
+        codec: the model's family, which encodes images as x_0 and decodes x_0 to images.
     """
 
     unet: Any  # a UNet2DModel; typed here without diffusers, which the mathematics does not import
@@ -55,12 +56,13 @@ class Denoiser(nn.Module):
         dropout: float = 0.0,
         weighting: Weighting | None = None,
         noise_offset: float = 0.0,
+        codec: PixelCodec | None = None,
     ):
         super().__init__()
         self.unet, self.scheduler, self.objective = unet, scheduler, objective
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
-        self.noise = Noise(scheduler.alphas_cumprod)
+        self.noise, self.codec = Noise(scheduler.alphas_cumprod), codec or PixelCodec()
         self.autocast: torch.dtype | None = None  # dtype of the UNet under autocast; None: none is begun here
 
     @property
@@ -92,7 +94,7 @@ class Denoiser(nn.Module):
 
         All but the UNet is computed in float32.
         """
-        x0 = pixels.to_signed(batch.image)
+        x0 = self.codec.encode(batch.image)
         t = (batch.u * len(self.noise)).long()
         eps = seeds.normal(batch.key.tolist(), x0.shape[1:], x0.device)
         if self.noise_offset:

@@ -31,12 +31,12 @@ class ImageFile:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- few instances, which live as long as the command
     def at(self, size: tuple[int, int], spread: bool = False) -> torch.Tensor:
-        """Crop the center to (height, width): float32 [1, 3, height, width] in [-1, 1].
+        """Crop the center to (height, width): uint8 [1, 3, height, width].
 
         spread: take pixels evenly from the whole image instead, to sample its colors.
         """
         image = fit(self._read_by(to_rgb), size, "stretch" if spread else "crop", nearest=spread)
-        return pixels.to_signed(pixels.from_image(image))[None]
+        return pixels.from_image(image)[None]
 
     def require_shape_of(self, other: "ImageFile") -> None:
         """Require the aspect ratio of another image: cropped to one size, the two would not align otherwise."""

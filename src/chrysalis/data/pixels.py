@@ -23,6 +23,18 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
     return ((x.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+class PixelCodec:
+    """What a UNet works on, x_0, is the image itself, in [-1, 1]; a latent model has that of its VAE."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 images [B, C, H, W] into float32 x_0."""
+        return to_signed(images)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Turn x_0 into uint8 images [B, C, H, W]."""
+        return to_uint8(x)
+
+
 def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
     """Arrange uint8 [B, 3, H, W] on white as one uint8 image [3, h, w], about square or `columns` wide."""
     n, channels, height, width = images.shape

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from chrysalis.data import pixels
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import hub, memory
@@ -110,6 +109,7 @@ class DenoiserEncoder:
         unet: Any = model.unet  # diffusers wraps `to`, and its configuration has no types
         self.module: Any = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name = str(pretrained)
+        self.codec = model.family
         self.t = int(at * len(model.scheduler.alphas_cumprod))
         self.alpha = float(model.scheduler.alphas_cumprod[self.t]) ** 0.5
         self.size = model.size() if size is None else (size, size)
@@ -118,7 +118,7 @@ class DenoiserEncoder:
         self.dim = sum(widths[-self.levels :]) + widths[-1]
 
     def embed(self, images: Tensor) -> Tensor:
-        x = self.alpha * pixels.to_signed(resized(images, self.size))
+        x = self.alpha * self.codec.encode(resized(images, self.size))
         t = torch.full((len(x),), self.t, device=x.device)
         emb = self.module.time_embedding(self.module.time_proj(t).to(x.dtype))
         h, outputs = self.module.conv_in(x), []

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from chrysalis.conditions import batches
-from chrysalis.data import pixels
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.system import memory
@@ -51,7 +50,7 @@ def validation_loss(
     def per_sample(places: slice) -> Tensor:
         chunk = pairs[places]
         rows = [i for i, _ in chunk]
-        x0 = pixels.to_signed(images[rows].to(device))
+        x0 = denoiser.codec.encode(images[rows].to(device))
         eps = seeds.normal([seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk], x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
         chunk_cond = None if cond is None else batches.to_device(batches.rows(cond, rows), device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -15,7 +14,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from chrysalis.conditions import conditioner as conditioner_file
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds.text import load_encoder
-from chrysalis.data import pixels
+from chrysalis.data.pixels import PixelCodec
 from chrysalis.models import checks, lora, training_scheduler
 from chrysalis.models import conditional_pipeline as pipeline_file
 from chrysalis.models.layout import Layout, Weights
@@ -27,7 +26,7 @@ from chrysalis.system.files import write_text
 EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
 
 
-class PixelUNet:
+class PixelUNet(PixelCodec):
     """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
     accepts: what it reads, with an article, for messages. channels: of its images.
@@ -73,14 +72,6 @@ class PixelUNet:
         if (folder / "lora").is_dir():
             lora.load(unet, folder / "lora")
         return model
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 images [B, C, H, W] into float32 x_0."""
-        return pixels.to_signed(images)
-
-    def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn x_0 into uint8 images [B, C, H, W]."""
-        return pixels.to_uint8(x)
 
     def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
         """(height, width) in pixels that the UNet was trained at; None if its config does not say."""

@@ -37,7 +37,7 @@ class ImageToImage(Generate):
 
     def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
         t = sampler.schedule.timestep(self.first(sampler)).view(1)
-        image = self.image.at(sampler.size).to(sampler.device)
+        image = sampler.x0_of(self.image)
         return sampler.unguided.noise.add(image, sampler.noise(generators), t)
 
 
@@ -61,7 +61,7 @@ class Inpaint(Generate):
 
     def hook(self, sampler: Sampler, start: torch.Tensor) -> Hook:
         """Put the known pixels back, noised by the eps from which the trajectory started."""
-        image = self.image.at(sampler.size).to(sampler.device)
+        image = sampler.x0_of(self.image)
         unknown = self.mask.mask_at(sampler.size, hole=True).to(sampler.device)
 
         def put_back(x: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
@@ -97,7 +97,7 @@ class Invert(Generate):
             raise UserError(
                 "guidance.recurrence adds noise, after which task=invert cannot reconstruct: leave it at 1."
             )
-        return self._noise_of(self.image.at(sampler.size).to(sampler.device), sampler, sampler.cond(specs))
+        return self._noise_of(sampler.x0_of(self.image), sampler, sampler.cond(specs))
 
     @torch.no_grad()
     def _noise_of(self, image: torch.Tensor, sampler: Sampler, cond: Mapping) -> torch.Tensor:
@@ -118,7 +118,7 @@ class Invert(Generate):
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write grid.png, the image and its reconstruction; the PSNR of the two goes into settings.json."""
         generated = output.images([specs[0].name])
-        image = pixels.to_uint8(self.image.at(sampler.size))
+        image = self.image.at(sampler.size)
         psnr = peak_signal_noise_ratio(generated.float(), image.float(), data_range=255.0)
         identical = torch.equal(generated, image)  # JSON has no infinity
         self.notes["psnr"] = None if identical else round(float(psnr), 2)

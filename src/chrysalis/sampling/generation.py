@@ -6,7 +6,6 @@ from itertools import chain
 
 import torch
 
-from chrysalis.data import pixels
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.devices import ProcessGroup
 from chrysalis.sampling.guidance.figures import GuidanceFigures
@@ -107,7 +106,7 @@ class Generation:
             self.guided.begin()
         recorder = self.recorder if batch is self.recorded else None
         if recorder is not None:
-            recorder.begin(x, sampler.schedule.evaluations(segments))
+            recorder.begin(x, sampler.schedule.evaluations(segments), sampler.unguided.codec)
         steps = trajectory(
             sampler.denoiser, sampler.schedule, x, generators, segments, task.hook(sampler, x), sampler.cond(batch)
         )
@@ -117,7 +116,7 @@ class Generation:
                 recorder.keep(step)
             advance(len(batch))
             x = step.x
-        return pixels.to_uint8(x).cpu()
+        return sampler.unguided.codec.decode(x).cpu()
 
     def _raise_any(self, failure: Exception | None) -> None:
         """Raise this process's failure, or else another's."""

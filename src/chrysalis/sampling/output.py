@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from chrysalis.data import pixels
+from chrysalis.data.pixels import PixelCodec
 from chrysalis.sampling.animation import Animation
 from chrysalis.sampling.grids import enlarged, read
 from chrysalis.sampling.loop import Step
@@ -99,9 +100,10 @@ class TrajectoryRecorder:
     def __init__(self, columns: int = 10, frames: int = 60, rows: int = 4):
         self.columns, self.frames, self.rows = columns, frames, rows
 
-    def begin(self, x: torch.Tensor, evaluations: int) -> None:
-        """Start at x, before so many evaluations of the UNet."""
+    def begin(self, x: torch.Tensor, evaluations: int, codec: PixelCodec) -> None:
+        """Start at x, before so many evaluations of the UNet. codec: of the denoiser."""
         self.moments: dict[int, torch.Tensor] = {}
+        self.codec = codec
         self.x, self.evaluations = self._first_rows(x), evaluations
         self.recorded = {*_spread(evaluations, self.frames), *_spread(evaluations, self.columns)}
 
@@ -123,7 +125,7 @@ class TrajectoryRecorder:
         return [figure, *output.animation.save(frames, output.path / "trajectory")]
 
     def _first_rows(self, x: torch.Tensor) -> torch.Tensor:
-        return pixels.to_uint8(x[: self.rows]).cpu()
+        return self.codec.decode(x[: self.rows]).cpu()
 
 
 def _spread(last: int, count: int) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 
 from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
+from chrysalis.data.image_file import ImageFile
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.grids import legible
@@ -64,6 +65,10 @@ class Sampler:
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """float32 [B, C, H, W]: each generator's next normal numbers."""
         return seeds.noise(generators, (self.unguided.channels, *self.size), self.device)
+
+    def x0_of(self, file: ImageFile) -> torch.Tensor:
+        """The x_0 [1, C, H, W] of an image file, at the size of the images."""
+        return self.unguided.codec.encode(file.at(self.size).to(self.device))
 
     def cond(self, specs: Sequence[SampleSpec]) -> dict:
         """The condition of these images."""

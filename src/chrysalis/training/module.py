@@ -38,7 +38,7 @@ def build_denoiser(
     unet: Any = model.unet  # diffusers declares a dummy beside its class
     freeze(unet, model.conditioner, model.train)
     model.register_objective(objective)
-    return Denoiser(unet, model.scheduler, objective, model.conditioner, **loss)
+    return Denoiser(unet, model.scheduler, objective, model.conditioner, codec=model.family, **loss)
 
 
 class TrainingModule(LightningModule):

@@ -50,7 +50,7 @@ class Image(Kind[Channels]):
 
     def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         file = image_files(key, given)
-        return lambda seed, size: derived(file(seed).at(size), self.part.source)[0]
+        return lambda seed, size: derived(pixels.to_signed(file(seed).at(size)), self.part.source)[0]
 
     def describe(self) -> str:
         return "`[3, H, W]` in [-1, 1]"

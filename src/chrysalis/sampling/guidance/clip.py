@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.diffusion import seeds
 from chrysalis.sampling.guidance.energies import Energy
@@ -41,7 +42,7 @@ class Clip(Energy):
         with torch.no_grad():
             targets = [] if text is None else [_embed_text(clip, tokenizer, str(text))]
             if target_image is not None:
-                targets.append(self.embed(target_image.at((self.size, self.size)) / 2 + 0.5))
+                targets.append(self.embed(pixels.to_signed(target_image.at((self.size, self.size))) / 2 + 0.5))
         self.targets = torch.cat(targets)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:

@@ -131,7 +131,7 @@ class Colour(Energy):
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.target, ImageFile):
-            return _palette_distance(x0, self.target.at(_size(x0), spread=True).to(x0))
+            return _palette_distance(x0, pixels.to_signed(self.target.at(_size(x0), spread=True)).to(x0))
         target = self.target.to(x0).view(1, 3, 1, 1)
         return ((x0 - _luma(x0)) - (target - _luma(target))).square().mean(dim=(1, 2, 3)) / 2
 
@@ -207,5 +207,5 @@ class Reference(Energy):
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         cells = (self.size, max(1, round(self.size * x0.shape[-1] / x0.shape[-2])))
-        target = F.adaptive_avg_pool2d(self.image.at(_size(x0)).to(x0), cells)
+        target = F.adaptive_avg_pool2d(pixels.to_signed(self.image.at(_size(x0))).to(x0), cells)
         return (F.adaptive_avg_pool2d(x0, cells) - target).square().mean(dim=(1, 2, 3)) / 2

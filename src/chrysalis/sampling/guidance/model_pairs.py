@@ -77,7 +77,7 @@ class ClassifierFree(Pair):
 
 def denoiser_of(model: Model) -> Denoiser:
     """The model as a frozen denoiser; without guidance too, since gradients make torch round some layers otherwise."""
-    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner)
+    denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner, codec=model.family)
     return denoiser.requires_grad_(False).eval()
 
 

@@ -44,7 +44,7 @@ def generate(
         def chunk(places: slice) -> torch.Tensor:
             part = None if cond is None else batches.to_device(batches.rows(cond, range(n)[places]), module.device)
             given = (seeds.generators(image_seeds[places]), trainer.datamodule.size, part, progress.advance)
-            return pixels.to_uint8(sample(module.denoiser, stepper, steps, *given))
+            return module.denoiser.codec.decode(sample(module.denoiser, stepper, steps, *given))
 
         return memory.in_batches(chunk, n, batch_size or n, module.device)
 
