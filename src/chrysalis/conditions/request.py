@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chrysalis.conditions.conditioner import Conditioner
+from chrysalis.conditions.conditioner import Channels, Conditioner
 from chrysalis.conditions.kind import Value
 from chrysalis.conditions.kinds import kinds_of
 from chrysalis.system.errors import UserError
@@ -39,7 +39,7 @@ class Request:
     @property
     def spatial(self) -> list[str]:
         """Names of the conditions asked for that are images, such as masks."""
-        return [name for name in self.values if self.kinds[name].part.adds == "channels"]
+        return [name for name in self.values if isinstance(self.kinds[name].part, Channels)]
 
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""

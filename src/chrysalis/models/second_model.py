@@ -46,19 +46,19 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
-        averages = dict(next(state["averages"] for state in saved.values() if "averages" in state))
+        ema_weights = dict(next(state["ema_weights"] for state in saved.values() if "ema_weights" in state))
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
         raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
     unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the UNet's hooks refer to both
     modules = {"unet": unet, "conditioner": conditioner}
     own = dict(torch.nn.ModuleDict({name: m for name, m in modules.items() if m is not None}).named_parameters())
-    pairs = [(own[name], weight) for name, weight in averages.items() if name in own]
-    if any(".lora_" in name and name not in own for name in averages):
+    pairs = [(own[name], weight) for name, weight in ema_weights.items() if name in own]
+    if any(".lora_" in name and name not in own for name in ema_weights):
         raise UserError(
             f"{key}={file} holds a LoRA apart from the weights, and {model.origin} has it merged into them: give the "
             "folder of a run that was trained less, or train with adapter.merge=false."
         )
-    if not pairs or len(pairs) < len(averages) or any(mine.shape != weight.shape for mine, weight in pairs):
+    if not pairs or len(pairs) < len(ema_weights) or any(mine.shape != weight.shape for mine, weight in pairs):
         raise UserError(f"{key}={file} holds other weights than {model.origin}: give a checkpoint of its run.")
     for mine, weight in pairs:
         mine.data.copy_(weight)
