@@ -21,9 +21,9 @@ from chrysalis.diffusion.objective import choose
 from chrysalis.models.model import Model
 from chrysalis.system import hardware
 from chrysalis.system.compiling import compile_unet
+from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.callbacks.nonfinite import NonFinite
 from chrysalis.training.callbacks.progress import Clock, Curves
-from chrysalis.training.callbacks.weights import EMA
 from chrysalis.training.module import TrainingModule
 from chrysalis.training.optimization import adamw, lr_schedule
 from chrysalis.training.trainer import make_trainer

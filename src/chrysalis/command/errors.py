@@ -59,9 +59,9 @@ def sentence(error: BaseException, config_name: str) -> str | None:
 
         if not_compiled := why_not_compiled(error):
             return str(not_compiled)
-    if "chrysalis.training.microbatching" in sys.modules:  # sampling halves its batches itself
+    if "chrysalis.training.out_of_memory" in sys.modules:  # sampling halves its batches itself
         from chrysalis.system import memory
-        from chrysalis.training.microbatching import SMALLER
+        from chrysalis.training.out_of_memory import SMALLER
 
         if memory.ran_out(error):
             return f"Out of memory: {SMALLER}"

@@ -1,6 +1,6 @@
 """The denoiser that is trained, and its LightningModule: one training step and its optimizer.
 
-The loss is in denoiser.py, out-of-memory in microbatching.py.
+The loss is in denoiser.py, out-of-memory in out_of_memory.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from chrysalis.diffusion.objective import Objective
 from chrysalis.models.freezing import freeze
 from chrysalis.models.lora import LoRA
 from chrysalis.models.model import Model
-from chrysalis.training.microbatching import MicroBatching
+from chrysalis.training.out_of_memory import MicroBatching
 
 
 def build_denoiser(

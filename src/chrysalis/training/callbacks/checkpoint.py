@@ -17,8 +17,8 @@ from chrysalis.system.files import shown, written
 from chrysalis.system.ranges import Positive
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
+from chrysalis.training.callbacks.ema import EMA
 from chrysalis.training.callbacks.progress import Clock
-from chrysalis.training.callbacks.weights import EMA
 
 LOWER_IS_BETTER = {"val_loss": True, "kd": True, "fd": True, "coverage": False}
 

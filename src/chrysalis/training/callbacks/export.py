@@ -20,12 +20,12 @@ from chrysalis.system.records import all_public
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
+from chrysalis.training.callbacks.ema import applied
 from chrysalis.training.callbacks.progress import Clock, Curves
 from chrysalis.training.callbacks.sample_evaluation import SampleEvaluation
 from chrysalis.training.callbacks.samples import Samples
 from chrysalis.training.callbacks.stopping import ExitRun, Stopping
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.callbacks.weights import applied
 from chrysalis.training.logger import log_image, log_results
 
 LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_per_second")

@@ -14,7 +14,7 @@ from chrysalis.system.terminal import warn
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.progress import Clock
 from chrysalis.training.logger import log_metrics
-from chrysalis.training.microbatching import MicroBatch
+from chrysalis.training.out_of_memory import MicroBatch
 
 
 @dataclass

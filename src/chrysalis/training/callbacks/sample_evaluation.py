@@ -20,10 +20,10 @@ from chrysalis.system.ranges import Nearest, NotNegative, Positive, PositiveFrac
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import LOWER_IS_BETTER, Best
+from chrysalis.training.callbacks.ema import EMA, BaseModel, applied
 from chrysalis.training.callbacks.progress import Clock
 from chrysalis.training.callbacks.samples import generate
 from chrysalis.training.callbacks.validation import Validation
-from chrysalis.training.callbacks.weights import EMA, BaseModel, applied
 from chrysalis.training.logger import log_image, log_metrics
 
 PASSES = 3  # forward passes that an image's training step costs: its backward pass takes as long as two

@@ -18,8 +18,8 @@ from chrysalis.system import memory
 from chrysalis.system.ranges import Positive, Seed, Shown
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
+from chrysalis.training.callbacks.ema import EMA, BaseModel, applied
 from chrysalis.training.callbacks.progress import Clock
-from chrysalis.training.callbacks.weights import EMA, BaseModel, applied
 from chrysalis.training.logger import log_image
 from chrysalis.training.module import eval_mode
 

@@ -14,8 +14,8 @@ from chrysalis.system.ranges import Positive, Seed, Timesteps
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Batch, Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Best
+from chrysalis.training.callbacks.ema import EMA, BaseModel, applied
 from chrysalis.training.callbacks.progress import Clock
-from chrysalis.training.callbacks.weights import EMA, BaseModel, applied
 from chrysalis.training.logger import log_metrics
 from chrysalis.training.module import eval_mode
 

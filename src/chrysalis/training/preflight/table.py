@@ -12,7 +12,7 @@ from chrysalis.data import pixels
 from chrysalis.system import compiling
 from chrysalis.system.files import shown
 from chrysalis.training.memory_estimate import MARGIN, Cost, largest_batch
-from chrysalis.training.microbatching import SMALLER
+from chrysalis.training.out_of_memory import SMALLER
 from chrysalis.training.preflight.base_loss import BaseLoss
 from chrysalis.training.preflight.plan import Plan
 
