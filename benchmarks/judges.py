@@ -33,7 +33,7 @@ SIZE, BATCH, SHIFT = 64, 64, 4
 
 
 def butterflies(n: int, seed: int) -> ImageSet:
-    return open_set(DrawnSource("butterflies", n, seed), (SIZE, SIZE), "crop")
+    return open_set(DrawnSource("butterflies", n, seed), (3, SIZE, SIZE), "crop")
 
 
 def truth(drawn: ImageSet) -> tuple[list[str], list[str]]:

@@ -155,7 +155,7 @@ def test_training_images_are_below_the_samples(tiny_run):
     sheet = np.asarray(Image.open(folder / "before_after.png"))
     assert sheet.shape[0] == 3 * 16 * 15 + 2 * 3
     left, right = (sheet[-16 * 15 :: 15, start:][:, : 16 * 15 : 15] for start in (-(2 * 16 * 15 + 3), -16 * 15))
-    data = open_set(DrawnSource("butterflies", 30), (16, 16), "crop")
+    data = open_set(DrawnSource("butterflies", 30), (3, 16, 16), "crop")
     rows = data.split(0.1)[0]
     for shown, row in ((left, rows[0]), (right, rows[len(rows) // 2])):
         assert (shown.transpose(2, 0, 1) == data.images[row]).all()

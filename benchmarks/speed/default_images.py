@@ -17,7 +17,7 @@ def images(scratch: Path, kept: Path) -> Path:
     say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (cached in {kept})")
     folder = scratch / "images"
     folder.mkdir()
-    for i, image in enumerate(open_set(DrawnSource("butterflies", IMAGES), (DRAWN, DRAWN), "crop").images):
+    for i, image in enumerate(open_set(DrawnSource("butterflies", IMAGES), (3, DRAWN, DRAWN), "crop").images):
         large = Image.fromarray(image.transpose(1, 2, 0)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
         large.save(folder / f"{i:04d}.jpg", quality=90)
     return folder

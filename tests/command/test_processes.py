@@ -76,7 +76,7 @@ def test_processes_that_need_the_same_images_decode_them_once(tmp_path):
         "    time.sleep(1)\n"
         "    plain(*given)\n"
         "store.decode = slow\n"
-        "print(len(store.open_set(DrawnSource('moths', 6), (16, 16), 'crop')))\n"
+        "print(len(store.open_set(DrawnSource('moths', 6), (3, 16, 16), 'crop')))\n"
     )
     env = {**os.environ, "CHRYSALIS_CACHE": str(tmp_path / "cache")}
     both = [subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]

@@ -16,7 +16,7 @@ from chrysalis.data.store import open_set
 from chrysalis.models import folder
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 
 
 def image(seed=0, mode="RGB", size=(20, 20)) -> Image.Image:
@@ -64,7 +64,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_an_unreadable_image_is_left_out_by_name(images, what, capfd):
     (images / "bad.png").write_bytes(UNREADABLE[what]())
-    found = open_set(FolderSource(str(images)), SIZE, "crop")
+    found = open_set(FolderSource(str(images)), SHAPE, "crop")
     assert [name for name, _ in found.rejected] == [str(images / "bad.png")]
     assert len(found) == 24
     assert "bad.png" in capfd.readouterr().err
@@ -98,7 +98,7 @@ def test_pipes_and_devices_do_not_block(images):
     os.mkfifo(images / "0.txt")  # beside an image, where a caption would be
     for i in range(24, 100):
         (images / f"{i}.png").hardlink_to(images / "0.png")
-    found = open_set(FolderSource(str(images)), SIZE, "crop")
+    found = open_set(FolderSource(str(images)), SHAPE, "crop")
     assert {name.rsplit("/")[-1] for name, _ in found.rejected} == {"pipe.png", "endless.png", "gone.png", "loop.png"}
     assert "a pipe or a device" in dict(found.rejected)[str(images / "pipe.png")]
 
@@ -124,16 +124,16 @@ def test_unusual_names_and_kinds_are_read(tmp_path):
     for name, data in kinds.items():
         (deep / name).write_bytes(data)
     (deep / os.fsdecode(b"not \xff utf8.png")).write_bytes(saved(image(13), "PNG"))
-    found = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+    found = open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
     assert (len(found), found.rejected) == (12, ())
-    assert open_set(FolderSource(str(tmp_path)), SIZE, "crop").folder == found.folder
+    assert open_set(FolderSource(str(tmp_path)), SHAPE, "crop").folder == found.folder
 
 
 def test_a_label_from_a_name_that_is_no_text_can_be_written(tmp_path):
     for name in (b"a\xff", b"b\x1b[31m"):
         (tmp_path / os.fsdecode(name)).mkdir()
         image(len(name)).save(tmp_path / os.fsdecode(name) / "1.png")
-    labels = open_set(FolderSource(str(tmp_path)), SIZE, "crop").value_names["label"]
+    labels = open_set(FolderSource(str(tmp_path)), SHAPE, "crop").value_names["label"]
     assert labels == ("a?", "b [31m")
 
 
@@ -175,7 +175,7 @@ def test_marks_long_lines_and_repeated_names_are_fine(images):
     rows[0]["text"] = "long " * 2_000_000
     text = "\ufeff" + "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
     (images / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
-    found = open_set(FolderSource(str(images)), SIZE, "crop")
+    found = open_set(FolderSource(str(images)), SHAPE, "crop")
     assert (len(found), found.value_names["label"]) == (8, ("0", "1"))
     assert found.columns["caption"][1] == "no. 1  [31m ?"
     assert len(found.columns["caption"][0]) == 10_000_000
@@ -183,7 +183,7 @@ def test_marks_long_lines_and_repeated_names_are_fine(images):
 
 def test_a_caption_in_another_encoding_excludes_its_image(images):
     (images / "0.txt").write_bytes("grün".encode("latin-1"))
-    found = open_set(FolderSource(str(images)), SIZE, "crop")
+    found = open_set(FolderSource(str(images)), SHAPE, "crop")
     assert "its caption 0.txt is not UTF-8 text" in found.rejected[0][1]
 
 

@@ -12,7 +12,7 @@ from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 HEIC, JXL = b"\0\0\0\x18ftypheic" + bytes(40), b"\xff\x0a" + bytes(40)
 
 
@@ -41,14 +41,14 @@ def test_all_formats_of_pillow_are_used(tmp_path, suffix, feature, how):
         pytest.skip(f"this Pillow has no {feature}")
     for i in range(2):
         save(tmp_path / f"{i}{suffix.upper()}", (200, 100 * i, 50), **how)
-    found = open_set(FolderSource(str(tmp_path)), SIZE, "crop").images[:, :, 8, 8].astype(int)
+    found = open_set(FolderSource(str(tmp_path)), SHAPE, "crop").images[:, :, 8, 8].astype(int)
     assert np.abs(found - [[200, 0, 50], [200, 100, 50]]).max() <= 3
 
 
 def test_heif_is_used_where_its_plugin_is_installed(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 100, 50))).save(tmp_path / "a.heic")
-    found = open_set(FolderSource(str(tmp_path)), SIZE, "crop").images[0, :, 8, 8].astype(int)
+    found = open_set(FolderSource(str(tmp_path)), SHAPE, "crop").images[0, :, 8, 8].astype(int)
     assert np.abs(found - [200, 100, 50]).max() <= 4
 
 
@@ -81,10 +81,10 @@ def test_files_that_are_not_used_are_counted_by_suffix(tmp_path, bare):
 def test_enlarged_images_are_counted(tmp_path, resize, n):
     for name, size in (("a", (16, 16)), ("b", (40, 12)), ("c", (15, 8)), ("d", (16, 17))):
         save(tmp_path / f"{name}.png", size=size)
-    images = open_set(FolderSource(str(tmp_path)), SIZE, resize)
+    images = open_set(FolderSource(str(tmp_path)), SHAPE, resize)
     assert images.enlarged == n
     assert images.enlarged_note().startswith(f"{n} of them ")
-    assert open_set(FolderSource(str(tmp_path)), SIZE, resize).enlarged == n  # from the cache
+    assert open_set(FolderSource(str(tmp_path)), SHAPE, resize).enlarged == n  # from the cache
 
 
 def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsys):
@@ -95,12 +95,12 @@ def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsy
     mask.paste(2, (0, 0, 10, 20))
     mask.save(tmp_path / "masks" / "2.png")
     source = folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source
-    images = open_set(source, SIZE, "crop")
+    images = open_set(source, SHAPE, "crop")
     assert (images.columns["mask"][2, 0] == 255).mean() == 0.5
     message = " ".join(capsys.readouterr().err.split())
     assert message.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
     assert "0.png); 1 full (of " in message
     for i in range(3):
         save(tmp_path / "masks" / f"{i}.png", 0, size=(20, 20))
-    open_set(source, SIZE, "crop")
+    open_set(source, SHAPE, "crop")
     assert "All 3 masks are empty" in " ".join(capsys.readouterr().err.split())

@@ -67,7 +67,7 @@ def test_ranks_divide_each_joint_batch(world):
 
 @pytest.mark.proof  # starts processes
 def test_workers_change_nothing():
-    images = open_set(DrawnSource("butterflies", 12), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 12), (3, 16, 16), "crop")
     order = Order(np.arange(12), 4, seed=0)
     alone = list(loader(BatchDataset(images, flip=True), order))
     with_workers = list(loader(BatchDataset(images, flip=True), order, num_workers=2))
@@ -77,7 +77,7 @@ def test_workers_change_nothing():
 
 
 def test_flips_mirror_about_half_and_the_mask_too():
-    images = open_set(DrawnSource("butterflies", 40), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 40), (3, 16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(40), 40, seed=0))))
     flipped = 0
     for image, mask, row in zip(batch.image, batch.columns["mask"], batch.row, strict=True):
@@ -100,7 +100,7 @@ def test_mask_and_conditioning_image_flip_with_the_image_and_the_vector_stays(tm
         names = {"mask_file_name": f"{i}.png", "conditioning_image_file_name": f"{i}.png"}
         lines.append(json.dumps({"file_name": f"{i}.png", "place": None if i == 5 else i % 16, **names}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    images = open_set(folder_data(str(tmp_path), vector_columns=["place"]).source, (16, 16), "crop")
+    images = open_set(folder_data(str(tmp_path), vector_columns=["place"]).source, (3, 16, 16), "crop")
     batch = next(iter(loader(BatchDataset(images, flip=True), Order(np.arange(30), 30, seed=0))))
     assert batch.columns["vector"].dtype == torch.float32
     assert torch.equal(batch.columns["conditioning_image"], batch.image)

@@ -36,7 +36,7 @@ def thrice(tmp_path):
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
 def test_three_encodings_of_an_image_are_on_one_side(thrice, size):
-    found = open_set(FolderSource(str(thrice)), size, "crop")
+    found = open_set(FolderSource(str(thrice)), (3, *size), "crop")
     stems = [name.rsplit("/")[-1].split(".")[0] for name in found.names]
     expected = {i: {row for row, stem in enumerate(stems) if stem == str(i)} for i in range(20)}
     assert sorted(map(set, found.near_duplicates), key=min) == sorted(expected.values(), key=min)
@@ -53,11 +53,11 @@ def test_a_split_without_near_duplicates_is_by_the_image_alone(tmp_path):
     """Each image falls where it did beside others, so that added near-duplicates move only their own groups."""
     for i in range(30):
         scene(i).save(tmp_path / f"{i}.png")
-    found = open_set(FolderSource(str(tmp_path)), (16, 16), "crop")
+    found = open_set(FolderSource(str(tmp_path)), (3, 16, 16), "crop")
     assert (found.near_duplicates, found.near_duplicates_note()) == ((), "")
     validation = {found.names[row] for row in found.split(0.3)[1]}
     scene(0).save(tmp_path / "again.webp", lossless=True)
-    more = open_set(FolderSource(str(tmp_path)), (16, 16), "crop")
+    more = open_set(FolderSource(str(tmp_path)), (3, 16, 16), "crop")
     assert len(more.near_duplicates) == 1
     moved = {more.names[row] for row in more.split(0.3)[1]} ^ validation
     assert moved <= {str(tmp_path / "0.png"), str(tmp_path / "again.webp")}
@@ -65,7 +65,7 @@ def test_a_split_without_near_duplicates_is_by_the_image_alone(tmp_path):
 
 def test_the_split_of_drawn_images_is_unchanged():
     """By the hash of (domain, number, seed), which these rows are from."""
-    found = open_set(DrawnSource("butterflies", 40), (16, 16), "crop")
+    found = open_set(DrawnSource("butterflies", 40), (3, 16, 16), "crop")
     assert found.near_duplicates == ()
     place = np.array([int.from_bytes(_blake2b(int(c).to_bytes(8, "big")), "big") >> 1 for c in found.contents]) / 2**63
     assert sorted(found.split(0.2)[1]) == np.flatnonzero(place < 0.2).tolist()
@@ -80,11 +80,11 @@ def _blake2b(data: bytes) -> bytes:
 def test_a_set_that_is_mostly_one_image_validates_on_the_rest(tmp_path):
     for quality in range(60, 96, 5):
         scene(0).save(tmp_path / f"{quality}.jpg", quality=quality)
-    all_one = open_set(FolderSource(str(tmp_path)), (32, 32), "crop")
+    all_one = open_set(FolderSource(str(tmp_path)), (3, 32, 32), "crop")
     assert all_one.near_duplicates_note().startswith("All images are near-duplicates (60.jpg and 65.jpg)")
     assert all(len(rows) for rows in all_one.split(0.5))
     scene(1).save(tmp_path / "other.png")
-    train, validation = open_set(FolderSource(str(tmp_path)), (32, 32), "crop").split(0.9)
+    train, validation = open_set(FolderSource(str(tmp_path)), (3, 32, 32), "crop").split(0.9)
     assert (train.tolist(), validation.tolist()) == ([*range(8)], [8])
 
 
@@ -92,7 +92,7 @@ def test_identical_images_alone_cannot_be_split(tmp_path):
     for i in range(3):
         scene(0).save(tmp_path / f"{i}.png")
     with pytest.raises(UserError, match="All images are identical"):
-        open_set(FolderSource(str(tmp_path)), (16, 16), "crop").split(0.5)
+        open_set(FolderSource(str(tmp_path)), (3, 16, 16), "crop").split(0.5)
 
 
 def brute_force(images: np.ndarray) -> set[tuple[int, int]]:

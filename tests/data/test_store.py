@@ -17,7 +17,7 @@ from chrysalis.data.sources.folder import FolderSource
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 SOURCE = REPOSITORY / "src"
 
 
@@ -47,13 +47,13 @@ def cut(file: Path) -> None:
 @pytest.mark.parametrize("damage", [emptied, inverted, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["image.bin", "mask.bin", "rows.json", "checksums.json"])
 def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name, capsys):
-    sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
+    sound = store.open_set(DrawnSource("moths", 6), SHAPE, "crop")
     images, masks = sound.images.copy(), sound.columns["mask"].copy()
     capsys.readouterr()
-    store.open_set(DrawnSource("moths", 6), SIZE, "crop")
+    store.open_set(DrawnSource("moths", 6), SHAPE, "crop")
     assert "damaged" not in capsys.readouterr().err
     damage(sound.folder / name)
-    again = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
+    again = store.open_set(DrawnSource("moths", 6), SHAPE, "crop")
     message = " ".join(capsys.readouterr().err.split())
     assert f"are damaged ({name}): decoding them again." in message
     assert (again.folder, again.names) == (sound.folder, sound.names)
@@ -64,7 +64,7 @@ def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name
 
 
 def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, monkeypatch):
-    folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
+    folder = store.open_set(DrawnSource("moths", 6), SHAPE, "crop").folder
     monkeypatch.setattr(store, "ALWAYS_READ", 1000)
     inverted(folder / "image.bin")
     assert store.damaged(folder) is None
@@ -73,35 +73,35 @@ def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, mo
 
 
 def test_a_worker_reports_an_emptied_cache(own_cache):
-    folder = store.open_set(DrawnSource("moths", 6), SIZE, "crop").folder
+    folder = store.open_set(DrawnSource("moths", 6), SHAPE, "crop").folder
     emptied(folder / "image.bin")
     with pytest.raises(UserError, match="are damaged"):
         store.open_folder(folder)
 
 
 def test_one_of_several_processes_repairs_a_cache(own_cache, monkeypatch):
-    sound = store.open_set(DrawnSource("moths", 6), SIZE, "crop")
+    sound = store.open_set(DrawnSource("moths", 6), SHAPE, "crop")
     images, decode, calls = sound.images.copy(), store.decode, []
     emptied(sound.folder / "image.bin")
     monkeypatch.setattr(store, "decode", lambda *given: (calls.append(1), decode(*given)))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: store.open_set(DrawnSource("moths", 6), SIZE, "crop"), range(4)))
+        found = list(pool.map(lambda _: store.open_set(DrawnSource("moths", 6), SHAPE, "crop"), range(4)))
     assert calls == [1]
     assert all((each.images == images).all() for each in found)
 
 
 def test_files_that_go_away_are_left_out_and_those_in_the_cache_stay(image_folder, own_cache):
     source = FolderSource(str(image_folder))
-    cached = store.open_set(source, SIZE, "crop")
+    cached = store.open_set(source, SHAPE, "crop")
     first = cached.images.copy()
     gone = Path(source.row_name(3))
     shutil.copy(gone, gone.with_name("another.png"))
     gone.unlink()
     assert np.array_equal(store.open_folder(cached.folder).images, first)
-    listed_before = store.open_set(source, (24, 24), "crop")
+    listed_before = store.open_set(source, (3, 24, 24), "crop")
     assert [name for name, _ in listed_before.rejected] == [str(gone)]
     assert len(listed_before) == 23
-    now = store.open_set(FolderSource(str(image_folder)), SIZE, "crop")
+    now = store.open_set(FolderSource(str(image_folder)), SHAPE, "crop")
     assert (len(now), now.rejected) == (24, ())
 
 
@@ -111,17 +111,17 @@ def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_
 
         changed = threading.Event()
 
-        def read(self, i, size, resize):
+        def read(self, i, shape, resize):
             if i == 0:
                 shutil.copy(self.rows[0].file, self.rows[-1].file)
                 self.changed.set()
             assert self.changed.wait(10)
-            return super().read(i, size, resize)
+            return super().read(i, shape, resize)
 
-    undisturbed = store.open_set(FolderSource(str(image_folder)), SIZE, "crop").images.copy()
+    undisturbed = store.open_set(FolderSource(str(image_folder)), SHAPE, "crop").images.copy()
     os.utime(next(image_folder.rglob("*.png")))
-    during = store.open_set(Replaced(str(image_folder)), SIZE, "crop")
-    after = store.open_set(FolderSource(str(image_folder)), SIZE, "crop")
+    during = store.open_set(Replaced(str(image_folder)), SHAPE, "crop")
+    after = store.open_set(FolderSource(str(image_folder)), SHAPE, "crop")
     assert during.folder != after.folder
     assert (during.images[:-1] == undisturbed[:-1]).all()
     assert (after.images[:-1] == undisturbed[:-1]).all()
@@ -156,7 +156,7 @@ def test_a_script_without_a_guard_opens_a_set_and_loads_it_with_workers(tmp_path
         "from chrysalis.data.loaders import Order, BatchDataset, loader\n"
         "from chrysalis.data.synthetic.source import DrawnSource\n"
         "from chrysalis.data.store import open_set\n"
-        "images = open_set(DrawnSource('moths', 200), (16, 16), 'crop')\n"
+        "images = open_set(DrawnSource('moths', 200), (3, 16, 16), 'crop')\n"
         "batches = loader(BatchDataset(images, flip=False), Order(np.arange(200), 50, seed=0), num_workers=2)\n"
         "print(sum(len(batch.image) for batch in batches))\n"
     )

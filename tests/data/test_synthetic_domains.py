@@ -64,7 +64,7 @@ def test_masks_cover_the_subject(domain):
 
 
 def test_the_source_returns_the_drawn_images():
-    images = open_set(DrawnSource("moths", 8), (32, 32), "crop")
+    images = open_set(DrawnSource("moths", 8), (3, 32, 32), "crop")
     for i in range(8):
         drawn = draw("moths", i, 0, 32)
         assert torch.equal(torch.from_numpy(images.images[i]), torch.from_numpy(drawn.image).permute(2, 0, 1))

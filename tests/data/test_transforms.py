@@ -63,7 +63,7 @@ def test_resize_modes():
 
 
 def test_height_comes_before_width():
-    assert to_training_size(Image.new("RGB", (50, 50)), (16, 24), "crop").shape == (3, 16, 24)
+    assert to_training_size(Image.new("RGB", (50, 50)), (3, 16, 24), "crop").shape == (3, 16, 24)
     assert height_and_width([16, 24]) == (16, 24)
     assert height_and_width(64) == (64, 64)
 

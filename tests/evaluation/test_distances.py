@@ -190,7 +190,7 @@ DEGRADED = {"noise": (0.1, 0.4), "blur": (0.1, 0.3), "modes": (0.5, 0.9)}
 def two_halves():
     """(the bundled network, images of one half, its features, features of the other); each half sorted by class."""
     network = DenoiserEncoder("assets/features")
-    images = open_set(DrawnSource("butterflies", 300), (64, 64), "crop")
+    images = open_set(DrawnSource("butterflies", 300), (3, 64, 64), "crop")
     order = images.columns["label"].argsort(kind="stable")
     real, others = (torch.from_numpy(images.images[order[k::2]]) for k in (0, 1))
     return network, others, extract(network, others), extract(network, real)

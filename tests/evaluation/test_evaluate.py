@@ -20,7 +20,7 @@ def test_metrics_of_a_run_are_those_of_the_images_it_would_generate(run, tmp_pat
     """sample.py generates the same images from the export; torch-fidelity measures their KD."""
     assert run("train", *EVALUATED_RUN, *tiny_features, "export.report=true") == 0
     log = capfd.readouterr().err
-    images = open_set(DrawnSource("butterflies", 150), (16, 16), "crop")
+    images = open_set(DrawnSource("butterflies", 150), (3, 16, 16), "crop")
     validation_rows = images.split(0.1)[1]
     assert f"step 4: 24 samples vs {len(validation_rows)} validation images: KD" in log
     assert "The fraction of near-duplicates needs at least 20 validation images" in log

@@ -28,7 +28,7 @@ from chrysalis.system.errors import UserError
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.from_numpy(open_set(DrawnSource("moths", 9), (40, 32), "crop").images.copy())
+    return torch.from_numpy(open_set(DrawnSource("moths", 9), (3, 40, 32), "crop").images.copy())
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_transformer_features_equal_those_of_transformers(tmp_path, images, kind
 
 
 def test_features_of_a_set_are_computed_once(denoiser_features, monkeypatch):
-    images, computed = open_set(DrawnSource("moths", 12), (16, 16), "crop"), []
+    images, computed = open_set(DrawnSource("moths", 12), (3, 16, 16), "crop"), []
     plain = f.extract
     monkeypatch.setattr(
         f, "extract", lambda network, images, device: computed.append(len(images)) or plain(network, images)

@@ -24,9 +24,9 @@ class Colours(Source):
     def row_name(self, i: int) -> str:
         return f"colour {i}"
 
-    def read(self, i: int, size: tuple[int, int], resize: str) -> Example:
+    def read(self, i: int, shape: tuple[int, int, int], resize: str) -> Example:
         colour = np.random.default_rng(i).integers(0, 256, (3, 1, 1), dtype=np.uint8)
-        return Example(np.tile(colour, size), content=i)
+        return Example(np.tile(colour, shape[1:]), content=i)
 
 
 def colours(n: int = 100, **loading) -> ImageDataModule:

@@ -156,7 +156,9 @@ class Images(Column):
         try:
             with open_image(read_bytes(value) if isinstance(value, Path) else value) as opened:
                 aligned = in_shape_of(whole, to_mask(opened) if is_mask else opened, resize, nearest=is_mask)
-                return (mask_to_training_size if is_mask else to_training_size)(aligned, size, resize)
+                if is_mask:
+                    return mask_to_training_size(aligned, size, resize)
+                return to_training_size(aligned, (self.channels, *size), resize)
         except UnidentifiedImageError:
             raise ValueError(f"its {self.noun} is not an image") from None
         except (OSError, ValueError) as error:

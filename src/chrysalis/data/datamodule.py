@@ -57,6 +57,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
+        self.channels = 3  # of the images, which a model of other channels sets
         self.image_set: ImageSet  # set by open_images, like the two below
         self.train_rows: np.ndarray  # int64
         self.validation_rows: np.ndarray
@@ -77,7 +78,7 @@ class ImageDataModule(LightningDataModule):
 
     def open_images(self) -> None:
         """Decode the images and split them, which is all that evaluation needs."""
-        self.image_set = open_set(self.source, self.size, self.resize)
+        self.image_set = open_set(self.source, (self.channels, *self.size), self.resize)
         if len(self.image_set) < 2:
             raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
         self.train_rows, validation = self.image_set.split(self.val_fraction)

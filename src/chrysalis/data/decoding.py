@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from chrysalis.data import near_duplicates
 from chrysalis.data.columns import COLUMNS, Images, Labels
 from chrysalis.data.source import Example, Source
-from chrysalis.data.transforms import Resize
+from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import write_text
 from chrysalis.system.terminal import stage
@@ -32,15 +32,16 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
     return "; ".join(f"{name} ({why})" for name, why in rejected[:limit]) + more
 
 
-def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
+def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
-    channels = {"image": 3} | {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
+    channels, size = {"image": shape[0]}, shape[1:]
+    channels |= {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
     lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
     without: dict[str, list[str]] = {name: [] for name in channels}
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
-        for i, result in _read_all(source, size, resize):
+        for i, result in _read_all(source, shape, resize):
             name = source.row_name(i)
             if not isinstance(result, Example):
                 rejected.append((name, result))
@@ -63,7 +64,7 @@ def decode(source: Source, size: tuple[int, int], resize: Resize, folder: Path) 
         (folder / f"{column}.bin").unlink()
     lists = {column: values for column, values in lists.items() if any(values)}
     labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
-    images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), 3, *size))
+    images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), *shape))
     listing = {  # all but `shapes` and `lists` are fields of ImageSet
         "shapes": {column: (len(names), n, *size) for column, n in channels.items() if not without[column]},
         "lists": lists,
@@ -104,16 +105,16 @@ def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:
     )
 
 
-def _try(source: Source, size: tuple[int, int], resize: Resize, i: int) -> Example | str:
+def _try(source: Source, shape: Shape, resize: Resize, i: int) -> Example | str:
     try:
-        return source.read(i, size, resize)
+        return source.read(i, shape, resize)
     except UnidentifiedImageError:
         return "not an image"
     except Exception as error:  # arbitrary files raise arbitrary errors: listed, never fatal alone
         return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
-def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator[tuple[int, Example | str]]:
+def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[int, Example | str]]:
     """Yield (row number, the row or why it cannot be used) in order."""
     n, verb = len(source), "drawing" if source.synthetic else "decoding"
     with (
@@ -123,7 +124,7 @@ def _read_all(source: Source, size: tuple[int, int], resize: Resize) -> Iterator
     ):
         for start in range(0, n, 512):
             rows = range(start, min(start + 512, n))
-            for i, result in zip(rows, pool.map(partial(_try, source, size, resize), rows, chunksize=8), strict=True):
+            for i, result in zip(rows, pool.map(partial(_try, source, shape, resize), rows, chunksize=8), strict=True):
                 progress.advance(1)
                 yield i, result
 

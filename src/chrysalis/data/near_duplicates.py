@@ -12,7 +12,7 @@ CHUNK = 1024  # images in memory at once
 
 
 def groups(images: np.ndarray) -> list[list[int]]:
-    """Return groups of rows of `images`, uint8 [N, 3, H, W]; each row is near another row of its group.
+    """Return groups of rows of `images`, uint8 [N, C, H, W]; each row is near another row of its group.
 
     Two images are near if no block of an 8 x 8 grid differs by more than MAX_BLOCK grey levels in any channel, and
     pixels differ by at most MAX_MEAN on average. Memory is proportional to N.
@@ -36,7 +36,7 @@ def groups(images: np.ndarray) -> list[list[int]]:
 
 
 def _blocks(images: np.ndarray) -> np.ndarray:
-    """Return the mean colors of the blocks of a grid: float32 [N, 3 * GRID * GRID], column by column."""
+    """Return the mean colors of the blocks of a grid: float32 [N, C * GRID * GRID], column by column."""
     down, across = (np.linspace(0, side, GRID + 1).astype(int) for side in images.shape[-2:])
     sums = np.add.reduceat(np.add.reduceat(images, down[:-1], axis=2, dtype=np.uint32), across[:-1], axis=3)
     means = sums.astype(np.float32) / np.outer(np.diff(down), np.diff(across)).astype(np.float32)
@@ -55,7 +55,7 @@ def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
 
     distinct = np.flatnonzero(same == np.arange(len(blocks)))
     half = GRID // 2
-    coarse = blocks[distinct].reshape(-1, 3, half, 2, half, 2).mean(axis=(3, 5)).reshape(len(distinct), -1)
+    coarse = blocks[distinct].reshape(len(distinct), -1, half, 2, half, 2).mean(axis=(3, 5)).reshape(len(distinct), -1)
     tree = KDTree(coarse)
     for start in range(0, len(distinct), CHUNK):
         part = coarse[start : start + CHUNK]

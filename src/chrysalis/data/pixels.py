@@ -63,8 +63,16 @@ def enlarged(image: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def as_image(image: torch.Tensor) -> Image.Image:
-    """Convert uint8 [3, H, W] to a PIL image."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    """Convert uint8 [C, H, W], grey, RGB or RGBA, to a PIL image."""
+    return Image.fromarray(image.permute(1, 2, 0).squeeze(2).contiguous().cpu().numpy())
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """Convert uint8 [B, C, H, W], grey, RGB or RGBA, to RGB: transparent pixels are composited over white."""
+    if images.shape[1] < 4:
+        return images.expand(-1, 3, -1, -1)
+    color, alpha = images[:, :3].float(), images[:, 3:].float() / 255
+    return (color * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
 
 
 def from_image(image: Image.Image) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from chrysalis.data.columns import COLUMNS
 from chrysalis.data.formats import open_image
-from chrysalis.data.transforms import Resize, is_enlarged, to_training_size, upright_size
+from chrysalis.data.transforms import Resize, Shape, is_enlarged, to_training_size, upright_size
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Example:
     tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
     """
 
-    image: np.ndarray  # uint8 [3, H, W]
+    image: np.ndarray  # uint8 [C, H, W]
     content: int  # hash of the image file's bytes, independent of its name and place
     columns: Mapping[str, Any] = field(default_factory=dict)
     enlarged: bool = False  # whether the file has fewer pixels than needed
@@ -50,19 +50,20 @@ class Source(Protocol):
 
     def row_name(self, i: int) -> str: ...
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        """Return row i at (height, width) `size`; raise any exception if its image cannot be used."""
+    def read(self, i: int, shape: Shape, resize: Resize) -> Example:
+        """Return row i at `shape`, (channels, height, width); raise any exception if its image cannot be used."""
         ...
 
 
-def decode_example(image: bytes, size: tuple[int, int], resize: Resize, columns: Mapping[str, Any]) -> Example:
+def decode_example(image: bytes, shape: Shape, resize: Resize, columns: Mapping[str, Any]) -> Example:
     """Decode an image file, and its mask and conditioning image if it has them, to training size.
 
     columns: as Column.read returns them, with the bytes or the path of image files.
     """
     with open_image(image) as opened:
         whole = upright_size(opened)
-        pixels = to_training_size(opened, size, resize)
+        pixels = to_training_size(opened, shape, resize)
+    size = shape[1:]
     decoded = {name: COLUMNS[name].decode(value, whole, size, resize) for name, value in columns.items()}
     return Example(pixels, content_hash(image), decoded, is_enlarged(whole, size, resize))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from filelock import FileLock
 from chrysalis.data.columns import COLUMNS, Images, Values
 from chrysalis.data.decoding import decode, describe_rejected
 from chrysalis.data.source import Source, content_hash
-from chrysalis.data.transforms import Resize
+from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import cache_folder, write_text, written_folder
 from chrysalis.system.terminal import warn
 
-FORMAT = 5
+FORMAT = 6
 CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
 ALWAYS_READ = 2**28  # bytes (half a second): larger files are read again only if their time has changed
 
@@ -29,7 +30,7 @@ class ImageSet:
     """N decoded rows. Arrays of images are memory-mapped and read-only; the rest is in memory.
 
     Attributes:
-        images: uint8 [N, 3, H, W].
+        images: uint8 [N, C, H, W].
         columns: by name, the values of all rows, see data/columns.py; only columns that the data has.
         value_names: by column, the labels in the order of their numbers, and the names of the numbers of a vector.
         contents: int64 [N], a hash of each image's bytes.
@@ -116,12 +117,12 @@ class ImageSet:
         return group if len(np.unique(group)) > 1 else self.contents
 
 
-def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
+def open_set(source: Source, shape: Shape, resize: Resize) -> ImageSet:
     """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
-    key = content_hash(f"{FORMAT} {source.fingerprint()} {size} {resize}".encode())
-    folder = cache_folder() / f"{size[0]}x{size[1]}-{key:016x}"
+    key = content_hash(f"{FORMAT} {source.fingerprint()} {shape} {resize}".encode())
+    folder = cache_folder() / f"{shape[1]}x{shape[2]}-{key:016x}"
     if damaged(folder):
-        _decode_once(source, size, resize, folder)
+        _decode_once(source, shape, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
         reasons = describe_rejected(image_set.rejected, 10)
@@ -131,13 +132,13 @@ def open_set(source: Source, size: tuple[int, int], resize: Resize) -> ImageSet:
     return image_set
 
 
-def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: Path) -> None:
+def _decode_once(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     """Decode the set unless another process does so meanwhile; then wait for it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        damage, needed = damaged(folder), len(source) * 3 * size[0] * size[1]
+        damage, needed = damaged(folder), len(source) * math.prod(shape)
         if not damage:
             return
         if folder.is_dir():
@@ -148,7 +149,7 @@ def _decode_once(source: Source, size: tuple[int, int], resize: Resize, folder: 
                 "GiB: free space there or set CHRYSALIS_CACHE to another folder."
             )
         with written_folder(folder) as partial_folder:
-            decode(source, size, resize, partial_folder)
+            decode(source, shape, resize, partial_folder)
             checksums = {file.name: [*_stamp(file), _digest(file)] for file in sorted(partial_folder.iterdir())}
             write_text(partial_folder / CHECKSUMS, json.dumps(checksums))
 

@@ -10,6 +10,9 @@ from chrysalis.data.color import to_rgb
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
+Shape = tuple[int, int, int]  # of images at training size: channels, height, width
+
+CONVERSIONS = {3: to_rgb}  # of a PIL image, by the number of channels of the model's images
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -60,10 +63,12 @@ def fit(image: Image.Image, size: tuple[int, int], resize: Resize, fill="white",
     return ImageOps.fit(image, target, filter)
 
 
-def to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """Return uint8 [3, H, W]. JPEGs are decoded at 1/2, 1/4 or 1/8 size if that is at least twice the size needed."""
-    image.draft("RGB", (2 * size[1], 2 * size[0]))
-    return np.asarray(fit(to_rgb(image), size, resize)).transpose(2, 0, 1)
+def to_training_size(image: Image.Image, shape: Shape, resize: Resize) -> np.ndarray:
+    """Return uint8 [C, H, W]. JPEGs are decoded at 1/2, 1/4 or 1/8 size if that is at least twice the size needed."""
+    channels, height, width = shape
+    image.draft("RGB", (2 * width, 2 * height))
+    fitted = np.asarray(fit(CONVERSIONS[channels](image), (height, width), resize))
+    return fitted.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from chrysalis.data.pixels import as_rgb
 from chrysalis.data.store import ImageSet
 from chrysalis.models import folder
 from chrysalis.system import hub, memory
@@ -194,7 +195,8 @@ class Transformer:
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 [B, 3, H, W] to uint8 [B, 3, *size], antialiased; images of that size already stay as they are."""
+    """Resize uint8 [B, C, H, W] to RGB uint8 [B, 3, *size], antialiased; RGB images of that size stay as they are."""
+    images = as_rgb(images)
     if tuple(images.shape[2:]) == tuple(size):
         return images
     x = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)

@@ -10,7 +10,7 @@ from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 
 
 def write(path, colour="red", size=(20, 20)):
@@ -20,7 +20,7 @@ def write(path, colour="red", size=(20, 20)):
 
 
 def test_folder_labels_are_its_subfolders(image_folder):
-    images = open_set(FolderSource(str(image_folder)), SIZE, "crop")
+    images = open_set(FolderSource(str(image_folder)), SHAPE, "crop")
     assert len(images) == 24
     assert set(images.value_names["label"]) == {p.name for p in image_folder.iterdir()}
     for name, label in zip(images.names, images.columns["label"], strict=True):
@@ -38,7 +38,7 @@ def test_metadata_gives_labels_captions_and_masks(tmp_path):
         for n in "ab"
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    images = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+    images = open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
     assert len(images) == 2
     assert images.columns["caption"] == ("the a", "the b")
     assert images.value_names["label"] == ("is a", "is b")
@@ -57,7 +57,7 @@ def test_a_bad_metadata_line_is_named(tmp_path, line):
 def test_a_text_file_beside_an_image_is_its_caption(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a red square\n")
-    assert open_set(FolderSource(str(tmp_path)), SIZE, "crop").columns["caption"] == ("a red square",)
+    assert open_set(FolderSource(str(tmp_path)), SHAPE, "crop").columns["caption"] == ("a red square",)
 
 
 def test_unreadable_files_are_listed_left_out_and_untouched(tmp_path, capsys):
@@ -65,7 +65,7 @@ def test_unreadable_files_are_listed_left_out_and_untouched(tmp_path, capsys):
         write(tmp_path / f"{i:02}.png", (i, i, i))
     broken = tmp_path / "broken one.jpg"
     broken.write_bytes(b"not an image")
-    images = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+    images = open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
     assert len(images) == 40
     assert "broken one.jpg" in capsys.readouterr().err
     assert broken.read_bytes() == b"not an image"
@@ -77,7 +77,7 @@ def test_too_many_unreadable_files_stop_the_run(tmp_path):
         write(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"1 of 11 images cannot be read.*bad\.png"):
-        open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+        open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
 
 
 def test_a_truncated_image_is_unreadable(tmp_path):
@@ -87,7 +87,7 @@ def test_a_truncated_image_is_unreadable(tmp_path):
     for i in range(30):
         write(tmp_path / f"{i}.png")
     (tmp_path / "cut.jpg").write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
-    assert [name.split("/")[-1] for name, _ in open_set(FolderSource(str(tmp_path)), SIZE, "crop").rejected] == [
+    assert [name.split("/")[-1] for name, _ in open_set(FolderSource(str(tmp_path)), SHAPE, "crop").rejected] == [
         "cut.jpg"
     ]
 
@@ -100,9 +100,9 @@ def test_a_loop_of_links_ends(tmp_path):
 
 def test_the_cache_notices_a_changed_file(tmp_path):
     write(tmp_path / "a.png", "red")
-    first = open_set(FolderSource(str(tmp_path)), SIZE, "crop").images[0, :, 0, 0].tolist()
+    first = open_set(FolderSource(str(tmp_path)), SHAPE, "crop").images[0, :, 0, 0].tolist()
     write(tmp_path / "a.png", "blue", (21, 21))
-    second = open_set(FolderSource(str(tmp_path)), SIZE, "crop").images[0, :, 0, 0].tolist()
+    second = open_set(FolderSource(str(tmp_path)), SHAPE, "crop").images[0, :, 0, 0].tolist()
     assert (first, second) == ([255, 0, 0], [0, 0, 255])
 
 
@@ -114,13 +114,13 @@ def test_the_cache_is_complete_or_absent(tmp_path, monkeypatch):
         def row_name(self, i):
             raise KeyboardInterrupt
 
-        def read(self, i, size, resize):
+        def read(self, i, shape, resize):
             if i == 5:
                 raise OSError("gone")
-            return super().read(i, size, resize)
+            return super().read(i, shape, resize)
 
     with pytest.raises(KeyboardInterrupt):
-        open_set(Dies("butterflies", 20), SIZE, "crop")
+        open_set(Dies("butterflies", 20), SHAPE, "crop")
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
 
 
@@ -131,7 +131,7 @@ def test_split_is_by_content_not_by_order_or_name(tmp_path):
     write(tmp_path / "two" / "a copy.png", (7, 0, 0))
 
     def validation(folder):
-        images = open_set(FolderSource(str(tmp_path / folder)), SIZE, "crop")
+        images = open_set(FolderSource(str(tmp_path / folder)), SHAPE, "crop")
         train, rows = images.split(0.2)
         assert sorted([*train, *rows]) == list(range(len(images)))
         return {int(images.images[i, 0, 0, 0]) for i in rows}, {int(images.images[i, 0, 0, 0]) for i in train}

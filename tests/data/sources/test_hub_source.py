@@ -11,7 +11,7 @@ from chrysalis.data.sources.hub import hub_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 
 
 def test_a_hub_dataset_in_every_local_form(tmp_path):
@@ -24,7 +24,7 @@ def test_a_hub_dataset_in_every_local_form(tmp_path):
     dataset.to_parquet(tmp_path / "parquet" / "train.parquet")
     dataset.save_to_disk(tmp_path / "arrow")
     for folder in ("parquet", "arrow"):
-        images = open_set(hub_data(str(tmp_path / folder), caption_column="alt").source, SIZE, "crop")
+        images = open_set(hub_data(str(tmp_path / folder), caption_column="alt").source, SHAPE, "crop")
         assert images.images[:, 0, 8, 8].tolist() == [0, 20, 40, 60, 80, 100]
         assert images.columns["caption"] == tuple(captions)
     with pytest.raises(UserError, match=r"data\.image_column=photo.*image, alt"):
@@ -60,14 +60,14 @@ def conditional_hub(tmp_path):
 def test_a_hub_dataset_with_masks_conditioning_images_and_measurements(tmp_path):
     conditional_hub(tmp_path)
     columns = {"mask_column": "mask", "conditioning_image_column": "edges", "vector_columns": ["span", "month"]}
-    images = open_set(hub_data(str(tmp_path / "full"), **columns).source, (20, 20), "crop")
+    images = open_set(hub_data(str(tmp_path / "full"), **columns).source, (3, 20, 20), "crop")
     for i in range(5):
         inside = np.tile(np.arange(20) < 4 + i, (20, 1))  # five pixels are cropped away at the left
         assert ((images.images[i, 0] > 127) == inside).all()
         assert ((images.columns["mask"][i, 0] == 255) == inside).all()
         assert ((images.columns["conditioning_image"][i, 1] > 127) == inside).all()
     np.testing.assert_array_equal(images.columns["vector"], [[1.5, 1], [np.nan, 2], [2, 3], [3, 4], [4, 5]])
-    gap = open_set(hub_data(str(tmp_path / "all"), **columns).source, (20, 20), "crop")
+    gap = open_set(hub_data(str(tmp_path / "all"), **columns).source, (3, 20, 20), "crop")
     assert "mask" not in gap.columns
     assert gap.without["mask"] == (f"{tmp_path / 'all'} row 5",)
     assert gap.columns["conditioning_image"].shape == (6, 3, 20, 20)
@@ -94,7 +94,7 @@ def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_pat
     rows["text"] = [["a moth", "an insect", "a moth", None], ["one"], []]
     features = datasets.Features(image=datasets.Image(), text=datasets.List(datasets.Value("string")))
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
-    images = open_set(hub_data(str(tmp_path / "set"), caption_column="text").source, SIZE, "crop")
+    images = open_set(hub_data(str(tmp_path / "set"), caption_column="text").source, SHAPE, "crop")
     assert images.columns["caption"] == (("a moth", "an insect"), "one", "")
 
     def of_epoch(epoch: int) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def test_images_that_a_local_dataset_names_lie_below_its_folder(tmp_path, monkey
     monkeypatch.chdir(tmp_path)  # they would be looked for here
     datasets.Dataset.from_dict({"image": ["images/a.png"]}).to_parquet(tmp_path / "set" / "train.parquet")
     source = hub_data(str(tmp_path / "set")).source
-    assert source.read(0, SIZE, "crop").image[:, 0, 0].tolist() == [255, 0, 0]
+    assert source.read(0, SHAPE, "crop").image[:, 0, 0].tolist() == [255, 0, 0]
     with pytest.raises(UserError, match=r"data\.revision=main is for a hub id, and data\.path"):
         hub_data(str(tmp_path / "set"), revision="main")
     with pytest.raises(UserError, match=r"set data\.name to one of its configurations, 'default'"):
@@ -149,7 +149,7 @@ def test_a_missing_network_is_reported_at_once():
 
 @pytest.mark.skipif(not (real_data() / "hub_like").is_dir(), reason="the optional photographs are not here")
 def test_real_photographs():
-    hub = open_set(hub_data(str(real_data() / "hub_like")).source, SIZE, "crop")
-    folder = open_set(FolderSource(str(real_data() / "butterflies")), SIZE, "crop")
+    hub = open_set(hub_data(str(real_data() / "hub_like")).source, SHAPE, "crop")
+    folder = open_set(FolderSource(str(real_data() / "butterflies")), SHAPE, "crop")
     assert (len(hub), len(folder), len(folder.value_names["label"])) == (200, 583, 10)
     assert {"mask", "caption"} <= set(folder.columns)

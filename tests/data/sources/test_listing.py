@@ -12,7 +12,7 @@ from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_set
 from chrysalis.system.errors import UserError
 
-SIZE = (20, 20)
+SHAPE = (3, 20, 20)
 WHOLE = (60, 40)  # width, height; cropped to the middle 40 x 40 and halved
 BOX = (14, 8, 30, 20)  # left, top, right, bottom: rows 4 to 10 and columns 2 to 10 of the crop
 
@@ -27,7 +27,7 @@ def scene(path, colour, ground, whole=WHOLE, scale=1.0, **saving):
 
 
 def expected():
-    inside = np.zeros(SIZE, dtype=bool)
+    inside = np.zeros(SHAPE[1:], dtype=bool)
     inside[4:10, 2:10] = True
     return inside
 
@@ -53,7 +53,7 @@ def beside(root, **more):
 
 
 def test_mirrored_files_land_on_the_same_pixels(mirrored):
-    images = open_set(beside(mirrored), SIZE, "crop")
+    images = open_set(beside(mirrored), SHAPE, "crop")
     assert images.without == {}
     assert images.value_names["label"] == ("a", "b")
     for i in range(2):
@@ -71,7 +71,7 @@ def test_a_conditioning_image_with_rounded_sides_still_aligns(tmp_path, resize):
     (tmp_path / "edges").mkdir()
     wide.save(tmp_path / "edges" / "1.png")
     source = folder_data(str(tmp_path / "images"), conditioning_images=str(tmp_path / "edges")).source
-    images = open_set(source, SIZE, resize)
+    images = open_set(source, SHAPE, resize)
     assert ((images.images > 127) == (images.columns["conditioning_image"] > 127)).mean() > 0.98
 
 
@@ -83,7 +83,7 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
     turned = Image.open(tmp_path / "upright.png").transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "images" / "1.jpg", exif=exif, quality=100, subsampling=0)
     scene(tmp_path / "masks" / "1.png", 255, 0)
-    images = open_set(folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source, SIZE, "crop")
+    images = open_set(folder_data(str(tmp_path / "images"), masks=str(tmp_path / "masks")).source, SHAPE, "crop")
     assert ((images.images[0, 0] > 127) == expected()).all()
     assert ((images.columns["mask"][0, 0] == 255) == expected()).all()
 
@@ -91,22 +91,22 @@ def test_a_turned_photograph_and_its_upright_mask(tmp_path):
 def test_a_mask_of_another_shape_is_rejected(mirrored):
     scene(mirrored / "masks" / "a" / "1.png", 255, 0, (40, 60))
     with pytest.raises(UserError, match=r"1\.jpg.*its mask: 40 x 60 pixels.*60 x 40"):
-        open_set(beside(mirrored), SIZE, "crop")
+        open_set(beside(mirrored), SHAPE, "crop")
 
 
 def test_a_broken_mask_is_distinguished_from_a_broken_image(mirrored):
     (mirrored / "masks" / "a" / "1.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="its mask is not an image"):
-        open_set(beside(mirrored), SIZE, "crop")
+        open_set(beside(mirrored), SHAPE, "crop")
 
 
 def test_gaps_are_reported_by_name(mirrored):
     (mirrored / "masks" / "b" / "2.png").unlink()
-    images = open_set(beside(mirrored), SIZE, "crop")
+    images = open_set(beside(mirrored), SHAPE, "crop")
     assert "mask" not in images.columns
     assert images.without == {"mask": (str(mirrored / "images" / "b" / "2.jpg"),)}
     assert "conditioning_image" in images.columns
-    plain = open_set(FolderSource(str(mirrored / "images")), SIZE, "crop")
+    plain = open_set(FolderSource(str(mirrored / "images")), SHAPE, "crop")
     assert (list(plain.columns), plain.without) == (["label"], {})
 
 
@@ -115,7 +115,7 @@ def test_masks_below_the_set_are_not_training_images(mirrored):
     source = folder_data(
         str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges")
     ).source
-    images = open_set(source, SIZE, "crop")
+    images = open_set(source, SHAPE, "crop")
     assert len(images) == 2
     assert images.value_names["label"] == ("a", "b")
     os.rename(mirrored / "masks", mirrored / "moved")
@@ -124,22 +124,22 @@ def test_masks_below_the_set_are_not_training_images(mirrored):
     source = folder_data(
         str(mirrored), masks=str(mirrored / "masks"), conditioning_images=str(mirrored / "edges")
     ).source
-    assert (open_set(source, SIZE, "crop").columns["mask"] == images.columns["mask"]).all()
+    assert (open_set(source, SHAPE, "crop").columns["mask"] == images.columns["mask"]).all()
 
 
 def test_metadata_names_conditioning_images(tmp_path):
     scene(tmp_path / "a.png", "red", "blue")
     scene(tmp_path / "edges of a.png", "lime", "black")
     metadata(tmp_path, {"file_name": "a.png", "conditioning_image_file_name": "edges of a.png"})
-    images = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+    images = open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
     assert ((images.columns["conditioning_image"][0, 1] > 127) == expected()).all()
 
 
 def test_a_named_folder_replaces_what_metadata_names(mirrored):
     scene(mirrored / "images" / "empty.png", 0, 0)
     metadata(mirrored / "images", {"file_name": "a/1.jpg", "mask_file_name": "empty.png"})
-    assert open_set(FolderSource(str(mirrored / "images")), SIZE, "crop").columns["mask"].max() == 0
-    assert open_set(beside(mirrored), SIZE, "crop").columns["mask"].max() == 255
+    assert open_set(FolderSource(str(mirrored / "images")), SHAPE, "crop").columns["mask"].max() == 0
+    assert open_set(beside(mirrored), SHAPE, "crop").columns["mask"].max() == 255
 
 
 def measured(tmp_path, *values, **more):
@@ -153,13 +153,13 @@ def measured(tmp_path, *values, **more):
 def test_columns_of_metadata(tmp_path):
     path = measured(tmp_path, 3.5, None, 2, float("nan"))
     source = folder_data(path, label_column="kind", caption_column="title", vector_columns=["span", "month"]).source
-    images = open_set(source, SIZE, "crop")
+    images = open_set(source, SHAPE, "crop")
     assert images.value_names["label"] == ("k0", "k1", "k2", "k3")
     assert images.columns["caption"] == ("t0", "t1", "t2", "t3")
     assert images.value_names["vector"] == ("span", "month")
     assert images.columns["vector"].dtype == np.float32
     np.testing.assert_array_equal(images.columns["vector"], [[3.5, 0], [np.nan, 1], [2, 2], [np.nan, 3]])
-    unmeasured = open_set(FolderSource(path), SIZE, "crop")
+    unmeasured = open_set(FolderSource(path), SHAPE, "crop")
     assert "vector" not in unmeasured.columns
     assert set(unmeasured.columns["caption"]) == {"no"}
 
@@ -202,13 +202,13 @@ def test_a_folder_that_cannot_mirror_is_refused(mirrored, argument, key):
 
 
 def test_the_cache_notices_changes_of_all_that_is_read(mirrored):
-    first = open_set(beside(mirrored), SIZE, "crop")
-    assert open_set(beside(mirrored), SIZE, "crop").folder == first.folder
+    first = open_set(beside(mirrored), SHAPE, "crop")
+    assert open_set(beside(mirrored), SHAPE, "crop").folder == first.folder
     scene(mirrored / "masks" / "a" / "1.png", 0, 255, (30, 20), 0.5)
-    second = open_set(beside(mirrored), SIZE, "crop")
+    second = open_set(beside(mirrored), SHAPE, "crop")
     assert ((second.columns["mask"][0, 0] == 0) == expected()).all()
     scene(mirrored / "edges" / "b" / "2.webp", "black", "lime", (120, 80), 2.0, lossless=True)
-    third = open_set(beside(mirrored), SIZE, "crop")
+    third = open_set(beside(mirrored), SHAPE, "crop")
     assert ((third.columns["conditioning_image"][1, 1] < 128) == expected()).all()
     images, masks = str(mirrored / "images"), str(mirrored / "masks")
     assert (
@@ -229,8 +229,8 @@ def test_the_cache_notices_a_changed_measurement(tmp_path):
 @pytest.mark.skipif(not (real_data() / "butterflies").is_dir(), reason="the optional photographs are not here")
 def test_real_masks_by_folder_are_those_of_metadata():
     root = real_data() / "butterflies"
-    listed = open_set(folder_data(str(root), caption_column="common_name").source, (32, 32), "crop")
-    mirrored = open_set(folder_data(str(root / "images"), masks=str(root / "masks")).source, (32, 32), "crop")
+    listed = open_set(folder_data(str(root), caption_column="common_name").source, (3, 32, 32), "crop")
+    mirrored = open_set(folder_data(str(root / "images"), masks=str(root / "masks")).source, (3, 32, 32), "crop")
     row = {name: i for i, name in enumerate(mirrored.names)}
     same = [row[name] for name in listed.names]
     assert (mirrored.images[same] == listed.images).all()

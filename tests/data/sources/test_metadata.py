@@ -13,7 +13,7 @@ from chrysalis.data.sources.folder import FolderSource, folder_data
 from chrysalis.data.store import open_folder, open_set
 from chrysalis.system.errors import UserError
 
-SIZE = (16, 16)
+SHAPE = (3, 16, 16)
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
@@ -39,14 +39,14 @@ def test_a_csv_file_equals_a_jsonl_file(three):
         {"file_name": "2.png", "label": "b", "text": None, "span": None, "wild": False},
     ]
     (three / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    by_lines = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SIZE, "crop")
+    by_lines = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SHAPE, "crop")
     (three / "metadata.jsonl").unlink()
     (three / "metadata.csv").write_text(
         'file_name,label,text,span,wild\r\n0.png,a,"a ""red"", square",1.5,True\r\n2.png,b,,,false\r\n',
         encoding="utf-8-sig",
         newline="",
     )
-    by_cells = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SIZE, "crop")
+    by_cells = open_set(folder_data(str(three), vector_columns=["span", "wild"]).source, SHAPE, "crop")
     for found in (by_lines, by_cells):
         assert [name[-5:] for name in found.names] == ["0.png", "2.png"]
         assert (found.value_names["label"], found.columns["label"].tolist()) == (("a", "b"), [0, 1])
@@ -129,7 +129,7 @@ def test_a_list_of_captions_holds_alternatives(three):
     lines = [json.dumps({"file_name": f"{i}.png", "text": caption}) for i, caption in enumerate(captions)]
     (three / "metadata.jsonl").write_text("\n".join(lines))
     (three / "2.txt").write_text("beside it")
-    assert open_set(FolderSource(str(three)), SIZE, "crop").columns["caption"] == (
+    assert open_set(FolderSource(str(three)), SHAPE, "crop").columns["caption"] == (
         ("a moth", " ", NFC),
         "one",
         "beside it",
@@ -144,7 +144,7 @@ def test_both_unicode_forms_of_a_name_are_one_label(tmp_path):
     image(tmp_path / NFD / "0.png", 0)
     image(tmp_path / NFC / "1.png", 1)
     image(tmp_path / "plain" / "2.png", 2)
-    found = open_set(FolderSource(str(tmp_path)), SIZE, "crop")
+    found = open_set(FolderSource(str(tmp_path)), SHAPE, "crop")
     assert found.value_names["label"] == (NFC, "plain")
     assert found.columns["label"].tolist().count(0) == 2
     # a model of an earlier version may know the decomposed form
@@ -169,7 +169,7 @@ def test_files_captions_and_columns_are_found_in_the_other_unicode_form(tmp_path
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "images" / NFC / f"{NFC}.txt").write_text(NFD, encoding="utf-8")
     source = FolderSource(str(tmp_path / "images"))
-    assert source.read(0, SIZE, "crop").columns["caption"] == NFC
+    assert source.read(0, SHAPE, "crop").columns["caption"] == NFC
 
 
 @pytest.mark.parametrize("known", [NFC, NFD])

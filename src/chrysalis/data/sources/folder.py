@@ -10,7 +10,7 @@ from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.formats import read_bytes, suffixes
 from chrysalis.data.source import Example, Source, content_hash, decode_example, unique
 from chrysalis.data.sources.listing import nearest_folder, rows_below
-from chrysalis.data.transforms import Resize
+from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system.errors import UserError, require_path
 
 
@@ -85,5 +85,5 @@ class FolderSource(Source):
     def row_name(self, i: int) -> str:
         return str(self.rows[i].file)
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        return decode_example(read_bytes(self.rows[i].file), size, resize, self.rows[i].columns)
+    def read(self, i: int, shape: Shape, resize: Resize) -> Example:
+        return decode_example(read_bytes(self.rows[i].file), shape, resize, self.rows[i].columns)

@@ -11,7 +11,7 @@ from chrysalis.data.columns import COLUMNS, Captions, Column, Images, Numbers
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.data.source import Example, Source, decode_example, unique
 from chrysalis.data.sources.external_files import ExternalFiles
-from chrysalis.data.transforms import Resize
+from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError, first_line, require_path
 
@@ -115,7 +115,7 @@ class HubSource(Source):
     def row_name(self, i: int) -> str:
         return f"{self.name} row {i}"
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
+    def read(self, i: int, shape: Shape, resize: Resize) -> Example:
         row, features = self.rows[i], self.rows.features
         for key, value in row.items():
             if value is not None and hasattr(features[key], "int2str"):
@@ -129,7 +129,7 @@ class HubSource(Source):
             columns[name] = value
         if (image := columns.pop("image", None)) is None:
             raise ValueError("no image")
-        return decode_example(image, size, resize, columns)
+        return decode_example(image, shape, resize, columns)
 
 
 def load(

@@ -6,7 +6,7 @@ from PIL import Image
 
 from chrysalis.data.source import Example, Source, content_hash
 from chrysalis.data.synthetic import domains
-from chrysalis.data.transforms import Resize, mask_to_training_size, to_training_size
+from chrysalis.data.transforms import Resize, Shape, mask_to_training_size, to_training_size
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import Drawn, Seed
 
@@ -39,10 +39,10 @@ class DrawnSource(Source):
     def row_name(self, i: int) -> str:
         return f"{self._domain(i)} {i}"
 
-    def read(self, i: int, size: tuple[int, int], resize: Resize) -> Example:
-        domain = self._domain(i)
+    def read(self, i: int, shape: Shape, resize: Resize) -> Example:
+        domain, size = self._domain(i), shape[1:]
         drawn = domains.draw(domain, i, self.seed, max(size))
-        image = to_training_size(Image.fromarray(drawn.image), size, resize)
+        image = to_training_size(Image.fromarray(drawn.image), shape, resize)
         mask = mask_to_training_size(Image.fromarray(drawn.mask), size, resize)
         subject = image[:, mask[0] > 0]
         columns = {
