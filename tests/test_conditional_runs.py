@@ -193,7 +193,7 @@ def test_without_its_condition_a_model_says_so(run, trained, tmp_path, capfd):
     trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=[label,mask]")
     assert run("sample", "model.pretrained=runs/told", "n=1", *SMALL) == 0
     said = capfd.readouterr().err.replace("\n", " ")
-    assert "sampling without label and mask, through the model's null" in said
+    assert "sampling without label and mask. To set them: " in said
     assert "label=all for admiral, birdwing" in said
     assert "mask=FILE.png" in said
 

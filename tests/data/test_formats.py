@@ -83,7 +83,7 @@ def test_enlarged_images_are_counted(tmp_path, resize, n):
         save(tmp_path / f"{name}.png", size=size)
     images = open_set(FolderSource(str(tmp_path)), SHAPE, resize)
     assert images.enlarged == n
-    assert images.enlarged_note().startswith(f"{n} of them ")
+    assert images.enlarged_note().startswith(f"{n} image")
     assert open_set(FolderSource(str(tmp_path)), SHAPE, resize).enlarged == n  # from the cache
 
 
@@ -98,8 +98,8 @@ def test_masks_that_mark_nothing_or_everything_are_reported_once(tmp_path, capsy
     images = open_set(source, SHAPE, "crop")
     assert (images.columns["mask"][2, 0] == 255).mean() == 0.5
     message = " ".join(capsys.readouterr().err.split())
-    assert message.count("Some of 3 masks mark nothing or everything: 1 empty (of ") == 1
-    assert "0.png); 1 full (of " in message
+    assert message.count("Some of 3 masks mark nothing or everything: 1 empty (") == 1
+    assert "0.png); 1 full (" in message
     for i in range(3):
         save(tmp_path / "masks" / f"{i}.png", 0, size=(20, 20))
     open_set(source, SHAPE, "crop")

@@ -40,7 +40,7 @@ def test_three_encodings_of_an_image_are_on_one_side(thrice, size):
     stems = [name.rsplit("/")[-1].split(".")[0] for name in found.names]
     expected = {i: {row for row, stem in enumerate(stems) if stem == str(i)} for i in range(20)}
     assert sorted(map(set, found.near_duplicates), key=min) == sorted(expected.values(), key=min)
-    note = "60 images are near-duplicates of others (0.jpg and 0.png), which all stay on one side of the split."
+    note = "60 images are near-duplicates of others (0.jpg and 0.png): each group stays on one side of the split."
     assert found.near_duplicates_note() == note
     for fraction in (0.1, 0.3, 0.6):
         train, validation = found.split(fraction)

@@ -59,7 +59,7 @@ def test_a_damaged_cache_is_decoded_again_with_a_warning(own_cache, damage, name
     assert (again.folder, again.names) == (sound.folder, sound.names)
     assert (again.images == images).all()
     assert (again.columns["mask"] == masks).all()
-    assert store.damaged(again.folder) is None
+    assert store.damaged_file(again.folder) is None
     assert [p.name for p in own_cache.iterdir() if p.is_dir()] == [sound.folder.name]
 
 
@@ -67,9 +67,9 @@ def test_a_large_file_is_read_again_only_when_its_time_has_changed(own_cache, mo
     folder = store.open_set(DrawnSource("moths", 6), SHAPE, "crop").folder
     monkeypatch.setattr(store, "ALWAYS_READ", 1000)
     inverted(folder / "image.bin")
-    assert store.damaged(folder) is None
+    assert store.damaged_file(folder) is None
     os.utime(folder / "image.bin")
-    assert store.damaged(folder) == "image.bin"
+    assert store.damaged_file(folder) == "image.bin"
 
 
 def test_a_worker_reports_an_emptied_cache(own_cache):

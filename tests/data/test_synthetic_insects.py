@@ -7,9 +7,15 @@ import torch
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
 from chrysalis.data.synthetic.domains import SPECIES, draw, species_names
 from chrysalis.data.synthetic.imaginary_insects import Canvas, lay_insect
-from chrysalis.data.synthetic.insect_kinds import KINDS
+from chrysalis.data.synthetic.insect_kinds import INSECT_KINDS
 from chrysalis.data.synthetic.insect_poses import Pose
-from chrysalis.data.synthetic.insect_species import appearance, butterfly_appearances, distances, gap, random_species
+from chrysalis.data.synthetic.insect_species import (
+    appearance,
+    butterfly_appearances,
+    distances,
+    least_butterfly_distance,
+    random_species,
+)
 from chrysalis.data.synthetic.plane import Plane
 from chrysalis.data.synthetic.species import draw_species
 from chrysalis.evaluation.features import DenoiserEncoder, extract
@@ -40,7 +46,7 @@ def test_the_same_scene_at_every_size_from_32_to_256():
 def test_every_image_has_another_species_and_most_have_another_background(drawn):
     kinds = {d.label for d in drawn}
     captions = {d.caption for d in drawn}
-    assert kinds == set(range(len(KINDS)))
+    assert kinds == set(range(len(INSECT_KINDS)))
     assert len(captions) > 0.95 * len(drawn)
     assert len({d.caption.rsplit(", ", 1)[1] for d in drawn}) >= 18
     assert all(species_names("insects")[d.label] in d.caption for d in drawn)
@@ -74,14 +80,14 @@ def test_no_species_is_nearer_to_a_drawn_butterfly_than_these_are_to_each_other(
         s = random_species(np.random.default_rng(i))
         wings = [(s.anatomy.fore, s.pattern.fore), (s.anatomy.hind, s.pattern.hind)]
         look = appearance(wings, s.palette.colors)
-        assert distances(look, known).min() >= gap()
+        assert distances(look, known).min() >= least_butterfly_distance()
 
 
 def _butterfly(number: int, i: int) -> np.ndarray:
     plane = Plane.of_size(64)
     bare = replace(BUTTERFLIES[number], backgrounds=(lambda plane, rng: np.full((*plane.x.shape, 3), GREY),))
     rgb = draw_species(bare, plane, np.random.default_rng([9, number, i]))[0]
-    return (plane.settle(rgb).clip(0, 1) * 255).astype(np.uint8)
+    return (plane.downsampled(rgb).clip(0, 1) * 255).astype(np.uint8)
 
 
 def _spread_insect(i: int) -> np.ndarray:
@@ -91,7 +97,7 @@ def _spread_insect(i: int) -> np.ndarray:
     canvas = Canvas(Plane.of_size(64))
     pose = Pose("spread", 0.0, 0.03, scale, turn, 0.0, rng.uniform(-0.1, 0.1), 0.15, swing)
     lay_insect(canvas, species, pose, np.array([-0.3, -0.5, 0.81]), rng)
-    paint, cover, _ = canvas.settled()
+    paint, cover, _ = canvas.downsampled()
     return ((paint + GREY * (1 - cover)[..., None]).clip(0, 1) * 255).astype(np.uint8)
 
 

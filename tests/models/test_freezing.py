@@ -55,7 +55,7 @@ def test_impossible_choices_are_refused():
         changed("bees", ())
     with pytest.raises(UserError, match=r"model.train=new: nothing is new without a condition"):
         changed("new", ())
-    with pytest.raises(UserError, match=r"model.train=up has no meaning beside a LoRA"):
+    with pytest.raises(UserError, match=r"model.train=up does not apply to a LoRA"):
         changed("up", (), LoRA(rank=2))
     bare = tiny_unet(add_attention=False)
     with pytest.raises(UserError, match="has no such weights"):

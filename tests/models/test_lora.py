@@ -173,7 +173,7 @@ def test_one_layer_can_be_named_in_full():
 
 
 def test_a_second_lora_is_refused():
-    with pytest.raises(UserError, match="already has a LoRA, and cannot take a second one"):
+    with pytest.raises(UserError, match=r"already has a LoRA\. Use adapter=none"):
         LoRA().inject(trained())
 
 

@@ -54,7 +54,7 @@ def test_stock_diffusers_loads_what_a_copy_saves(tmp_path, copied):
 
 
 def test_folders_that_hold_no_fitting_lora_are_refused(tmp_path):
-    with pytest.raises(UserError, match="is no LoRA folder"):
+    with pytest.raises(UserError, match="is not a LoRA folder"):
         lora.load(unet_of(), tmp_path)
     lora.save(trained(), tmp_path / "lora")
     for other in (unet_of(block_out_channels=(8, 24)), tiny_unet(), unet_of(layers_per_block=2)):

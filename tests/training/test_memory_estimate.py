@@ -108,7 +108,7 @@ def test_checkpointing_goes_with_a_copy_of_the_model():
     denoiser = learner(("text",), (0, 1), checkpointing=True)
     step(denoiser)
     other = copy.deepcopy(denoiser)
-    denoiser.conditioner._under = None  # whoever calls the first one's fails
+    denoiser.conditioner._with_context = None  # whoever calls the first one's fails
     loss, gradients, _ = step(other)
     assert torch.equal(loss, step(learner(("text",), (0, 1)))[0])
     assert gradients

@@ -1,1 +1,1 @@
-"""What a model may be conditioned on beside x_t and t, one kind a file in kinds/; how each kind enters the UNet."""
+"""Conditions of a model beside x_t and t: one file per kind in kinds/, and the conditioner that adds them."""

@@ -1,4 +1,4 @@
-"""From a training batch to a condition: its values, rows of them, and nulls at random."""
+"""The condition of a training batch: its values, selection of images, dropout and shuffling."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +11,12 @@ from chrysalis.diffusion import seeds
 
 
 def from_batch(batch: Batch, conditioner: Conditioner) -> dict:
-    """The condition of a batch; where an image has no value, it has the null."""
+    """The condition of a batch, with the null for images that have no value."""
     return {name: kind.of_batch(batch) for name, kind in kinds_of(conditioner).items()}
 
 
 def captions(batch: Batch, conditioner: Conditioner) -> list[str]:
-    """The condition of each image in words, empty where no kind has any."""
+    """The condition of each image in words; empty if none of its kinds can be put into words."""
     kinds = [kind for _, kind in sorted(kinds_of(conditioner).items())]
     return [", ".join(filter(None, (kind.caption(batch, i) for kind in kinds))) for i in range(len(batch))]
 
@@ -34,7 +34,7 @@ def to_device(cond: Mapping, device: torch.device | str) -> dict:
 
 
 def with_nulls(cond: Mapping, conditioner: Conditioner, dropped: Mapping[str, Sequence[bool]], x: torch.Tensor) -> dict:
-    """The condition with the null of each part where `dropped` says so, for B images shaped like x [B, C, H, W]."""
+    """The condition with nulls for the images that `dropped` marks, by part. x: [B, C, H, W], for their shape."""
     out = dict(cond)
     for name, which in dropped.items():
         null = conditioner.parts[name].null_values(x)
@@ -47,22 +47,22 @@ def with_nulls(cond: Mapping, conditioner: Conditioner, dropped: Mapping[str, Se
 
 
 def dropout(names: Sequence[str], keys: Sequence[int], p: float) -> dict[str, list[bool]]:
-    """For each part the images that are trained without it: a pure function of their keys.
+    """Whether each part is dropped for each image: a pure function of the images' keys.
 
-    An image loses all parts with probability p; otherwise, if there are several, each part alone with p again.
+    All parts of an image are dropped with probability p; otherwise, if there are several, each on its own with p.
     """
 
-    def chance(key: int, what: str) -> float:
+    def uniform(key: int, what: str) -> float:
         return seeds.key(key, "condition", what) / 2**63
 
-    all_parts = [chance(key, "all") < p for key in keys]
+    all_parts = [uniform(key, "all") < p for key in keys]
     if len(names) == 1:
         return {names[0]: all_parts}
-    return {name: [lost or chance(key, name) < p for key, lost in zip(keys, all_parts, strict=True)] for name in names}
+    return {name: [lost or uniform(key, name) < p for key, lost in zip(keys, all_parts, strict=True)] for name in names}
 
 
 def shuffled(labels: Sequence, keys: Sequence[int]) -> list[int]:
-    """A fixed permutation of images that gives as many as possible a label unlike their own."""
+    """A permutation of the images, fixed by `keys`, in which as many as possible get a label other than their own."""
     n, order = len(labels), sorted(range(len(labels)), key=lambda i: keys[i])
 
     def same(by: int) -> int:

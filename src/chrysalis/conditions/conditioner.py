@@ -43,7 +43,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class Part(nn.Module):
     """The torch half of a condition kind, built as Part(width of the timestep embedding, **settings).
 
-    forward: values -> an embedding [B, width], except in Channels and TextAttention. dims: of its values [B, ...].
+    forward: values -> an embedding [B, width], except in Channels and TextAttention. dims: axes of the values.
     """
 
     dims: ClassVar[int] = 1
@@ -106,8 +106,8 @@ class VectorEmbedding(Part):
         if vectors.shape[1] != len(self.names):
             raise ValueError(f"vector has {vectors.shape[1]} numbers: give {len(self.names)}, {', '.join(self.names)}")
         absent = vectors.isnan().any(dim=1, keepdim=True)
-        measured = (torch.where(absent, self.mean, vectors) - self.mean) / self.std
-        inner = self.inner(measured.to(self.null.dtype))
+        normalized = (torch.where(absent, self.mean, vectors) - self.mean) / self.std
+        inner = self.inner(normalized.to(self.null.dtype))
         return self.out(torch.where(absent, self.null.to(inner.dtype), inner))
 
     def null_values(self, x_t: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ class VectorEmbedding(Part):
 
 
 class Channels(Part):
-    """`count` channels beside those of x_t. source: of the image kind, what its images are made from."""
+    """`count` channels beside those of x_t. source: for the image kind, what its images are derived from."""
 
     dims = 4
 
@@ -128,7 +128,7 @@ class Channels(Part):
 
 
 def padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """B rows [L_i, ...] -> one tensor [B, L, ...] with zeros behind the shorter ones, bool [B, L] where a row is."""
+    """B rows [L_i, ...] -> one tensor [B, L, ...] padded with zeros, and bool [B, L], False on padding."""
     present = pad_sequence([row.new_ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     return pad_sequence(list(rows), batch_first=True), present
 
@@ -139,7 +139,7 @@ class TokenEncoder(nn.Module):
     def __init__(self, words: Sequence[str], dim: int, layers: int = 1, heads: int = 4, longest: int = 64):
         super().__init__()
         self.words = {word: i for i, word in enumerate(words, 1)}  # token 0 begins every caption
-        self.longest = longest  # number of words that are read of a caption, counting the token that begins it
+        self.longest = longest  # maximum number of tokens, counting the one that begins every caption
         self.table, self.places = nn.Embedding(len(words) + 1, dim), nn.Parameter(0.02 * torch.randn(longest, dim))
         layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim), enable_nested_tensor=False)
@@ -150,7 +150,7 @@ class TokenEncoder(nn.Module):
         return re.findall(r"\w+", unicodedata.normalize("NFC", caption.lower()))
 
     def forward(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """B captions -> states [B, L, dim], bool [B, L] where a token is; unknown words are left out."""
+        """B captions -> states [B, L, dim], bool [B, L], False on padding; unknown words are left out."""
         rows = [[0, *(self.words[w] for w in self.split(c) if w in self.words)][: self.longest] for c in captions]
         tokens, present = (batch.to(self.places.device) for batch in padded([torch.tensor(row) for row in rows]))
         states = self.table(tokens) + self.places[: tokens.shape[1]]
@@ -165,7 +165,7 @@ class FrozenEncoder:
         self.states: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __call__(self, captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """B captions -> states float32 [B, L, D], bool [B, L] where a token is."""
+        """B captions -> states float32 [B, L, D], bool [B, L], False on padding."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self.states]
         for start in range(0, len(new), 32):
             some = new[start : start + 32]
@@ -190,11 +190,11 @@ class FrozenEncoder:
 class TextAttention(Part):
     """Cross-attention after some layers of the UNet: h + O softmax(Q(h) K(s)^T / sqrt(d)) V(s), with O = 0 at first.
 
-    places: {name of a layer of the UNet: its number of channels}. dim: of the encoder's states s; a learned state
-    replaces them for the null. heads: fewer where the channels do not divide. words, layers: of an own TokenEncoder;
-    words is None where `use_encoder` sets a frozen one, whose folder or hub id the config keeps as `encoder`. pooled:
-    also add W sum(s) / sqrt(L) to the timestep embedding, with W = 0 at first (as SDXL adds its encoder's pooled state:
-    Podell et al. 2023, arXiv 2307.01952).
+    places: {name of a layer of the UNet: its number of channels}. dim: width of the encoder's states s; a learned state
+    replaces them for the null. heads: fewer where they do not divide the channels. words, layers: for a TokenEncoder;
+    words is None if `use_encoder` sets a frozen one, whose folder or hub id the config keeps as `encoder`. pooled: also
+    add W sum(s) / sqrt(L) to the timestep embedding, with W = 0 at first (like the pooled
+    state in SDXL: Podell et al. 2023, arXiv 2307.01952).
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class TextAttention(Part):
         self.frozen[:] = [FrozenEncoder(tokenizer, model)]
 
     def forward(self, captions: Sequence[str | None]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """B captions -> states [B, L, dim], attention bias [B, 1, L], what joins the timestep embedding [B, width]."""
+        """B captions -> states [B, L, dim], attention bias [B, 1, L], pooled embedding [B, width] or None."""
         device = self.null.device
         plain = ["" if caption is None else caption.strip() for caption in captions]
         states, present = self.encoder(plain) if self.encoder is not None else self.frozen[0](plain, device)
@@ -233,7 +233,7 @@ class TextAttention(Part):
         first = torch.arange(states.shape[1], device=device) == 0
         present = torch.where(absent, first, present)
         states = torch.where((absent & first)[..., None], self.null, states)
-        # divided by sqrt(L), so that a word weighs as much in a long caption as a label does
+        # divided by sqrt(L), not L, so that single words still count in a long caption
         pooled = (states * present[..., None]).sum(1) / present.sum(1, keepdim=True).sqrt().to(states.dtype)
         return states, (present.float() - 1)[:, None] * 1e4, None if self.pooled is None else self.pooled(pooled)
 
@@ -246,8 +246,8 @@ class Conditioner(ModelMixin, ConfigMixin):
     """The parts of a condition, and the hooks by which they add to the layers of a UNet.
 
     parts: the settings of each part's class above, {"label": {"names": [...]}, "mask": {}, ...}; a kind without a class
-    of its own names another's, {"depth": {"part": "mask"}}. width: of the UNet's timestep embedding, four times that of
-    its conv_in.
+    of its own names another's, {"depth": {"part": "mask"}}. width: of the UNet's timestep embedding, four times the
+    channels of its conv_in.
     """
 
     @register_to_config
@@ -261,14 +261,14 @@ class Conditioner(ModelMixin, ConfigMixin):
                 raise ValueError(f"condition {kind!r} is unknown: choose one of {', '.join(PARTS)}")
             self.parts[name] = PARTS[kind](width, **{key: value for key, value in settings.items() if key != "part"})
         self.channels = {name: part.count for name, part in self.parts.items() if isinstance(part, Channels)}
-        # conv' of conv_in's output conv(x_t) + conv'(c): one convolution over all channels would round differently
+        # conv' in conv_in's new output conv(x_t) + conv'(c): one convolution over all channels would round differently
         count = sum(self.channels.values())
         self.conv_in: Any = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None
         self.text_name = next((name for name, part in self.parts.items() if isinstance(part, TextAttention)), "")
         others = [name for name in self.parts if name not in (*self.channels, self.text_name)]
         self.embeddings = nn.ModuleDict({name: self.parts[name] for name in others})
         self.text: Any = self.parts.get(self.text_name)  # a TextAttention or None
-        # of the running forward pass: embedding [B, width], channels [B, count, H, W], states and bias of the text
+        # during a forward pass: embedding [B, width], channels [B, count, H, W], states and bias of the text
         self.context: tuple | None = None
 
     def attach(self, unet: Any) -> None:
@@ -278,7 +278,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         unet.conditioned_on = list(self.names)
         for name in ("time_embedding", "conv_in", *(self.text.places if self.text is not None else ())):
             unet.get_submodule(name).register_forward_hook(partial(self._add, name))
-        if self.channels:  # takes as many random numbers as ever, so that a LoRA, drawn next, stays the same
+        if self.channels:  # uses up random numbers, so that the LoRA initialized next stays the same
             nn.Conv2d(unet.conv_in.in_channels, unet.conv_in.out_channels, 3)
 
     def forward(self, unet: Any, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
@@ -288,13 +288,13 @@ class Conditioner(ModelMixin, ConfigMixin):
         embeddings: list[Any] = [part(cond[name]) for name, part in self.embeddings.items()]
         if self.text is not None:
             for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-                if getattr(block, "gradient_checkpointing", False):  # by now: it may be switched on at any time
+                if getattr(block, "gradient_checkpointing", False):  # it may have been switched on since
                     block._gradient_checkpointing_func = self._checkpointed
             states, bias, pooled = self.text(cond[self.text_name])
             embeddings += [] if pooled is None else [pooled]
         total: Any = sum(embeddings)
         added = (total.to(unet.dtype) if embeddings else None, torch.cat(channels, dim=1) if channels else None)
-        with self._under((*added, states, bias)):
+        with self._with_context((*added, states, bias)):
             return unet(x_t, t, return_dict=False)[0]
 
     def completed(self, cond: Mapping | None, x_t: torch.Tensor) -> dict:
@@ -313,24 +313,24 @@ class Conditioner(ModelMixin, ConfigMixin):
             return out if channels is None else out + F.conv2d(channels, self.conv_in, padding=1)
         attention = self.text.attentions[self.text.places[name]]
         change = attention(out, encoder_hidden_states=states, attention_mask=bias.to(out.dtype))
-        # in the memory layout of `out`: in another the next layer rounds differently
+        # in the memory layout of `out`: with another, the next layer would round differently
         return out + torch.empty_like(out).copy_(change)
 
     def _checkpointed(self, layer: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
         """Checkpoint as diffusers does, but recompute the layer in the backward pass under this forward's context.
 
-        The graph holds that context and frees it. torch.compile needs no help: to it the context is one more input.
+        The autograd graph keeps that context until it is freed. Under torch.compile the context is one more input.
         """
         context = self.context
 
-        def again(*arguments: torch.Tensor) -> torch.Tensor:
-            with self._under(context):
+        def recompute(*arguments: torch.Tensor) -> torch.Tensor:
+            with self._with_context(context):
                 return layer(*arguments)
 
-        return checkpoint(layer if torch.compiler.is_compiling() else again, *arguments, use_reentrant=False)
+        return checkpoint(layer if torch.compiler.is_compiling() else recompute, *arguments, use_reentrant=False)
 
     @contextmanager
-    def _under(self, context: tuple | None) -> Iterator[None]:
+    def _with_context(self, context: tuple | None) -> Iterator[None]:
         before, self.context = self.context, context
         try:
             yield

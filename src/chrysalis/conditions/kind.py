@@ -1,4 +1,4 @@
-"""What a condition kind knows: the data it needs, its part of the conditioner, its values, and its words for users."""
+"""The interface of a condition kind: the data it needs, its part of the conditioner, its values and its messages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -13,16 +13,16 @@ from chrysalis.system.errors import UserError
 P = TypeVar("P", bound=Part)
 Value = int | str | tuple | Callable[[int, tuple[int, int]], torch.Tensor]
 
-KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters itself
+KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind registers itself
 
 
 class Kind(Generic[P]):
-    """A kind of condition, and a leaf of conf/condition."""
+    """A kind of condition, an option of the config group condition."""
 
-    name: ClassVar[str]  # of the condition, and its key of sample.py
-    column: ClassVar[str]  # the Batch field of its values
+    name: ClassVar[str]  # of the condition, and its key in sample.py
+    column: ClassVar[str]  # the key of its values in Batch.columns
     noun: ClassVar[str]  # what one value is called
-    remedy: ClassVar[str]  # how data gets such values
+    remedy: ClassVar[str]  # how to give the data such values, for messages
     example: ClassVar[str]  # how sample.py is called with it
     reads_files: ClassVar[bool] = False  # whether sample.py takes paths
     part: P  # of a conditioner, once there is one
@@ -33,7 +33,7 @@ class Kind(Generic[P]):
 
     @classmethod
     def of_part(cls, part: P) -> Self:
-        """The kind as a loaded model was trained with it."""
+        """The kind of a loaded model's part."""
         kind = cls()
         kind.part = part
         return kind
@@ -42,7 +42,7 @@ class Kind(Generic[P]):
         """Raise UserError unless the data has what this kind reads."""
         if self.column in image_set.columns:
             return
-        without = image_set.without.get(self.column, ())  # of data in which some images have a value
+        without = image_set.without.get(self.column, ())  # images without a value, if others have one
         if not without:
             raise UserError(f"condition={self.name}, but {source} has no {self.noun}s: {self.remedy}.")
         listed = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
@@ -62,15 +62,15 @@ class Kind(Generic[P]):
         """Adapt the data module and the part to each other before training."""
 
     def of_batch(self, batch: Batch) -> Any:
-        """The values of a batch, null where an image has none."""
+        """The values of a batch, with the null for images that have none."""
         return batch.columns[self.column]
 
     def caption(self, batch: Batch, i: int) -> str | None:
-        """Image i's value in words; None if it has no words."""
+        """Image i's value in words; None if this kind cannot be put into words."""
         return None
 
     def listed(self, key: str, given: Any) -> list:
-        """The values that a user gave as one value or a list. key: what they set it by, for messages."""
+        """The values that a user gave as one value or a list. key: the configuration key, for messages."""
         values = [given] if isinstance(given, str | int | float) else list(given)
         if any(value is None for value in values):
             raise UserError(f"{key}={given} has an empty value: leave it out of the list.")
@@ -79,11 +79,11 @@ class Kind(Generic[P]):
         return values
 
     def parse(self, key: str, given: Any) -> Value:
-        """One value that a user gave, checked; an image as a function of (seed, (height, width))."""
+        """Check and convert one value that a user gave; an image becomes a function of (seed, (height, width))."""
         raise NotImplementedError
 
     def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> Any:
-        """The condition of B images from a parsed value and a seed for each. size: (height, width)."""
+        """The condition of B images from their parsed values and seeds. size: (height, width)."""
         if not callable(values[0]):
             return torch.tensor(values, device=device)
         return torch.stack([read(seed, size) for read, seed in zip(values, seeds, strict=True)]).to(device)

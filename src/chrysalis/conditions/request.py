@@ -13,8 +13,8 @@ from chrysalis.system.errors import UserError
 class Request:
     """Rows of conditions: each key has one value, which all rows share, or a list of one value per row.
 
-    conditioner: of the model; None for an unconditional one. given: {"label": ..., "text": ..., ...}, with None for
-    what is not asked for. origin: the model's folder or hub id, for messages. key: prefix of the names as the user set
+    conditioner: of the model; None for an unconditional one. given: {"label": ..., "text": ..., ...}, None for what is
+    not set. origin: the model's folder or hub id, for messages. key: prefix of the names as the user set
     them, such as `guidance.negative.`.
     """
 
@@ -34,11 +34,11 @@ class Request:
         self.rows = max(map(len, self.values.values()), default=1)
         for name, given_values in self.values.items():
             if (n := len(given_values)) not in (1, self.rows):
-                raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give as many, or one.")
+                raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give {self.rows}, or one.")
 
     @property
     def spatial(self) -> list[str]:
-        """Names of the conditions asked for that are images, such as masks."""
+        """Names of the given conditions that are images, such as masks."""
         return [name for name in self.values if isinstance(self.kinds[name].part, Channels)]
 
     def row_name(self, row: int) -> str:
@@ -51,16 +51,16 @@ class Request:
         return re.sub(r"[^\w.+-]+", "-", self.row_name(row)).strip("-")[:60]
 
     def cond(self, rows: Sequence[int], seeds: Sequence[int], size: tuple[int, int], device) -> dict:
-        """The condition of B images from a row and a seed for each. size: (height, width)."""
+        """The condition of B images from their rows and seeds. size: (height, width)."""
         return {
             name: self.kinds[name].stack([values[row % len(values)] for row in rows], seeds, size, device)
             for name, values in self.values.items()
         }
 
     def missing(self) -> str | None:
-        """A sentence on the conditions that a conditional model was not given; None if there are none."""
+        """A sentence on the conditions of the model that are not set; None if all are."""
         left = [name for name in self.kinds if name not in self.values]
         if not left:
             return None
         hints = "; ".join(self.kinds[name].hint() for name in left)
-        return f"sampling without {' and '.join(left)}, through the model's null. To set it: {hints}"
+        return f"sampling without {' and '.join(left)}. To set {'them' if left[1:] else 'it'}: {hints}"

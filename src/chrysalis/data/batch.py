@@ -15,9 +15,9 @@ class Batch:
         image: uint8 [B, 3, H, W].
         row: int64 [B], the row of each image in its set.
         key: int64 [B], the noise seed of each image: a pure function of (seed, epoch, row).
-        u: float32 [B] in [0, 1), the position of each image's timestep in [0, T).
+        u: float32 [B] in [0, 1), the timestep of each image as a fraction of T.
         window: number of images, over all processes, in the optimizer step that this micro-batch belongs to.
-        columns: what else the data has, by the name of its column; types, shapes and unknown values are those of
+        columns: label, caption and so on, where the data has them; types, shapes and unknown values are those of
             data/columns.py, for B instead of N rows.
     """
 
@@ -32,13 +32,13 @@ class Batch:
         return len(self.image)
 
     def parts(self, n: int) -> "list[Batch]":
-        """Split into at most n batches of about equal length, in order, each with the window of the whole."""
+        """Split into at most n batches of about equal length, in order; `window` stays the same."""
         size = -(-len(self) // n)
         return [self._slice(slice(i, i + size)) for i in range(0, len(self), size)]
 
-    def _slice(self, places: slice) -> "Batch":
-        part = self._mapped(lambda value: value[places])
-        return replace(part, row=self.row[places], key=self.key[places])
+    def _slice(self, rows: slice) -> "Batch":
+        part = self._mapped(lambda value: value[rows])
+        return replace(part, row=self.row[rows], key=self.key[rows])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move all tensors to `device` except `row` and `key`, which are read on the host."""

@@ -21,7 +21,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     ignored. Transparent images are composited over white.
 
     Raises:
-        ValueError: 32-bit values fit their range so badly that the image would be black or clipped.
+        ValueError: the values of a 32-bit image lie outside its range, or in so small a part that it would be uniform.
     """
     profile, upright = image.info.get("icc_profile"), ImageOps.exif_transpose(image)
     if is_deep(image):

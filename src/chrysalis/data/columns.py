@@ -1,4 +1,4 @@
-"""What an image may have beside its pixels: one line of COLUMNS each, which sources, store and batches follow."""
+"""The columns of a dataset beside the image: label, caption, mask, conditioning image, vector; listed in COLUMNS."""
 
 import math
 import unicodedata
@@ -25,30 +25,30 @@ class Column:
     """One kind of value, which any image may have or lack.
 
     Args:
-        name: of the values in Example.columns, ImageSet.columns and Batch.columns.
-        keys: metadata keys that hold it, unless the configuration key `setting` names others; None: `name`.
+        name: its key in Example.columns, ImageSet.columns and Batch.columns.
+        keys: metadata keys to read it from, unless the configuration key `setting` names others; None: `name`.
     """
 
-    suffix: ClassVar[str] = "column"  # of `setting`
+    suffix: ClassVar[str] = "column"  # last part of `setting`
 
     def __init__(self, name: str, keys: Sequence[str] | None = None):
         self.name, self.noun, self.setting = name, name.replace("_", " "), f"data.{name}_{self.suffix}"
         self.keys = (name,) if keys is None else tuple(keys)
 
     def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> Any:
-        """Return the value of a line of metadata or a row of a dataset, None where it has none; see Example.columns.
+        """Return the value in a line of metadata or a row of a dataset, None if there is none; see Example.columns.
 
         Raises:
-            ValueError: the value is of another type.
+            ValueError: the value has the wrong type.
         """
         return _first(entry, keys)[1]
 
     def decode(self, value: Any, whole: tuple[int, int], size: tuple[int, int], resize: Resize) -> Any:
-        """Return the value that is stored. whole: (width, height) of the image's file; size: (height, width)."""
+        """Return the value to store. whole: (width, height) of the image's file; size: training (height, width)."""
         return value
 
     def collect(self, values: Sequence, names: Sequence[str]) -> Values:
-        """Return the values of N rows, stored one by one, as `select` takes them. names: see ImageSet.value_names."""
+        """Combine the stored values of N rows into what `select` takes. names: see ImageSet.value_names."""
         raise NotImplementedError
 
     def select(self, values: Values, rows: np.ndarray, keys: np.ndarray) -> Values:
@@ -60,7 +60,7 @@ class Column:
 
 
 class Labels(Column):
-    """One text; int64 [N] once collected, -1 where unknown."""
+    """One string per row; int64 [N] once collected, -1 where unknown."""
 
     def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> str | None:
         key, value = _first(entry, keys)
@@ -80,7 +80,7 @@ class Labels(Column):
 
 
 class Captions(Column):
-    """One text, empty where unknown, or a tuple of alternatives, of which each epoch takes one."""
+    """One string per row, empty where unknown, or a tuple of alternatives, of which each epoch uses one."""
 
     def read(self, entry: Mapping[str, Any], keys: Sequence[str]) -> str | tuple[str, ...] | None:
         value = _first(entry, keys)[1]
@@ -89,7 +89,7 @@ class Captions(Column):
         return distinct if len(distinct) > 1 else next(iter(distinct), None)
 
     def decode(self, value: Any, whole: tuple[int, int], size: tuple[int, int], resize: Resize) -> Any:
-        """Return the value, or the text of the file that it names, if there is one."""
+        """Return the value, or for a path the text in that file; None if there is no such file."""
         if not isinstance(value, Path):
             return value
         try:
@@ -101,7 +101,7 @@ class Captions(Column):
         return tuple(value or "" for value in values)
 
     def select(self, values: Values, rows: np.ndarray, keys: np.ndarray) -> tuple[str, ...]:
-        from chrysalis.diffusion import seeds  # imports torch, which processes that decode do without
+        from chrysalis.diffusion import seeds  # imports torch, which decoding processes do not need
 
         given = [values[row] for row in rows]
         return tuple(
@@ -125,7 +125,7 @@ class Numbers(Column):
             return math.nan
         if not isinstance(value, int | float) or abs(value) > LARGEST:
             where = "" if key in self.keys else f", listed in {self.setting},"
-            raise BadValue(f"{key}{where} must be a number, and {value!r:.40} is not a number.")
+            raise BadValue(f"{key}{where} must be a number within the range of float32, not {value!r:.40}.")
         return float(value)
 
     def collect(self, values: Sequence, names: Sequence[str]) -> np.ndarray:
@@ -139,8 +139,8 @@ class Numbers(Column):
 class Images(Column):
     """Another image of the same scene, resized, cropped and mirrored like the image.
 
-    uint8 [N, C, H, W]: C = 3, or with one channel a mask, 255 inside and 0 outside. A set has one for every row or none
-    at all, see ImageSet.without.
+    uint8 [N, C, H, W]: C = 3, or C = 1 for a mask, 255 inside and 0 outside. A set has one for every row or none at
+    all, see ImageSet.without.
     """
 
     def __init__(self, name: str, channels: int):

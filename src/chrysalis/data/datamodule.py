@@ -23,7 +23,7 @@ FEW = 5  # training images per label: fewer are reported
 
 
 class ImageDataModule(LightningDataModule):
-    """Training batches in a reproducible order, and the validation images that callbacks measure on.
+    """Training batches in a reproducible order, and the validation images that callbacks evaluate on.
 
     Args:
         image_size: pixels, or (height, width).
@@ -33,7 +33,7 @@ class ImageDataModule(LightningDataModule):
         resize: crop, stretch or pad.
         flip: mirror half of the training images.
         val_fraction: fraction of validation images, chosen by a hash of each image.
-        seed: of the order, the timesteps and the noise.
+        seed: determines the order, the timesteps and the noise.
         on_device: keep the decoded set on the accelerator; None: if it takes at most an eighth of its free memory.
     """
 
@@ -82,10 +82,10 @@ class ImageDataModule(LightningDataModule):
         if len(self.image_set) < 2:
             raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
         self.train_rows, validation = self.image_set.split(self.val_fraction)
-        self.validation_rows = self.image_set.distinct(validation)  # equal images are one observation
+        self.validation_rows = self.image_set.distinct(validation)  # identical images count once
 
     def use_labels(self, names: Sequence[str], column: str = "label") -> None:
-        """Number the labels of a column in the order of `names`, those of a model."""
+        """Number the labels of a column by their position in `names`, the labels of a model."""
         own = self.image_set.value_names[column]
         if tuple(names) == own:
             return
@@ -129,7 +129,7 @@ class ImageDataModule(LightningDataModule):
             np.bincount(labels[rows][labels[rows] >= 0], minlength=len(names))
             for rows in (self.train_rows, self.validation_rows)
         )
-        present = training + validation > 0  # the model may know others
+        present = training + validation > 0  # the model may have labels that the data lacks
         lacking = {
             f"fewer than {FEW} training images": np.flatnonzero(present & (training < FEW)),
             "no validation image": np.flatnonzero(present & (validation == 0)),

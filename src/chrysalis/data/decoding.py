@@ -81,7 +81,7 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
 
 
 def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
-    """Return a sentence on those of n masks that mark nothing or everything, or ""."""
+    """Return a sentence on the masks, out of n, that mark nothing or everything, or ""."""
     for kind, names in uniform.items():
         if len(names) == n:
             return (
@@ -89,7 +89,7 @@ def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
                 "subject."
             )
     counted = "; ".join(
-        f"{len(names)} {kind} (of {', '.join(names[:3])}{' ...' * (len(names) > 3)})"
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
         for kind, names in uniform.items()
         if names
     )
@@ -110,15 +110,15 @@ def _try(source: Source, shape: Shape, resize: Resize, i: int) -> Example | str:
         return source.read(i, shape, resize)
     except UnidentifiedImageError:
         return "not an image"
-    except Exception as error:  # arbitrary files raise arbitrary errors: listed, never fatal alone
+    except Exception as error:  # arbitrary files raise arbitrary errors, which are reported together
         return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
 def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[int, Example | str]]:
-    """Yield (row number, the row or why it cannot be used) in order."""
+    """Yield (row number, the decoded row or the reason why it cannot be used) in order."""
     n, verb = len(source), "drawing" if source.synthetic else "decoding"
     with (
-        warnings.catch_warnings(action="ignore"),  # Pillow's, about images that it can read nevertheless
+        warnings.catch_warnings(action="ignore"),  # Pillow warns about images that it can still read
         _pool(source, n) as pool,
         stage(f"{verb} {n} images", n) as progress,
     ):
@@ -130,7 +130,7 @@ def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[in
 
 
 def _pool(source: Source, n: int) -> Executor:
-    """Return processes to compute images, which holds the GIL, and threads to decode them, which does not."""
+    """Return a process pool to compute images, which holds the GIL, or threads to decode them, which does not."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     importable = type(source).__module__ != "__main__" and "<locals>" not in type(source).__qualname__
     if source.synthetic and importable and n >= 200 and cores > 1:
@@ -139,10 +139,10 @@ def _pool(source: Source, n: int) -> Executor:
 
 
 class FreshProcess(SpawnProcess):
-    """A spawned process that imports only the modules of what it is given, never the script.
+    """A spawned process that imports the modules of the objects it unpickles, but not the parent's main script.
 
-    A standard one first imports its parent's script; if that opens a set unguarded, each child would start children of
-    its own.
+    A standard one first imports that script; if it opens a dataset outside `if __name__ == "__main__"`, each child
+    would start children of its own.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Reading of image files in all formats that Pillow and its installed plugins open; the plugins for others."""
+"""Reading of image files with Pillow and its plugins, and which plugin to install for a format."""
 
 import functools
 import importlib
@@ -67,14 +67,14 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _plugin_for(data: bytes) -> str | None:
-    """Choose by the first bytes, as phones often save HEIF photographs with the suffix .jpg."""
+    """Return the plugin for a file by its first bytes: phones often save HEIF photographs with the suffix .jpg."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "pillow_heif"
     return "pillow_jxl" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
 
 
 def unused_note(counts: Mapping[str, int]) -> str:
-    """Return a sentence on files that are not used, given their number by suffix, or ""."""
+    """Return a sentence on files that are not used, or "". counts: their number by suffix."""
     if not counts:
         return ""
     shown = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))

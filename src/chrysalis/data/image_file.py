@@ -1,4 +1,4 @@
-"""A single image that a configuration names, for guidance, editing or conditioning."""
+"""A single image file named by a configuration key, for guidance, editing or conditioning."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from chrysalis.system.terminal import warn
 
 
 class ImageFile:
-    """An image read on construction, so that errors appear before sampling starts. key: the configuration key."""
+    """An image, read on construction, so that errors appear before sampling starts. key: the configuration key."""
 
     def __init__(self, path: str, key: str):
         self.path, self.key, file = str(path), key, require_path(key, path)
@@ -35,7 +35,7 @@ class ImageFile:
 
         spread: take pixels evenly from the whole image instead, to sample its colors.
         """
-        image = fit(self._read_by(to_rgb), size, "stretch" if spread else "crop", nearest=spread)
+        image = fit(self._converted(to_rgb), size, "stretch" if spread else "crop", nearest=spread)
         return pixels.from_image(image)[None]
 
     def require_shape_of(self, other: "ImageFile") -> None:
@@ -53,18 +53,19 @@ class ImageFile:
 
         Args:
             hole: see to_mask.
-            both: refuse a mask without an inside or without an outside; else warn about it.
+            both: raise UserError for a mask that is all inside or all outside; False: only warn.
         """
-        inside = fit(self._read_by(functools.partial(to_mask, hole=hole)), size, "crop", nearest=True)
+        inside = fit(self._converted(functools.partial(to_mask, hole=hole)), size, "crop", nearest=True)
         mask = torch.from_numpy(np.array(inside))[None, None].float() / 255
         if mask.mean() in (0, 1):
+            found = f"all {'white' if mask.mean() else 'black'} at {size[1]} x {size[0]} px"
             if both:
-                raise UserError(f"{self.key}={self.path} must have white and black parts.")
-            warn(f"{self.key}={self.path} is {'full' if mask.mean() else 'empty'} at {size[1]} x {size[0]} px.")
+                raise UserError(f"{self.key}={self.path} is {found}: it must have white and black parts.")
+            warn(f"{self.key}={self.path} is {found}.")
         return mask
 
-    def _read_by(self, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    def _converted(self, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
         try:
-            return converted(self.image)
+            return convert(self.image)
         except ValueError as error:
             raise UserError(f"{self.key}={self.path} cannot be used: {error}.") from error

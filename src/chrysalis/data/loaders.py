@@ -27,16 +27,16 @@ class Rows:
 
 
 class Order(Sampler[Rows]):
-    """Micro-batches of one epoch after another over `rows`.
+    """The micro-batches of an epoch: `rows` in random order.
 
     The last micro-batch of an epoch is shorter, and so is its last accumulation window; none is dropped unless a rank
     would have no image.
 
     Args:
         batch_size: images per process and micro-batch.
-        accumulate: micro-batches per optimizer step, from which each micro-batch knows its window.
-        rank, world: this process takes every world-th image of each joint micro-batch, from `rank`.
-        done: returns the number of micro-batches so far in the run when an iterator starts, which continues there.
+        accumulate: micro-batches per optimizer step, which determine Batch.window.
+        rank, world: this process takes every world-th image of each global micro-batch, starting at `rank`.
+        done: returns the number of micro-batches that the run has trained on; an iterator starts after them.
     """
 
     def __init__(
@@ -50,30 +50,30 @@ class Order(Sampler[Rows]):
         done: Callable[[], int] = lambda: 0,
     ):
         self.rows, self.seed, self.accumulate = np.asarray(rows), seed, accumulate
-        self.joint, self.rank, self.world, self.done = batch_size * world, rank, world, done
+        self.global_size, self.rank, self.world, self.done = batch_size * world, rank, world, done
         n = len(self.rows)
-        self.usable = n if n % self.joint == 0 or n % self.joint >= world else n - n % self.joint
+        self.usable = n if n % self.global_size == 0 or n % self.global_size >= world else n - n % self.global_size
 
     def __len__(self) -> int:
-        return -(-self.usable // self.joint)
+        return -(-self.usable // self.global_size)
 
     def __iter__(self) -> Iterator[Rows]:
         epoch, start = divmod(self.done(), len(self))
         order = self.rows[seeds.permutation(len(self.rows), self.seed, "order", epoch).numpy()]
         u = seeds.low_discrepancy(len(self.rows), self.seed, "timesteps", epoch).numpy()
         for micro_batch in range(start, len(self)):
-            at = slice(micro_batch * self.joint, min((micro_batch + 1) * self.joint, self.usable))
-            rows, places = order[at][self.rank :: self.world], u[at][self.rank :: self.world]
+            at = slice(micro_batch * self.global_size, min((micro_batch + 1) * self.global_size, self.usable))
+            rows, fractions = order[at][self.rank :: self.world], u[at][self.rank :: self.world]
             keys = np.array([seeds.key(self.seed, "noise", epoch, int(row)) for row in rows])
-            first = micro_batch // self.accumulate * self.accumulate * self.joint  # of its window, over all ranks
-            yield Rows(rows, keys, places, min(self.usable, first + self.accumulate * self.joint) - first)
+            first = micro_batch // self.accumulate * self.accumulate * self.global_size  # where its window begins
+            yield Rows(rows, keys, fractions, min(self.usable, first + self.accumulate * self.global_size) - first)
 
 
 class BatchDataset(Dataset):
-    """Batches by their Rows; `flip` mirrors half of the images, each by a bit of its own key.
+    """Batches, indexed by Rows; `flip` mirrors half of the images, chosen by a bit of each image's key.
 
-    device: where the decoded set is kept and batches are assembled. On the CPU it is the memory-mapped store, which is
-    in the page cache after the first epoch.
+    device: where the decoded set is kept and batches are assembled. On the CPU the set is the memory-mapped store,
+    which is in the page cache after the first epoch.
     """
 
     def __init__(self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu"):
@@ -114,7 +114,7 @@ def _select(array: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torc
 
 
 def loader(dataset: BatchDataset, order: Order, num_workers: int = 0) -> DataLoader:
-    """Return a loader of batches in `order`. Workers are rarely faster than the main process."""
+    """Return a DataLoader of batches in `order`. Workers are rarely faster than the main process."""
     return DataLoader(
         dataset,
         batch_size=None,

@@ -19,11 +19,11 @@ def to_mask(image: Image.Image, hole: bool = False) -> Image.Image:
     Palette: indices other than 0 are inside, as class ids are stored; an all-grey palette makes a grey image.
     Class ids: values above 0 are inside if there are at most 64 distinct ones, or more than 8 bits, and none is near
     white (7/8 of the range): 0 and 1, 0 and 2, 0 to 20. Values of a JPEG, whose black is noisy, are never ids.
-    Other grey: values above half of the range are inside; the range is that of `grey_range`: 255, 4095, 65535, 1.0.
+    Other grey images: values above half of the range of `grey_range` (255, 4095, 65535, 1.0) are inside.
     Color: like grey, by the largest of red, green and blue, so that (128, 0, 0) on black is an id too.
 
     Raises:
-        ValueError: the values are both ids and white (0, 1, 255), or floats above 1 that are no ids.
+        ValueError: the values are both ids and white (0, 1, 255), or floats above 1 that are not ids.
     """
     # alpha
     upright = ImageOps.exif_transpose(image)

@@ -7,7 +7,7 @@ import numpy as np
 GRID = 8  # blocks per side whose mean colors are compared
 MAX_BLOCK = 8  # grey levels between two blocks; JPEG at quality 50 differs by up to 7 from its original
 MAX_MEAN = 6  # grey levels between two images on average; JPEG at quality 50 differs by up to 5 at 128 px
-NEIGHBORS = 8  # examined per image; larger groups are linked through one another
+NEIGHBORS = 8  # examined per image; in a larger group, images are linked through others
 CHUNK = 1024  # images in memory at once
 
 
@@ -44,7 +44,7 @@ def _blocks(images: np.ndarray) -> np.ndarray:
 
 
 def _candidates(blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield pairs of rows that may be near each other, int64 [M, 2], from a k-d tree of their coarser grid."""
+    """Yield pairs of rows that may be near each other, int64 [M, 2], from a k-d tree of coarser block means."""
     from scipy.spatial import KDTree
 
     # rows with identical blocks are all neighbors of one another: pair each with the first only

@@ -1,4 +1,4 @@
-"""Conversions between uint8 and [-1, 1], image grids and PNG files. No other module converts value ranges."""
+"""Conversions between uint8 and [-1, 1], image grids and PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +24,14 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 
 
 class PixelCodec:
-    """What a UNet works on, x_0, is the image itself, in [-1, 1]; a latent model has that of its VAE."""
+    """Conversion between images and x_0 of a pixel-space model: x_0 is the image, scaled to [-1, 1]."""
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 images [B, C, H, W] into float32 x_0."""
+        """Convert uint8 images [B, C, H, W] to float32 x_0."""
         return to_signed(images)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn x_0 into uint8 images [B, C, H, W]."""
+        """Convert x_0 to uint8 images [B, C, H, W]."""
         return to_uint8(x)
 
 
@@ -48,7 +48,7 @@ def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torc
 
 
 def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
-    """Stack rows of equally many images, each uint8 [B, 3, H, W], for example before and after."""
+    """Stack rows with the same number of images, each uint8 [B, 3, H, W], for example before and after."""
     return grid(torch.cat(list(rows)), columns=len(rows[0]), gap=gap)
 
 

@@ -16,25 +16,25 @@ from chrysalis.data.transforms import Resize, Shape, is_enlarged, to_training_si
 class Example:
     """One row at training size.
 
-    columns: what is known of the image by column, see data/columns.py: a label or a caption is a text, numbers are a
-    tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
+    columns: the other values of the row, by column, see data/columns.py: a label or a caption is a string, a vector is
+    a tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
     """
 
     image: np.ndarray  # uint8 [C, H, W]
-    content: int  # hash of the image file's bytes, independent of its name and place
+    content: int  # hash of the image file's bytes, independent of its path
     columns: Mapping[str, Any] = field(default_factory=dict)
     enlarged: bool = False  # whether the file has fewer pixels than needed
 
 
 class Source(Protocol):
-    """Rows that are read one by one, each an image with what is known of it.
+    """A dataset whose rows are read one by one: an image, and its label, caption and other columns.
 
     Attributes:
-        name: how messages call it.
+        name: the name that messages use.
         value_names: by column, the names of the numbers in a vector.
         note: a sentence on files that are not used, or "".
-        synthetic: whether images are computed. They are then decoded in processes, and not searched for
-            near-duplicates.
+        synthetic: whether images are computed instead of decoded. This is done in processes instead of threads, and
+            without a search for near-duplicates.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Return a text that changes whenever what `read` returns would change."""
+        """Return a string that changes whenever what `read` returns would change."""
         ...
 
     def row_name(self, i: int) -> str: ...

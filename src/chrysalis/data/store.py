@@ -20,9 +20,9 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.files import cache_folder, write_text, written_folder
 from chrysalis.system.terminal import warn
 
-FORMAT = 6
+FORMAT = 6  # of the files in a set's folder; part of the cache key
 CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
-ALWAYS_READ = 2**28  # bytes (half a second): larger files are read again only if their time has changed
+ALWAYS_READ = 2**28  # bytes (half a second): larger files are hashed again only if their time has changed
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class ImageSet:
     Attributes:
         images: uint8 [N, C, H, W].
         columns: by name, the values of all rows, see data/columns.py; only columns that the data has.
-        value_names: by column, the labels in the order of their numbers, and the names of the numbers of a vector.
+        value_names: by column, the label names in the order of their indices, and the names of a vector's numbers.
         contents: int64 [N], a hash of each image's bytes.
         rejected: (name, reason) of unreadable images.
-        without: by column of images that some rows lack, their names; it is not among the columns then.
+        without: by mask or image column that only some rows have, the names of the others; `columns` leaves it out.
         mask_note: a sentence on masks that mark nothing or everything, or "".
         enlarged: number of images with fewer pixels than the training size.
-        near_duplicates: groups of rows.
+        near_duplicates: groups of row numbers.
     """
 
     images: np.ndarray
@@ -68,8 +68,8 @@ class ImageSet:
     def enlarged_note(self) -> str:
         """Return a sentence on images with fewer pixels than the training size, or ""."""
         height, width = self.images.shape[-2:]
-        verb = "is" if self.enlarged == 1 else "are"
-        return f"{self.enlarged} of them {verb} smaller than {width} x {height} px and enlarged." * (self.enlarged > 0)
+        verb = " is" if self.enlarged == 1 else "s are"
+        return f"{self.enlarged} image{verb} smaller than {width} x {height} px and enlarged." * (self.enlarged > 0)
 
     def near_duplicates_note(self) -> str:
         """Return a sentence on near-duplicates, with the names of two, or ""."""
@@ -79,7 +79,7 @@ class ImageSet:
         examples = " and ".join(Path(self.names[row]).name for row in self.near_duplicates[0][:2])
         if len(self.near_duplicates[0]) == len(self):
             return f"All images are near-duplicates ({examples}): the validation loss says nothing about new images."
-        return f"{n} images are near-duplicates of others ({examples}), which all stay on one side of the split."
+        return f"{n} images are near-duplicates of others ({examples}): each group stays on one side of the split."
 
     def distinct(self, rows: np.ndarray) -> np.ndarray:
         """Drop rows whose image has the same bytes as an earlier one."""
@@ -110,7 +110,7 @@ class ImageSet:
         return np.flatnonzero(~validation), order[validation[order]]
 
     def _groups(self) -> np.ndarray:
-        """Return the least content hash among a row's near-duplicates; its own if all rows are near-duplicates."""
+        """Return the least content hash of each row's near-duplicates; its own if all rows are near-duplicates."""
         group = self.contents.copy()
         for rows in self.near_duplicates:
             group[list(rows)] = self.contents[list(rows)].min()
@@ -121,7 +121,7 @@ def open_set(source: Source, shape: Shape, resize: Resize) -> ImageSet:
     """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
     key = content_hash(f"{FORMAT} {source.fingerprint()} {shape} {resize}".encode())
     folder = cache_folder() / f"{shape[1]}x{shape[2]}-{key:016x}"
-    if damaged(folder):
+    if damaged_file(folder):
         _decode_once(source, shape, resize, folder)
     image_set = open_folder(folder)
     if image_set.rejected:
@@ -133,20 +133,20 @@ def open_set(source: Source, shape: Shape, resize: Resize) -> ImageSet:
 
 
 def _decode_once(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
-    """Decode the set unless another process does so meanwhile; then wait for it."""
+    """Decode the set, or wait if another process is decoding it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        damage, needed = damaged(folder), len(source) * math.prod(shape)
+        damage, needed = damaged_file(folder), 4 * len(source) * math.prod(shape)
         if not damage:
             return
         if folder.is_dir():
             warn(f"The cached images in {folder} are damaged ({damage}): decoding them again.")
-        if (free := shutil.disk_usage(folder.parent).free) < 4 * needed:  # masks and conditioning images too
+        if (free := shutil.disk_usage(folder.parent).free) < needed:  # with masks and conditioning images
             raise UserError(
-                f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded images need {needed / 2**30:.1f} "
-                "GiB: free space there or set CHRYSALIS_CACHE to another folder."
+                f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded images may need "
+                f"{needed / 2**30:.1f} GiB: free space there or set CHRYSALIS_CACHE to another folder."
             )
         with written_folder(folder) as partial_folder:
             decode(source, shape, resize, partial_folder)
@@ -154,7 +154,7 @@ def _decode_once(source: Source, shape: Shape, resize: Resize, folder: Path) -> 
             write_text(partial_folder / CHECKSUMS, json.dumps(checksums))
 
 
-def damaged(folder: Path) -> str | None:
+def damaged_file(folder: Path) -> str | None:
     """Return the name of a file that is missing or changed, or None if all are intact."""
     try:
         recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
@@ -181,7 +181,7 @@ def _digest(path: Path) -> str:
 
 
 def open_folder(folder: Path, value_names: Mapping[str, Sequence[str]] | None = None) -> ImageSet:
-    """Open a decoded set. value_names: by column, the order of the labels; those of the images, sorted, otherwise."""
+    """Open a decoded set. value_names: by column, the order of its labels; by default they are sorted."""
     try:
         fields = _as_tuples(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
         shapes, lists = fields.pop("shapes"), fields.pop("lists")

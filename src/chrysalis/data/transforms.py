@@ -16,7 +16,7 @@ CONVERSIONS = {3: to_rgb}  # of a PIL image, by the number of channels of the mo
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of an image size given as one number or as both."""
+    """Return (height, width) of an image size given as one number or as a pair."""
     height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
     return height, width
 
@@ -32,7 +32,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, nearest: bool) -> Image.Image:
     """Give a mask or conditioning image the shape of its image, (width, height) `whole`, so that crops align.
 
-    Small differences are stretched away, as detectors round sides to multiples.
+    Small differences are removed by stretching: detectors often round sides to a multiple of their stride.
 
     Raises:
         ValueError: the aspect ratios differ by more than a tenth.

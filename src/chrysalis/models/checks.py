@@ -9,7 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 MAX_BYTES = 2**27  # of a configuration file
-# of each number of a setting
+# the largest value of each setting
 MAX = {"block_out_channels": 16_384, "layers_per_block": 64, "attention_head_dim": 4096, "norm_num_groups": 1024}
 MAX |= {"sample_size": 4096, "num_train_timesteps": 100_000}
 
@@ -45,7 +45,7 @@ def refuse_pointers(files: Iterable[Path]) -> None:
 
 
 def require_plausible(config: Mapping, files: Sequence[Path]) -> None:
-    """Raise ValueError if files of weights hold more than tensors, or less than the UNet of `config` would allocate."""
+    """Raise ValueError if weight files hold other objects than tensors, or are too small for the UNet of `config`."""
     for file in files:
         try:
             if file.suffix == ".bin":

@@ -29,23 +29,23 @@ def save(
     merge: bool = True,
     family: PixelUNet | None = None,
 ) -> None:
-    """Write a folder that stock diffusers loads, complete or not at all; a conditional one brings its pipeline file.
+    """Write a folder that stock diffusers loads, complete or not at all, with a pipeline file if it needs one.
 
     Args:
-        folder: where to; an existing one is replaced.
+        folder: an existing one is replaced.
         unet, scheduler: the UNet, with or without a LoRA, and its training scheduler.
         card, strip: the text of README.md, and its image before_after.png, uint8 [3, h, w].
         half: store the UNet as float16, half the size; diffusers loads it back as float32.
         merge: merge a LoRA into the UNet's weights; else it goes into lora/, and the pipeline file loads it.
         family: the model's; by default PixelUNet.
     """
-    # The only layout that safetensors has
+    # safetensors stores contiguous tensors only
     unet.to(memory_format=torch.contiguous_format)  # pyrefly: ignore[missing-argument]  # hidden by a decorator
     with written_folder(folder) as partial:
         (family or PixelUNet()).export(partial, unet, scheduler, conditioner, merge)
         for file in partial.rglob("*.json"):
             if file.name in ("config.json", "tokenizer_config.json", "model_index.json"):
-                # diffusers and transformers write down where a part was loaded from, a path of this machine
+                # diffusers and transformers record where a part was loaded from, a path on this machine
                 config = json.loads(file.read_text(encoding="utf-8"))
                 kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
                 write_text(file, json.dumps(kept, indent=2) + "\n")
@@ -71,7 +71,7 @@ def card(
     results: content of results.json. change: how the validation loss compares with the base model's, such as "12 %
     lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training
     set, or its folder. size: (height, width) in pixels. conditions: what a conditional model is conditioned on, with a
-    description of each. own_pipeline: whether the folder brings a pipeline file, which it is to be loaded with.
+    description of each. own_pipeline: whether the folder has a pipeline file, needed to load it.
     """
     text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     how = {"keep_trailing_newline": True, "trim_blocks": True, "lstrip_blocks": True}

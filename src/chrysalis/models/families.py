@@ -1,4 +1,4 @@
-"""Model families: which of them reads a folder. A further family is one file and its entry in FAMILIES."""
+"""Model families: which of them reads a folder. To add one, write a file and list its class in FAMILIES."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
 FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet,)
-# What a pipeline that no family reads looks like, by its other components and its class; the first that fits
+# Names, for messages, of pipelines that no family reads, by their other components and class; the first match counts
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
     "Stable Diffusion": lambda parts, name: {"vae", "text_encoder"} <= parts or "StableDiffusion" in name,
@@ -47,7 +47,7 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
         model = family.load(found, weights)
     except UserError:
         raise
-    except Exception as error:  # for a damaged file the libraries raise dozens of kinds; the user needs its name
+    except Exception as error:  # the libraries raise dozens of kinds for damaged files; the user needs the name
         raise UserError(f"{argument} could not be loaded: {first_line(error)}.") from error
     if weights.variant != variant:
         say(f"{argument} has only {weights.variant} weights, which are loaded.")

@@ -27,7 +27,7 @@ def load(
         pretrained: a folder, a run's name or a hub id.
         key: the configuration key it was given by, for messages.
         train: which weights are trained, see freezing.py.
-        gradient_checkpointing: in training keep the inputs of each layer alone, and compute the rest again.
+        gradient_checkpointing: in training keep only the inputs of each layer, and recompute the rest.
         subfolder: where the UNet is, such as unet_ema; None for unet/, or the root.
         variant: of the weight files, such as fp16 for diffusion_pytorch_model.fp16.safetensors; None for the plain
             ones, or the only variant there is.

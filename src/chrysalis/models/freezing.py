@@ -10,7 +10,7 @@ from chrysalis.system.errors import UserError
 
 PARTS = {
     "all": "",
-    "new": r"(?!)",  # none of the UNet: those that a condition added are trained in any case
+    "new": r"(?!)",  # none of the UNet's: those that a condition adds are trained in any case
     "attention": r"(^|\.)attentions\.",
     "down": r"^down_blocks\.",
     "mid": r"^mid_block\.",
@@ -23,12 +23,12 @@ PARTS = {
 def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
     """Freeze the weights that are not trained; those of the conditioner or of a LoRA always are.
 
-    train: names of PARTS; a LoRA allows "all" alone. Raises UserError for other names, or if nothing is trained.
+    train: names of PARTS; with a LoRA only "all". Raises UserError for other names, or if nothing is trained.
     """
     names = [train] if isinstance(train, str) else list(train)
     shown, has_lora = f"model.train={','.join(names)}", lora.injected(unet)
     if has_lora and names != ["all"]:
-        raise UserError(f"{shown} has no meaning beside a LoRA, which is trained alone: leave it out.")
+        raise UserError(f"{shown} does not apply to a LoRA, which is trained alone: leave it out.")
     for name in names or [""]:
         if name not in PARTS:
             raise UserError(f"model.train={name} is unknown: choose {', '.join(PARTS)}, or a list of these.")

@@ -25,7 +25,7 @@ class Weights:
 
 
 def find_weights(names: Iterable[str]) -> list[Weights]:
-    """The weights among a folder's file names: plain before variants, of each safetensors before .bin."""
+    """The weights among a folder's file names: plain before variants, and safetensors before .bin."""
     matches = [found for name in names if (found := WEIGHTS_FILE.fullmatch(name))]
     files = sorted((found[1] or found[2] or "", found[3] == "bin", found[0]) for found in matches)
     groups = groupby(files, key=lambda file: file[:2])
@@ -45,7 +45,7 @@ class Layout:
 
     @property
     def pipeline(self) -> str:
-        """Class name of the pipeline, as model_index.json has it, or nothing."""
+        """Class name of the pipeline in model_index.json, or ""."""
         name = self.index.get("_class_name") or ""
         return str(name[-1] if isinstance(name, list) and name else name)
 

@@ -23,7 +23,7 @@ CONVERT = (
 def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     """Return the folder of a path, a bundled model or a run (its pipeline/), or else the hub id.
 
-    Raises UserError, by the configuration key that it was given by, for anything else.
+    Raises UserError for anything else. key: the configuration key, for messages.
     """
     given, argument = require_path(key, pretrained), f"{key}={pretrained}"
     for path in (given, "runs" / given, REPOSITORY / given):

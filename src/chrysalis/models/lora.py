@@ -41,7 +41,7 @@ class LoRA:
     def inject(self, unet: UNet2DModel) -> UNet2DModel:
         """Add the matrices in place and freeze all else; before the first step the outputs are the same to the bit."""
         if injected(unet):
-            raise UserError("adapter: this UNet already has a LoRA, and cannot take a second one.")
+            raise UserError("adapter=lora: this model already has a LoRA. Use adapter=none to train that one.")
         self._require_layers(unet)
         peft = _peft()
         how: Any = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
@@ -49,7 +49,7 @@ class LoRA:
         return unet.train(unet.training)  # peft makes its layers in training mode
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse targets that name no layer, or more than layers; not each default one has to be in every UNet."""
+        """Refuse targets that match no layer or other modules too; a UNet may lack some of the default ones."""
         is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
@@ -74,7 +74,7 @@ def injected(unet: nn.Module) -> bool:
 def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
     """Return a stock UNet2DModel without LoRA and with copied weights, all trainable.
 
-    merge: W + (alpha / rank) B A instead of W, for the same outputs; else the base model's W, to the bit.
+    merge: W + (alpha / rank) B A instead of W, for the same outputs; else the base model's W, unchanged.
     """
     weights = {
         name.replace(".base_layer.", "."): weight.detach().clone()
@@ -87,10 +87,10 @@ def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
         a, b = (m[NAME].weight.detach().cpu().double().flatten(1) for m in (layer.lora_A, layer.lora_B))
         w = weights[f"{name}.weight"]
         weights[f"{name}.weight"] = (w.cpu().double() + layer.scaling[NAME] * (b @ a).view(w.shape)).to(w)
-    # from_config resets the settings that are listed there to their defaults, even those registered anew
+    # from_config resets the settings that are listed there to their defaults, even those that were changed later
     config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
-    with torch.random.fork_rng(devices=[]):  # its initial weights are random, and replaced
-        stock: Any = UNet2DModel.from_config(config)  # no deepcopy: that would copy the owners of hooks
+    with torch.random.fork_rng(devices=[]):  # random initial weights, which are replaced
+        stock: Any = UNet2DModel.from_config(config)  # not deepcopy, which would copy the objects that hooks refer to
     stock.to(unet.device).load_state_dict(weights, assign=True)  # keeps each weight's own dtype
     return stock.train(unet.training)
 
@@ -108,7 +108,7 @@ def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
     """Add a saved LoRA in place, unmerged, and freeze all else; raises UserError for one of another UNet."""
     peft = _peft()
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} is no LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
+        raise UserError(f"{folder} is not a LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
     weights = load_file(folder / WEIGHTS)
     if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
         raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")

@@ -42,7 +42,7 @@ class Model:
     def fit_to_size(self, size: tuple[int, int], key: str = "data.image_size", use: str = "fine-tuned") -> str | None:
         """Set the image size (height, width); return a sentence if a pretrained model was trained at another.
 
-        key: the configuration key of the size. use: what the model is used for, a participle.
+        key: the configuration key of the size. use: what is done with the model, for the sentence.
         """
         native = self.family.native_size(self.unet)
         self.family.fit(self.unet, size, key)

@@ -29,7 +29,7 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 class PixelUNet(PixelCodec):
     """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
-    accepts: what it reads, with an article, for messages. channels: of its images.
+    accepts: what it reads, with an article, for messages. channels: number of image channels.
     """
 
     accepts, channels = "a DDPM UNet2DModel on RGB pixels", 3
@@ -41,11 +41,11 @@ class PixelUNet(PixelCodec):
         if layout.is_foreign or config.get("class_embed_type") or config.get("num_class_embeds"):
             return False
         fits = config.get("in_channels", own) == own and config.get("out_channels", own) in (own, 2 * own)
-        return fits and config.get("_class_name") == "UNet2DModel"  # twice the channels: with a learned variance
+        return fits and config.get("_class_name") == "UNet2DModel"  # twice the channels with a learned variance
 
     @classmethod
     def load(cls, layout: Layout, weights: Weights) -> Model:
-        """Load a folder that it reads; raises UserError, or ValueError with a reason, for one that is damaged."""
+        """Load a folder that `reads` accepts; raises UserError, or ValueError with a reason, for a damaged one."""
         folder, files = layout.folder, [layout.unet_at / name for name in weights.names]
         # 1. Everything that can be checked before memory is allocated
         parts = (folder / part for part in ("conditioner", "text_encoder", "lora"))

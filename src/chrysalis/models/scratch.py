@@ -29,7 +29,7 @@ def build(
         attention_levels: the levels, 0 for the full resolution, whose blocks have self-attention.
         num_train_timesteps: number of timesteps T.
         beta_schedule: noise schedule, one of DDPMScheduler's.
-        gradient_checkpointing: in training keep the inputs of each layer alone, and compute the rest again.
+        gradient_checkpointing: in training keep only the inputs of each layer, and recompute the rest.
     """
     if not block_out_channels or any(channels % 8 for channels in block_out_channels):
         raise UserError(f"model.block_out_channels={list(block_out_channels)} must be one or more multiples of 8.")

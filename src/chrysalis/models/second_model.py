@@ -27,8 +27,8 @@ def load(model: Model, pretrained: str | None, key: str) -> Model:
         known, others = _names(model, name), _names(other, name)
         if known and others and known != others:
             raise UserError(
-                f"{key}={pretrained} is conditioned on another {name} than {model.origin}, {others[:5]}...: "
-                "choose a model with the same."
+                f"{key}={pretrained} is conditioned on other {name}s than {model.origin} ({', '.join(others[:5])}, "
+                "...): choose a model with the same."
             )
     return other
 
@@ -40,9 +40,9 @@ def _names(model: Model, part: str) -> list[str]:
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
-    """A copy of an exported model with the EMA weights of a checkpoint of its run, runs/NAME/checkpoints/....
+    """A copy of an exported model with the EMA weights of a checkpoint of its run, in runs/NAME/checkpoints/.
 
-    Raises UserError, by the configuration key of the file, if it is damaged or holds other weights.
+    key: the configuration key, for messages. Raises UserError if the file is damaged or holds other weights.
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]

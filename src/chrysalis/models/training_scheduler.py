@@ -15,8 +15,7 @@ from chrysalis.system.errors import UserError
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 NOISE += ("prediction_type",)
 
-# What is kept beside them: the settings of DDPM and DDIM, which stock diffusers' own pipelines read. Any other was
-# left there for another sampler, such as use_flow_sigmas for a solver
+# Also kept: the settings of DDPM and DDIM, which diffusers' own pipelines read; others belong to other samplers
 KEPT = {*inspect.signature(DDPMScheduler).parameters, *inspect.signature(DDIMScheduler).parameters}
 
 OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first has no effect, the second is translated
@@ -26,8 +25,8 @@ FILE = "scheduler_config.json"
 def read(config: Mapping, argument: str) -> DDPMScheduler:
     """Build a DDPM scheduler with the noise levels and the prediction type of a config, whichever class saved it.
 
-    argument: KEY=VALUE as the user named the folder, for messages. Raises UserError for a config that is no discrete
-    DDPM noise schedule, or has settings whose effect is unknown.
+    argument: KEY=VALUE as the user named the folder, for messages. Raises UserError for a config without a discrete
+    DDPM noise schedule, or with settings whose effect is unknown.
     """
     settings, kind = dict(config), config.get("_class_name") or "DDPMScheduler"
     cls = getattr(diffusers, str(kind), None)
@@ -47,7 +46,7 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
             f"prediction_type={settings['prediction_type']} in {FILE}, which disagree: delete the wrong one there."
         )
     own = cls.from_config({key: value for key, value in settings.items() if key in NOISE})
-    # Each class has its own defaults: Heun's betas, where a file omits them, are not DDPM's
+    # The class's own defaults fill what the file omits: those of Heun, for example, are not those of DDPM
     noise = {key: own.config[key] for key in NOISE if key in own.config}
     kept = {key: value for key, value in settings.items() if key in KEPT}
     scheduler = DDPMScheduler.from_config(kept, **noise)

@@ -61,7 +61,7 @@ def test_a_csv_file_equals_a_jsonl_file(three):
         ("file_name;label\n0.png;a\n", r"no column file_name.*separate columns by commas"),
         ("file_name,text\n0.png,a\n1.png,red, wide\n", r"line 3 has 3 values for 2 columns"),
         ('file_name,text\n0.png,"a\n', r"line 2 is not CSV"),
-        ("file_name,text\n../x.png,a\n", r"line 2 is not an object with texts and a file_name inside the folder"),
+        ("file_name,text\n../x.png,a\n", r"line 2 is not an object with text values and a file_name inside the folder"),
         ("file_name,span\n0.png,wide\n", r"line 2: span, listed in data\.vector_columns, must be a number"),
         ("file_name,span\n", r"metadata\.csv lists no images: write one line per image, or remove the file"),
         ("", r"metadata\.csv lists no images"),
@@ -101,7 +101,7 @@ def test_listings_of_subfolders_name_files_from_there(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "c/0.png"}')
     source = folder_data(str(tmp_path), masks=masks).source
     assert placed(source) == ["c/0.png"]
-    assert source.note.endswith("Not read beside metadata.jsonl: a/metadata.jsonl, b/metadata.csv.")
+    assert source.note.endswith("Ignored in favor of metadata.jsonl: a/metadata.jsonl, b/metadata.csv.")
 
 
 def test_images_that_are_not_listed_are_counted_and_masks_are_not(three):
@@ -136,7 +136,7 @@ def test_a_list_of_captions_holds_alternatives(three):
     )
     lines[1] = json.dumps({"file_name": "1.png", "text": [["a", "list"]]})
     (three / "metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="line 2 is not an object with texts and a file_name inside the folder"):
+    with pytest.raises(UserError, match="line 2 is not an object with text values and a file_name inside the folder"):
         FolderSource(str(three))
 
 

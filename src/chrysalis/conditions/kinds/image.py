@@ -57,10 +57,10 @@ class Image(Kind[Channels]):
 
 
 def derived(x: torch.Tensor, source: str) -> torch.Tensor:
-    """What is derived from images x [B, 3, H, W] in [-1, 1]; applied to its own result, it changes nothing.
+    """Derive the condition from images x [B, 3, H, W] in [-1, 1]; idempotent.
 
-    source: `grey` removes colour, so that a model learns to colourize; `small` shows an eighth of the resolution, so
-    that it learns to refine; `given` is x itself.
+    source: `grey` removes color, so that a model learns to colorize; `small` keeps an eighth of the resolution, so that
+    it learns to refine; `given` is x itself.
     """
     if source == "given":
         return x
@@ -71,7 +71,7 @@ def derived(x: torch.Tensor, source: str) -> torch.Tensor:
 
 
 def image_files(key: str, given: Any) -> Callable[[int], ImageFile]:
-    """The image for a seed: a file, or those of a folder in turn. The first is read now, so that errors come early."""
+    """Map seeds to images: always one file, or the files of a folder in turn. The first is read now, to fail early."""
     path = require_path(key, given)
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes()) if path.is_dir() else [path]
     if not files:

@@ -13,7 +13,7 @@ from chrysalis.system.ranges import Channels
 
 
 class Label(Kind[LabelEmbedding]):
-    """One of a set of names for each image. dim: of the learned embedding."""
+    """One of a set of names for each image. dim: width of the learned embedding."""
 
     name = column = noun = "label"
     remedy = (

@@ -14,7 +14,7 @@ from chrysalis.data.batch import Batch
 from chrysalis.data.synthetic.domains import DOMAINS, draw
 from chrysalis.data.transforms import mask_to_training_size
 
-UNSEEN = 2  # seed of the procedurally drawn masks; the drawn datasets have 0
+UNSEEN = 2  # seed of procedurally drawn masks; the drawn datasets use 0
 
 
 class Mask(Kind[Channels]):

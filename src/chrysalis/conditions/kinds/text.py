@@ -28,7 +28,7 @@ class Text(Kind[TextAttention]):
     dim: Channels = 64  # of the small encoder
     layers: Layers = 1  # of the small encoder
     heads: Positive = 4  # of the cross-attention
-    levels: Sequence[NotNegative] | None = ()  # without self-attention, whose ResNet layers it follows; 0: the full one
+    levels: Sequence[NotNegative] | None = ()  # levels without self-attention to add cross-attention to; 0: full size
     pooled: bool = True  # also add the pooled states to the timestep embedding
 
     def __post_init__(self):
@@ -84,7 +84,7 @@ class Text(Kind[TextAttention]):
 def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str | None = None) -> tuple:
     """Load (tokenizer, text encoder): CLIP's, T5's, BERT ...; no code of the repository is run.
 
-    name: folder or hub id. key: what the user set it by, for messages. tokenizer: its folder; None for the encoder's.
+    name: folder or hub id. key: the configuration key, for messages. tokenizer: its folder; None for the encoder's.
     """
     setting, like = f"{key}={name}", "openai/clip-vit-large-patch14"
     with hub.transformers_source(setting, name, "a text encoder", like, extra="text") as where:

@@ -1,4 +1,4 @@
-"""A vector of numbers for each image: measurements, a colour."""
+"""A vector of numbers for each image, such as measurements or a color."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,7 +43,7 @@ class Vector(Kind[VectorEmbedding]):
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         vectors = np.asarray(image_set.columns[self.column])
         mean, std = (f(vectors, axis=0, dtype=np.float64) for f in (np.nanmean, np.nanstd))
-        std = np.where(std > 1e-6 * np.abs(mean), std, 1)  # a constant column is only centred
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1)  # a constant column is only centered
         return {
             "names": list(image_set.value_names[self.column]),
             "mean": mean.tolist(),

@@ -1,4 +1,4 @@
-"""Image files that a dataset names instead of holding: by a path, a place in a repository or an address."""
+"""Image files that a dataset refers to instead of containing them: by path, by file of a hub repository or by URL."""
 
 import hashlib
 import re
@@ -16,8 +16,8 @@ from chrysalis.system import hub
 from chrysalis.system.errors import first_line
 from chrysalis.system.files import cache_folder, written
 
-TIMEOUT = 20  # seconds without an answer, or a byte
-MAX_FAILURES = 5  # of one host in a row, after which it is not contacted again
+TIMEOUT = 20  # seconds without a response or further data
+MAX_FAILURES = 5  # in a row for one host, after which it is not contacted again
 HF = re.compile(r"hf://datasets/(?P<hub_id>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 RESOLVED = re.compile(r"/datasets/(?P<hub_id>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<file>[^?]+)")
 CACHED = re.compile(r".*/datasets--(?P<hub_id>.+?)/snapshots/(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
@@ -28,8 +28,8 @@ class ExternalFiles:
 
     Args:
         root: the folder of a local dataset, which paths are relative to; None for a hub dataset.
-        hub_id, revision: of a hub dataset, whose relative paths lie in its repository. Only a hub dataset may name
-            addresses.
+        hub_id, revision: the repository of a hub dataset, which its relative paths refer to. Only a hub dataset may
+            refer to URLs.
     """
 
     def __init__(self, root: Path | None, hub_id: str | None = None, revision: str | None = None):
@@ -42,18 +42,18 @@ class ExternalFiles:
         Raises:
             ValueError, OSError: the file is not available.
         """
-        is_address, place = re.match("hf://|https?://", path) is not None, Path(path)
+        is_url, place = re.match("hf://|https?://", path) is not None, Path(path)
         if "::" in path:
             raise ValueError(f"{path} lies in an archive: unpack it and name the files in it")
-        if is_address and self.hub_id is None:
-            raise ValueError(f"{path} is an address, and a local dataset is read without network: download it")
+        if is_url and self.hub_id is None:
+            raise ValueError(f"{path} is a URL, and a local dataset is read without network: download it")
         if found := HF.fullmatch(path):
             return self._read_hub(found["hub_id"], found["file"], found["revision"] and unquote(found["revision"]))
         if path.startswith("hf://"):
             raise ValueError(f"{path} is not of the form hf://datasets/OWNER/NAME/FILE")
         if path.startswith(f"{constants.ENDPOINT}/") and (found := RESOLVED.match(path, len(constants.ENDPOINT))):
             return self._read_hub(found["hub_id"], unquote(found["file"]), unquote(found["revision"]))
-        if is_address:
+        if is_url:
             return self._read_web(path)
         if not place.is_absolute():
             if self.root is None:
@@ -69,7 +69,7 @@ class ExternalFiles:
         """Read a file of a dataset's repository, from the local cache of the hub if it is there."""
         import huggingface_hub
 
-        for bar in ("http_get", "xet_get"):  # one per file, and decoding shows its own
+        for bar in ("http_get", "xet_get"):  # one bar per file, and decoding has its own
             huggingface_hub.utils.disable_progress_bars(f"huggingface_hub.{bar}")
         where = {"repo_id": hub_id, "filename": file, "repo_type": "dataset", "revision": revision}
         try:
@@ -80,30 +80,30 @@ class ExternalFiles:
             raise ValueError(f"{file} of {hub_id}: {hub.why(error, hub_id, 'dataset', revision)}") from error
         return read_bytes(Path(found))
 
-    def _read_web(self, address: str) -> bytes:
-        """Fetch an address of any other host, without a token, and keep it in the cache folder."""
-        cached = cache_folder() / "fetched" / hashlib.sha256(address.encode()).hexdigest()[:32]
+    def _read_web(self, url: str) -> bytes:
+        """Fetch a URL of any other host, without a token, and keep the file in the cache folder."""
+        cached = cache_folder() / "fetched" / hashlib.sha256(url.encode()).hexdigest()[:32]
         if cached.is_file():
             return read_bytes(cached)
         if constants.HF_HUB_OFFLINE:
-            raise ValueError(f"{address}: no network because HF_HUB_OFFLINE is set")
-        host = urlsplit(address).netloc
+            raise ValueError(f"{url}: no network because HF_HUB_OFFLINE is set")
+        host = urlsplit(url).netloc
         if self._failures[host] >= MAX_FAILURES:
-            raise ValueError(f"{address}: {host} does not answer")
+            raise ValueError(f"{url}: {host} does not answer")
         try:
-            with urlopen(Request(address, headers={"User-Agent": "chrysalis"}), timeout=TIMEOUT) as answer:
-                data = answer.read(LARGEST_FILE + 1)
-                expected = answer.headers.get("Content-Length")
+            with urlopen(Request(url, headers={"User-Agent": "chrysalis"}), timeout=TIMEOUT) as response:
+                data = response.read(LARGEST_FILE + 1)
+                expected = response.headers.get("Content-Length")
         except HTTPError as error:
-            raise ValueError(f"{address}: HTTP {error.code} {error.reason}") from error
+            raise ValueError(f"{url}: HTTP {error.code} {error.reason}") from error
         except (OSError, HTTPException) as error:
             self._failures[host] += 1
-            raise ValueError(f"{address}: {getattr(error, 'reason', None) or first_line(error)}") from error
+            raise ValueError(f"{url}: {getattr(error, 'reason', None) or first_line(error)}") from error
         self._failures[host] = 0
         if len(data) > LARGEST_FILE:
-            raise ValueError(f"{address}: more than {LARGEST_FILE / 2**20:.0f} MiB")
+            raise ValueError(f"{url}: more than {LARGEST_FILE / 2**20:.0f} MiB")
         if expected is not None and len(data) < int(expected):
-            raise ValueError(f"{address}: the connection was interrupted")
+            raise ValueError(f"{url}: the connection was interrupted")
         with written(cached) as partial:
             partial.write_bytes(data)
         return data

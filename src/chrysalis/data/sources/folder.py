@@ -45,7 +45,7 @@ class FolderSource(Source):
     image lies in, and a caption is a .txt file with the name of the image.
 
     Args:
-        keys: by column, other metadata keys than those of data/columns.py.
+        keys: by column, the metadata keys to read instead of those in data/columns.py.
         mirrors: by column of images, a folder that mirrors `path`.
     """
 
@@ -77,7 +77,7 @@ class FolderSource(Source):
                 if not isinstance(value, Path):
                     parts.append(f"{role} {value!r}")
                     continue
-                with suppress(OSError):  # one call per file: a set has tens of thousands
+                with suppress(OSError):  # a single stat call per file: a set may have tens of thousands
                     stat = os.stat(value)
                     parts.append(f"{role} {value} {stat.st_size} {stat.st_mtime_ns}")
         return f"folder {content_hash(chr(10).join(parts).encode(errors='surrogatepass'))}"

@@ -51,7 +51,7 @@ class HubSource(Source):
 
     Args:
         path: a hub id, ID@REVISION, or a folder.
-        keys: by column, the dataset columns that hold it, None if it is not used; others are found by name.
+        keys: by column, the dataset columns to read it from, None to ignore it; others are found by name.
         configuration: name of a configuration of the dataset; None: its only or default one.
         revision: a branch, tag or commit of the hub repository.
     """
@@ -68,18 +68,18 @@ class HubSource(Source):
         self.rows, self.files = load(path, split, configuration, revision)
         self.name = path + (f"@{revision}" if revision else "") + (f" ({configuration})" if configuration else "")
         found = {name: name for name in COLUMNS if name not in keys and name in self.rows.column_names}
-        self.keys = {name: unique(of) for name, of in {**keys, **found}.items() if of}
-        self.value_names = {name: of for name, of in self.keys.items() if isinstance(COLUMNS.get(name), Numbers)}
+        self.keys = {name: unique(given) for name, given in {**keys, **found}.items() if given}
+        self.value_names = {name: keys for name, keys in self.keys.items() if isinstance(COLUMNS.get(name), Numbers)}
         for name, columns in self.keys.items():
             for key in columns:
                 self._require(IMAGE if name == "image" else COLUMNS[name], key, path)
         used = list(dict.fromkeys(key for columns in self.keys.values() for key in columns))
-        self.rows = self.rows.select_columns(used)  # pyrefly: ignore[bad-assignment]  # of a Dataset, a Dataset
+        self.rows = self.rows.select_columns(used)  # pyrefly: ignore[bad-assignment]  # it is a Dataset
 
     def _require(self, column: Column, key: str, path: str) -> None:
-        """Require a dataset column of the right type; one of images then returns the bytes of their files.
+        """Require a dataset column of the right type; image columns are set to return undecoded files.
 
-        Numbers: one per row. Labels: one text or number per row; captions: the same, or a list of them.
+        A vector column has one number per row; labels and captions are one string or number, captions also a list.
         """
         from datasets import ClassLabel, LargeList, List, Value
         from datasets import Image as ImageFeature
@@ -174,13 +174,13 @@ def _load_folder(folder: Path, path: str, split: str, configuration: str | None)
                 return datasets.load_dataset(str(folder), configuration, split=split)
             rows = datasets.load_from_disk(str(folder))
         if configuration is not None:
-            raise ValueError("what save_to_disk wrote has no configurations")
+            raise ValueError("a folder written by save_to_disk has no configurations; leave data.name out")
         if isinstance(rows, datasets.DatasetDict):
             if split not in rows:
                 raise ValueError(f"it has the splits {', '.join(map(str, rows))}")
             return rows[split]
         if rows.split is not None and str(rows.split) != split:
-            raise ValueError(f"it is the split {rows.split}")
+            raise ValueError(f"it holds the split {rows.split} only")
         return rows
     except Exception as error:  # the readers raise dozens of kinds
         why = _choices(error) or first_line(error)
@@ -189,23 +189,23 @@ def _load_folder(folder: Path, path: str, split: str, configuration: str | None)
 
 
 def _load_hub(hub_id: str, split: str, configuration: str | None, revision: str | None) -> Dataset:
-    """Load from the local cache of the hub; use the network only for what is not there."""
+    """Load from the local cache of the hub, or from the network if it is not there."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:
-        rows = datasets.load_dataset(hub_id, configuration, split=split)  # of several, the one written last
+        rows = datasets.load_dataset(hub_id, configuration, split=split)  # the last written, if several are cached
         if _matches(rows, hub_id, configuration, revision):
             return rows
         if hub.unreachable():
             raise ValueError(f"the cache holds another revision than {revision or 'main'}")
-    except Exception:  # as many kinds as above
+    except Exception:  # dozens of kinds, as in `load`
         if hub.unreachable():
             raise
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-    # the commit, noted in the cache under the name of the revision
+    # snapshot also records the commit of the revision in the cache, where _matches looks it up
     commit = hub.snapshot(hub_id, ["README.md"], False, revision, kind="dataset").name
     return datasets.load_dataset(hub_id, configuration, split=split, revision=commit)
 

@@ -1,4 +1,4 @@
-"""The rows of a folder of images: found by suffix or listed in metadata, and matched with mirrored folders."""
+"""The rows of an image folder: found by suffix or listed in metadata, with masks and images from mirror folders."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from chrysalis.system.errors import UserError, require_path
 def rows_below(
     path: Path, keys: Mapping[str, Sequence[str]], mirrors: Mapping[str, str | None]
 ) -> tuple[list[Row], str]:
-    """Return the images that metadata lists, else all below `path`, and a sentence on files that are not used.
+    """Return the images that metadata lists, else all images below `path`, and a note on unused files.
 
     Args:
         keys: by column, the metadata keys that the configuration names.
@@ -58,14 +58,14 @@ def _unlisted_note(path: Path, files: Iterable[Path], rows: Iterable[Row], listi
     images = [file for file in files if file.suffix.lower() in suffixes()]
     root = path.resolve()
     images = [file for file in images if str(root / file.relative_to(path)) not in used]
-    images = [file for file in images if os.path.realpath(file) not in used]  # slower, therefore last: resolves links
+    images = [file for file in images if os.path.realpath(file) not in used]  # last, because resolving links is slow
     further = [file.relative_to(path) for file in files if file.name in NAMES and file not in listings]
     parts = []
     if images:
         verb = "image is" if len(images) == 1 else "images are"
         parts.append(f"{len(images)} {verb} not listed in {listings[0].name} and not used: {_some(images)}")
     if further:
-        parts.append(f"Not read beside {listings[0].name}: {', '.join(map(str, sorted(further)[:3]))}")
+        parts.append(f"Ignored in favor of {listings[0].name}: {', '.join(map(str, sorted(further)[:3]))}")
     return ". ".join(parts) + "." * bool(parts)
 
 
@@ -83,7 +83,7 @@ def _mirror(column: str, given: str, path: Path) -> Path:
 
 
 def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tuple[list[Row], dict[str, int]]:
-    """Return all images among the files below `path`, labelled by folder, and the number of other files by suffix."""
+    """Return all images among the files below `path`, labeled by folder, and the number of other files by suffix."""
     by_suffix: dict[str, list[Path]] = {}
     for file in walked:
         by_suffix.setdefault(file.suffix.lower(), []).append(file)
@@ -92,9 +92,9 @@ def _found(path: Path, walked: Iterable[Path], mirrors: Collection[Path]) -> tup
     places = [file.relative_to(path) for file in files]
     mirrored_inside = any(mirror.resolve().is_relative_to(path.resolve()) for mirror in mirrors)
     parents = [place.parent for place in (_without_common_folder(places) if mirrored_inside else places)]
-    labelled = any(parent.parts for parent in parents)
+    labeled = any(parent.parts for parent in parents)
     rows = [
-        Row(file, place, {"label": clean_text(parent.as_posix()) if labelled else None})
+        Row(file, place, {"label": clean_text(parent.as_posix()) if labeled else None})
         for file, place, parent in zip(files, places, parents, strict=True)
     ]
     return rows, unused

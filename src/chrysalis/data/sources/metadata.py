@@ -19,9 +19,9 @@ NAMES = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a folder: its file, its place relative to that folder, and what the metadata says about it.
+    """One image of a folder: its file, its path relative to that folder, and its metadata.
 
-    columns: by name, what Column.read returns, with the paths of images and of captions in files of their own.
+    columns: by name, what Column.read returns; a path where the value is in another file.
     """
 
     file: Path
@@ -29,14 +29,14 @@ class Row:
     columns: Mapping[str, Any]
 
     def with_text_file(self) -> "Row":
-        """Return the row with the .txt file beside its image, which need not exist, for a caption that it lacks."""
+        """Return the row, captioned by the .txt file beside its image if it has no caption; the file need not exist."""
         if self.columns.get("caption") is not None:
             return self
         return replace(self, columns={**self.columns, "caption": spelled(self.file.parent, f"{self.file.stem}.txt")})
 
 
 def settings(keys: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Return (configuration key, metadata key) of all that the configuration names."""
+    """Return (configuration key, metadata key) for each metadata key that the configuration names."""
     return [(COLUMNS[name].setting, key) for name, given in keys.items() for key in given]
 
 
@@ -54,8 +54,8 @@ def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> l
             raise UserError(f"{listing} line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError):  # the last two: link loops
             raise UserError(
-                f"{listing} line {number} is not an object with texts and a file_name inside the folder: fix or "
-                "remove it."
+                f"{listing} line {number} is not an object with text values and a file_name inside the folder: fix "
+                "or remove it."
             ) from None
         rows.append(replace(row, place=place / row.place))
         found |= dict.fromkeys(key for key, value in entry.items() if value is not None)
@@ -127,7 +127,7 @@ def _row(entry: dict, folder: Path, keys: Mapping[str, Sequence[str]], is_csv: b
 
 
 def _number(cell: str | None) -> float | str | None:
-    """Return a CSV cell as a number, with 1 for true and 0 for false, or unchanged if it is none."""
+    """Return a CSV cell as a number, with 1 for true and 0 for false, or unchanged if it is not one."""
     try:
         return None if cell is None else float({"true": 1, "false": 0}.get(cell.strip().lower(), cell))
     except ValueError:
@@ -135,7 +135,7 @@ def _number(cell: str | None) -> float | str | None:
 
 
 def spelled(folder: Path, name: str) -> Path:
-    """Return folder / name in the Unicode form in which it exists there, or unchanged if it exists in none."""
+    """Return folder / name in the Unicode form in which it exists there, or as given if it does not exist."""
     if name.isascii():
         return folder / name
     for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
@@ -149,5 +149,5 @@ def spelled(folder: Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=64)
-def _by_composed_name(folder: Path, changed: int) -> dict[str, str]:
+def _by_composed_name(folder: Path, mtime_ns: int) -> dict[str, str]:  # mtime_ns is part of the cache key
     return {composed(name): name for name in os.listdir(folder)}

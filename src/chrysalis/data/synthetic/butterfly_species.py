@@ -1,4 +1,4 @@
-"""The ten species of the drawn butterflies, modeled on living ones, in the order of their labels.
+"""The ten species of the drawn butterflies, modeled on real ones, in the order of their labels.
 
 Each has its name and traits, outlines of forewing and hind wing, the layers of both in painting order, and colorings.
 """

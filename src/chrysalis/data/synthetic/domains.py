@@ -8,7 +8,7 @@ from chrysalis.data.synthetic.backgrounds import PHRASES
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
 from chrysalis.data.synthetic.flowers import FLOWERS, Flower, draw_flower
 from chrysalis.data.synthetic.imaginary_insects import draw_imaginary_insect
-from chrysalis.data.synthetic.insect_kinds import KINDS
+from chrysalis.data.synthetic.insect_kinds import INSECT_KINDS
 from chrysalis.data.synthetic.moth_species import MOTHS
 from chrysalis.data.synthetic.plane import Plane
 from chrysalis.data.synthetic.species import draw_species
@@ -23,13 +23,13 @@ class DrawnImage:
 
     image: np.ndarray  # uint8 [H, W, 3]
     mask: np.ndarray  # uint8 [H, W], 255 on the subject
-    label: int  # number of the species in its domain
+    label: int  # index of the species in its domain
     caption: str
 
 
 def species_names(domain: str) -> list[str]:
     """Return the names of a domain's species, in the order of their labels."""
-    return [species.name for species in SPECIES.get(domain, KINDS)]
+    return [species.name for species in SPECIES.get(domain, INSECT_KINDS)]
 
 
 def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> DrawnImage:
@@ -48,6 +48,6 @@ def draw(domain: str, index: int, seed: int = 0, size: int = 64) -> DrawnImage:
             rgb, silhouette, word, background = draw_species(species, plane, rng)
             noun = f"{species.name}{' butterfly' * (domain == 'butterflies')} {species.traits}"
         caption = f"{'an' if word[0] in 'aeiou' else 'a'} {word} {noun}, {PHRASES[background]}"
-        rgb, silhouette = plane.settle(rgb), plane.settle(silhouette)
+        rgb, silhouette = plane.downsampled(rgb), plane.downsampled(silhouette)
     image = np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)
     return DrawnImage(image, (silhouette > 0.5).astype(np.uint8) * 255, label, caption)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from chrysalis.data.synthetic.camera import photographed
-from chrysalis.data.synthetic.insect_kinds import KINDS
+from chrysalis.data.synthetic.insect_kinds import INSECT_KINDS
 from chrysalis.data.synthetic.insect_palettes import oklch
 from chrysalis.data.synthetic.insect_parts import paint_body, paint_legs, paint_wings
 from chrysalis.data.synthetic.insect_poses import Pose, random_pose
@@ -30,9 +30,9 @@ class Canvas:
         self.cover[at] = self.cover[at] * (1 - cover) + cover
         self.shape[at] = np.maximum(self.shape[at], cover if shape is None else shape)
 
-    def settled(self) -> tuple[Array, Array, Array]:
+    def downsampled(self) -> tuple[Array, Array, Array]:
         """Return colors [size, size, 3], coverage and silhouette [size, size], averaged to pixels."""
-        return self.plane.settle(self.rgb), self.plane.settle(self.cover), self.plane.settle(self.shape)
+        return self.plane.downsampled(self.rgb), self.plane.downsampled(self.cover), self.plane.downsampled(self.shape)
 
 
 def lay_insect(canvas: Canvas, species: ImaginarySpecies, pose: Pose, light: Array, rng: Generator) -> None:
@@ -132,7 +132,7 @@ def draw_imaginary_insect(size: int, rng: Generator) -> tuple[Array, Array, int,
     canvas = Canvas(Plane.of_size(size))
     for pose in poses:
         lay_insect(canvas, species, pose, light, rng)
-    paint, cover, shape = canvas.settled()
+    paint, cover, shape = canvas.downsampled()
     rgb = _with_shadow(_set_apart(rgb, species.tone, cover), shape, light, above, rng)
     rgb = rgb * (1 - cover)[..., None] + paint
     # 4. foreground and camera
@@ -141,7 +141,7 @@ def draw_imaginary_insect(size: int, rng: Generator) -> tuple[Array, Array, int,
         green = oklch(rng.uniform(0.4, 0.75), 0.09, rng.uniform(100, 140))
         rgb = paint_blur(rgb, plane, corner, rng.uniform(0.25, 0.5), green)
     rgb = photographed(rgb, plane, light, rng)
-    return np.clip(rgb, 0, 1), shape, KINDS.index(species.kind), _caption(species, poses, phrase)
+    return np.clip(rgb, 0, 1), shape, INSECT_KINDS.index(species.kind), _caption(species, poses, phrase)
 
 
 def _caption(species: ImaginarySpecies, poses: list[Pose], phrase: str) -> str:

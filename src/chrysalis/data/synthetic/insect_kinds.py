@@ -12,12 +12,12 @@ WingRanges = tuple[tuple[float, ...], Range, Range]  # mean radii, angles of the
 
 
 @dataclass(frozen=True)
-class Kind:
+class InsectKind:
     """Common properties of the species of a kind. Pairs of numbers are ranges to choose from; angles in degrees."""
 
     name: str
-    chance: float  # of all insects
-    style: str  # of the wing pattern: scaled | dusty | clear
+    chance: float  # probability among all insects
+    style: str  # wing pattern: scaled | dusty | clear
     fore: WingRanges
     hind: WingRanges
     girth: Range = (0.034, 0.052)
@@ -33,30 +33,30 @@ class Kind:
     size: Range = (0.84, 1.0)
 
 
-KINDS = (
-    Kind("broad-winged", 0.33, "scaled", ((0.82, 0.99, 0.88, 0.79, 0.74, 0.7, 0.6), (42, 60), (-24, -10)),
+INSECT_KINDS = (
+    InsectKind("broad-winged", 0.33, "scaled", ((0.82, 0.99, 0.88, 0.79, 0.74, 0.7, 0.6), (42, 60), (-24, -10)),
          ((0.54, 0.69, 0.74, 0.75, 0.73, 0.68, 0.5), (14, 28), (-96, -80)),
          scallops=0.4),
-    Kind("tailed", 0.12, "scaled", ((0.84, 1.0, 0.9, 0.8, 0.73, 0.68, 0.56), (44, 58), (-22, -10)),
+    InsectKind("tailed", 0.12, "scaled", ((0.84, 1.0, 0.9, 0.8, 0.73, 0.68, 0.56), (44, 58), (-22, -10)),
          ((0.5, 0.62, 0.66, 0.7, 0.7, 0.62, 0.46), (12, 24), (-94, -82)),
          tail=1.0, scallops=0.5, size=(0.8, 0.92)),
-    Kind("long-winged", 0.12, "scaled", ((0.9, 1.07, 1.02, 0.86, 0.68, 0.52), (28, 44), (-18, -6)),
+    InsectKind("long-winged", 0.12, "scaled", ((0.9, 1.07, 1.02, 0.86, 0.68, 0.52), (28, 44), (-18, -6)),
          ((0.62, 0.7, 0.66, 0.58, 0.5, 0.42), (10, 22), (-84, -66)),
          girth=(0.03, 0.042), abdomen=(0.26, 0.36), scallops=0.1, size=(0.84, 0.96)),
-    Kind("leaf-winged", 0.12, "dusty", ((0.78, 1.02, 0.8, 0.78, 0.72, 0.76, 0.6), (44, 58), (-20, -8)),
+    InsectKind("leaf-winged", 0.12, "dusty", ((0.78, 1.02, 0.8, 0.78, 0.72, 0.76, 0.6), (44, 58), (-20, -8)),
          ((0.56, 0.72, 0.68, 0.76, 0.72, 0.74, 0.48), (18, 28), (-94, -80)),
          arch=(0.12, 0.3), irregularity=0.1, scallops=0.7, tail=0.3),
-    Kind("furry", 0.13, "dusty", ((0.84, 0.98, 0.9, 0.78, 0.7, 0.64, 0.52), (20, 44), (-34, -16)),
+    InsectKind("furry", 0.13, "dusty", ((0.84, 0.98, 0.9, 0.78, 0.7, 0.64, 0.52), (20, 44), (-34, -16)),
          ((0.5, 0.62, 0.66, 0.68, 0.66, 0.6, 0.46), (0, 18), (-92, -72)),
          (0.055, 0.085), (0.22, 0.32), (0.5, 1.0), ("feathered", "thread"), eyes=0.35, legs=True),
-    Kind("clear-winged", 0.06, "clear", ((0.86, 1.02, 0.94, 0.8, 0.66, 0.52), (20, 44), (-20, -6)),
+    InsectKind("clear-winged", 0.06, "clear", ((0.86, 1.02, 0.94, 0.8, 0.66, 0.52), (20, 44), (-20, -6)),
          ((0.6, 0.7, 0.68, 0.62, 0.54, 0.44), (8, 20), (-84, -64)),
          (0.03, 0.05), (0.26, 0.4), (0.0, 0.2), ("thread", "clubbed"), legs=True),
-    Kind("slender", 0.06, "clear", ((0.84, 1.0, 1.04, 0.96, 0.8, 0.6), (10, 24), (-10, -1)),
+    InsectKind("slender", 0.06, "clear", ((0.84, 1.0, 1.04, 0.96, 0.8, 0.6), (10, 24), (-10, -1)),
          ((0.84, 0.96, 0.98, 0.92, 0.78, 0.56), (-6, 4), (-30, -18)),
          (0.03, 0.045), (0.62, 0.85), (0.0, 0.1), ("bristle",), (0.0, 0.05), 0.03, 0.0,
          eyes=1.05, legs=True, size=(0.84, 0.98)),
-    Kind("stout", 0.06, "clear", ((0.8, 0.98, 0.98, 0.86, 0.66, 0.5), (6, 34), (-26, -10)),
+    InsectKind("stout", 0.06, "clear", ((0.8, 0.98, 0.98, 0.86, 0.66, 0.5), (6, 34), (-26, -10)),
          ((0.5, 0.58, 0.56, 0.5, 0.42, 0.36), (-12, 8), (-70, -46)),
          (0.12, 0.19), (0.3, 0.45), (0.1, 1.0), ("thread",), (0.0, 0.1),
          scallops=0.0, eyes=0.5, legs=True, size=(0.9, 1.15)),
@@ -80,7 +80,7 @@ class Anatomy:
     legs: bool
 
 
-def _outline(kind: Kind, hind: bool, rng: Generator) -> Outline:
+def _outline(kind: InsectKind, hind: bool, rng: Generator) -> Outline:
     template, leading, trailing = kind.hind if hind else kind.fore
     wobble = 1 + kind.irregularity * rng.standard_normal(len(template))
     place = np.linspace(0, 1, len(template))
@@ -96,7 +96,7 @@ def _outline(kind: Kind, hind: bool, rng: Generator) -> Outline:
     return Outline(rng.uniform(*leading), rng.uniform(*trailing), tuple(radii.tolist()), root, arch, scallops, tail)
 
 
-def random_anatomy(kind: Kind, rng: Generator) -> Anatomy:
+def random_anatomy(kind: InsectKind, rng: Generator) -> Anatomy:
     """Choose the shapes of a species of this kind."""
     antennae = kind.antennae[rng.integers(len(kind.antennae))]
     reach = {"clubbed": 0.38, "feathered": 0.27, "thread": 0.42, "bristle": 0.09}[antennae] * rng.uniform(0.75, 1.2)

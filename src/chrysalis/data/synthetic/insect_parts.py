@@ -20,7 +20,7 @@ Part = tuple[Array, ...]
 def paint_wings(
     species: ImaginarySpecies, hind: bool, pose: Pose, light: Array, plane: Plane, rng: Generator
 ) -> tuple[Part, Part]:
-    """Paint the left and the right wing of a pair, flat plates in space; the pattern of both is computed at once."""
+    """Paint the left and the right wing of a pair, as flat plates in space; both patterns are computed at once."""
     # 1. samples on either wing
     anatomy, pattern, swing = species.anatomy, species.pattern, pose.swing * (0.6 if hind else 1.0)
     outline, layers = (anatomy.hind, pattern.hind) if hind else (anatomy.fore, pattern.fore)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from chrysalis.data.synthetic.butterfly_species import BUTTERFLIES
-from chrysalis.data.synthetic.insect_kinds import KINDS, Anatomy, Kind, random_anatomy
+from chrysalis.data.synthetic.insect_kinds import INSECT_KINDS, Anatomy, InsectKind, random_anatomy
 from chrysalis.data.synthetic.insect_palettes import Palette, random_palette
 from chrysalis.data.synthetic.insect_patterns import RandomPattern
 from chrysalis.data.synthetic.plane import Array, color
@@ -26,7 +26,7 @@ V = np.linspace(0.06, 0.94, 8, dtype=np.float32)
 class ImaginarySpecies:
     """A random species: its kind, colors, wing pattern and anatomy."""
 
-    kind: Kind
+    kind: InsectKind
     palette: Palette
     pattern: RandomPattern
     anatomy: Anatomy
@@ -35,12 +35,12 @@ class ImaginarySpecies:
 
 def random_species(rng: Generator) -> ImaginarySpecies:
     """Return a random species that resembles no drawn butterfly."""
-    kind = KINDS[rng.choice(len(KINDS), p=[kind.chance for kind in KINDS])]
+    kind = INSECT_KINDS[rng.choice(len(INSECT_KINDS), p=[kind.chance for kind in INSECT_KINDS])]
     while True:
         palette, anatomy = random_palette(rng), random_anatomy(kind, rng)
         pattern = RandomPattern(kind.style, palette, rng)
         look = appearance([(anatomy.fore, pattern.fore), (anatomy.hind, pattern.hind)], palette.colors)
-        if distances(look, butterfly_appearances()[0]).min() >= gap():
+        if distances(look, butterfly_appearances()[0]).min() >= least_butterfly_distance():
             tone = look[: len(look) // 2].reshape(-1, 3).mean(axis=0)
             return ImaginarySpecies(kind, palette, pattern, anatomy, tone)
 
@@ -87,7 +87,7 @@ def distances(one: Array, others: Array) -> Array:
 
 
 @lru_cache(maxsize=1)
-def gap() -> float:
+def least_butterfly_distance() -> float:
     """Return the distance between the two most similar drawn butterflies of different species."""
     found, labels = butterfly_appearances()
     between = distances(found[:, None], found)

@@ -1,4 +1,4 @@
-"""The six species of the drawn moths, modeled on living ones, in the order of their labels; see butterfly_species."""
+"""The six species of the drawn moths, modeled on real ones, in the order of their labels; see butterfly_species."""
 
 from functools import partial
 

@@ -28,8 +28,8 @@ class Plane:
         x, y = np.meshgrid(line, line)
         return cls(x, y, 2 / size)
 
-    def settle(self, values: Array) -> Array:
-        """Average the super-samples of a [S, S] or [S, S, C] image down to final pixels."""
+    def downsampled(self, values: Array) -> Array:
+        """Average the samples of a [S, S] or [S, S, C] image to final pixels."""
         size = round(2 / self.pixel)
         return values.reshape(size, SAMPLES, size, SAMPLES, *values.shape[2:]).mean(axis=(1, 3))
 
@@ -67,7 +67,7 @@ def mixed(low: Array, high: Array, along: Array) -> Array:
     return low + (high - low) * np.clip(along, 0, 1)[..., None]
 
 
-def through(knots: Sequence[float], z: Array | np.floating) -> Array:
+def catmull_rom(knots: Sequence[float], z: Array | np.floating) -> Array:
     """Evaluate a Catmull-Rom curve through equally spaced `knots` [K] at z in [0, 1]."""
     points = np.asarray(knots, dtype=np.float32)
     padded = np.concatenate([[2 * points[0] - points[1]], points, [2 * points[-1] - points[-2]]]).astype(np.float32)

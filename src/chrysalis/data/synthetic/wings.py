@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from chrysalis.data.synthetic.plane import Array, over, through
+from chrysalis.data.synthetic.plane import Array, catmull_rom, over
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outline:
 
     def radius(self, v: Array | np.floating) -> Array:
         """Return the distance of the margin from the root at v."""
-        radius = through(self.radii, v)
+        radius = catmull_rom(self.radii, v)
         if self.scallops[0]:
             radius = radius * (1 - self.scallops[1] * np.abs(np.sin(np.pi * self.scallops[0] * np.clip(v, 0, 1))))
         if self.tail[1]:
@@ -41,7 +41,7 @@ class Outline:
 
 
 class Wing:
-    """Sample points x, y [...] on the plane of a wing, and what its layers need to know of them.
+    """Sample points x, y [...] on the plane of a wing, and the attributes of a wing that its layers use.
 
     Attributes:
         dx, dy: offset from the root, with dy upwards.
@@ -52,8 +52,8 @@ class Wing:
         pixel: width of a pixel of the image.
         palette: colors [3] by name.
         opacity: below 1 the background shows through.
-        texture, grain, facing: coarse and fine noise, and how far the wing faces the light (0 to 1). Whoever paints
-            layers that use them sets them first.
+        texture, grain, facing: coarse and fine noise, and how far the wing faces the light (0 to 1). They are set
+            before layers that use them are painted.
     """
 
     opacity: Array | float = 1.0
