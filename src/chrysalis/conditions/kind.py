@@ -17,7 +17,7 @@ KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind enters it
 
 
 class Kind(Generic[P]):
-    """A kind of condition, and a leaf of conf/condition."""
+    """A kind of condition, and an option of conf/condition."""
 
     name: ClassVar[str]  # of the condition, and its key of sample.py
     column: ClassVar[str]  # the Batch field of its values

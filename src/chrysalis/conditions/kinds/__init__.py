@@ -22,7 +22,7 @@ def kinds_of(conditioner: Conditioner | None) -> dict[str, Kind]:
 def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, Kind], data: Any) -> Conditioner | None:
     """The conditioner to train: that of the loaded model, or a new one attached to an unconditional UNet in place.
 
-    unet, known: of the loaded model. kinds: the leaves of conf/condition, by name. data: the data module; its labels
+    unet, known: of the loaded model. kinds: the options of conf/condition, by name. data: the data module; its labels
     become numbered as the conditioner's. Raises UserError if the data lacks what a kind needs, or a kind does not fit
     the loaded model.
     """

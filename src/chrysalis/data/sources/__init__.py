@@ -1,1 +1,1 @@
-"""One file per kind of data source, each with the function that a leaf of conf/data names."""
+"""One file per kind of data source, each with the function that an option of conf/data names."""
