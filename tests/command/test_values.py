@@ -48,7 +48,7 @@ TRAIN = {
     "+trainer.val_check_interval=2": "trainer.val_check_interval is not used here: callbacks.validation.every_n",
     "+trainer.num_sanity_val_steps=0": "trainer.num_sanity_val_steps is not used here: callbacks.validation measures",
     "+trainer.nonsense=1": "trainer.nonsense is not a setting of chrysalis.training.trainer.make_trainer: it has",
-    "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of texts",
+    "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of strings",
     "name=a/b": "name=a/b cannot be a folder's name",
     "name=..": "name=.. cannot be a folder's name",
     "name=": "name= cannot be a folder's name",

@@ -234,7 +234,7 @@ def test_a_step_that_does_not_fit_in_memory(plan):
     cost = memory_estimate.Cost(fixed=0, per_image=10**9)
     assert table.advice(run, None, cost, free=10 * 10**9) == []
     (text,) = table.advice(run, None, cost, free=5 * 10**9)
-    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in text
+    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 fits" in text
     assert "data.batch_size=auto data.effective_batch=16" in text
     assert "data.image_size" in table.advice(run, None, cost, free=5 * 10**8)[0]
     run.resumed = True

@@ -124,7 +124,7 @@ class TrainingModule(LightningModule):
         self.microbatching.window.clear()
 
     def optimizer_zero_grad(self, *args, **kwargs) -> None:
-        """Do nothing: Lightning calls this before its backward pass, after that of a micro-batch in parts."""
+        """Do nothing: Lightning calls this after training_step, which may have run the backward pass already."""
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = self.microbatching.parts
