@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-HEART := tests/diffusion tests/test_denoiser.py tests/sampling/test_stock_loops.py \
+CORE := tests/diffusion tests/test_denoiser.py tests/sampling/test_stock_loops.py \
 	tests/test_train.py::test_two_of_four_are_one_of_eight tests/test_train.py::test_what_a_run_leaves_behind
 
 .DEFAULT_GOAL := help
@@ -23,34 +23,34 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c requirements.lock
 	@touch $(READY)
 
-train: setup  ## fine-tune the bundled moth model on the drawn butterflies (minutes on two cores)
+train: setup  ## fine-tune the bundled moth model on synthetic butterflies (minutes on two cores)
 	@$(BIN)/python train.py
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-quick: setup  ## run the tests of the heart: noise, denoiser, sampling beside stock diffusers, a tiny training
-	$(BIN)/python -m pytest -n 0 $(HEART)
+quick: setup  ## run the core tests: noise, denoiser, sampling compared with stock diffusers, a tiny training
+	$(BIN)/python -m pytest -n 0 $(CORE)
 
-prove: setup  ## train experiments whole and look at what they draw; compile (an hour on two cores)
+prove: setup  ## train whole experiments and check their samples; compile (an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -m proof
 
-torture: setup  ## interrupt, kill and mislead it a few thousand times (a quarter of an hour on two cores)
+torture: setup  ## interrupt, kill and feed it bad inputs a few thousand times (a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -s -o norecursedirs=.git tests/torture
 
-bench: setup  ## time it on this CPU beside a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)
+bench: setup  ## time it on this CPU against a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)
 	$(BIN)/python -m benchmarks.speed
 
 gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)
 	$(BIN)/python -m benchmarks.gpu
 
-lint: setup  ## check style, formatting, spelling, who imports whom, and types
+lint: setup  ## check style, formatting, spelling, imports between packages, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	PYTHONPATH=src $(BIN)/lint-imports --no-logo
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --output-format=min-text
 
-format: setup  ## mend style and formatting
+format: setup  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -30,15 +30,15 @@ def train(cfg) -> None:
     # 2. The model becomes a denoiser of the data
     data, model = instantiate(cfg.data), instantiate(cfg.model)
     note = model.fit_to_size(data.size)
-    kinds = {name: instantiate(leaf) for name, leaf in recipes.terms(cfg.condition).items()}
+    kinds = {name: instantiate(node) for name, node in recipes.terms(cfg.condition).items()}
     objective, adapter = instantiate(cfg.objective)(model.prediction), instantiate(cfg.adapter)
     loss = {"weighting": instantiate(cfg.weighting), "noise_offset": cfg.noise_offset}
     denoiser = build_denoiser(model, data, objective, kinds, adapter, dropout=cfg.condition.dropout, **loss)
     # 3. What trains it: optimizer, callbacks, trainer
     optimizer, lr_schedule = instantiate(cfg.optimizer), instantiate(cfg.lr_schedule)
     module = TrainingModule(denoiser, optimizer, lr_schedule, cfg.condition.lr_multiplier)
-    leaves = [*([cfg.profiling] if cfg.profile else []), *cfg.callbacks.values()]
-    trainer = instantiate(cfg.trainer)(callbacks=[*map(instantiate, leaves)], logger=instantiate(cfg.logger))
+    nodes = [*([cfg.profiling] if cfg.profile else []), *cfg.callbacks.values()]
+    trainer = instantiate(cfg.trainer)(callbacks=[*map(instantiate, nodes)], logger=instantiate(cfg.logger))
     # 4. What depends on the machine: memory layout, micro-batches, how much is measured
     hardware.tune(denoiser.unet, trainer.strategy.root_device.type, trainer.precision, cfg.channels_last)
     batch_size.fit_batch(data, module, trainer)

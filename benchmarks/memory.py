@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location
-from chrysalis.system.hardware import normalise_as_given
+from chrysalis.system.hardware import normalize_in_input_dtype
 from chrysalis.training import memory_estimate
 
 GIGABYTES = (6, 12, 24, 80)
@@ -52,7 +52,7 @@ def main() -> None:
     print("|" + " --- |" * (len(GIGABYTES) + 4))
     for name, denoiser, pixels in denoisers():
         unet = denoiser.unet
-        normalise_as_given(unet)  # as training does on a GPU
+        normalize_in_input_dtype(unet)  # as training does on a GPU
         for settings, (precision, checkpointing, optimizer) in SETTINGS.items():
             unet.enable_gradient_checkpointing() if checkpointing else unet.disable_gradient_checkpointing()
             how = {"precision": precision, "optimizer_bytes_per_weight": optimizer}

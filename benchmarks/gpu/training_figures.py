@@ -21,7 +21,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import choose
 from chrysalis.models import folder
 from chrysalis.system import hardware, memory
-from chrysalis.system.hardware import normalise_as_given
+from chrysalis.system.hardware import normalize_in_input_dtype
 from chrysalis.training import memory_estimate
 
 
@@ -107,7 +107,7 @@ def _cost(bench: Bench, precision: str) -> memory_estimate.Cost:
     model = folder.load(bench.large_folder)
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction))
     if bench.on_gpu and precision == "bf16-mixed":
-        normalise_as_given(model.unet)  # as training does
+        normalize_in_input_dtype(model.unet)  # as training does
     size = (bench.sizes.large_pixels,) * 2
     return memory_estimate.cost(denoiser, size, precision=hardware.AUTOCAST[precision], on=bench.device.type)
 

@@ -141,7 +141,7 @@ def test_a_mistake_in_a_file_names_file_and_line(run, tmp_path, capfd, mistake):
         ("plugins=~nobody-here/a.py", "plugins=~nobody-here/a.py cannot be a path: Could not determine home"),
         ("plugins=os", "plugins=os is part of Python: name a package or a .py file of your own."),
         ("plugins=torch.py", "plugins=torch.py has the name of another module, torch: rename the file."),
-        ("plugins=[3]", "plugins=[3] must be a text or a list of texts; the default is []."),
+        ("plugins=[3]", "plugins=[3] must be a string or a list of strings; the default is []."),
         ("plugins=null", "plugins=null must be"),
     ],
 )

@@ -23,7 +23,7 @@ TRAIN = {
     "data.n=2.5": "data.n=2.5 must be a whole number from 2 to 100000000; the default is 1000.",
     "data.n=true": "data.n=true must be a whole number",
     "data.n=1000000000": "data.n=1000000000 must be a whole number from 2 to 100000000; the default is 1000.",
-    "data.domain=7": "data.domain=7 must be a text",
+    "data.domain=7": "data.domain=7 must be a string",
     "callbacks.clock.warmup_steps=x": "callbacks.clock.warmup_steps=x must be a whole number from 0 to 2147483647;",
     "callbacks.samples.n=1000000000": "callbacks.samples.n=1000000000 must be a whole number from 1 to 1000;",
     "callbacks.ema=3": "callbacks.ema=3 cannot be used",
@@ -35,7 +35,7 @@ TRAIN = {
     "preflight=x": "preflight=x must be true or false or only; the default is true.",
     "on_nonfinite=go": "on_nonfinite=go must be stop or skip; the default is stop.",
     "seed=1.5": "seed=1.5 must be a whole number from 0 to 4294967295; the default is 0.",
-    "resume=5": "resume=5 must be true or false, a text or null",
+    "resume=5": "resume=5 must be true or false, a string or null",
     "condition.dropout=2": "condition.dropout=2 must be a number from 0 to 1; the default is 0.1.",
     "condition.lr_multiplier=x": "condition.lr_multiplier=x must be a number above 0; the default is 5.0.",
     "lr_schedule.kind=step": "lr_schedule.kind=step must be constant, cosine or linear; the default is cosine.",
@@ -48,7 +48,7 @@ TRAIN = {
     "+trainer.val_check_interval=2": "trainer.val_check_interval is not used here: callbacks.validation.every_n",
     "+trainer.num_sanity_val_steps=0": "trainer.num_sanity_val_steps is not used here: callbacks.validation measures",
     "+trainer.nonsense=1": "trainer.nonsense is not a setting of chrysalis.training.trainer.make_trainer: it has",
-    "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of texts",
+    "data.vector_columns=[1]": "data.vector_columns=[1] must be a list of strings",
     "name=a/b": "name=a/b cannot be a folder's name",
     "name=..": "name=.. cannot be a folder's name",
     "name=": "name= cannot be a folder's name",
@@ -75,7 +75,7 @@ SAMPLE = {
     "trainer.devices=[0]": "trainer.devices=[0] must be a whole number from -1 to 1024 or auto; the default is 1.",
     "scheduler._target_=builtins.eval": "scheduler._target_=builtins.eval cannot be used",
     "guidance=null": "guidance",
-    "only=3": "only=3 must be a text or null",
+    "only=3": "only=3 must be a string or null",
 }
 RANGES = {
     "train": [

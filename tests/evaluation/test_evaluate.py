@@ -197,7 +197,7 @@ def test_one_validation_image_has_no_standard_error(run, tmp_path):
 def test_when_it_evaluates(total, n, every, due):
     """auto: 4 % of the forward passes of training with 16 images a step, of 10 passes a sample."""
     callback = SampleEvaluation("run", lambda: None, n=n, every_n_train_steps=every)
-    when = callback.plan(total, 16)
+    when = callback.make_schedule(total, 16)
     steps = [step for step in range(total + 1) if when.is_due(step)]
     assert steps == due
     assert when.count(total) == len(due)
@@ -205,7 +205,7 @@ def test_when_it_evaluates(total, n, every, due):
 
 
 def test_an_endless_run_is_evaluated_at_regular_steps():
-    when = SampleEvaluation("run", lambda: None).plan(None, 16)
+    when = SampleEvaluation("run", lambda: None).make_schedule(None, 16)
     due = [step for step in range(10 * when.every) if when.is_due(step)]
     assert due == list(range(0, 10 * when.every, when.every))
     assert Schedule(0).is_due(0) is False

@@ -114,7 +114,7 @@ def test_runs_from_different_base_models_are_compared_by_their_losses(tmp_path):
             }
             row |= {"ema_minus_base": gained, "raw_minus_base": gained}
         histories[name] = {"validation": rows, "timesteps": [250, 750], "evaluation": [], "training": []}
-    best, colours = dict.fromkeys(histories, 9), dict(zip(histories, plots.COLOURS, strict=False))
+    best, colours = dict.fromkeys(histories, 9), dict(zip(histories, plots.COLORS, strict=False))
     apart = plots.report_figures(histories, best, colours)
     alone = plots.report_figures({"near": histories["near"]}, best, colours)
     for ours, theirs in zip(apart[:2], alone[:2], strict=True):

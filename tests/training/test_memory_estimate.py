@@ -17,7 +17,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
 from chrysalis.models import folder, location, scratch
 from chrysalis.system import hardware, memory
-from chrysalis.system.hardware import normalise_as_given
+from chrysalis.system.hardware import normalize_in_input_dtype
 from chrysalis.training import memory_estimate
 from chrysalis.training.optimization import AdamW8bit, adamw, levels
 
@@ -329,7 +329,7 @@ def test_group_norm_as_given_is_group_norm_in_its_own_precision(kind):
     plain = torch.nn.GroupNorm(4, 16)
     torch.nn.init.normal_(plain.weight), torch.nn.init.normal_(plain.bias)
     ours = copy.deepcopy(plain)
-    normalise_as_given(ours)
+    normalize_in_input_dtype(ours)
     x = torch.randn(3, 16, 8, 8, dtype=kind, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = ours(x)

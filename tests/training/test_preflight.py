@@ -88,7 +88,7 @@ def test_a_run_is_the_same_to_the_bit_without_it(run, tmp_path, model_folder, ca
         "trainer.precision=32-true",
     ]
     assert run("train", *same, "name=with") == 0
-    assert "hardly better than predicting nothing" in " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert "hardly better than predicting zeros" in " ".join(capfd.readouterr().err.replace("│", " ").split())
     assert run("train", *same, "name=without", "preflight=false") == 0
     assert "What this run will do" not in capfd.readouterr().err
     a, b = weights(tmp_path / "runs" / "with"), weights(tmp_path / "runs" / "without")
@@ -234,7 +234,7 @@ def test_a_step_that_does_not_fit_in_memory(plan):
     cost = memory_estimate.Cost(fixed=0, per_image=10**9)
     assert table.advice(run, None, cost, free=10 * 10**9) == []
     (text,) = table.advice(run, None, cost, free=5 * 10**9)
-    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 does" in text
+    assert "data.batch_size=4 trainer.accumulate_grad_batches=4 fits" in text
     assert "data.batch_size=auto data.effective_batch=16" in text
     assert "data.image_size" in table.advice(run, None, cost, free=5 * 10**8)[0]
     run.resumed = True

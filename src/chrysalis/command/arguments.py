@@ -113,7 +113,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def set_changes_aside(arguments: list[str]) -> list[str]:
-    """Keep the overrides beside resume=RUN from Hydra: they change the recorded configuration, see runs.py.
+    """Keep the overrides beside resume=RUN from Hydra: they change the recorded one, see start_or_resume.py.
 
     Under SLURM a job that was queued again resumes its run.
     """

@@ -1,4 +1,4 @@
-"""Exceptions as one or two sentences that say what to do."""
+"""Turn exceptions into one or two sentences that say what to do."""
 
 import difflib
 import errno
@@ -114,10 +114,10 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     why = first_line(error.__cause__ or error)
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
         group, _, rest = key.partition(".")
-        leaf = rest.split(".")[0]
+        option = rest.split(".")[0]
         known = [k for k, _ in walk(as_dict(composed(config_name), resolve=False)) if not re.search(r"\[|\._", k)]
-        if (CONF / group / f"{leaf}.yaml").is_file() and f"{group}.{leaf}" not in known:
-            return f"{key} needs {group}={leaf}: add it to the command."
+        if (CONF / group / f"{option}.yaml").is_file() and f"{group}.{option}" not in known:
+            return f"{key} needs {group}={option}: add it to the command."
         if options := _options_with(CONF / group, rest):
             return f"{key} needs {' or '.join(f'{group}={each}' for each in options)}: add it to the command."
         near = _nearest(key, known)
@@ -137,7 +137,7 @@ def _options_with(group: Path, key: str) -> list[str]:
 
 
 def _nearest(key: str, known: list[str]) -> str | None:
-    """The known key most like this one: of the same last part, else of a similar spelling, else of a similar end."""
+    """The known key most like this one: with the same last part, else a similar spelling, else a similar last part."""
     by_end = {k.split(".")[-1]: k for k in known}
     end = key.split(".")[-1]
     same_end = difflib.get_close_matches(key, [k for k in known if k.split(".")[-1] == end], 1, 0)

@@ -1,4 +1,4 @@
-"""Programs from functions of a configuration: `python train.py key=value ...`, -m for sweeps, --help, --version."""
+"""Turn functions of a configuration into programs: `train.py key=value ...`, -m for sweeps, --help, --version."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ from chrysalis.command.errors import CONF, sentence
 from chrysalis.command.quick_start import keep_compiled
 from chrysalis.command.values import require_name
 from chrysalis.system.files import claimed, remove_if_empty
-from chrysalis.system.signals import ending_orderly
+from chrysalis.system.signals import exiting_cleanly
 from chrysalis.system.terminal import console, end_stages, is_main_process
 
 _typed: list[str] = []
@@ -49,12 +49,12 @@ def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
     job = functools.update_wrapper(functools.partial(_job, task, config_name), task)
     try:
         sys.argv[1:] = _prepared(["--help"] if _typed == ["help"] else _typed, config_name)
-        with ending_orderly():  # while it trains, train.py handles signals in training/callbacks/stopping.py
+        with exiting_cleanly():  # while it trains, train.py handles signals in training/callbacks/stopping.py
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt:
         sweep.codes.append(INTERRUPTED)
     except Exception as error:
-        sweep.forget()
+        sweep.delete_unstarted()
         _show(error, config_name)
     if code := _exit_code():
         sys.exit(code)
@@ -110,7 +110,7 @@ def _show(error: Exception, config_name: str) -> int:
 
 
 def _recalled(arguments: list[str]) -> list[str]:
-    """With from=IMAGE, the arguments that generated the image, before those typed.
+    """Replace from=IMAGE by the overrides that generated the image, before those typed.
 
     scheduler=CLASS, any class of diffusers or several in a sweep, becomes an option of conf/scheduler and its key.
     """

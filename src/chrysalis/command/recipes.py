@@ -38,7 +38,7 @@ _recalled: dict[str, Any] = {}  # the record of the image that from=... names
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """With from=IMAGE.png among them: the overrides that it was generated with, below those that were typed now."""
+    """Replace from=IMAGE.png by the overrides that generated the image, before those typed now, which win."""
     _recalled.clear()
     path = value_of([a for a in arguments if a.startswith("from=")][-1])
     if not path:
@@ -72,9 +72,9 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     group, _, rest = key.partition(".")
     if group == "guidance" and rest and group in values:
         choices = re.findall(r"\[([^\]]*)\]", values[group]) or values[group].split(",")  # several in a sweep
-        leaves = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
+        options = set.intersection(*(set(re.findall(r"\w+", choice)) for choice in choices))
         brought = {"custom": ["function"], "cfg": ["scale", "negative"]}  # keys of an option outside its own node
-        kept = {"recurrence", *leaves, *(also for leaf in leaves for also in brought.get(leaf, []))}
+        kept = {"recurrence", *options, *(also for option in options for also in brought.get(option, []))}
         return key in values or rest.split(".")[0] not in kept
     return key in values or (group in ("scheduler", "task") and group in values)
 
@@ -87,9 +87,9 @@ def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     """
     settings: Any = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
     settings["model"]["pretrained"] = pretrained
-    for leaf in (settings["guidance"].get("domain"), settings["task"]):
-        if leaf and "base" in leaf:
-            leaf["base"] = leaf["base"] or location.base_of(str(location.locate(pretrained)))
+    for node in (settings["guidance"].get("domain"), settings["task"]):
+        if node and "base" in node:
+            node["base"] = node["base"] or location.base_of(str(location.locate(pretrained)))
     overrides = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o.lstrip("+~"))[0] not in NO_EFFECT]
     if not any(o.startswith("model.pretrained=") for o in overrides):
         overrides.append(f"model.pretrained={quoted(pretrained)}")
@@ -116,14 +116,14 @@ def _warn_of_changes(now: SamplingRecord) -> None:
     _recalled.clear()
 
 
-def built(leaf: DictConfig, model: Model) -> Any:
+def built(node: DictConfig, model: Model) -> Any:
     """Instantiate a task or a guidance term; one that needs the model is a partial call in the configuration."""
-    made = instantiate(leaf)
+    made = instantiate(node)
     return made(model) if isinstance(made, functools.partial) else made
 
 
 def chosen_model(cfg: DictConfig) -> str:
-    """model.pretrained, else the newest run's pipeline, else the bundled model, which is then said."""
+    """model.pretrained; else the newest run's pipeline or the bundled model, with a message that names it."""
     if cfg.model.pretrained:
         return cfg.model.pretrained
     newest = location.newest_pipeline()

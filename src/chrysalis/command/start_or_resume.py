@@ -1,4 +1,4 @@
-"""A run is one folder: starting it, resuming it with the changes that are allowed, recording its configuration."""
+"""Start a run in its folder, resume it with the changes that are allowed, and record its configuration."""
 
 import difflib
 import re
@@ -20,7 +20,7 @@ from chrysalis.system.files import read_mapping, shown, write_text
 from chrysalis.system.records import leaves
 from chrysalis.system.terminal import is_main_process, say
 
-# Keys that may change; any other would change what the run has trained on so far
+# Keys that may change when a run is resumed; any other would contradict its training so far
 CHANGEABLE = re.compile(
     r"trainer\.(max_steps|max_epochs|max_time|devices|num_nodes|strategy|accelerator|precision|log_every_n_steps"
     r"|deterministic|benchmark|profiler|detect_anomaly)|callbacks\.\w+\.every_n_train_steps|callbacks\.(progress\.lines|checkpoint\.keep)"
@@ -83,7 +83,7 @@ def chosen(cfg: DictConfig, keys: Iterable[str]) -> set[str]:
 
 
 def nothing_to_do(cfg: DictConfig, folder: Path) -> str | None:
-    """A message if a run has trained for the configured steps and its export is complete and up to date, else None."""
+    """Return a message if a run has trained for the configured steps and its export is up to date, else None."""
     files = ["history.json", "before_after.png", "pipeline/model_index.json"]
     files += ["report.html", "loss.png"] if cfg.export.report else []
     if cfg.preflight == "only" or not all((folder / name).is_file() for name in files):
@@ -147,7 +147,7 @@ def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
         _change_to(run, cfg, folder)
     else:
         _change(run, folder)
-    _keep_joint_batch(run, before)
+    _keep_global_batch(run, before)
     # 3. The run folder, which may have been moved or copied
     for key in leaves(as_dict(run, resolve=False)):
         if key.split(".")[-1] == "run_dir":
@@ -204,17 +204,17 @@ def _processes(cfg: DictConfig) -> int | None:
     return devices * nodes if isinstance(devices, int) and devices > 0 else None
 
 
-def _keep_joint_batch(run: DictConfig, before: int | None) -> None:
-    """Divide the joint micro-batch among another number of processes, so that training continues exactly."""
+def _keep_global_batch(run: DictConfig, before: int | None) -> None:
+    """Divide the global micro-batch among another number of processes, so that training continues exactly."""
     now = _processes(run)
     if now is None or before is None or now == before:
         return
-    joint = run.data.batch_size * before
-    if joint % now:
+    images = run.data.batch_size * before
+    if images % now:
         raise UserError(
-            f"trainer.devices={now} cannot share the {joint} images of a micro-batch equally: use a divisor of {joint}."
+            f"trainer.devices={now} cannot share a micro-batch's {images} images equally: use a divisor of {images}."
         )
     if run.get(ORIGINAL) is None:
         run[ORIGINAL] = run.data.batch_size
-    run.data.batch_size = joint // now
+    run.data.batch_size = images // now
     say(f"data.batch_size={run.data.batch_size}: {now} processes train on the same images per step as {before} did")

@@ -19,7 +19,7 @@ from chrysalis.command.arguments import is_sweep, parsed
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
-COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # both are validation losses
+COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # validation losses
 RECORD = "job.json"  # in each job's folder: its overrides, and its exit code once it has ended
 STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
@@ -78,7 +78,7 @@ def jobs(folder: Path) -> list[Job]:
 
 
 def identity(overrides: Iterable[str]) -> set[str]:
-    """What makes a job another one, in whatever order it was typed."""
+    """The overrides that distinguish a job from others, in any order."""
     return {o for o in overrides if o.split("=")[0] not in ("name", "resume", "debug")}
 
 
@@ -91,7 +91,7 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
     return [*arguments, f"hydra.job.config.override_dirname.exclude_keys={json.dumps(shared)}"]
 
 
-def forget() -> None:
+def delete_unstarted() -> None:
     """After a mistake in the sweep's own command, delete what Hydra wrote before the first job."""
     for folder in begun:
         if not jobs(folder):
@@ -141,7 +141,7 @@ def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:
 
 
 def _own(there: list[Job]) -> list[list[str]]:
-    """Of each job, the overrides that not all of them share."""
+    """Each job's overrides, without those that all jobs share."""
     common = set.intersection(*(set(j.overrides) for j in there)) if len(there) > 1 else set()
     return [[o for o in j.overrides if o not in common] for j in there]
 

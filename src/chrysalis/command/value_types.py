@@ -1,4 +1,4 @@
-"""Values of a configuration against the annotations of parameters, and both in words."""
+"""Check values of a configuration against annotations of parameters, and put both in words for messages."""
 
 import operator
 import re
@@ -14,7 +14,7 @@ from chrysalis.system.ranges import LARGEST
 ANY_NUMBER = Interval(ge=-LARGEST, le=LARGEST)
 LISTS = (list, tuple, Sequence, Iterable, Collection, set)
 STORED = {bool: bool, str: str, Path: str, dict: dict, Mapping: dict, NoneType: NoneType}  # annotation: type of a value
-WORDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+WORDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 WORDS |= {Path: "a path", dict: "a mapping", Mapping: "a mapping", NoneType: "null"}
 
 
@@ -60,7 +60,7 @@ def _fits_list(value: Any, kind: object, inner: tuple) -> bool:
 
 
 def described(hint: Any) -> str:
-    """A type in words: 'a whole number or null', 'constant, cosine or linear', 'a list of texts'."""
+    """A type in words: 'a whole number or null', 'constant, cosine or linear', 'a list of strings'."""
     *others, last = dict.fromkeys(_alternatives(hint))
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -83,7 +83,7 @@ def _alternatives(hint: Any) -> list[str]:
 
 
 def _plural(words: str) -> str:
-    return re.sub(r"^a (whole number|number|text)\b", r"\1s", words)
+    return re.sub(r"^a (whole number|number|string)\b", r"\1s", words)
 
 
 def _range(ends: Interval) -> str:

@@ -1,4 +1,4 @@
-"""The check of every value of a configuration against the annotations of its target, before anything is built."""
+"""Check every value of a configuration against the annotations of its target, before anything is built."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from chrysalis.command.value_types import as_typed_text, described, fits
 from chrysalis.system import ranges
 from chrysalis.system.errors import UserError
 
-WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
+WITHOUT_TARGET = {  # types of the keys that are not arguments of a target
     "plugins": str | list[str],
     "seed": ranges.Seed,
     "resume": bool | str | None,
@@ -40,7 +40,7 @@ WITHOUT_TARGET = {  # types of the keys that are no arguments of a target
     "from": str | None,
     "only": str | None,
 }
-IN_PLACE = {  # types of arguments that stand for another annotation: Lightning's are wider
+REPLACED = {  # types to check instead of the target's annotation: Lightning's are wider
     "model.pretrained": str | None,  # sample.py then chooses
     "trainer.max_steps": ranges.Endless,
     "trainer.max_epochs": ranges.Endless | None,
@@ -137,7 +137,7 @@ def _with_types(plain: dict[str, Any]) -> Iterator[tuple[str, object, object]]:
     names = plugins.load(plain.get("plugins", ()))
     for key, node in nodes.items():
         for name, value, hint in targets.arguments(key, node, names):
-            yield name, value, IN_PLACE.get(name, hint)
+            yield name, value, REPLACED.get(name, hint)
 
 
 def _default(key: str, value: object, plain: dict[str, Any]) -> str:

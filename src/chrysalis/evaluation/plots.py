@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chrysalis.system.plotting import COLOURS, named, plain_numbers, save, style, subplots
+from chrysalis.system.plotting import COLORS, named, plain_numbers, save, style, subplots
 
 Histories = Mapping[str, dict]  # the contents of each run's history.json, by the run's name
 Figures = list[tuple[str, str, str]]  # (title, caption, SVG)
@@ -161,7 +161,7 @@ def sweep_figure(path: Path, groups: Mapping[str, list[dict]]) -> None:
         panels.append(("evaluation", "kd", "KD: distance of samples to real images"))
     figure, columns = subplots(len(panels), (4.8 * len(panels), 3.9))
     for axes, (kind, key, title) in zip(columns, panels, strict=True):
-        for colour, (name, runs) in zip(COLOURS * len(groups), groups.items(), strict=False):
+        for colour, (name, runs) in zip(COLORS * len(groups), groups.items(), strict=False):
             curves = [{row["step"]: row[key] for row in run[kind] if key in row} for run in runs]
             _plot_band(axes, curves, colour, named(name))
         axes.set(title=title, xlabel="optimizer step")

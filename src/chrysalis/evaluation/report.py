@@ -15,7 +15,7 @@ from chrysalis.evaluation.distances import KD_FORMAT
 from chrysalis.evaluation.validation_loss import compare_records
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
-from chrysalis.system.plotting import COLOURS
+from chrysalis.system.plotting import COLORS
 from chrysalis.system.records import public
 from chrysalis.system.terminal import console, warn
 
@@ -126,7 +126,7 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
     environment.filters["data"] = _data_url
     histories = {s.name: s.history for s in subjects if s.history}
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
-    colours = {s.name: colour for s, colour in zip(subjects, COLOURS * len(subjects), strict=False)}
+    colours = {s.name: colour for s, colour in zip(subjects, COLORS * len(subjects), strict=False)}
     notes, *others = (s.evaluation.get("notes", []) for s in subjects)
     if any(other != notes for other in others):
         notes = [f"{s.name}: {note}" for s in subjects for note in s.evaluation.get("notes", [])]

@@ -1,4 +1,4 @@
-"""Errors that the user can mend, the checks that most keys need, and what other exceptions say."""
+"""Errors that the user can fix, the checks that most keys need, and what other exceptions say."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, locked for one process, and named in messages."""
+"""Write files and folders atomically, lock folders for one process, and name them in messages."""
 
 import fcntl
 import json
@@ -88,7 +88,7 @@ def _keep(path: Path, before: Path) -> None:
 
 @contextmanager
 def claimed(folder: Path, key: str) -> Iterator[None]:
-    """Lock a folder, made if it is missing, for this process alone, until it ends in whatever manner.
+    """Lock a folder, made if it is missing, for this process alone, for the block or until the process ends.
 
     key: the configuration key that chose the folder, for messages. Raises UserError if another process has it, or it
     cannot be written to.
@@ -140,13 +140,13 @@ def cache_folder() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or absent."""
+    """Write a text file atomically."""
     with written(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:
-    """A path for messages, relative to the working folder where it lies in it."""
+    """A path for messages, relative to the working folder if it lies in it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

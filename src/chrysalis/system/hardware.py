@@ -1,4 +1,4 @@
-"""This machine: its accelerator, the precision it is fast in, its memory and name; and what is set up to be fast."""
+"""This machine: its accelerator, fast precision, peak memory and name; and the setup for fast training on it."""
 
 import ctypes
 import functools
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import chrysalis
 from chrysalis.system.errors import UserError
 
-# type of the UNet's arithmetic by Lightning's name of the precision; None: the type of the weights
+# autocast's dtype by Lightning's name of the precision; None: no autocast
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}  # Lightning's own
 HALVES = "the weights stay float32, since small updates vanish in 16 bits"
@@ -121,12 +121,12 @@ def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_la
         # a benchmark may choose another algorithm in another process, whose last bits differ
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if precision == "bf16-mixed":
-            normalise_as_given(unet)
+            normalize_in_input_dtype(unet)
     if channels_last is True or (channels_last == "auto" and on == "cuda"):
         unet.to(memory_format=torch.channels_last)
 
 
-class GroupNormAsGiven(nn.GroupNorm):
+class InputDtypeGroupNorm(nn.GroupNorm):
     """nn.GroupNorm in the precision of its input, whatever autocast chooses.
 
     CUDA's autocast computes it in float32 and returns float32; the SiLU after it follows, and half of the activations
@@ -140,11 +140,11 @@ class GroupNormAsGiven(nn.GroupNorm):
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 
-def normalise_as_given(module: nn.Module) -> None:
-    """Turn every nn.GroupNorm of a module into GroupNormAsGiven, in place; weights and their names stay."""
+def normalize_in_input_dtype(module: nn.Module) -> None:
+    """Turn every nn.GroupNorm of a module into InputDtypeGroupNorm, in place; weights and their names stay."""
     for part in module.modules():
         if type(part) is nn.GroupNorm:
-            part.__class__ = GroupNormAsGiven
+            part.__class__ = InputDtypeGroupNorm
 
 
 @functools.cache  # each is read from a long file

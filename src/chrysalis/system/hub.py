@@ -1,4 +1,4 @@
-"""The Hugging Face hub: files and models of transformers by hub id or folder, and the cause in words of a failure."""
+"""The Hugging Face hub: its files, transformers models by hub id or folder, and the causes of its errors in words."""
 
 import errno
 import functools
@@ -25,7 +25,7 @@ from chrysalis.system.files import REPOSITORY
 SETTINGS = ["*.json"]
 # the parts of a conditional or adapted model
 BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
-_entering, _inside, _restore = threading.Lock(), [], ExitStack()
+_quiet_lock, _quiet_blocks, _restore = threading.Lock(), [], ExitStack()
 CUT_SHORT = re.compile("Consistency check failed|IncompleteRead|peer closed connection")
 
 
@@ -66,18 +66,18 @@ def quiet() -> Iterator[None]:
 
     Logging and warnings belong to the whole process: where threads overlap, the last one to leave restores them.
     """
-    with _entering:
-        if not _inside:
+    with _quiet_lock:
+        if not _quiet_blocks:
             _restore.callback(logging.disable, logging.root.manager.disable)
             _restore.enter_context(warnings.catch_warnings(action="ignore"))
             logging.disable(logging.ERROR)
-        _inside.append(None)
+        _quiet_blocks.append(None)
     try:
         yield
     finally:
-        with _entering:
-            _inside.pop()
-            if not _inside:
+        with _quiet_lock:
+            _quiet_blocks.pop()
+            if not _quiet_blocks:
                 _restore.close()
 
 

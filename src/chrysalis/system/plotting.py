@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
+COLORS = ("#b5432a", "#1f5fd0", "#5a8f3c", "#8a5fb0", "#c9962a", "#3b9aa8")
 
 
 def subplots(
@@ -35,7 +35,7 @@ def style(axes: "Axes") -> None:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG file, complete or absent."""
+    """Write a figure as a PNG file, atomically."""
     with written(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
 

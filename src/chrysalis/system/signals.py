@@ -1,4 +1,4 @@
-"""Signals outside of training: the program ends without a traceback, a partial file or an empty folder."""
+"""Signals outside of training: end the program without a traceback, a partial file or an empty folder."""
 
 import signal
 import sys
@@ -9,11 +9,11 @@ from types import FrameType
 
 
 def unwind(signum: int, frame: FrameType | None) -> None:
-    """Exit as the shell reports a signal, with code 128 + signum; the handler that `ending_orderly` installs."""
+    """Exit as the shell reports a signal, with code 128 + signum; the handler that `exiting_cleanly` installs."""
     sys.exit(128 + signum)
 
 
-def ending_orderly() -> AbstractContextManager[None]:
+def exiting_cleanly() -> AbstractContextManager[None]:
     """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or have another handler already."""
     return _handled((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL, unwind)
 

@@ -1,4 +1,4 @@
-"""Importing the user's own Python code; what goes wrong in it is one sentence that names file and line."""
+"""Import the user's own Python code; an error in it becomes one sentence that names file and line."""
 
 import importlib
 import importlib.util

@@ -11,7 +11,7 @@ from chrysalis.training.module import TrainingModule
 
 
 def fit_batch(data: ImageDataModule, module: TrainingModule, trainer: Trainer) -> None:
-    """Settle data.batch_size=auto and the trainer's accumulation, and say so; a number is left as it is.
+    """Resolve data.batch_size=auto, set the trainer's accumulation to match, and print both; leave a number as it is.
 
     The optimizer sees the same windows of data.effective_batch images whatever is chosen.
     """

@@ -13,10 +13,10 @@ OFTEN_LOGGED_ONCE = ("samples_evaluation/", "train/lr", "train/grad_norm", "trai
 
 
 class RunLogger(TensorBoardLogger):
-    """Logs to the run folder, and skips tags that have a single value.
+    """Logs to the run folder, without the tags of OFTEN_LOGGED_ONCE that get a single value.
 
-    The first value of a tag of OFTEN_LOGGED_ONCE is written together with the second one. In a run that is resumed
-    every value is written at once.
+    The first value of such a tag is written together with the second one. In a resumed run every value is written
+    immediately.
     """
 
     def __init__(self, run_dir: str):

@@ -1,4 +1,4 @@
-"""Bytes that a training step needs, counted on fake tensors before one is run."""
+"""Estimate the memory of a training step by running one on fake tensors."""
 
 import copy
 import weakref
@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from chrysalis.denoiser import Denoiser
-from chrysalis.system.hardware import GroupNormAsGiven
+from chrysalis.system.hardware import InputDtypeGroupNorm
 
 MARGIN = 1.2  # factor over the count: workspaces of convolutions, and gaps that an allocator leaves
-WORDS = 77  # of a caption, as CLIP's encoder reads at most
+WORDS = 77  # the most of a caption: CLIP's encoder reads 77 tokens
 
 
 class Need(NamedTuple):
@@ -58,8 +58,8 @@ def need(
 ) -> Need:
     """Count one training step: the forward pass, and the backward pass into gradients that exist already.
 
-    The step is run on fake tensors, with gradient checkpointing, so that the peak is that of torch's own tensors. Not
-    counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
+    The step is run on fake tensors, gradient checkpointing included, so that the peak is that of torch's own tensors.
+    Not counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
 
     denoiser: is left as it is; its frozen weights have no gradients, moments or EMA. size: (height, width). precision:
     autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form. on: whose
@@ -92,12 +92,12 @@ def largest_batch(needed: Cost, free_bytes: int, effective_batch: int) -> int:
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of all elements."""
+    """Total bytes of the elements of some tensors."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class LiveMemory(TorchDispatchMode):
-    """Inside, `now` is the bytes of the tensors made inside that still live, `peak` the most there were."""
+    """Counts the bytes of tensors created in its block: `now` those still alive, `peak` the most at any time."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ def _fake(denoiser: Denoiser, mode: FakeTensorMode, upcast: bool) -> Denoiser:
         replaced |= {id(encoder): states for encoder in text.frozen}  # with captions as long as they can be
     fake = copy.deepcopy(denoiser, replaced).train()
     for module in fake.modules():
-        if upcast and isinstance(module, nn.GroupNorm | nn.LayerNorm) and not isinstance(module, GroupNormAsGiven):
+        if upcast and isinstance(module, nn.GroupNorm | nn.LayerNorm) and not isinstance(module, InputDtypeGroupNorm):
             module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
     return fake
 

@@ -1,6 +1,6 @@
 """The denoiser that is trained, and its LightningModule: one training step and its optimizer.
 
-The loss is in denoiser.py, out-of-memory in out_of_memory.py.
+The loss is in denoiser.py, the handling of out-of-memory errors in out_of_memory.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,9 +25,9 @@ from chrysalis.training.out_of_memory import MicroBatching
 def build_denoiser(
     model: Model, data: ImageDataModule, objective: Objective, kinds: Mapping[str, Any], adapter: LoRA | None, **loss
 ) -> Denoiser:
-    """Make a model a denoiser of the data, in place: its conditioner, LoRA, frozen weights and objective.
+    """Turn a model into a denoiser of the data, in place: add conditioner and LoRA, freeze weights, set the objective.
 
-    The data are set up, and their labels numbered as the model does. kinds: the conditions, by name. adapter: None to
+    It sets the data up, and numbers their labels as in the model. kinds: the conditions, by name. adapter: None to
     train the weights themselves. loss: more arguments of Denoiser. Raises UserError if the data lack what a condition
     needs, or the model and the conditions do not fit together.
     """
@@ -93,7 +93,7 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """The micro-batch's part of the mean loss over its window, the micro-batches of one optimizer step.
 
-        In a short last window every image still weighs 1 / (its images).
+        In a short last window every image still weighs 1 / (number of its images).
         """
         micro_batch, processes = self.microbatching.run(self, batch), self.trainer.world_size
         # Lightning divides by the micro-batches of a window, DDP by the processes
@@ -125,7 +125,7 @@ class TrainingModule(LightningModule):
         self.microbatching.window.clear()
 
     def optimizer_zero_grad(self, *args, **kwargs) -> None:
-        """Do nothing: Lightning calls this before the backward pass, when a micro-batch in parts has gradients."""
+        """Do nothing: Lightning calls this after training_step, which may have run the backward pass already."""
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = self.microbatching.parts
@@ -146,7 +146,7 @@ class TrainingModule(LightningModule):
 
 @contextmanager
 def eval_mode(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Measure or sample in the block: eval mode, no gradients, the run's precision, not compiled.
+    """Run the block in eval mode and in the run's precision, without gradients and without compiled code.
 
     Compiled graphs are for the training shape: another batch size would cost another compilation.
     """

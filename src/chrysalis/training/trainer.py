@@ -1,4 +1,4 @@
-"""Lightning's Trainer with this project's defaults: resolved precision, complete checkpoints, own progress bar."""
+"""Lightning's Trainer with the defaults of this project: resolved precision, atomic checkpoints, no progress bar."""
 
 import logging
 import warnings
@@ -27,7 +27,7 @@ def make_trainer(
 ) -> Trainer:
     """Make the trainer of a run; raises UserError if Lightning refuses a value.
 
-    max_time is for callbacks.stopping; `lightning` is any other argument of lightning.Trainer, under its own name.
+    max_time is not passed on: callbacks.stopping reads it. `lightning` is any other argument of lightning.Trainer.
     """
     # Lightning's notices (devices it did not use, tips) would hide the few lines that matter here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from chrysalis.system.files import written
-from chrysalis.system.plotting import COLOURS, save, style, subplots
+from chrysalis.system.plotting import COLORS, save, style, subplots
 from chrysalis.system.terminal import say
 
 COLUMNS = ("image", "step", "t", "term", "loss", "gradient_norm", "fraction")
@@ -60,7 +60,7 @@ def _plot(path: Path, rows: list[tuple]) -> None:
 
     terms = list(dict.fromkeys(row[3] for row in rows))
     figure, (losses, fractions) = subplots(2, (9, 3.4))
-    for colour, term in zip(COLOURS * len(terms), terms, strict=False):
+    for colour, term in zip(COLORS * len(terms), terms, strict=False):
         steps = sorted({row[1] for row in rows if row[3] == term})
         for axes, column in ((losses, "loss"), (fractions, "fraction")):
             values = [[row[COLUMNS.index(column)] for row in rows if row[1] == s and row[3] == term] for s in steps]

@@ -1,4 +1,4 @@
-"""last.ckpt, previous.ckpt and best.ckpt: complete or absent, plain tensors and dicts only.
+"""last.ckpt, previous.ckpt and best.ckpt: written atomically, plain tensors and dicts only.
 
 A finished run keeps last.ckpt and, if the best step is an earlier one, its EMA weights alone.
 """
@@ -61,7 +61,7 @@ class CompleteCheckpoints(TorchCheckpointIO):
 class Best(Callback):
     """Keeps the best step so far, whose EMA weights go into best.ckpt and the export.
 
-    monitor: val_loss, or a metric of callbacks.evaluate. value: the lowest one, of a metric to maximize its negative.
+    monitor: val_loss, or a metric of callbacks.evaluate. value: the lowest so far; coverage is negated.
     """
 
     saved = ("monitor", "step", "value")

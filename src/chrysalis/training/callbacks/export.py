@@ -32,14 +32,14 @@ LOGGED = ("verdict", "val_loss", "base_val_loss", "final_train_loss", "images_pe
 
 
 class Export(Callback):
-    """Exports the EMA weights of the best step at the end, generates with them, and writes all results.
+    """Exports the EMA weights of the best step at the end, generates samples with them, and writes all results.
 
     Args:
         settings: the flat configuration, for TensorBoard's hparams.
         started: time.time() when the command began.
         origin: what was fine-tuned; None for a model trained from scratch.
         merge: merge a LoRA into the exported weights instead of saving it beside them.
-        coarser: {key: value} of what the preflight made coarser, to save time.
+        coarser: {key: value} of the measurements that the preflight reduced, to save time.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Export(Callback):
                 validation = [[row["step"], row["raw"], row["ema"]] for row in history["validation"]]
                 loss_curve(self.run_dir / "loss.png", history["training"], validation)
                 report.write(self.run_dir / "report.html", [report.load(self.run_dir)])
-        # 3. The log: what is known once is no curve, but settings, a table and an image
+        # 3. The log: an image, a table and the settings, since single values make no curves
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
         rows, curves = {name: self.results[name] for name in LOGGED}, ("val/loss", "train/loss_smoothed")
         log_results(trainer, rows, all_public(self.settings), curves)
@@ -136,7 +136,7 @@ class Export(Callback):
         device_type = trainer.strategy.root_device.type
         speed, first = clock.images_per_second(), clock.first_step_at
         hashes, seed = validation.image_hashes, validation.seed
-        at = max(s for s in validation.measured if s <= step)  # a run that left in its last step was not measured there
+        at = max(s for s in validation.measured if s <= step)  # a run preempted at `step` was not measured there
         difference, last_measured = validation.difference(at), max(validation.measured)
         self.change = describe_change(difference, validation.mean(0))
         ema_losses = {measured_at: losses["ema"] for measured_at, losses in validation.measured.items()}

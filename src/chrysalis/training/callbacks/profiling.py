@@ -66,7 +66,7 @@ class Profile(Callback):
         self._stop()
 
     def _start_if_due(self, trainer: Trainer) -> None:
-        """Start the profiler where no callback is due in the steps that it records, or waiting for that is useless."""
+        """Start the profiler if no callback is due in the steps that it would record, or waiting longer is useless."""
         step, waited = trainer.global_step, trainer.global_step - self._first_step - self.wait
         if self._is_done or waited < 0:
             return
@@ -80,7 +80,7 @@ class Profile(Callback):
         with clock.paused():
             self._clock_before = clock.images, clock.seconds
             plan = schedule(wait=0, warmup=self.warmup, active=self.steps, repeat=1)
-            self._profiler = profile(schedule=plan, acc_events=True)  # by default of all kinds of devices
+            self._profiler = profile(schedule=plan, acc_events=True)  # activities: by default all that are available
             self._profiler.start()
 
     def _finish(self, profiler: profile, trainer: Trainer, module: TrainingModule) -> None:

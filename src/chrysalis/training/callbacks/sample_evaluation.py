@@ -1,4 +1,4 @@
-"""Compare samples with the data during training: distances, near-duplicates of training images, and when."""
+"""Compare samples with the data during training, on a schedule: distances, near-duplicates of training images."""
 
 import math
 from collections.abc import Callable
@@ -88,7 +88,7 @@ class SampleEvaluation(Callback):
         self.network: Network | None = None
         self.reference: Reference | None = None
 
-    def plan(self, total: int | None, images_per_step: int) -> Schedule:
+    def make_schedule(self, total: int | None, images_per_step: int) -> Schedule:
         """The schedule of a run of `total` steps (None: without an end).
 
         "auto" evaluates as often as the budget allows, a fraction of the forward passes of training. The last step is
@@ -111,11 +111,11 @@ class SampleEvaluation(Callback):
         return Schedule(self.n, max(1, total // (count - base)), total, base)
 
     def prepare(self, trainer: Trainer, data: ImageDataModule, images_per_step: int, total: int | None) -> None:
-        """Load the network and settle the schedule before training of `total` steps (None: without an end).
+        """Load the network and set the schedule, before a training of `total` steps (None: without an end).
 
         Raises UserError if the network cannot be loaded, or callbacks.best.monitor will not be measured.
         """
-        self.schedule = self.plan(total, images_per_step)
+        self.schedule = self.make_schedule(total, images_per_step)
         if self.schedule.n and len(distinct_train_rows(data)) < 2:
             say("Evaluation skipped: memorization needs at least two distinct training images.")
             self.schedule = Schedule(0)
@@ -212,6 +212,6 @@ class SampleEvaluation(Callback):
         images = generate(trainer, module, [self.seed + i for i in own], cond, *how)
         if processes > 1:
             gathered = module.all_gather(images)
-            assert isinstance(gathered, torch.Tensor)  # of a tensor it is one
+            assert isinstance(gathered, torch.Tensor)  # all_gather of a tensor is a tensor
             images = gathered.transpose(0, 1).flatten(0, 1)[:n]
         return images.cpu()

@@ -49,7 +49,7 @@ def generate(
         return memory.in_batches(chunk, n, batch_size or n, module.device)
 
 
-class Layout:
+class GridLayout:
     """The images of a sample grid; of a conditional model a row for each label or caption of validation images.
 
     names: of the rows. columns: images in each. labels: the rows' class labels; None where labels do not count.
@@ -112,7 +112,7 @@ class Samples(Callback):
         self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, images with EMA weights)
 
     def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        self.layout = Layout(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
+        self.layout = GridLayout(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
 
     def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.global_step == 0:
@@ -161,7 +161,7 @@ class Samples(Callback):
         return legible(list(zip((*names, "training images"), images, strict=True)))
 
     def _training_images(self, data: ImageDataModule) -> torch.Tensor:
-        """One for each representative: with its label if the grid has labels, else spread over the set."""
+        """One training image for each representative: of the same label if the grid has labels, else spread evenly."""
         rows, n, labels = data.train_rows, len(self.layout.representatives), self.layout.labels
         spread = list(rows[[i * len(rows) // n for i in range(n)]])
         if labels is not None:

@@ -1,1 +1,1 @@
-"""Before the first step: check the run, measure the base model, settle what is measured, and print a summary."""
+"""Before the first step: check the run, measure the base model, limit what is measured, and print a summary."""

@@ -21,7 +21,7 @@ BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timest
 # The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
 # for images unlike its training images a good model can do worse than mid-grey.
 CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
-CHECK = "Check that data.image_size, the value range and the noise schedule match its training."
+CHECK = "Check that data.image_size, the value range and the noise schedule match those it was trained with."
 
 
 class Zeros(Denoiser):
@@ -36,7 +36,7 @@ class BaseLoss:
     """Validation losses before training.
 
     loss, zeros: float32 [timesteps], of the model and of predicting zeros. seconds: of a forward pass, per image.
-    conditions: that a conditional model will be measured under, 1 for others. images: how many were measured.
+    conditions: number of those that a conditional model will be measured under, else 1. images: number measured.
     """
 
     timesteps: list[int]
@@ -49,10 +49,10 @@ class BaseLoss:
     def doubt(self, prediction: str) -> str | None:
         """A warning about a pretrained model that is barely better than predicting zeros."""
         fraction, by_timestep = (self.loss.mean() / self.zeros.mean()).item(), self.loss / self.zeros
-        if not fraction <= BARELY_BETTER:  # not-a-number is doubtful too
-            return f"The base model is hardly better than predicting nothing here. {CHECK}"
+        if not fraction <= BARELY_BETTER:  # NaN is doubtful too
+            return f"The base model is hardly better than predicting zeros. {CHECK}"
         if by_timestep.max() > CLEARLY_WORSE[prediction]:
-            return f"At timestep {self.timesteps[by_timestep.argmax()]} the base model is worse than nothing. {CHECK}"
+            return f"At timestep {self.timesteps[by_timestep.argmax()]} the base model is worse than zeros. {CHECK}"
         return None
 
 
@@ -60,8 +60,8 @@ class BaseLoss:
 def measure(plan: Plan) -> BaseLoss | None:
     """Measure on the first validation images and their fixed noise; None if it does not fit in memory.
 
-    The time is that of the shortest pass after a first one: others were disturbed. Afterwards the module is as it was,
-    and on the device where it was.
+    The time is that of the fastest pass after a warm-up pass, since others may have been disturbed. Afterwards the
+    module is in the state and on the device it was before.
     """
     module, denoiser = plan.module, plan.module.denoiser
     batch = plan.data.validation_batch(IMAGES)

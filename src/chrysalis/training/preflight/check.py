@@ -9,15 +9,15 @@ from chrysalis.training.preflight.base_loss import measure
 from chrysalis.training.preflight.plan import Plan
 from chrysalis.training.preflight.table import table
 
-# Counting the memory of a step takes a second: from here on it is worth it, also on a CPU
+# Estimating the memory of a step takes a second; above these sizes it is worth it on a CPU too
 LARGE_MODEL, LARGE_MICRO_BATCH = 30e6, 2**18  # parameters; pixels
 
 
 def check(plan: Plan, preflight: bool | str) -> bool:
     """Check a run before it starts, make its measurements keep to the budget, and print what it will do.
 
-    preflight: true: print a summary; `only`: print it and return False; false: print two lines and measure nothing.
-    Raises UserError if the disk is too full for the run, or what is configured cannot be measured.
+    preflight: true: print a summary; `only`: print it and return False; false: print the model and the data alone.
+    Raises UserError if what is configured cannot be measured or, with a summary, if the disk is too full for the run.
     """
     # 1. What would otherwise fail at the first evaluation
     plan.prepare()
@@ -26,7 +26,7 @@ def check(plan: Plan, preflight: bool | str) -> bool:
         for line in filter(None, (plan.size_note, plan.model.description(), plan.data.description())):
             say(line)
     elif is_main_process():
-        # 2. Memory, and the base model's loss and speed, without a trace in the random numbers of the run
+        # 2. Memory, and the base model's loss and speed, without changing the run's random state
         with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
             (height, width), weights = plan.data.size, sum(p.numel() for p in plan.module.parameters())
             large = weights > LARGE_MODEL or plan.batch_size * height * width > LARGE_MICRO_BATCH

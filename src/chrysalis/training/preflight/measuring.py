@@ -60,8 +60,8 @@ def affordable(
     gives a different result.
 
     seconds_per_pass: of a forward pass, per image. training: seconds of training. pinned: those of KEYS that the user
-    chose, which are kept. conditions: that the EMA weights are measured under. beside: forward passes for other
-    measurements, which count but are not changed here.
+    chose, which are kept. conditions: number of those that the EMA weights are measured under. beside: forward passes
+    for other measurements, which count but are not changed here.
     """
     plan, most = full, budget(training)
     while seconds_per_pass * (sum(plan.forward_passes(steps, conditions)) + beside) > most:
@@ -86,5 +86,5 @@ def _halved(plan: Measuring, group: tuple[str, ...], steps: int, pinned: set[str
 
 
 def changes(full: Measuring, plan: Measuring) -> dict[str, int]:
-    """{key: value} of what is coarser."""
+    """{key: value} of the settings in which `plan` differs from `full`."""
     return {KEYS[f.name]: getattr(plan, f.name) for f in fields(plan) if getattr(plan, f.name) != getattr(full, f.name)}

@@ -26,11 +26,11 @@ ENDLESS = 100_000  # steps that the budget of a run without an end is computed f
 
 @dataclass(eq=False)
 class Plan(Callback):
-    """What a run will do, from the objects that it is made of; as a callback it gives all processes the first one's.
+    """What a run will do, from the objects that it is made of; as a callback it broadcasts `coarser`.
 
     size_note: a sentence if the image size is new to the model. resumed: whether the run continues. half: whether the
     exported UNet is float16. compiled: whether the UNet will be compiled. pinned: keys that the user chose, which are
-    not made coarser. coarser: {key: value} of what measures less than configured; a resumed run keeps it.
+    not made coarser. coarser: {key: value} of measurements reduced below the configuration; a resumed run keeps them.
 
     batch_size: images of a micro-batch on one device. images_per_step: of an optimizer step, on all devices. steps:
     until max_steps or max_epochs; None if neither is given. passes_per_step: forward passes that a training step costs
@@ -58,7 +58,7 @@ class Plan(Callback):
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
 
-        assert isinstance(self.data.batch_size, int)  # fit_batch has settled it
+        assert isinstance(self.data.batch_size, int)  # fit_batch has resolved auto
         self.batch_size, self.accumulate = self.data.batch_size, self.trainer.accumulate_grad_batches
         self.images_per_step = self.batch_size * self.accumulate * self.trainer.world_size
         once_more = bool(getattr(self.model.unet, "is_gradient_checkpointing", False))
@@ -89,7 +89,7 @@ class Plan(Callback):
 
     @property
     def settled(self) -> dict[str, object]:
-        """{key: value} of what the configuration left to this machine, for the record of the run."""
+        """{key: value} of what was chosen on this machine, for the run's config.yaml."""
         settled = {"data.batch_size": self.batch_size, "trainer.accumulate_grad_batches": self.accumulate}
         return {**settled, "measuring": self.coarser} if self.coarser else {**settled}
 
@@ -118,13 +118,13 @@ class Plan(Callback):
         for key, value in coarser.items():
             _, callback, name = key.split(".")
             setattr({"validation": self.validation, "samples": self.samples}[callback], name, value)
-        if KEYS["samples"] in coarser:  # of a conditional model: rows of two samples
+        if KEYS["samples"] in coarser:  # a conditional model's rows have two samples or more
             self.samples.rows = min(self.samples.rows, max(1, self.samples.n // 2))
 
     def forward_passes(self, conditions: int) -> tuple[int, int]:
         """(for training, for measuring and sampling), counted in images, on one device.
 
-        conditions: that the EMA weights of a conditional model are measured under; 1 for others.
+        conditions: number of those that a conditional model's EMA weights are measured under; 1 for other models.
         """
         steps = self.steps or 0
         beside = sum(self.measuring.forward_passes(steps, conditions))
@@ -132,7 +132,7 @@ class Plan(Callback):
 
     def evaluation_passes(self, steps: int) -> int:
         """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
-        schedule = self.evaluate.plan(self.steps, self.images_per_step)
+        schedule = self.evaluate.make_schedule(self.steps, self.images_per_step)
         return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluate.steps
 
     @property

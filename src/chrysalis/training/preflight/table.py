@@ -1,4 +1,4 @@
-"""The summary that a run starts with. It prints what it is given, and changes nothing."""
+"""The summary table that is printed before a run starts."""
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ COMPILING_SAVES = {"cpu": 0.10, "cuda": 0.25}  # fraction of a step's time
 
 
 def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Table:
-    """The summary. base, cost: None if not measured. free: bytes of memory."""
+    """Make the summary table. base, cost: None if not measured. free: bytes of memory."""
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
     out.add_column(overflow="fold")
@@ -128,7 +128,7 @@ def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> l
         pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
         sentences.append(
             f"A step does not fit in memory. data.batch_size={fits} trainer.accumulate_grad_batches="
-            f"{pieces * batch // fits} does and trains the same; so does data.batch_size=auto "
+            f"{pieces * batch // fits} fits and trains the same; so does data.batch_size=auto "
             f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each image."
             if most
             else f"Not even one image at a time fits in memory: {SMALLER}"
