@@ -1,4 +1,4 @@
-"""Sample from a diffusion model: folder + scheduler + guidance + task -> images. `python sample.py --help`."""
+"""Sample from a diffusion model: folder + scheduler + guidance + task -> images. See `python sample.py --help`."""
 
 from chrysalis.system.signals import leaving_silently
 

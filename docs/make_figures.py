@@ -18,7 +18,7 @@ from PIL import Image
 from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw
-from chrysalis.models.folder import load as folder_of
+from chrysalis.models.folder import load as load_model
 from chrysalis.sampling import grids
 from chrysalis.sampling.grids import read
 from chrysalis.sampling.schedulers import SCHEDULERS
@@ -181,9 +181,9 @@ def photographs_conditioned() -> None:
         "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
     )
     rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
-    # masks 38 to 45 are not empty, as half of that set's are
+    # half of the set's masks are nearly empty; these are not
     masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "nymphalis_antiopa"
-    request = Request(folder_of("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
+    request = Request(load_model("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
     shown = request.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
     rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
     rows["samples conditioned on them"] = images(

@@ -291,7 +291,7 @@ def test_guidance_figures_of_an_earlier_command_are_kept_or_missed_with_a_word(r
     table.unlink()
     capfd.readouterr()
     assert run("sample", *words) == 0
-    assert "guidance.csv has no rows of 2 images, which an earlier command generated" in capfd.readouterr().err
+    assert "guidance.csv has no rows for 2 images, which an earlier command generated" in capfd.readouterr().err
     assert {row["image"] for row in csv.DictReader(table.read_text().splitlines())} == {"seed_00002", "seed_00003"}
 
 

@@ -1,4 +1,4 @@
-"""The heart: a UNet with its noise schedule, objective and condition: a loss for training, predictions for sampling."""
+"""A UNet with its noise schedule, objective and conditioner: training takes its loss, sampling its predictions."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from chrysalis.diffusion.weighting import Uniform, Weighting
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of B images: value, the mean of `weighted`; weighted and per_sample, float32 [B]; t, int64 [B]."""
+    """The loss of B images at t, int64 [B]: `weighted`, float32 [B], is weight(t) `per_sample`; `value` is its mean."""
 
     value: torch.Tensor
     weighted: torch.Tensor
@@ -39,13 +39,13 @@ class Denoiser(nn.Module):
         conditioner: attached to the UNet; None for an unconditional model.
         dropout: probability, in [0, 1], with which training replaces a condition by its null, the value that stands for
             "no condition" (conditions/conditioner.py), so that the model also learns the unconditional distribution.
-        weighting: of the loss, by timestep; None for uniform.
+        weighting: the weight of each timestep in the loss; None for uniform.
         noise_offset: standard deviation of one normal number per image and channel that is added to eps in training,
             so that the model learns to change overall brightness (Guttenberg 2023); 0 turns it off.
-        codec: the model's family, which encodes images as x_0 and decodes x_0 to images.
+        codec: converts images to x_0 and back; None for PixelCodec, whose x_0 is the image itself in [-1, 1].
     """
 
-    unet: Any  # a UNet2DModel; typed here without diffusers, which the mathematics does not import
+    unet: Any  # a UNet2DModel; Any, since this module must not import diffusers
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
         self.noise, self.codec = Noise(scheduler.alphas_cumprod), codec or PixelCodec()
-        self.autocast: torch.dtype | None = None  # dtype of the UNet under autocast; None: none is begun here
+        self.autocast: torch.dtype | None = None  # dtype of the UNet's own autocast; None: as the caller has it
 
     @property
     def channels(self) -> int:
@@ -78,8 +78,8 @@ class Denoiser(nn.Module):
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
         """Predict, in float32, from x_t float [B, C, H, W] at timesteps t, [B] or a scalar.
 
-        cond: values of the conditions, see conditions/conditioner.py; a missing one is null. Of the 2C output channels
-        of a model with a learned variance the second half is dropped.
+        cond: values of the conditions by name, see conditions/conditioner.py; a missing one is null. If the model also
+        predicts a variance (2C output channels), that half is dropped.
         """
         x = x_t.to(self.unet.dtype)
         with nullcontext() if self.autocast is None else torch.autocast(x_t.device.type, self.autocast):
@@ -90,7 +90,7 @@ class Denoiser(nn.Module):
         return Prediction(out[:, : x_t.shape[1]].float(), x_t, t.view(-1), self.noise, self.objective)
 
     def loss(self, batch: Batch) -> Loss:
-        """The training loss of a batch: t = floor(u T) from its `u` in [0, 1), eps seeded by each image's key.
+        """The training loss of a batch, at t = floor(u T) with its `u`, and with eps seeded by each image's key.
 
         All but the UNet is computed in float32.
         """
@@ -114,7 +114,7 @@ class Denoiser(nn.Module):
         return Loss(weighted.mean(), weighted, per_sample, t)
 
     def _condition(self, batch: Batch, x0: torch.Tensor) -> dict | None:
-        """The batch's condition, with dropout for the sake of classifier-free guidance."""
+        """The batch's condition, with random nulls for classifier-free guidance; x0 gives their shape."""
         if self.conditioner is None:
             return None
         dropped = batches.dropout(self.conditioner.names, batch.key.tolist(), self.dropout)

@@ -54,7 +54,8 @@ def test_a_scheduler_gets_its_prediction_type(prediction, triple):
         scheduler = DDIMScheduler(prediction_type=reads, clip_sample=False)
         scheduler.set_timesteps(1000)
         for i, t in enumerate(T):
-            found = scheduler.step(predicted.for_(scheduler)[i : i + 1], int(t), x_t[i : i + 1]).pred_original_sample
+            out = predicted.for_scheduler(scheduler)[i : i + 1]
+            found = scheduler.step(out, int(t), x_t[i : i + 1]).pred_original_sample
             torch.testing.assert_close(found, x0[i : i + 1], rtol=0, atol=1e-3)
 
 

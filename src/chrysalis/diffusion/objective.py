@@ -102,7 +102,7 @@ def objective(name: str) -> Objective:
 
 
 def choose(pretrained: str | None, prediction: str = "auto") -> Objective:
-    """The objective called `prediction`, if it is the pretrained model's; `auto` is that one, or eps from scratch.
+    """The objective called `prediction`, which must be the pretrained model's; `auto`: that one, or eps from scratch.
 
     pretrained: diffusers' prediction type of the pretrained model; None for a model trained from scratch.
     """

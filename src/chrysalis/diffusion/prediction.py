@@ -41,7 +41,7 @@ class Prediction:
         """The prediction whose x_0 is larger by `change` at the same x_t, as guidance needs it."""
         return replace(self, out=self.objective.shift(self.out, change, self.t, self.noise))
 
-    def for_(self, scheduler) -> torch.Tensor:
+    def for_scheduler(self, scheduler) -> torch.Tensor:
         """The prediction as a diffusers scheduler's step expects it, by its prediction_type."""
         prediction_type = scheduler.config.prediction_type
         if prediction_type == self.objective.name:

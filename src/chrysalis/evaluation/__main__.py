@@ -36,7 +36,7 @@ def compare(folders: Sequence[Path], page: Path) -> None:
     subjects = [replace(s, name=name) for s, name in zip(subjects, unique_names(names), strict=True)]
     report.write(page, subjects)
     report.print_table(subjects)
-    say(f"with curves and images: {shown(page)}")
+    say(f"the same table with curves and images: {shown(page)}")
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

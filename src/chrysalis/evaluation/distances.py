@@ -10,10 +10,10 @@ from torch import Tensor
 
 from chrysalis.diffusion import seeds
 
-MIN_IMAGES_FOR_PRECISION = 50  # below, one image changes a fraction by more than 2 %
+MIN_IMAGES_FOR_PRECISION = 50  # with fewer, one image changes a fraction by more than 2 %
 MIN_IMAGES_FOR_KD = 16
-MAX_IMAGES = 5000  # of each set where every pair is compared
-KD_FORMAT = "{kd:.2g} (95 % CI {kd_low:.2g} to {kd_high:.2g})"  # of the metrics of `measure`
+MAX_IMAGES = 5000  # of each set, for metrics that compare every pair
+KD_FORMAT = "{kd:.2g} (95 % CI {kd_low:.2g} to {kd_high:.2g})"  # filled with the metrics of `measure`
 IDENTICAL = 1e-5  # relative distance; features of one image differ by less, whatever else is in its batch
 
 
@@ -48,11 +48,11 @@ def kernel_distance(a: Tensor, b: Tensor, resamples: int = 1000, seed: int = 0) 
     """KD = MMD^2 with the cubic kernel, unbiased at every n, of the whole sets.
 
     With Inception features this is KID (Binkowski et al. 2018, arXiv 1801.01401), which averages over subsets. The
-    sets are taken for independent samples: n images compared with themselves give KD = -2/n (mean k(x, x) -
+    sets are assumed to be independent: n images compared with themselves give KD = -2/n (mean k(x, x) -
     mean k(x, y)) instead of 0.
 
     The interval comes from a bootstrap of `resamples` resamples with replacement, which leaves out pairs of an image
-    with itself. It covers the truth in 95 % of cases or more (99 % for equal distributions).
+    with itself. It contains the true value in 95 % of cases or more (99 % for equal distributions).
     """
     a, b = a.double(), b.double()
     within_a, within_b, across = polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b)
@@ -111,13 +111,13 @@ def density_coverage(real: Tensor, samples: Tensor, k: int = 5) -> tuple[float, 
 
 
 def measure(real: Tensor, samples: Tensor, seed: int = 0) -> tuple[dict[str, float], list[str]]:
-    """Compute every metric that the numbers of images allow, and say which are missing or biased.
+    """Compute every metric that the numbers of images allow, and note which are missing or biased.
 
-    FD falls as n grows, so it compares equally many images of each set; the others compare every pair of at most
-    MAX_IMAGES images of each set. Subsets are random, because sets may come sorted by class.
+    FD falls as n grows, so it is computed from equally many images of each set; the others compare every pair of at
+    most MAX_IMAGES images of each set. Subsets are random, because sets may come sorted by class.
 
     Returns:
-        {"fd", "precision", "recall", "density", "coverage", "kd", "kd_low", "kd_high": value}, and sentences.
+        {"fd", "precision", "recall", "density", "coverage", "kd", "kd_low", "kd_high": value}, and notes.
     """
     metrics, notes, n, m, dim = {}, [], len(real), len(samples), real.shape[1]
     least, counts = min(n, m), f"there are {n} real images and {m} samples"

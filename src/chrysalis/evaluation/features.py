@@ -39,7 +39,7 @@ class Network(Protocol):
 
 
 def extract(network: Network, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Features float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W]; each image's are independent of the others.
+    """Compute features float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W], each independent of the others.
     Raises UserError if they are not finite."""
     network.module.to(device)
 
@@ -56,7 +56,7 @@ def extract(network: Network, images: Tensor, device: torch.device | str = "cpu"
 def extract_rows(
     network: Network, image_set: ImageSet, rows: np.ndarray, mirrored: bool = False, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Features float32 [len(rows), dim] of rows of a decoded set, or of their mirror images.
+    """Compute features float32 [len(rows), dim] of rows of a decoded set, or of their mirror images.
 
     They are kept in the cache folder, keyed by the images' contents and size, the rows and the network's weights.
     """
@@ -89,12 +89,12 @@ def network_digest(network: Network) -> str:
 
 
 class DenoiserEncoder:
-    """Activations of a denoiser's encoder on an image with little noise (Xiang et al. 2023, Denoising Diffusion
-    Autoencoders are Unified Self-supervised Learners, arXiv 2303.09769).
+    """Activations of a denoiser's encoder on alpha(t) x_0 at a small t, without noise (after Xiang et al. 2023,
+    Denoising Diffusion Autoencoders are Unified Self-supervised Learners, arXiv 2303.09769).
 
-    The features are the spatial means of the lowest levels and of the middle block, each normalized, so that they need
+    The features are the spatial means of the last levels and of the middle block, each normalized, so that they need
     no statistics of another data set. pretrained: a model folder or hub id. at: timestep as a fraction of T. levels:
-    number of encoder levels, from the lowest. size: of the resized images in pixels; None: the training size.
+    number of encoder levels, the last ones. size: of the resized images in pixels; None: the training size.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class DenoiserEncoder:
         for block in self.module.down_blocks:
             h, _ = block(hidden_states=h, temb=emb)
             outputs.append(h)
-        lowest = [*outputs[-self.levels :], self.module.mid_block(h, emb)]
-        return torch.cat([F.layer_norm(h.mean((2, 3)), h.shape[1:2]) for h in lowest], dim=1)
+        last = [*outputs[-self.levels :], self.module.mid_block(h, emb)]
+        return torch.cat([F.layer_norm(h.mean((2, 3)), h.shape[1:2]) for h in last], dim=1)
 
 
 class Inception:
@@ -147,7 +147,7 @@ class Inception:
         try:
             safe = file.suffix == ".safetensors"
             state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-            copy = io.BytesIO()  # what it reads it unpickles, and what it is not given it downloads
+            copy = io.BytesIO()  # torch-fidelity unpickles what it reads: only what was read safely
             torch.save(state, copy)
             copy.seek(0)
             self.module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chrysalis.evaluation.distances import euclidean
 
-QUANTILE = 0.05  # of the validation images' ratios: the threshold, which flags this fraction of new images too
+QUANTILE = 0.05  # of the validation ratios: the threshold, which flags this fraction of new images too
 MIN_VALIDATION_IMAGES = 20  # fewer have no fifth percentile
 MAX_VALIDATION_IMAGES = 1000  # more hardly make the percentile more exact
 DUPLICATE_RATIO = 0.1  # a validation image with a lower ratio is in the training set itself
@@ -57,7 +57,7 @@ def distance_ratios(
 
 
 def _nearest(x: Tensor, train: Tensor, leave_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(distance, row) of the training image nearest to each x. leave_out: a training row for each x not to count."""
+    """(distance, row) of the training image nearest to each x. leave_out: for each x a training row to ignore."""
     nearest, at_once = [], max(1, MAX_DISTANCES // len(train))
     for start in range(0, len(x), at_once):
         part = slice(start, start + at_once)

@@ -9,8 +9,8 @@ from chrysalis.system.plotting import COLORS, named, plain_numbers, save, style,
 
 Histories = Mapping[str, dict]  # the contents of each run's history.json, by the run's name
 Figures = list[tuple[str, str, str]]  # (title, caption, SVG)
-GREY, SAND = "#8a8275", "#c9c2b4"  # of reference lines; of raw values behind their average
-POINTS = {"capsize": 3, "linewidth": 1.6, "marker": "o", "markersize": 4}  # of values with error bars
+GREY, SAND = "#8a8275", "#c9c2b4"  # reference lines; raw values behind their average
+POINTS = {"capsize": 3, "linewidth": 1.6, "marker": "o", "markersize": 4}  # values with error bars
 AT_TIMESTEPS = "Details are decided at small timesteps, shapes at large ones."
 GAIN_CAPTIONS = (
     "Below zero is better than the base model. The band is the standard error over the validation images, the circle "
@@ -62,7 +62,7 @@ def report_figures(histories: Histories, best: Mapping[str, int], colours: Mappi
 
 def _validation_figures(histories: Histories, best: Mapping[str, int], colours: Mapping[str, str]) -> Figures:
     """EMA weights' validation losses, by step and by timestep: their differences to the base model's where all runs
-    have the same one. Otherwise the losses themselves: the worst base model has the most to gain."""
+    have the same one, else the losses themselves, because the worst base model has the most to gain."""
     same_base = len({round(history["validation"][0]["ema"], 5) for history in histories.values()}) == 1
     by_step, by_timestep = subplots(1, (8.6, 3.4))[1][0], subplots(1, (8.6, 3.0))[1][0]
     for name, history in histories.items():

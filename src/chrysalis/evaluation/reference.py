@@ -46,14 +46,14 @@ class Evaluation:
 
 def reference_rows(data: ImageDataModule) -> tuple[np.ndarray, str]:
     """(rows, their name) of the images that samples are compared with: the validation images, or all images where
-    those are too few. Compared with the training images alone, a model that memorizes would be the best."""
+    those are too few. A comparison with the training images alone would favor a model that memorizes."""
     if len(data.validation_rows) >= MIN_IMAGES_FOR_KD:
         return data.validation_rows, "validation images"
     return np.concatenate([data.validation_rows, distinct_train_rows(data)]), "real images"
 
 
 def distinct_train_rows(data: ImageDataModule) -> np.ndarray:
-    """The training rows without repetitions: an image that is there twice is no near-duplicate of itself."""
+    """The training rows of distinct images, so that no image is its own nearest other training image."""
     return data.image_set.distinct(data.train_rows)
 
 
@@ -84,8 +84,8 @@ class Reference:
         return Evaluation(record, metrics, near_duplicates)
 
     def nearest_grid(self, evaluation: Evaluation, images: Tensor, k: int) -> Tensor:
-        """Draw the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training image
-        nearest to each; returns uint8 [3, h, w]."""
+        """Arrange the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training
+        image nearest to each; returns uint8 [3, h, w]."""
         found = evaluation.near_duplicates
         lowest = found.ratio.argsort()[:k].tolist()
         nearest = torch.from_numpy(np.asarray(self.image_set.images[self.train_rows[found.nearest[lowest].numpy()]]))

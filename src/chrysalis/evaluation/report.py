@@ -19,10 +19,10 @@ from chrysalis.system.plotting import COLORS
 from chrysalis.system.records import public
 from chrysalis.system.terminal import console, warn
 
-MAX_GRIDS = 4  # grids of samples shown of a run: the first, the last, and some between
+MAX_GRIDS = 4  # grids of samples that a page shows of one run: the first, the last, and some between
 
 
-TRAINING_ROWS = {  # of the table; a row without its figures is left out
+TRAINING_ROWS = {  # title: format; a row whose values are missing is left out
     "validation loss": "{loss:.5f} (predicting {prediction})",
     "difference to the base model": "{val_loss_minus_base:+.5f}{plus_minus}",
     "best step": "{best_step:,} of {steps:,}",
@@ -47,7 +47,7 @@ SAMPLE_ROWS = {
 class Subject:
     """A run, or a folder that task=evaluate wrote.
 
-    validation: the record of its validation loss, if it has one. settings: a text. images: (caption, file).
+    validation: the record of its validation loss, if it has one. settings: YAML or JSON. images: (caption, file).
     """
 
     name: str
@@ -150,7 +150,7 @@ def print_table(subjects: Sequence[Subject]) -> None:
 
 
 def _comparability_warnings(subjects: Sequence[Subject]) -> list[str]:
-    """A sentence if the distances were not measured in the same manner."""
+    """A sentence if the distances were not measured with the same features and real images."""
     evaluations = [s.evaluation for s in subjects if "kd" in s.evaluation]
     names = {"features_digest": "feature networks", "compared_with": "real images", "n_real": "numbers of real images"}
     different = [name for key, name in names.items() if len({e[key] for e in evaluations}) > 1]

@@ -92,8 +92,8 @@ class Evaluate(Generate):
         return [*names, "evaluation.json", "nearest.png", "report.html"]
 
     def _validation(self) -> dict | None:
-        """The record of the validation loss; None with too few validation images, or for a conditional model, whose
-        conditions only its own run knows."""
+        """The record of the validation loss; None with too few validation images, or for a conditional model, because
+        the data here need not have its conditions."""
         if self.model.conditioner is not None or len(self.data.validation_rows) < 2:
             return None
         batch = self.data.validation_batch(MAX_VALIDATION_IMAGES)

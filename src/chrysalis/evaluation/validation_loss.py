@@ -88,8 +88,8 @@ class PairedDifference:
 def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
     """Average a - b of losses [N, bins] on the same triples.
 
-    The standard error takes the N images for the sample, not their triples: an image that is hard at one timestep is
-    hard at every one.
+    The standard error is over the N images, not over their triples: an image that is hard at one timestep is hard at
+    every one.
     """
     difference = (a - b).double()
     n = len(difference)

@@ -19,7 +19,7 @@ Format = Literal["gif", "webp", "mp4"]
 class Animation:
     """How animations are written.
 
-    formats: one or several of gif, webp and mp4. frames: their largest number. seconds: their duration, 0.1 to 600.
+    formats: one or several of gif, webp and mp4. frames: at most, of a trajectory. seconds: their duration, 0.1 to 600.
     """
 
     formats: Format | Sequence[Format] | None = ("gif", "mp4")
@@ -32,7 +32,7 @@ class Animation:
     def save(self, frames: Sequence[torch.Tensor], path: Path, seconds: float | None = None) -> list[str]:
         """Write frames, each uint8 [3, h, w], as path.gif, path.mp4 ... and return the file names.
 
-        The last frame stays for one second more. seconds: another duration than the animation's own.
+        The last frame stays for one second more. seconds: duration, in place of the animation's own.
         """
         images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
         duration = (self.seconds if seconds is None else seconds) / len(images)

@@ -1,4 +1,4 @@
-"""Sampling on several devices: the processes, launched by Lightning Fabric, and which part of the work each has."""
+"""Sampling on several devices: one process for each, launched by Lightning Fabric, and its share of the batches."""
 
 import logging
 import os
@@ -32,9 +32,9 @@ def launch(
     num_nodes: Positive = 1,
     precision: str | int = "32-true",
 ) -> tuple[ProcessGroup, torch.device]:
-    """Start the other processes, if there is more than one device, and return this one's place and device.
+    """Start the other processes, if there is more than one device, and return this one's group and device.
 
-    Under torchrun the processes are there already. On a CPU, `devices` is the number of processes. precision: see
+    Under torchrun the processes are running already. On a CPU, `devices` is the number of processes. precision: see
     sampling/precision.py.
     """
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
@@ -59,7 +59,7 @@ def launch(
         fabric.launch()
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"trainer.devices={devices} cannot be used here: {first_line(error)}.") from error
-    torch.set_num_threads(threads)  # Lightning divides them, and sums over other parts round to other images
+    torch.set_num_threads(threads)  # Lightning divides them, but another number of threads rounds differently
     return ProcessGroup(fabric.global_rank, fabric.world_size, _gather), fabric.device
 
 

@@ -26,17 +26,17 @@ class ImageToImage(Generate):
         super().__init__()
         self.image, self.strength = ImageFile(image, "task.image"), float(strength)
 
-    def first(self, sampler: Sampler) -> int:
+    def first_step(self, sampler: Sampler) -> int:
         """The full step whose timestep is nearest to t = strength T, whatever the scheduler's spacing."""
         schedule = sampler.schedule
         t = self.strength * schedule.scheduler.config.num_train_timesteps
         return min(range(len(schedule)), key=lambda step: abs(float(schedule.timestep(step)) - t))
 
     def segments(self, sampler: Sampler) -> Segments:
-        return repeat_segments([(self.first(sampler), len(sampler.schedule))], sampler.recurrence)
+        return repeat_segments([(self.first_step(sampler), len(sampler.schedule))], sampler.recurrence)
 
     def start(self, sampler: Sampler, specs: Sequence[SampleSpec], generators: list[torch.Generator]) -> torch.Tensor:
-        t = sampler.schedule.timestep(self.first(sampler)).view(1)
+        t = sampler.schedule.timestep(self.first_step(sampler)).view(1)
         image = sampler.x0_of(self.image)
         return sampler.unguided.noise.add(image, sampler.noise(generators), t)
 
@@ -101,10 +101,10 @@ class Invert(Generate):
 
     @torch.no_grad()
     def _noise_of(self, image: torch.Tensor, sampler: Sampler, cond: Mapping) -> torch.Tensor:
-        """x_T [1, 3, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
+        """x_T [1, C, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
         denoiser, schedule, x = sampler.unguided, sampler.schedule, image
         alpha_s, sigma_s = torch.ones_like(x[:1, :1, :1, :1]), torch.zeros_like(x[:1, :1, :1, :1])
-        s: torch.Tensor | None = None
+        s: torch.Tensor | None = None  # the timestep of x, less noisy than t; None: clean
         for step in reversed(range(len(schedule))):
             t = schedule.timestep(step)
             alpha, sigma = denoiser.noise.alpha(t.view(1)), denoiser.noise.sigma(t.view(1))

@@ -1,4 +1,4 @@
-"""Generating the images of a task into a folder, whatever stops the work or divides it among processes."""
+"""Generate the images of a task into a folder: batches are divided among processes, and complete images are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ Batch = Sequence[SampleSpec]
 class Generation:
     """One run of a task: its batches of images into a folder. Images that are complete there are not generated again.
 
-    recorder: of the first batch, which is then sampled in any case. processes: among which the batches are divided.
+    recorder: of the first batch's trajectory; that batch is sampled even if complete. processes: share the batches.
     """
 
     sampler: Sampler
@@ -39,7 +39,7 @@ class Generation:
         self.figures = GuidanceFigures()
 
     def run(self, batches: Sequence[Batch]) -> list[str]:
-        """Generate the images and what the task makes of them; returns what was written, in words."""
+        """Generate the images and the task's figures; return a description of each thing written."""
         torch.backends.cudnn.deterministic = True  # so that an image can be generated again to the bit
         output, is_first = self.output, self.processes.rank == 0
         for sentence in filter(None, (self.sampler.schedule.warning(), self.sampler.request.missing())):
@@ -47,14 +47,14 @@ class Generation:
         self.task.prepare(self.sampler)
         specs = list(chain.from_iterable(batches))
         output.keep_in_memory = self.figures.names = [spec.name for spec in specs[:MOST_IN_FIGURES]]
-        # 1. Find what is left and remove what a killed process has left half written, before any process writes
-        own = self._left(batches)[self.processes.rank :: self.processes.world_size]
+        # 1. Find the missing images and remove partial files of a killed process, before any process writes
+        own = self._remaining(batches)[self.processes.rank :: self.processes.world_size]
         for partial in output.path.glob(".*.partial") if is_first else ():
             partial.unlink(missing_ok=True)
         self.processes.gather(None)
         if is_first:
             output.record.write(output.path)
-        # 2. Generate this process's batches; one process's failure is everyone's
+        # 2. Generate this process's batches; a failure of one process ends all of them
         self._raise_any(self._generate(own, full=max(map(len, batches))))
         # 3. The first process makes the figures
         for rows in self.processes.gather(self.figures.rows):
@@ -69,7 +69,7 @@ class Generation:
             output.record.write(output.path, self.task.notes)
         return names
 
-    def _left(self, batches: Sequence[Batch]) -> list[Batch]:
+    def _remaining(self, batches: Sequence[Batch]) -> list[Batch]:
         """The batches with images that the folder lacks, and the one that is recorded."""
         only = self.output.record.only_image
         if only is not None:
@@ -82,7 +82,7 @@ class Generation:
         return [batch for batch in batches if batch is self.recorded or any(lacks(spec.name) for spec in batch)]
 
     def _generate(self, batches: Sequence[Batch], full: int) -> Exception | None:
-        """Write the images of the batches; returns what failed. full: the size of a batch that is not the last."""
+        """Write the images of the batches; return the error, if any. full: the size of a batch that is not the last."""
         evaluations = self.sampler.schedule.evaluations(self.task.segments(self.sampler))
         try:
             with stage("sampling", evaluations * sum(map(len, batches))) as progress, ImageWriter() as writer:
@@ -119,7 +119,7 @@ class Generation:
         return sampler.unguided.codec.decode(x).cpu()
 
     def _raise_any(self, failure: Exception | None) -> None:
-        """Raise this process's failure, or else another's."""
+        """Raise this process's error, or else that of another."""
         own = None if failure is None else str(failure) or type(failure).__name__
         messages = [message for message in self.processes.gather(own) if message]
         if not messages:
@@ -132,8 +132,8 @@ class Generation:
 def require_finite(steps: Iterator[Step], scheduler: str, immediate: bool) -> Iterator[Step]:
     """Yield the steps of a trajectory, and raise UserError that names the first whose values are not finite.
 
-    immediate: raise in place of that step; otherwise after the last one, so that a GPU need not be waited for at every
-    step. Guidance waits for it anyway, and would itself fail on such values at the next step.
+    immediate: raise in place of that step; otherwise after the last one, which avoids a GPU synchronization at every
+    step. Guidance synchronizes anyway, and would itself fail on such values at the next step.
     """
     taken, finite = [], []
     for step in steps:

@@ -37,12 +37,12 @@ def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int =
     return sheet
 
 
-def legible(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> torch.Tensor:
+def enlarged_table(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> torch.Tensor:
     """The table of rows as uint8 [3, h, w], enlarged as `pixels.save_sheet` enlarges small sheets."""
     width = max(pixels.strip([images], gap).shape[-1] for _, images in rows)
     return pixels.from_image(table(rows, pixels.enlargement(width), gap))
 
 
-def enlarged(image: torch.Tensor, least: int = 128) -> torch.Tensor:
+def enlarged_to(image: torch.Tensor, least: int = 128) -> torch.Tensor:
     """uint8 [3, H, W] enlarged by a whole factor, so that the shorter side has at least `least` pixels."""
     return pixels.enlarged(image, pixels.enlargement(min(image.shape[-2:]), least))

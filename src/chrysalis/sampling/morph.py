@@ -10,7 +10,7 @@ from chrysalis.data import pixels
 from chrysalis.diffusion import mixing, seeds
 from chrysalis.models import lora, second_model
 from chrysalis.models.model import Model
-from chrysalis.sampling.grids import enlarged
+from chrysalis.sampling.grids import enlarged_to
 from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
@@ -60,7 +60,7 @@ class Morph(Generate):
             places = torch.linspace(0, len(row) - 1, min(self.columns, len(row))).round().long().tolist()
             rows.append(output.images([row[place] for place in places]))
         figure = output.save_figure(pixels.strip(rows), "morph", enlarge=False)
-        frames = [enlarged(image) for image in output.images(names[:: -(-len(names) // MOST_FRAMES)])]
+        frames = [enlarged_to(image) for image in output.images(names[:: -(-len(names) // MOST_FRAMES)])]
         seconds = max(output.animation.seconds, len(frames) / 15)
         return [figure, *output.animation.save(frames, output.path / "morph", seconds)]
 
@@ -77,7 +77,7 @@ class Blend(Generate):
     def __init__(self, model: Model, base: str | None = None, ratios: Sequence[BlendRatio] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()
         if not ratios or len({f"{r:.3f}" for r in ratios}) < len(ratios):
-            raise UserError(f"task.ratios={list(ratios)} must be one or more that differ in their first three digits.")
+            raise UserError(f"task.ratios={list(ratios)} must be one or more that differ within three decimals.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
             raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")
@@ -89,7 +89,7 @@ class Blend(Generate):
         self.base, self.own = other.unet.state_dict(), copy.deepcopy(model.unet.state_dict())
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
-            raise UserError(f"task.base={other.origin} is another kind of UNet than {model.origin}: they cannot blend.")
+            raise UserError(f"task.base={other.origin} and {model.origin} cannot blend: their UNets differ.")
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [

@@ -1,4 +1,4 @@
-"""The folder that a sampling fills: complete PNG files that say how to generate them again, and the trajectory."""
+"""The folder of generated images: complete PNG files that record how to generate them again, and the trajectory."""
 
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 from chrysalis.data import pixels
 from chrysalis.data.pixels import PixelCodec
 from chrysalis.sampling.animation import Animation
-from chrysalis.sampling.grids import enlarged, read
+from chrysalis.sampling.grids import enlarged_to, read
 from chrysalis.sampling.loop import Step
 from chrysalis.sampling.record import SamplingRecord
 
@@ -21,7 +21,7 @@ MOST_IN_FIGURES = 64  # images in a grid, and images that stay in memory for it
 class ImageWriter(ThreadPoolExecutor):
     """Threads that write images while the next ones are generated; leaving the `with` block waits for all of them.
 
-    threads: most of their time they wait for the disk. most: number of waiting images from which on `save` waits too.
+    threads: their number; they mostly wait for the disk. most: length of the queue from which on `save` waits too.
     """
 
     def __init__(self, threads: int = 4, most: int = 32):
@@ -44,7 +44,7 @@ class ImageWriter(ThreadPoolExecutor):
 
 
 class OutputFolder:
-    """The images of one sampling in the folder `path`, by name; raises UserError for a folder of other images.
+    """The generated images in the folder `path`, by name; raises UserError for a folder of other images.
 
     The images named by `keep_in_memory` are not read again for figures; others, such as those of other processes or
     of an earlier, stopped command, are read from their files.
@@ -121,7 +121,7 @@ class TrajectoryRecorder:
         rows = columns.transpose(0, 1).flatten(0, 1)  # of each image x_t and x_0: [2 * rows, columns, 3, H, W]
         figure = output.save_figure(pixels.strip(rows.unbind()), "trajectory", enlarge=False)
         moments = [self.moments[i] for i in _spread(self.evaluations, self.frames)]
-        frames = [enlarged(pixels.strip(moment.unbind()), 256) for moment in moments]
+        frames = [enlarged_to(pixels.strip(moment.unbind()), 256) for moment in moments]
         return [figure, *output.animation.save(frames, output.path / "trajectory")]
 
     def _first_rows(self, x: torch.Tensor) -> torch.Tensor:

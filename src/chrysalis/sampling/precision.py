@@ -1,4 +1,4 @@
-"""What the UNet computes in while sampling: its precision, and whether it is compiled."""
+"""How the UNet computes while sampling: its precision, and whether it is compiled."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The record of a sampling: what goes into settings.json and into every image, and whether a folder holds the same."""
+"""How images were generated: the record in settings.json and in every image, and its comparison with a folder's."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from chrysalis.system.records import all_public, leaves
 from chrysalis.system.terminal import is_main_process
 
 FILE = "settings.json"
-# settings that change no image, with all below them: a stopped sampling may continue with others
+# prefixes of settings that change no image: a stopped command may continue with other values of these
 NO_EFFECT = ("batch_size.", "compile.", "trajectory_columns.", "trajectory.", "animation.")
 NO_EFFECT += ("task.features.", "task.data.", "task.n_nearest.")
 
@@ -49,7 +49,7 @@ class SamplingRecord:
         write_text(out / FILE, json.dumps(content, indent=2) + "\n")
 
     def require_same_images(self, out: Path) -> None:
-        """Raise UserError unless the folder is new, empty, or of a sampling of these very images."""
+        """Raise UserError unless the folder is new, empty, or holds some of these very images."""
         if not is_main_process() or not out.is_dir() or not any(out.iterdir()):
             return
         try:
@@ -68,6 +68,6 @@ class SamplingRecord:
 
 
 def _compared(record: dict) -> dict:
-    """What decides about the images, by key."""
+    """All that the images depend on, by key."""
     settings = {k: v for k, v in leaves(record["settings"]).items() if not f"{k}.".startswith(NO_EFFECT)}
     return {**settings, "trainer.precision": record["precision"], **record["inputs"]}

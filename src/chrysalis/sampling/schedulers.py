@@ -77,7 +77,7 @@ def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings):
     if float(training_scheduler.alphas_cumprod[-1]) == 0:
         if "rescale_betas_zero_snr" not in accepted:
             raise UserError(f"scheduler={name} cannot serve a model with zero terminal SNR: use ddim.")
-        config["rescale_betas_zero_snr"] = True  # rescaled trained_betas do not say so themselves
+        config["rescale_betas_zero_snr"] = True  # a config with rescaled trained_betas does not say so
     if any(settings.get(key) for key in OTHER_SPACINGS):
         defaults = {**defaults, "use_karras_sigmas": False}
     # from_config drops what the training scheduler left at its default, and Heun has other default betas
@@ -121,7 +121,7 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
     serves = {"beta_schedule", "prediction_type"} <= set(accepted) and len(required) == 4
     if not serves or "Inverse" in kind:
         raise UserError(
-            f"scheduler={kind} serves another kind of model or use (such as flow matching or EDM sigmas), not sampling "
+            f"scheduler={kind} is for another kind of model or use (such as flow matching or EDM sigmas), not sampling "
             f"from a DDPM noise schedule: {CHOOSE}"
         )
     return dict(accepted)
@@ -151,7 +151,7 @@ def step_arguments(scheduler: Scheduler, generators: list[torch.Generator]) -> d
 
 
 class LMS(LMSDiscreteScheduler):
-    """diffusers' takes its order from the step's number, which is too high while there is little history."""
+    """Limit the order by the history: diffusers takes it from the step index, too high at the start of a segment."""
 
     def step(self, model_output, timestep, sample, order: int = 4, return_dict: bool = True):
         return super().step(model_output, timestep, sample, min(order, len(self.derivatives) + 1), return_dict)

@@ -12,7 +12,7 @@ from chrysalis.data import pixels
 from chrysalis.data.image_file import ImageFile
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.sampling.grids import legible
+from chrysalis.sampling.grids import enlarged_table
 from chrysalis.sampling.guidance.guided import Guided
 from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
@@ -138,7 +138,7 @@ class Generate:
             cond = sampler.cond(row)
             table += [(name, pixels.to_uint8(cond[name]).expand(-1, 3, -1, -1).cpu()) for name in request.spatial]
             table.append((request.row_name(row[0].row), output.images([spec.name for spec in row])))
-        return [output.save_figure(legible(table), "grid", enlarge=False)]
+        return [output.save_figure(enlarged_table(table), "grid", enlarge=False)]
 
 
 def in_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:

@@ -1,4 +1,4 @@
-"""The timesteps of one sampling: where each full step starts, and schedulers placed at any of them."""
+"""The timesteps of a trajectory: where each full step starts, and schedulers set to start at any of them."""
 
 import copy
 from collections.abc import Sequence

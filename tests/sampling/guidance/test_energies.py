@@ -461,7 +461,7 @@ def test_a_pair_is_w_of_the_formula():
 
 
 def test_wrong_targets(tmp_path):
-    with pytest.raises(UserError, match="neither a colour"):
+    with pytest.raises(UserError, match="neither a color"):
         energies.Colour("blurple")
     with pytest.raises(UserError, match="not an image"):
         energies.Colour(str(tmp_path / "palette.png"))

@@ -1,1 +1,1 @@
-"""Guidance wraps a denoiser: energies (any function), classifiers, CLIP, model pairs; the loop sees a denoiser."""
+"""Guidance: a denoiser wrapped with terms (any loss, a classifier, CLIP, a second model), called like a denoiser."""

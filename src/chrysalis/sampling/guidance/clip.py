@@ -23,7 +23,7 @@ class Clip(Energy):
         model: a folder or hub id of a transformers CLIPModel.
         text, image: the target; with both, they have equal weight.
         cutouts: number of random square crops, half to all of the shorter side, whose distances are averaged, which
-            favours changes that help everywhere (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
+            favors changes that help everywhere (VQGAN-CLIP, Crowson et al. 2022, arXiv 2204.08583); 0 for the whole
             image, stretched to CLIP's square.
     """
 

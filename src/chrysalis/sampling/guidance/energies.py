@@ -22,7 +22,7 @@ from chrysalis.system.ranges import Fraction, Positive, PositiveNumber, Smoothin
 
 
 class Energy(Term):
-    """loss(x0, t, cond) -> [B], and how its gradient acts.
+    """A term that moves x_0 along the gradient of its loss(x0, t, cond) -> [B].
 
     Args:
         settings: scale, interval and schedule, see Term.
@@ -49,7 +49,7 @@ class Energy(Term):
         super().__init__(**settings)
         self.at, self.gradient, self.largest_change, self.smoothing = at, gradient, clip, smoothing
         self.through_unet = at == "x_t"
-        self.key = f"guidance.{type(self).__name__.lower()}"  # of its settings, for messages
+        self.key = f"guidance.{type(self).__name__.lower()}"  # prefix of its settings' keys, for messages
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         """x0 float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
@@ -94,7 +94,7 @@ class Energy(Term):
             except Exception as error:  # the user's own backward can raise anything
                 raise UserError(f"{source}: the loss has no gradient: {first_line(error)}.") from error
         if gradient is None:
-            raise UserError(f"{source}: the loss does not depend on the image.")
+            raise UserError(f"{source}: the loss does not depend on the image: compute it from x0, with torch.")
         return gradient
 
     def _smoothed(self, x0: torch.Tensor, predicted: Prediction, cond: Mapping | None) -> torch.Tensor:
@@ -108,12 +108,12 @@ class Energy(Term):
 
 
 class Colour(Energy):
-    """A target colour, or the colours of a palette image.
+    """A target color, or the colors of a palette image.
 
     Args:
         target: "rrggbb" or a CSS name: half the mean squared distance of all pixels' chroma, which leaves the
             brightness to the model. Or an image's path: the sliced Wasserstein distance between the two sets of
-            colours (Bonneel et al. 2015).
+            colors (Bonneel et al. 2015).
     """
 
     def __init__(self, target: str, **settings):
@@ -125,7 +125,7 @@ class Colour(Energy):
             self.target = pixels.to_signed(torch.tensor(ImageColor.getrgb(f"#{target}" if is_hex else target)[:3]))
         except ValueError:
             if not any(c in target for c in "./\\"):
-                message = f"{self.key}.target={target} is neither a colour (rrggbb or a CSS name) nor an image."
+                message = f"{self.key}.target={target} is neither a color (rrggbb or a CSS name) nor an image."
                 raise UserError(message) from None
             self.target = ImageFile(target, f"{self.key}.target")
 
@@ -171,9 +171,9 @@ class Symmetry(Energy):
 
 
 class Silhouette(Energy):
-    """A mask image, white where the subject is to be: outside it one even background, inside nothing like it.
+    """A subject inside a mask: outside it a uniform background, inside no pixel like that background.
 
-    contrast: the rms distance, in [-1, 1], that the subject should have from the background's colour.
+    mask: an image, white inside. contrast: the rms distance, in [-1, 1], of the subject from the background's color.
     """
 
     def __init__(self, mask: str, contrast: float = 0.6, **settings):
@@ -199,7 +199,7 @@ class Sharpness(Energy):
 
 
 class Reference(Energy):
-    """Likeness to an image at low resolution, `size` cells high: its layout and colours, but not its details."""
+    """Likeness to an image at low resolution, `size` cells high: its layout and colors, but not its details."""
 
     def __init__(self, image: str, size: Positive = 8, **settings):
         super().__init__(**settings)

@@ -33,12 +33,12 @@ class GuidanceFigures:
     def save(self, out: Path) -> list[str]:
         """Write both files and return their names; [] where guidance has not acted.
 
-        Rows of images that an earlier command generated come from its guidance.csv; a stopped one has left none.
+        Rows of images that an earlier command generated come from its guidance.csv; a stopped command has written none.
         """
         found = _read(out / "guidance.csv") | self.rows
         rows = [row for name in self.names for row in found.get(name, [])]
         if missing := sum(name not in found for name in self.names):
-            say(f"guidance.csv has no rows of {missing} images, which an earlier command generated.")
+            say(f"guidance.csv has no rows for {missing} images, which an earlier command generated.")
         if not rows:
             return []
         with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
@@ -57,7 +57,6 @@ def _read(file: Path) -> dict[str, list[tuple]]:
 
 def _plot(path: Path, rows: list[tuple]) -> None:
     """Loss and fraction of each term over the steps: the median over the images, and their quartiles."""
-
     terms = list(dict.fromkeys(row[3] for row in rows))
     figure, (losses, fractions) = subplots(2, (9, 3.4))
     for colour, term in zip(COLORS * len(terms), terms, strict=False):

@@ -64,11 +64,11 @@ class Term:
 
 
 class Guided(nn.Module):
-    """A denoiser with named terms of guidance, called as a denoiser is; it freezes the UNet's weights.
+    """A denoiser with named guidance terms, called like a denoiser; it freezes the UNet's weights.
 
     Every call adds a row for each active term to `records`: (step, t, its name, loss, gradient_norm, fraction), the
-    last three of B numbers. fraction: the term's part of the step, ||eps change|| over the sum of those of all terms
-    and of the model's eps.
+    last three lists of B numbers. fraction: the term's part of the step, ||change of eps|| over the sum of those of all
+    terms and of ||eps||.
     """
 
     def __init__(self, denoiser: Denoiser, terms: Mapping[str, Term]):
@@ -85,7 +85,7 @@ class Guided(nn.Module):
                 )
 
     def begin(self) -> None:
-        """Forget the records, before new images."""
+        """Clear the records, before a new batch."""
         self.records: list[tuple] = []
         self.evaluations = 0
 
@@ -113,9 +113,9 @@ class Guided(nn.Module):
             if not value.isfinite().all():
                 bad = value[~value.isfinite()][0].item()
                 where = self.terms[name].where
-                source = f" It comes from {where}." if where else ""
+                hint = f"It comes from {where}." if where else f"Lower guidance.{name}.scale."
                 step = f"step {self.evaluations - 1} (t={float(t):g})"
-                raise UserError(f"guidance.{name}: the {what} is {bad} at {step}.{source}")
+                raise UserError(f"guidance.{name}: the {what} is {bad} at {step}. {hint}")
 
     def _record(self, predicted: Prediction, pushes: dict[str, Push]) -> None:
         ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # of changes in eps and x0

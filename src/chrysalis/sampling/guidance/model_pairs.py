@@ -28,7 +28,7 @@ class Pair(Term):
         self.other = other.requires_grad_(False).eval()
 
     def other_condition(self, cond: Mapping | None, x_t: torch.Tensor) -> Mapping | None:
-        """The other model's condition; it ignores it if it is unconditional."""
+        """The condition of the other model, which ignores it if it is unconditional."""
         return cond
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
@@ -42,7 +42,7 @@ class Pair(Term):
 
 
 class ClassifierFree(Pair):
-    """x0 = D_null + w (D_cond - D_null) (Ho & Salimans 2022, arXiv 2207.12598): the other is the model's null.
+    """x0 = D_null + w (D_cond - D_null) (Ho & Salimans 2022, arXiv 2207.12598): the other is the model with the null.
 
     Args:
         scale: w; 1 is the condition alone, 0 the null.
@@ -76,7 +76,7 @@ class ClassifierFree(Pair):
 
 
 def denoiser_of(model: Model) -> Denoiser:
-    """The model as a frozen denoiser; without guidance too, since gradients make torch round some layers otherwise."""
+    """The model as a denoiser, always frozen: torch rounds some layers differently if weights require gradients."""
     denoiser = Denoiser(model.unet, model.scheduler, choose(model.prediction), model.conditioner, codec=model.family)
     return denoiser.requires_grad_(False).eval()
 

@@ -50,7 +50,7 @@ class Function:
             raise UserError(f"{failed_at(error, Path(self.file)) or self.where}: {described(error)}") from error
 
     def returned(self, value: object, what: str, n: int, *free: str) -> torch.Tensor:
-        """value, if it is a tensor of shape [n, *free], where `free` names dimensions of any size."""
+        """Return value if it is a tensor of shape [n, *free], else raise; `free` names dimensions of any size."""
         if isinstance(value, torch.Tensor) and value.dim() == 1 + len(free) and len(value) == n:
             return value
         shape = ", ".join([str(n), *free])

@@ -12,7 +12,7 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.diffusion import seeds
 from chrysalis.sampling import schedulers
-from chrysalis.sampling.grids import legible
+from chrysalis.sampling.grids import enlarged_table
 from chrysalis.sampling.loop import sample
 from chrysalis.system import memory
 from chrysalis.system.ranges import Positive, Seed, Shown
@@ -82,7 +82,7 @@ class GridLayout:
         for k, name in enumerate(self.names):
             shown = [pixels.to_uint8(values[k : k + 1]).expand(-1, 3, -1, -1) for values in self.shown]
             rows.append((name, torch.cat([*shown, images[k * self.columns : (k + 1) * self.columns]])))
-        return legible(rows)
+        return enlarged_table(rows)
 
 
 class Samples(Callback):
@@ -158,7 +158,7 @@ class Samples(Callback):
         names = ("base model", "fine-tuned") if origin else ("untrained", "trained")
         chosen = self.layout.representatives
         images = (self.base[chosen], after[chosen], self._training_images(trainer.datamodule))
-        return legible(list(zip((*names, "training images"), images, strict=True)))
+        return enlarged_table(list(zip((*names, "training images"), images, strict=True)))
 
     def _training_images(self, data: ImageDataModule) -> torch.Tensor:
         """One training image for each representative: of the same label if the grid has labels, else spread evenly."""
