@@ -39,7 +39,7 @@ def table(tmp_path, **columns) -> bytes:
 
 
 def reds(source, side: int = 16) -> list[int]:
-    return open_set(source, (side, side), "crop").images[:, 0, 0, 0].tolist()
+    return open_set(source, (3, side, side), "crop").images[:, 0, 0, 0].tolist()
 
 
 def test_images_by_place_by_hf_address_and_by_http_address(served, tmp_path, monkeypatch):
