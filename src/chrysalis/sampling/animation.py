@@ -9,6 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
+from chrysalis.data.pixels import as_rgb
 from chrysalis.system.files import written
 from chrysalis.system.ranges import Frames, Seconds
 
@@ -30,11 +31,11 @@ class Animation:
         self.suffixes = [self.formats] if isinstance(self.formats, str) else list(self.formats or [])
 
     def save(self, frames: Sequence[torch.Tensor], path: Path, seconds: float | None = None) -> list[str]:
-        """Write frames, each uint8 [3, h, w], as path.gif, path.mp4 ... and return the file names.
+        """Write frames, each uint8 [C, h, w], as path.gif, path.mp4 ... and return the file names.
 
         The last frame stays for one second more. seconds: duration, in place of the animation's own.
         """
-        images = [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+        images = [np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()) for rgb in as_rgb(torch.stack(list(frames)))]
         duration = (self.seconds if seconds is None else seconds) / len(images)
         files = [path.with_suffix(f".{name}") for name in self.suffixes]
         for file in files:

@@ -60,12 +60,13 @@ def data_row(plan: Plan) -> str:
     images, rows = plan.data.image_set, plan.data.train_rows
     sample = images.images[rows[:: -(-len(rows) // SAMPLE)]]
     decoded = np.array([sample.min(), sample.max(), *sample.mean(axis=(0, 2, 3), dtype=np.float64)])
+    names = ("red", "green", "blue", "alpha") if len(decoded) > 3 else ("grey",)
     low, high, *means = (f"{v:.0f}" for v in decoded)
     seen_low, seen_high, *seen = (f"{v:z.2f}" for v in pixels.to_signed(torch.from_numpy(decoded)))
     rejected = f"\n{len(images.rejected)} more cannot be read and are skipped" if images.rejected else ""
     return (
         f"{plan.data.description().removeprefix('data: ')}{rejected}\n"
-        f"values from {low} to {high}, on average red {means[0]}, green {means[1]}, blue {means[2]}\n"
+        f"values from {low} to {high}, on average {', '.join(map(' '.join, zip(names, means, strict=False)))}\n"
         f"the model sees {seen_low} to {seen_high}: {', '.join(seen)}"
     )
 
