@@ -53,3 +53,15 @@ def test_a_sheet_of_small_images_is_enlarged_and_holds_their_pixels(tmp_path, n,
         assert (np.asarray(reduced) == sheet.permute(1, 2, 0).numpy()).all()
         boxed = opened.reduce(factor)  # a mean over each square: its pixels are all alike
         assert (np.asarray(boxed) == sheet.permute(1, 2, 0).numpy()).all()
+
+
+def test_images_of_one_and_four_channels_become_rgb():
+    """Grey is repeated; RGBA is composited over white, as Pillow does it up to rounding."""
+    rgba = torch.randint(0, 256, (2, 4, 5, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    for image, rgb in zip(rgba, pixels.as_rgb(rgba), strict=True):
+        white = Image.new("RGBA", (6, 5), "white")
+        composited = pixels.from_image(Image.alpha_composite(white, pixels.as_image(image)).convert("RGB"))
+        assert (composited.int() - rgb.int()).abs().max() <= 1
+    assert [pixels.as_image(rgba[0, :channels]).mode for channels in (1, 3, 4)] == ["L", "RGB", "RGBA"]
+    assert torch.equal(pixels.as_rgb(rgba[:, :1]), rgba[:, [0, 0, 0]])
+    assert pixels.as_rgb(rgba[:, :3]).data_ptr() == rgba.data_ptr(), "RGB stays as it is"
