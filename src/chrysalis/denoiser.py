@@ -1,6 +1,6 @@
 """A UNet with its noise schedule, objective and conditioner: training takes its loss, sampling its predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,7 @@ class Denoiser(nn.Module):
     """
 
     unet: Any  # a UNet2DModel; Any, since this module must not import diffusers
+    __call__: Callable[..., Prediction]  # of nn.Module, which leaves the result of `forward` untyped
 
     def __init__(
         self,

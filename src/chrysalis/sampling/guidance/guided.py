@@ -1,6 +1,6 @@
 """A guided denoiser is a denoiser: its x_0 is the model's plus the sum of the changes that its terms ask for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,6 +70,8 @@ class Guided(nn.Module):
     last three lists of B numbers. fraction: the term's part of the step, ||change of eps|| over the sum of those of all
     terms and of ||eps||.
     """
+
+    __call__: Callable[..., Prediction]  # see Denoiser
 
     def __init__(self, denoiser: Denoiser, terms: Mapping[str, Term]):
         super().__init__()
