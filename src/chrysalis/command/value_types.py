@@ -43,7 +43,7 @@ def _interval(hint: Any) -> Interval | None:
 
 
 def _fits_number(value: Any, kind: type, ends: Interval) -> bool:
-    if not isinstance(value, kind | int) or isinstance(value, bool) or not abs(value) < 2**32:  # nan compares false
+    if not isinstance(value, kind | int) or isinstance(value, bool):
         return False
     bounds = ((operator.ge, ends.ge), (operator.gt, ends.gt), (operator.le, ends.le), (operator.lt, ends.lt))
     return all(bound is None or compare(value, bound) for compare, bound in bounds)

@@ -23,14 +23,14 @@ WITHOUT_TARGET = {  # types of the keys that are not arguments of a target
     "preflight": bool | Literal["only"],
     "profile": bool,
     "debug": bool,
-    "noise_offset": ranges.NotNegativeNumber,
+    "noise_offset": ranges.NoiseOffset,
     "condition.dropout": ranges.Fraction,
-    "condition.lr_multiplier": ranges.PositiveNumber,
+    "condition.lr_multiplier": ranges.LearningRateMultiplier,
     "n": ranges.Samples,
     "steps": ranges.Steps,
     "image_size": ranges.Pixels | tuple[ranges.Pixels, ranges.Pixels] | None,
     "batch_size": ranges.Positive,
-    "guidance.recurrence": ranges.Repetitions,
+    "guidance.recurrence": ranges.From1To1000,
     "guidance.scale": float,
     "guidance.negative": dict | None,
     "guidance.function": str,
@@ -46,7 +46,7 @@ REPLACED = {  # types to check instead of the target's annotation: Lightning's a
     "trainer.max_epochs": ranges.Endless | None,
     "trainer.accumulate_grad_batches": ranges.Positive,
     "trainer.log_every_n_steps": ranges.Positive,
-    "trainer.num_nodes": ranges.Positive,
+    "trainer.num_nodes": ranges.From1To10000,
 }
 # Arguments of Lightning's Trainer that this project replaces, with what to use instead
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"

@@ -18,7 +18,7 @@ from chrysalis.system import hub, memory
 from chrysalis.system.errors import UserError, first_line, require_path
 from chrysalis.system.files import cache_folder, written
 from chrysalis.system.memory import align
-from chrysalis.system.ranges import FractionBelow1, Pixels, Positive
+from chrysalis.system.ranges import FeaturePixels, FractionBelow1, Positive
 from chrysalis.system.terminal import stage
 
 BATCH_SIZE = 64
@@ -102,7 +102,7 @@ class DenoiserEncoder:
         pretrained: str = "assets/features",
         at: FractionBelow1 = 0.1,
         levels: Positive = 1,
-        size: Pixels | None = None,
+        size: FeaturePixels | None = None,
     ):
         model = folder.load(pretrained, "features.pretrained")
         if model.conditioner is not None:

@@ -19,7 +19,7 @@ from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import read_mapping, shown, write_text
-from chrysalis.system.ranges import Nearest
+from chrysalis.system.ranges import From1To64
 from chrysalis.system.records import public
 from chrysalis.system.terminal import say, warn
 
@@ -38,7 +38,7 @@ class Evaluate(Generate):
         model: Model,
         features: Callable[[], Network],
         data: ImageDataModule | None = None,
-        n_nearest: Nearest = 8,
+        n_nearest: From1To64 = 8,
     ):
         super().__init__()
         if data is None:

@@ -8,13 +8,13 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import Channels, Layers, NotNegative, Pixels, TrainTimesteps
+from chrysalis.system.ranges import Channels, From1To64, NotNegative, Pixels, TrainTimesteps
 
 
 def build(
     image_size: Pixels | tuple[Pixels, Pixels],
     block_out_channels: tuple[Channels, ...] = (32, 64, 96, 128),
-    layers_per_block: Layers = 1,
+    layers_per_block: From1To64 = 1,
     attention_levels: tuple[NotNegative, ...] = (),
     num_train_timesteps: TrainTimesteps = 1000,
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear",

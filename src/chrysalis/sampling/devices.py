@@ -11,7 +11,7 @@ import torch
 
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError, first_line
-from chrysalis.system.ranges import Positive, Processes
+from chrysalis.system.ranges import From1To10000, Processes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ProcessGroup:
 def launch(
     accelerator: str = "auto",
     devices: Processes | Literal["auto"] = 1,
-    num_nodes: Positive = 1,
+    num_nodes: From1To10000 = 1,
     precision: str | int = "32-true",
 ) -> tuple[ProcessGroup, torch.device]:
     """Start the other processes, if there is more than one device, and return this one's group and device.

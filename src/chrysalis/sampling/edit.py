@@ -13,7 +13,7 @@ from chrysalis.sampling.output import OutputFolder
 from chrysalis.sampling.tasks import Generate, Sampler, SampleSpec
 from chrysalis.sampling.timesteps import Segments, repeat_segments
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import NotNegative, Positive, PositiveFraction, Repetitions
+from chrysalis.system.ranges import From1To1000, Positive, PositiveFraction, UpTo1000
 
 
 class ImageToImage(Generate):
@@ -49,7 +49,7 @@ class Inpaint(Generate):
     known one.
     """
 
-    def __init__(self, image: str, mask: str, jump: Positive = 5, resamplings: Repetitions = 3):
+    def __init__(self, image: str, mask: str, jump: Positive = 5, resamplings: From1To1000 = 3):
         super().__init__()
         self.image, self.mask = ImageFile(image, "task.image"), ImageFile(mask, "task.mask")
         self.mask.require_shape_of(self.image)
@@ -82,7 +82,7 @@ class Invert(Generate):
     scheduler_settings: ClassVar[dict] = {"clip_sample": False}  # clipping cannot be inverted
     one_condition = True
 
-    def __init__(self, image: str, corrections: NotNegative = 3):
+    def __init__(self, image: str, corrections: UpTo1000 = 3):
         super().__init__()
         self.image, self.corrections = ImageFile(image, "task.image"), corrections
 

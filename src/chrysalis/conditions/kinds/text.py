@@ -12,7 +12,7 @@ from chrysalis.data.store import ImageSet
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
 from chrysalis.system.memory import align
-from chrysalis.system.ranges import Channels, Layers, NotNegative, Positive
+from chrysalis.system.ranges import Channels, From1To64, Heads, NotNegative
 from chrysalis.system.terminal import warn
 
 
@@ -26,8 +26,8 @@ class Text(Kind[TextAttention]):
 
     encoder: str | None = None  # folder or hub id of a frozen transformers text encoder; None: a small one is trained
     dim: Channels = 64  # of the small encoder
-    layers: Layers = 1  # of the small encoder
-    heads: Positive = 4  # of the cross-attention
+    layers: From1To64 = 1  # of the small encoder
+    heads: Heads = 4  # of the cross-attention
     levels: Sequence[NotNegative] | None = ()  # levels without self-attention to add cross-attention to; 0: full size
     pooled: bool = True  # also add the pooled states to the timestep embedding
 

@@ -13,7 +13,7 @@ from chrysalis.sampling.guidance.energies import Energy
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
 from chrysalis.system.memory import align
-from chrysalis.system.ranges import NotNegative
+from chrysalis.system.ranges import UpTo1000
 
 
 class Clip(Energy):
@@ -28,7 +28,7 @@ class Clip(Energy):
     """
 
     def __init__(
-        self, model: str, text: str | None = None, image: str | None = None, cutouts: NotNegative = 8, **settings
+        self, model: str, text: str | None = None, image: str | None = None, cutouts: UpTo1000 = 8, **settings
     ):
         super().__init__(**settings)
         if text is None and image is None:

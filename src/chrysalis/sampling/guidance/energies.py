@@ -18,7 +18,7 @@ from chrysalis.diffusion import seeds
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.sampling.guidance.guided import Push, Term
 from chrysalis.system.errors import UserError, first_line
-from chrysalis.system.ranges import Fraction, Positive, PositiveNumber, Smoothing
+from chrysalis.system.ranges import Fraction, GridSize, PositiveNumber, UpTo1000
 
 
 class Energy(Term):
@@ -43,7 +43,7 @@ class Energy(Term):
         at: Literal["x0", "x_t", "noisy"] = "x0",
         gradient: Literal["per_pixel", "raw", "unit"] = "per_pixel",
         clip: PositiveNumber | None = 1.0,
-        smoothing: Smoothing = 0,
+        smoothing: UpTo1000 = 0,
         **settings,
     ):
         super().__init__(**settings)
@@ -201,7 +201,7 @@ class Sharpness(Energy):
 class Reference(Energy):
     """Likeness to an image at low resolution, `size` cells high: its layout and colors, but not its details."""
 
-    def __init__(self, image: str, size: Positive = 8, **settings):
+    def __init__(self, image: str, size: GridSize = 8, **settings):
         super().__init__(**settings)
         self.image, self.size = ImageFile(image, "guidance.reference.image"), size
 

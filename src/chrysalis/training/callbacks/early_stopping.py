@@ -4,7 +4,7 @@ import torch
 
 from chrysalis.evaluation.validation_loss import paired_difference
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import NotNegativeNumber, Positive
+from chrysalis.system.ranges import Positive, StandardErrors
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.validation import Validation
@@ -19,7 +19,7 @@ class EarlyStopping(Callback):
 
     saved = ("best_step", "waited", "last_step", "lowest")
 
-    def __init__(self, patience: Positive = 5, min_delta: NotNegativeNumber = 1.0):
+    def __init__(self, patience: Positive = 5, min_delta: StandardErrors = 1.0):
         self.patience, self.min_delta = patience, min_delta
         self.on_validation_images_changed()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.profiler import profile, schedule
 
 from chrysalis.system.files import shown, written
-from chrysalis.system.ranges import NotNegative, Positive
+from chrysalis.system.ranges import From1To10000, UpTo10000
 from chrysalis.system.terminal import say
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.progress import Clock, now
@@ -27,7 +27,7 @@ class Profile(Callback):
     run's clock does not count the recorded steps.
     """
 
-    def __init__(self, run_dir: str, wait: NotNegative = 5, warmup: Positive = 2, steps: Positive = 5):
+    def __init__(self, run_dir: str, wait: UpTo10000 = 5, warmup: From1To10000 = 2, steps: From1To10000 = 5):
         self.folder = Path(run_dir) / "profile"
         self.wait, self.warmup, self.steps = wait, warmup, steps
         self.trace: Path | None = None

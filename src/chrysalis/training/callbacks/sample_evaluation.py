@@ -16,7 +16,7 @@ from chrysalis.evaluation.features import Network
 from chrysalis.evaluation.reference import Reference, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import Nearest, NotNegative, Positive, PositiveFraction, Seed
+from chrysalis.system.ranges import From1To64, Positive, PositiveFraction, Seed, UpTo1000000
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import LOWER_IS_BETTER, Best
@@ -70,14 +70,14 @@ class SampleEvaluation(Callback):
         self,
         run_dir: str,
         features: Callable[[], Network],
-        n: NotNegative = 256,
+        n: UpTo1000000 = 256,
         every_n_train_steps: Positive | Literal["auto"] = "auto",
         budget: PositiveFraction = 0.04,
         scheduler: str = "dpmpp_2m",
         steps: Positive = 10,
         seed: Seed = 100_000,
         batch_size: Positive = 64,
-        n_nearest: Nearest = 8,
+        n_nearest: From1To64 = 8,
     ):
         schedulers.require_known(scheduler, "callbacks.evaluate.scheduler")
         self.run_dir, self.n, self.every_n_train_steps, self.budget = Path(run_dir), n, every_n_train_steps, budget

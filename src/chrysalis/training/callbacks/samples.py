@@ -15,7 +15,7 @@ from chrysalis.sampling import schedulers
 from chrysalis.sampling.grids import enlarged_table
 from chrysalis.sampling.loop import sample
 from chrysalis.system import memory
-from chrysalis.system.ranges import Positive, Seed, Shown
+from chrysalis.system.ranges import From1To1000, Positive, Seed, Steps
 from chrysalis.system.terminal import stage
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.ema import EMA, BaseModel, applied
@@ -98,12 +98,12 @@ class Samples(Callback):
         self,
         run_dir: str,
         every_n_train_steps: Positive = 100,
-        n: Shown = 16,
+        n: From1To1000 = 16,
         seed: Seed = 0,
         scheduler: str = "ddim",
-        steps: Positive = 40,
-        preview: Shown = 16,
-        rows: Shown = 10,
+        steps: Steps = 40,
+        preview: From1To1000 = 16,
+        rows: From1To1000 = 10,
     ):
         schedulers.require_known(scheduler, "callbacks.samples.scheduler")
         self.run_dir, self.every_n_train_steps, self.n, self.seed = Path(run_dir), every_n_train_steps, n, seed

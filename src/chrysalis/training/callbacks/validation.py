@@ -10,7 +10,7 @@ from chrysalis.conditions import batches
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.evaluation.validation_loss import PairedDifference, fixed_timesteps, paired_difference, validation_loss
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import Positive, Seed, Timesteps
+from chrysalis.system.ranges import From1To1000, Positive, Seed
 from chrysalis.system.terminal import say, stage
 from chrysalis.training.callbacks.base import Batch, Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Best
@@ -49,7 +49,7 @@ class Validation(Callback):
     saved = ("measured", "image_hashes")
 
     def __init__(
-        self, every_n_train_steps: Positive = 100, n_images: Positive = 32, timesteps: Timesteps = 8, seed: Seed = 0
+        self, every_n_train_steps: Positive = 100, n_images: Positive = 32, timesteps: From1To1000 = 8, seed: Seed = 0
     ):
         self.every_n_train_steps, self.n_images = every_n_train_steps, n_images
         self.timesteps, self.seed = timesteps, seed
