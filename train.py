@@ -49,12 +49,7 @@ def train(cfg) -> None:
         return
     compiling.compile_unet(denoiser.unet, cfg.compile, denoiser.reads_captions)
     # 5. Train and export
-    about = {
-        "command": command_line(),
-        "settings": runs.flat(cfg),
-        "started": started,
-        "coarser": run.coarser,
-    }
+    about = {"command": command_line(), "settings": runs.flat(cfg), "started": started, "coarser": run.coarser}
     export = instantiate(cfg.export)(**about, origin=model.origin, merge=adapter is None or adapter.merge)
     trainer.callbacks.append(export)
     runs.record(cfg, run_dir, checkpoint, run.settled)

@@ -41,8 +41,7 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
-        for i, result in _read_all(source, shape, resize):
-            name = source.row_name(i)
+        for name, result in _read_all(source, shape, resize):
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
@@ -114,8 +113,8 @@ def _try(source: Source, shape: Shape, resize: Resize, i: int) -> Example | str:
         return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
 
 
-def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[int, Example | str]]:
-    """Yield (row number, the decoded row or the reason why it cannot be used) in order."""
+def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[str, Example | str]]:
+    """Yield (name, the decoded row or the reason why it cannot be used) in order."""
     n, verb = len(source), "drawing" if source.synthetic else "decoding"
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow warns about images that it can still read
@@ -126,7 +125,7 @@ def _read_all(source: Source, shape: Shape, resize: Resize) -> Iterator[tuple[in
             rows = range(start, min(start + 512, n))
             for i, result in zip(rows, pool.map(partial(_try, source, shape, resize), rows, chunksize=8), strict=True):
                 progress.advance(1)
-                yield i, result
+                yield source.row_name(i), result
 
 
 def _pool(source: Source, n: int) -> Executor:

@@ -42,7 +42,7 @@ def _fetch(
         weights = layout.weights(variant, _weight_names(hub_id, layout, variant, only_cached))
         inside = layout.unet_at.relative_to(folder)
         wanted = [(inside / name).as_posix() for name in weights.names]
-        folder = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.BESIDE, *wanted], only_cached, revision)
+        folder = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.ADDED_PARTS, *wanted], only_cached, revision)
         # 3. The model, as from any folder
         model = families.load(folder, argument, subfolder, variant)
         return replace(model, origin=f"{hub_id}@{revision}" if revision else hub_id)

@@ -30,7 +30,7 @@ def written(path: Path, before: Path | None = None) -> Iterator[Path]:
         partial = Path(file.name)
     try:
         yield partial
-        _settle(partial, 0o666)
+        _set_mode_and_sync(partial, 0o666)
         if before is not None and path.exists():
             _keep(path, before)
         os.replace(partial, path)
@@ -48,8 +48,8 @@ def written_folder(path: Path) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _settle(file, 0o666)  # safetensors makes its files unreadable for other users
-        _settle(partial, 0o777)
+                _set_mode_and_sync(file, 0o666)  # safetensors makes its files unreadable for other users
+        _set_mode_and_sync(partial, 0o777)
         previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".previous", dir=path.parent))
         with suppress(FileNotFoundError):
             os.replace(path, previous / path.name)
@@ -60,7 +60,7 @@ def written_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _settle(path: Path, mode: int) -> None:
+def _set_mode_and_sync(path: Path, mode: int) -> None:
     path.chmod(mode & ~UMASK)
     _sync(path)
 

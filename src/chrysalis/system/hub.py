@@ -23,8 +23,8 @@ from chrysalis.system.errors import UserError, causes, first_line
 from chrysalis.system.files import REPOSITORY
 
 SETTINGS = ["*.json"]
-# the parts of a conditional or adapted model
-BESIDE = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
+# the parts that a conditional or adapted model adds
+ADDED_PARTS = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
 _quiet_lock, _quiet_blocks, _restore = threading.Lock(), [], ExitStack()
 CUT_SHORT = re.compile("Consistency check failed|IncompleteRead|peer closed connection")
 
