@@ -233,7 +233,7 @@ MISTAKES = {
         "data.caption_column=words",
         "label",
     ),
-    "a way that is unknown": ({}, ["condition=labl"], "condition=labl is unknown. Did you mean label?", "none"),
+    "a way that is unknown": ({}, ["condition=labl"], "condition=labl is unknown: did you mean label?", "none"),
     "an encoder that is not there": (
         {"text": list("abcdef")},
         ["condition=text", "condition.text.encoder=./nowhere"],
