@@ -35,7 +35,7 @@ quick: setup  ## run the core tests: noise, denoiser, sampling compared with sto
 prove: setup  ## train whole experiments and check their samples; compile (an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -m proof
 
-torture: setup  ## interrupt, kill and feed it bad inputs a few thousand times (a quarter of an hour on two cores)
+torture: setup  ## interrupt and kill runs and give bad inputs, a few thousand times (a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -s -o norecursedirs=.git tests/torture
 
 bench: setup  ## time it on this CPU against a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)

@@ -138,7 +138,7 @@ def waiting(bench: Bench) -> Row:
 
 def overhead(bench: Bench) -> Row:
     """Alternate between Lightning with logger, callbacks, EMA and data loading, and the bare step."""
-    row = Row("overhead", "a whole training step beside its bare torch (left)", "ms", OVERHEAD_TARGET, at_least=False)
+    row = Row("overhead", "a whole training step (left: bare PyTorch)", "ms", OVERHEAD_TARGET, at_least=False)
     bare_steps, _ = measured(bench)
     row.ours, row.plain = ([1000 * seconds for seconds in taken] for taken in (bare_steps.whole, bare_steps.bare))
     return row

@@ -67,7 +67,7 @@ TRAIN = {
     "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
 }
 SAMPLE = {
-    "misspelt scheduler": (["scheduler=ddmi"], ["scheduler=ddmi", "Did you mean dd", "ddim, ddpm"]),
+    "misspelt scheduler": (["scheduler=ddmi"], ["scheduler=ddmi", "did you mean dd", "ddim, ddpm"]),
     "unknown key": (["step=20"], ["step", "steps"]),
     "no images": (["n=0"], ["n=0"]),
     "no model folder": (["model.pretrained=empty"], ["model.pretrained=empty"]),

@@ -1,7 +1,7 @@
 """What both programs do to their command line before Hydra reads it.
 
 Paths and texts are quoted where Hydra's grammar would read them differently: it gives commas, brackets, quotes and most
-other signs a meaning, and rejects many letters. Processes that torchrun or srun started get one folder.
+other punctuation a meaning, and rejects many letters. Processes that torchrun or srun started get one folder.
 """
 
 import os
@@ -113,7 +113,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def set_changes_aside(arguments: list[str]) -> list[str]:
-    """Keep the overrides beside resume=RUN from Hydra: they change the recorded one, see start_or_resume.py.
+    """Keep the overrides beside resume=RUN from Hydra: they change its recorded configuration, see start_or_resume.py.
 
     Under SLURM a job that was queued again resumes its run.
     """

@@ -102,8 +102,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     if not group or not options:
         return f"{first_line(error)}."
     near = difflib.get_close_matches(option, options, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{group}={option} is unknown.{hint} Choose one of {', '.join(options)}."
+    hint = f": did you mean {near[0]}?" if near else "."
+    return f"{group}={option} is unknown{hint} Choose one of {', '.join(options)}."
 
 
 def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
@@ -121,8 +121,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
         if options := _options_with(CONF / group, rest):
             return f"{key} needs {' or '.join(f'{group}={each}' for each in options)}: add it to the command."
         near = _nearest(key, known)
-        hint = f" Did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else ""
-        return f"{key} is not a known key.{hint} --help shows the keys that people change, --cfg job all of them."
+        hint = f": did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else "."
+        return f"{key} is not a known key{hint} --help shows the keys that people change, --cfg job all of them."
     if why.startswith("Cannot merge"):
         why = "it must be a list, or keys, as `--cfg job` shows it"
     return f"{key or 'The command line'} cannot be used: {why}."

@@ -96,7 +96,7 @@ class FreshProcesses(Launcher):
 
 
 def _has_terminal() -> bool:
-    """Whether Ctrl-C comes from a terminal, which sends it to the job too; a second one makes it stop at once."""
+    """Whether Ctrl-C comes from a terminal, which sends it to the job too: forwarded, it would count twice."""
     if os.name != "posix":
         return True
     try:

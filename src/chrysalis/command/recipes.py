@@ -31,7 +31,7 @@ from chrysalis.system.files import REPOSITORY
 from chrysalis.system.records import ELIDED, all_public, public
 from chrysalis.system.terminal import say, warn
 
-NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image
+NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image, precision apart
 TASK_GROUPS = ("data", "features")  # groups that task=evaluate has among its own settings
 
 _recalled: dict[str, Any] = {}  # the record of the image that from=... names
@@ -48,8 +48,8 @@ def expanded(arguments: list[str]) -> list[str]:
             text = getattr(file, "text", {})  # of PNG files only
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
-        without = "it has no record of how it was generated"
-        raise UserError(f"from={path} is not an image of sample.py: {without}.") from error
+        remedy = "give a PNG file that sample.py wrote"
+        raise UserError(f"from={path} has no record of how it was generated: {remedy}.") from error
     typed = [a for a in arguments if not a.startswith("from=")]
     pairs = (a.lstrip("+~").partition("=") for a in typed if not a.startswith("-"))
     values = {key: value for key, _, value in pairs}
@@ -82,7 +82,7 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
 def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     """The record of a sampling with this configuration and model.
 
-    It goes with every image to whoever has that, and names no folder of this machine, see system/records.py. After
+    It is stored in every image, and names no folder of this machine, see system/records.py. After
     from=IMAGE, warns of what differs from when that image was generated.
     """
     settings: Any = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}

@@ -30,7 +30,7 @@ CHANGEABLE = re.compile(
 )
 
 ORIGINAL = "original_batch_size"  # in config.yaml, where another number of processes has changed data.batch_size
-MEASURING = "measuring"  # in config.yaml, where the preflight has made measurements rarer
+MEASURING = "measuring"  # in config.yaml, where the preflight has made measurements coarser
 SETTLED = ("data.batch_size", "trainer.accumulate_grad_batches")  # by data.batch_size=auto
 
 _process_start: list[float] = [chrysalis.PROCESS_START]
@@ -161,7 +161,7 @@ def _read(file: Path) -> DictConfig:
         cfg = OmegaConf.load(file)
         if isinstance(cfg, DictConfig) and all(OmegaConf.is_dict(cfg[k]) for k in ("trainer", "data", "callbacks")):
             return cfg
-    raise UserError(f"{shown(file)} is damaged or not the configuration of a run: the run cannot be resumed.")
+    raise UserError(f"{shown(file)} is damaged or not the configuration of a run: start again under another name.")
 
 
 def _change(run: DictConfig, folder: Path) -> None:

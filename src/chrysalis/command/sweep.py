@@ -101,7 +101,7 @@ def delete_unstarted() -> None:
 
 
 class Summary(Callback):
-    """Hydra's callback that records each job in its folder, in the process that runs it, and prints the table."""
+    """Hydra's callback that records each job in its folder, and prints the table of all jobs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)

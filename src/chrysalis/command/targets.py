@@ -13,7 +13,7 @@ ROOTS = ("chrysalis", "torch.optim", "lightning", "diffusers")  # and the module
 
 
 def arguments(key: str, node: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[tuple[str, object, object]]:
-    """Yield (key, value, annotation) of every argument of a node with a _target_, except those built from another.
+    """Yield (key, value, annotation) of every argument of a node with a _target_, except those that are such nodes.
 
     Raises:
         UserError: the target may not be named or does not exist, or has no such parameter.

@@ -54,7 +54,7 @@ WINDOWS = "it would cut accumulation windows short. trainer.max_steps sets how l
 NOT_USED = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
 NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run", "barebones"), WINDOWS)
 NOT_USED |= {
-    "num_sanity_val_steps": "callbacks.validation measures the validation loss before the first step",
+    "num_sanity_val_steps": "callbacks.validation measures the base model after the first step",
     "limit_val_batches": "callbacks.validation.n_images sets the number of validation images",
     "enable_checkpointing": "callbacks.checkpoint.every_n_train_steps sets how often a checkpoint is saved",
     "enable_progress_bar": "callbacks.progress.lines sets how progress is shown",
@@ -119,7 +119,7 @@ def _require_nodes(plain: dict[str, Any]) -> None:
     nodes |= {f"callbacks.{name}": node for name, node in plain.get("callbacks", {}).items()}
     for name, node in nodes.items():
         if node is None and name.startswith("callbacks."):
-            raise UserError(f"{name}=null cannot be used: each is needed; a large every_n_train_steps makes it rare.")
+            raise UserError(f"{name}=null cannot be used: each is needed; a large every_n_train_steps measures rarely.")
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{_assignment(name, node)} cannot be used: {NEEDS_KEYS}")
         later = node.get("_partial_", False)

@@ -44,7 +44,7 @@ class Evaluate(Generate):
         if data is None:
             raise UserError("task=evaluate needs images to compare with: data=folder data.path=DIR, or another data=.")
         if features is None:
-            raise UserError("task.features=null: choose a network with features=.")
+            raise UserError("task.features=null: choose a network, such as features=bundled.")
         self.model, self.data, self.n_nearest, self.network = model, data, n_nearest, features()
 
     def prepare(self, sampler: Sampler) -> None:

@@ -110,7 +110,7 @@ def keep_memory(on: str) -> None:
 
 
 def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str = "auto") -> None:
-    """Set up fast training: on a CPU keep_memory; on CUDA TF32, cuDNN's benchmark mode and bf16 throughout.
+    """Set up fast training: on a CPU keep_memory; on CUDA TF32, cuDNN's benchmark mode, and normalization in bf16.
 
     Under trainer.deterministic=true cuDNN does not benchmark, so that a resumed run is bit-identical on a GPU too.
     channels_last: the memory layout of the weights; `auto` uses it on CUDA alone (on CPUs it is slower: docs/log.md).

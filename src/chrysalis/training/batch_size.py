@@ -27,7 +27,7 @@ def fit_batch(data: ImageDataModule, module: TrainingModule, trainer: Trainer) -
     batch_size = memory_estimate.largest_batch(needed, free, data.effective_batch)
     data.batch_size, trainer.accumulate_grad_batches = batch_size, data.effective_batch // batch_size
     say(
-        f"data.batch_size=auto: micro-batches of {batch_size}, {trainer.accumulate_grad_batches} an optimizer step, "
+        f"data.batch_size=auto: {trainer.accumulate_grad_batches} micro-batches of {batch_size} images per step, "
         f"about {memory_estimate.MARGIN * needed.total(batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
     )
 

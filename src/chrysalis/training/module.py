@@ -36,7 +36,7 @@ def build_denoiser(
     model.conditioner = build_conditioner(model.unet, model.conditioner, kinds, data)
     if adapter is not None:
         adapter.inject(model.unet)
-    unet: Any = model.unet  # without its libraries diffusers has a placeholder of this name
+    unet: Any = model.unet  # not UNet2DModel: diffusers declares a placeholder class of that name too
     freeze(unet, model.conditioner, model.train)
     model.register_objective(objective)
     return Denoiser(unet, model.scheduler, objective, model.conditioner, codec=model.family, **loss)

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_leaves
 
 from chrysalis.system import checkpoints
-from chrysalis.system.errors import UserError, first_line
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, written
 from chrysalis.system.ranges import Positive
 from chrysalis.system.terminal import say
@@ -24,7 +24,7 @@ LOWER_IS_BETTER = {"val_loss": True, "kd": True, "fd": True, "coverage": False}
 
 
 class CompleteCheckpoints(TorchCheckpointIO):
-    """Writes beside the target, syncs and renames; reads with weights_only, so that nothing is unpickled."""
+    """Writes beside the target, syncs and renames; reads with weights_only, so that no code in the file runs."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         """Save a checkpoint if there is room for it; a last.ckpt that it replaces is kept as previous.ckpt."""
@@ -55,7 +55,7 @@ class CompleteCheckpoints(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:
-            raise UserError(f"{shown(path)} is not a checkpoint of this program: {first_line(error)}.") from error
+            raise UserError(f"{shown(path)} is not a checkpoint of this program: start a new run.") from error
 
 
 class Best(Callback):

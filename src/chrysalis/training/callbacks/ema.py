@@ -39,7 +39,7 @@ class BaseModel(Callback):
     """Keeps the base model's trainable weights, so that it can be measured after the first optimizer step.
 
     The first step shows whether a run fits in memory; it comes within seconds even where sampling takes minutes. The
-    weights are kept in host memory and dropped when the second step begins. They are saved before a checkpoint is
+    weights are kept in host memory and dropped when the second step begins. They are copied before a checkpoint is
     loaded, because a run may have been stopped right after its first step.
     """
 

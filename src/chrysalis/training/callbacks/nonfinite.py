@@ -90,10 +90,10 @@ class NonFinite(Callback):
         weights = {name: w.cpu() for name, w in module.denoiser.state_dict().items()}
         with written(file) as partial:
             torch.save({"step": check.step, "denoiser": weights, "batches": batches}, partial)
-        more = f" It is number {count} of such steps;" if self.action == "skip" else ""
+        skip = f"callbacks.nonfinite.max_skipped_steps={2 * count}" if self.action == "skip" else "on_nonfinite=skip"
         raise UserError(
-            f"{text} Nothing was updated.{more} {shown(file)} reproduces it (docs/reliability.md). If training "
-            "diverged, lower optimizer.lr or use trainer.precision=32-true; on_nonfinite=skip skips the update."
+            f"{text} Nothing was updated: if training diverged, lower optimizer.lr or use trainer.precision=32-true, "
+            f"else skip the update with {skip}; {shown(file)} reproduces the step (docs/reliability.md)."
         )
 
 

@@ -58,7 +58,7 @@ class Profile(Callback):
             return
         self._stop()
         say(
-            f"profile=true: the run ended before a step was recorded, after {self.wait + self.warmup} others. "
+            f"profile=true: the run ended before a step was recorded (the first {self.wait + self.warmup} never are). "
             "Train for more steps, or use a smaller profiling.wait."
         )
 

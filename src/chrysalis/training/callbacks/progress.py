@@ -74,7 +74,7 @@ def now() -> float:
 
 
 class Curves(Callback):
-    """Logs the mean loss of each optimizer step and its moving average, every trainer.log_every_n_steps.
+    """Logs an optimizer step's mean loss and the moving average over all steps, every trainer.log_every_n_steps.
 
     train/loss is unweighted, like the validation loss. Where the loss is weighted by timestep, train/loss_weighted is
     what is minimized. Between two logged steps nothing is read from the device.

@@ -121,7 +121,7 @@ class SampleEvaluation(Callback):
             self.schedule = Schedule(0)
         if self.schedule.n:
             if not callable(self.features):
-                raise UserError("callbacks.evaluate.features=null: choose a network with features=, or n=0.")
+                raise UserError("callbacks.evaluate.features=null: use features=bundled, or callbacks.evaluate.n=0.")
             self.network = self.features()
         # the metric that chooses the best step must be measured
         if (monitor := find(trainer, Best).monitor) == "val_loss":

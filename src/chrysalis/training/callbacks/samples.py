@@ -50,9 +50,9 @@ def generate(
 
 
 class GridLayout:
-    """The images of a sample grid; of a conditional model a row for each label or caption of validation images.
+    """The images of a sample grid; for a conditional model, a row for each label or caption of validation images.
 
-    names: of the rows. columns: images in each. labels: the rows' class labels; None where labels do not count.
+    names: of the rows. columns: images in each. labels: the rows' class labels; None without that condition.
     cond: the conditions of all images, row by row; None: unconditional. representatives: indices of the images that
     stand for all, the first eight or the first of each row.
     """

@@ -66,7 +66,7 @@ class Validation(Callback):
             for callback in trainer.callbacks:
                 if hasattr(callback, "on_validation_images_changed"):
                     callback.on_validation_images_changed()
-            say("The validation images have changed: earlier validation losses and the best step are discarded.")
+            say("The validation images have changed: earlier losses, and a best step chosen by them, are discarded.")
         if trainer.global_step:  # the run may have been stopped before it could measure
             self.on_step_end(trainer, module)
 
@@ -97,7 +97,7 @@ class Validation(Callback):
         # 2. Refuse to continue a diverged run
         if not all(losses[weights].mean().isfinite() for weights in ("raw", "ema")):
             raise UserError(
-                f"The validation loss is not a number at step {step}: training diverged. Use a lower optimizer.lr, or "
+                f"The validation loss is not finite at step {step}: training diverged. Use a lower optimizer.lr, or "
                 "trainer.gradient_clip_val=1.0."
             )
         # 3. Keep, log, print

@@ -53,7 +53,7 @@ def affordable(
     conditions: int,
     beside: int = 0,
 ) -> Measuring:
-    """Make `full` coarser by halves until it keeps to the budget, or as coarse as allowed.
+    """Make `full` coarser by halves until it keeps to the budget or is as coarse as allowed.
 
     Whichever of validation and sampling takes longer is made coarser: first rarer, while there are two measurements
     before the end, then whatever is furthest above its LEAST. Because of the halves, a slightly different speed seldom

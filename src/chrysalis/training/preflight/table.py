@@ -114,12 +114,10 @@ def time_row(plan: Plan, base: BaseLoss) -> str | None:
 
 
 def measuring_row(plan: Plan) -> str:
-    now, available = plan.measuring, len(plan.data.validation_rows)
+    now, images = plan.measuring, f"{plan.measuring.images} of {len(plan.data.validation_rows)} images"
     pairs = ", ".join(f"{key}={value}" for key, value in plan.coarser.items())
     coarser = f"; coarser to save time: {pairs}" if pairs else ""
-    return (
-        f"validation on {now.images} of {available} images x {now.timesteps} timesteps, grids of {now.samples}{coarser}"
-    )
+    return f"validation on {images} x {now.timesteps} timesteps, grids of {now.samples} samples{coarser}"
 
 
 def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> list[str]:
@@ -128,7 +126,7 @@ def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> l
     if cost is not None and not plan.resumed and (most := cost.max_batch_size(free)) < batch:
         pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
         sentences.append(
-            f"A step does not fit in memory. data.batch_size={fits} trainer.accumulate_grad_batches="
+            f"A step does not fit in memory: data.batch_size={fits} trainer.accumulate_grad_batches="
             f"{pieces * batch // fits} fits and trains the same; so does data.batch_size=auto "
             f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each image."
             if most
