@@ -101,16 +101,12 @@ def same_weights(a: dict, b: dict) -> bool:
     def averages(state: dict) -> dict:
         return next(value for key, value in state["callbacks"].items() if key.startswith("EMA"))["ema_weights"]
 
-    trajectory_columns = [s["optimizer_states"][0]["state"] for s in (a, b)]
+    moments = [s["optimizer_states"][0]["state"] for s in (a, b)]
     return (
         a["global_step"] == b["global_step"]
         and all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
         and all(torch.equal(w, averages(b)[name]) for name, w in averages(a).items())
-        and all(
-            torch.equal(v, trajectory_columns[1][p][k])
-            for p, state in trajectory_columns[0].items()
-            for k, v in state.items()
-        )
+        and all(torch.equal(v, moments[1][p][k]) for p, state in moments[0].items() for k, v in state.items())
     )
 
 
