@@ -5,7 +5,7 @@
 label: 8 images of each of the ten species; the judge names the species. mask: 80 silhouettes of butterflies that no
 model was trained on; compared with the judge's silhouette of the image (mean IoU). text: 80 captions of such
 butterflies; the judge names the colour and the exact colour word. The judges are trained once and kept in the cache
-folder. For scale 1 there is no guidance.
+folder. At scale 1 there is no guidance.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/judges.py
 
-They are trained on drawn butterflies alone, of another seed than the training images of the models, and are independent
+They are trained only on butterflies drawn with another seed than the training images of the models, and are independent
 of the models that they judge. The program trains them and prints their accuracy on other drawn butterflies.
 """
 

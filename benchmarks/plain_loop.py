@@ -5,7 +5,7 @@
 
 One process in float32; every image is decoded and resized at every access, every loss is read back at once, gradients
 accumulate by hand, and samples come from DDIM. It trains the model to predict the noise, whatever it predicted before.
-Prints one line of JSON. The seconds to the first step count from here; a step is a micro-batch.
+Prints one line of JSON. The seconds to the first step count from the start of this program; a step is a micro-batch.
 """
 
 # ruff: noqa: E402
@@ -36,7 +36,7 @@ class ImageFiles(Dataset):
     def __init__(self, folder: str, size: int):
         self.paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGES)
         if not self.paths:
-            raise SystemExit(f"{folder} has no images below it")
+            raise SystemExit(f"--data={folder} has no images below it: name another folder.")
         self.transform = Compose([Resize((size, size)), RandomHorizontalFlip(), ToTensor(), Normalize([0.5], [0.5])])
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ def train(options: argparse.Namespace, device: torch.device) -> dict:
     images = ImageFiles(options.data, options.image_size)
     loader = DataLoader(images, options.batch_size, shuffle=True, drop_last=True)
     if not len(loader):
-        raise SystemExit(f"{options.data} has fewer than {options.batch_size} images")
+        raise SystemExit(f"--data={options.data} has fewer than {options.batch_size} images: lower --batch-size.")
     adamw = torch.optim.AdamW(unet.parameters(), lr=options.lr)
     losses, first_at, since = [], None, time.perf_counter()
     for step, x0 in enumerate(islice(forever(loader), options.steps), start=1):

@@ -1,4 +1,4 @@
-"""From the command line: a condition is learned, drawn with, exported, loaded by diffusers alone, and asked wrongly."""
+"""From the command line: a condition is learned, sampled with, exported, loaded by diffusers alone, and mistyped."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_condition_is_learned_exported_and_drawn_with_by_diffusers_alone(run, 
     train, ask, given = TOLD[way]
     if way == "text encoder":
         tiny_clip(tmp_path / "clip")
-    # at a rate that makes the condition be heard after four steps
+    # a learning rate at which the condition has an effect after four steps
     assert run("train", *TINY_MODEL, *TINY_RUN, *DRAWN, "optimizer.lr=0.02", *train) == 0
     r = results(tmp_path / "runs" / "told")
     assert {"val_loss_condition_null", "val_loss_condition_shuffled"} <= set(r)
@@ -161,7 +161,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(run, model_folder, tmp_path
 
 
 def test_a_conditional_model_goes_on_learning_on_other_pictures(run, trained, tmp_path, image_folder):
-    """What it was told it is told again, labels by their names; what the new data lack is said."""
+    """It stays conditioned on its ten labels, matched by name, although the new data have four of them."""
     trained(*TINY_MODEL, *TINY_RUN, *DRAWN, "condition=label")
     other = [*TINY_RUN, "model.pretrained=runs/told", "data.image_size=16", "name=on"]
     (tmp_path / "images" / "monarch" / "text.txt").write_text("not an image")

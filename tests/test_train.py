@@ -150,7 +150,7 @@ def test_what_a_run_leaves_behind(tiny_run):
 
 
 def test_training_images_are_below_the_samples(tiny_run):
-    """Two 16 px images a row, 15 times enlarged, which a row's name stands beside."""
+    """Two 16 px images a row, enlarged 15 times, beside the row's name."""
     folder = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
     sheet = np.asarray(Image.open(folder / "before_after.png"))
     assert sheet.shape[0] == 3 * 16 * 15 + 2 * 3

@@ -171,7 +171,7 @@ def test_the_budget_is_kept(gpu, parts):
 
 
 def test_the_parts_fit_the_budget_in_their_order():
-    """With half a minute of imports, at most the last part is skipped on the GPU of the recorded needs."""
+    """With half a minute of imports, at most the last part is skipped on an H100, on which `needs` was measured."""
     assert sum(part.needs for part in program.PARTS[:-1]) + 30 <= program.BUDGET
 
 

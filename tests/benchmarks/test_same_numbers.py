@@ -1,4 +1,4 @@
-"""Losses and pixels of the main commands are those that were recorded before the package was rebuilt."""
+"""Losses and pixels of the main commands are those in benchmarks/results/same_numbers.json."""
 
 import json
 

@@ -32,7 +32,7 @@ def emptied(file: Path) -> None:
 
 
 def inverted(file: Path) -> None:
-    """In its middle, at the same length and with the same time."""
+    """Invert bytes in the middle; length and modification time stay."""
     status, data = file.stat(), bytearray(file.read_bytes())
     middle = slice(len(data) // 2, len(data) // 2 + 64)
     data[middle] = bytes(255 - value for value in data[middle])

@@ -74,7 +74,7 @@ def test_too_few_validation_images_give_no_fraction():
     assert not few.flagged.any()
     assert len(few.ratio) == 30
     (note,) = detector.notes()
-    assert "needs at least 20 validation images (there are 19)" in note
+    assert "needs at least 20 validation images that are not near-duplicates (there are 19)" in note
 
 
 def test_false_positives_are_as_rare_as_the_p_value_says():

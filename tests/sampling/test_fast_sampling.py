@@ -48,7 +48,7 @@ def inputs():
 
 
 def test_only_the_unet_computes_in_half_precision(denoiser):
-    """What it answers is torch's own autocast of it, as float32."""
+    """Its output equals that under torch's own autocast, as float32."""
     (x, t), plain = inputs(), denoiser.forward
     with torch.no_grad():
         full = plain(x, t).out

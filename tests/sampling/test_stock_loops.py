@@ -27,7 +27,7 @@ class Bounded(ClosedForm):
 
 
 def stock(unet, scheduler, steps):
-    """From noise of variance 1, as far as the scheduler scales what it hands to the UNet back to that."""
+    """The loop that diffusers documents, from noise scaled so that the first input of the UNet has variance 1."""
     scheduler, generators = copy.deepcopy(scheduler), [torch.Generator().manual_seed(3)]
     scheduler.set_timesteps(steps)
     x = torch.randn(SHAPE, generator=generators[0])

@@ -45,7 +45,7 @@ LEFT_OUT = {
     "profile": ("true",),
     "data.image_size": ("1_000",),  # two minutes of drawing
 }
-ALSO_CALLED = {  # by what a sentence calls it
+ALSO_CALLED = {  # keys that messages call by another name
     "objective.prediction": "objective=",
     "scheduler.name": "scheduler=",
     "callbacks.nonfinite.action": "on_nonfinite=",
@@ -163,7 +163,7 @@ def _case(program: str, chosen: tuple[str, ...], key: str, value: str, base: Pat
 
 
 def files(n: int, seed: int, base: Path) -> list[Case]:
-    """n commands that read a damaged file: cut short, with bits turned over, filled with something else, or made up."""
+    """n commands that read a damaged file: cut short, with bits flipped, filled with something else, or made up."""
     kinds = st.tuples(st.sampled_from(sorted(VICTIMS)), st.sampled_from(DAMAGES), st.integers(0, 2**32))
     return [_damaged(victim, damage, number, base) for victim, damage, number in examples(kinds, n, seed)]
 

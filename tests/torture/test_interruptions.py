@@ -52,11 +52,9 @@ def test_killed_at_a_hundred_moments(tmp_path):
     rng, lanes = lives.seeded(0), [Lane(tmp_path / name) for name in ("first", "second")]
     began = time.monotonic()
     for _ in range(KILLS // len(lanes)):
-        trajectory_columns = sorted(rng.uniform(0.5, 1.7) for _ in lanes)
+        moments = sorted(rng.uniform(0.5, 1.7) for _ in lanes)
         pids = [begin(lane.folder, *RUN, *lane.endless) for lane in lanes]
-        for pid, lane, wait in zip(
-            pids, lanes, (trajectory_columns[0], trajectory_columns[1] - trajectory_columns[0]), strict=True
-        ):
+        for pid, lane, wait in zip(pids, lanes, (moments[0], moments[1] - moments[0]), strict=True):
             assert lives.kill_after(pid, wait) == -signal.SIGKILL, output(tmp_path)
             lane.look()
         lanes.reverse()
@@ -86,7 +84,7 @@ class Lane:
         folder.mkdir()
 
     def look(self) -> None:
-        """After a kill."""
+        """Check the checkpoints after a kill."""
         if not checkpoints.any_in(self.run):
             assert self.steps == [0]  # killed before the first step
             return
@@ -98,7 +96,7 @@ class Lane:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_at_random_moments(tmp_path, signum):
-    """Also during validation, sampling, saving and export it ends as it should, and writes nothing by halves."""
+    """A run ends as it should and leaves no partial file, also during validation, sampling, saving and export."""
     rng, often = (
         lives.seeded(1),
         ["callbacks.validation.every_n_train_steps=3", "callbacks.samples.every_n_train_steps=3"],

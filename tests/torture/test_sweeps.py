@@ -53,7 +53,7 @@ def children(process):
 
 
 def test_each_job_of_two_processes_is_one_run(tmp_path):
-    """A sweep whose processes were relaunched as sweeps would not end in two runs; nor with another's settings."""
+    """Processes relaunched as sweeps, or with another launcher's environment, would not end in two runs."""
     foreign = {"MASTER_PORT": "1", "PL_GLOBAL_SEED": "7", "WORLD_SIZE": "5", "NODE_RANK": "0"}
     words = [*TRAIN, "-m", *SMALL, *TWO, "name=pairs", "optimizer.lr=1e-5,3e-5"]
     done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **foreign}, capture_output=True, text=True)

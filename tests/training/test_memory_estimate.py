@@ -199,7 +199,7 @@ NEEDS_BF16 = pytest.mark.skipif(not hardware.cpu_has_bf16(), reason="this CPU ha
 
 
 def real_peak(denoiser, n, size, precision) -> int:
-    """Of a step that is really run: the allocations and releases that torch's profiler recorded."""
+    """Peak bytes of a step that is really run, from the allocations and releases that torch's profiler recorded."""
     x0, eps = (torch.randn(n, 3, size, size) for _ in range(2))
     for p in denoiser.parameters():
         p.grad = torch.zeros_like(p)
@@ -218,7 +218,7 @@ def real_peak(denoiser, n, size, precision) -> int:
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=NEEDS_BF16)], ids=["fp32", "bf16"])
 def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
-    """But for what kernels need besides, which is most of a tenth where little else is kept."""
+    """Within 15 %: kernels need memory of their own, almost a tenth of the whole where little else is kept."""
     model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
     counted = memory_estimate.need(denoiser, (64, 64), 2, precision, on="cpu").activations

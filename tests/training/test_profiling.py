@@ -64,7 +64,7 @@ def traced(path) -> list[dict]:
 
 
 class Images(Callback):
-    """How many belong to each optimizer step."""
+    """Counts the images of each optimizer step."""
 
     def __init__(self):
         self.of_step: dict[int, int] = {}

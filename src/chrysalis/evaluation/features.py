@@ -94,7 +94,7 @@ class DenoiserEncoder:
 
     The features are the spatial means of the last levels and of the middle block, each normalized, so that they need
     no statistics of another data set. pretrained: a model folder or hub id. at: timestep as a fraction of T. levels:
-    number of encoder levels, the last ones. size: of the resized images in pixels; None: the training size.
+    number of encoder levels, the last ones. size: pixels a side that images are resized to; None: the training size.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Transformer:
             with torch.no_grad():
                 first, second = (self.embed(image) for _ in range(2))
             if first.ndim != 2 or not torch.equal(first, second):
-                raise UserError(f"{setting} does not turn an image into one vector, as DINOv2 and CLIP do.")
+                raise UserError(f"{setting} does not turn an image into one vector: use a DINOv2 or CLIP model.")
             self.dim = first.shape[1]
 
     def embed(self, images: Tensor) -> Tensor:

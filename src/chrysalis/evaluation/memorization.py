@@ -108,8 +108,8 @@ class NearDuplicateDetector:
             )
         if self.threshold == -torch.inf:
             notes.append(
-                f"The fraction of near-duplicates needs at least {MIN_VALIDATION_IMAGES} validation images (there are "
-                f"{self.n_validation}): raise data.val_fraction."
+                f"The fraction of near-duplicates needs at least {MIN_VALIDATION_IMAGES} validation images that are "
+                f"not near-duplicates (there are {self.n_validation - self.n_duplicates}): raise data.val_fraction."
             )
         return notes
 

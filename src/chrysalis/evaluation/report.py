@@ -159,7 +159,7 @@ def _comparability_warnings(subjects: Sequence[Subject]) -> list[str]:
 
 
 def _read(file: Path, *required: str) -> dict:
-    problem = "is missing or damaged, so there is nothing to report: run it again."
+    problem = "is missing or damaged, so there is nothing to report: repeat the command that wrote it."
     content = read_mapping(file, problem)
     if not content.keys() >= set(required):
         raise UserError(f"{shown(file)} {problem}")

@@ -20,7 +20,7 @@ Format = Literal["gif", "webp", "mp4"]
 class Animation:
     """How animations are written.
 
-    formats: one or several of gif, webp and mp4. frames: at most, of a trajectory. seconds: their duration, 0.1 to 600.
+    formats: one or several of gif, webp and mp4. frames: maximum for a trajectory. seconds: duration, 0.1 to 600.
     """
 
     formats: Format | Sequence[Format] | None = ("gif", "mp4")

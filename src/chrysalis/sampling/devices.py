@@ -53,7 +53,7 @@ def launch(
         logging.getLogger(name).setLevel(logging.WARNING)
     threads = torch.get_num_threads()
     try:
-        # the processes only meet at the end, which the slowest may reach hours after the first
+        # the processes wait for each other at the end, which the slowest may reach hours after the first
         strategy = DDPStrategy(timeout=timedelta(days=30))
         fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()

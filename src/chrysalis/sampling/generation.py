@@ -25,7 +25,7 @@ Batch = Sequence[SampleSpec]
 class Generation:
     """One run of a task: its batches of images into a folder. Images that are complete there are not generated again.
 
-    recorder: of the first batch's trajectory; that batch is sampled even if complete. processes: share the batches.
+    recorder: keeps the first batch's trajectory; that batch is sampled even if complete. processes: share the batches.
     """
 
     sampler: Sampler

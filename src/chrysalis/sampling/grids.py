@@ -18,7 +18,7 @@ def read(path: Path) -> torch.Tensor:
 
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
-    """Rows of images, uint8 [B, 3, H, W], each beside its name; long names are broken into lines.
+    """Rows of images, uint8 [B, C, H, W], each beside its name; long names are broken into lines.
 
     enlarge: each pixel becomes a square of so many pixels.
     """

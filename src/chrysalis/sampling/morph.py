@@ -89,7 +89,7 @@ class Blend(Generate):
         self.base, self.own = other.unet.state_dict(), copy.deepcopy(model.unet.state_dict())
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
-            raise UserError(f"task.base={other.origin} and {model.origin} cannot blend: their UNets differ.")
+            raise UserError(f"task.base={other.origin} and {model.origin} cannot blend: match UNet and prediction.")
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [

@@ -101,7 +101,7 @@ class TrajectoryRecorder:
         self.columns, self.frames, self.rows = columns, frames, rows
 
     def begin(self, x: torch.Tensor, evaluations: int, codec: PixelCodec) -> None:
-        """Start at x, before so many evaluations of the UNet. codec: of the denoiser."""
+        """Start at x, before `evaluations` calls of the UNet. codec: the denoiser's."""
         self.moments: dict[int, torch.Tensor] = {}
         self.codec = codec
         self.x, self.evaluations = self._first_rows(x), evaluations

@@ -14,7 +14,7 @@ from chrysalis.system.ranges import Fraction
 Scheduler = Any  # diffusers declares neither the config nor the step that its schedulers have in common
 
 # "linspace" begins at the highest noise level ("leading" begins where part of an image is left). Karras spacing (Karras
-# et al. 2022) shortens the steps towards the end: even ones end with one that is too long and leaves grain or blur.
+# et al. 2022) shortens the steps towards the end: of evenly spaced steps the last is too long and leaves grain or blur.
 KARRAS = {"clip_sample": False, "use_karras_sigmas": True, "timestep_spacing": "linspace"}
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {}),
@@ -64,7 +64,7 @@ def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings):
     Args:
         training_scheduler: what the model was trained with; its noise levels and prediction type are kept.
         name: one of SCHEDULERS, or a scheduler class of diffusers.
-        eta: of DDIM's step, from 0 (deterministic) to 1 (as noisy as DDPM; Song et al. 2021, eq. 16).
+        eta: noise of DDIM's step, from 0 (deterministic) to 1 (as noisy as DDPM; Song et al. 2021, eq. 16).
         settings: overrides of the scheduler's config, such as timestep_spacing.
     """
     require_known(name, "scheduler")

@@ -27,9 +27,9 @@ COLUMNS = 8  # of a grid of one condition that is an image
 class SampleSpec:
     """One image to generate.
 
-    name: of its file, without .png. seed: for its start and its stochastic steps. second_seed, fraction: task=morph
+    name: file name without .png. seed: for its start and its stochastic steps. second_seed, fraction: task=morph
     interpolates the start towards this seed's noise, so far (0 to 1). blend_ratio: task=blend generates it with weights
-    between the base model's (0) and the model's own (1). row: of the conditions in the request.
+    between the base model's (0) and the model's own (1). row: its row of conditions.
     """
 
     name: str

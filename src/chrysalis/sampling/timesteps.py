@@ -59,7 +59,7 @@ class TimestepSchedule:
                 "choose another scheduler."
             )
         if timesteps.min() < 0 or timesteps.max() > trained - 1:
-            raise UserError(f"steps={steps}: the scheduler's settings lead outside the model's {trained} timesteps.")
+            raise UserError(f"scheduler.* leads outside the model's {trained} timesteps at steps={steps}: change it.")
         if steps == 1 and timesteps.max() < trained / 2:
             raise UserError(f"steps=1: {name} would start at t={float(timesteps.max()):g}, not at noise: use more.")
 
@@ -92,7 +92,7 @@ class TimestepSchedule:
         return scheduler, timesteps
 
     def evaluations(self, segments: Segments) -> int:
-        """How often these segments evaluate the UNet for one image."""
+        """Number of UNet evaluations that these segments take for one image."""
         return sum(len(self.segment(first, last)[1]) for first, last in segments)
 
 

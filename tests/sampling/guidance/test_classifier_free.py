@@ -210,7 +210,7 @@ def test_an_unconditional_model_cannot_be_guided_so(denoiser):
 
 
 def test_rows_of_nan_are_nulls():
-    """What stands for `not given` inside a batch is what a model hears when nothing is given at all."""
+    """What stands for `not given` inside a batch equals what a model gets when nothing is given at all."""
     denoiser, (x, t) = conditional(("label", "vector", "mask")), inputs()
     nothing = {"label": torch.full((4,), -1), "vector": torch.full((4, 2), math.nan), "mask": torch.zeros(4, 1, 16, 16)}
     with torch.no_grad():

@@ -415,10 +415,10 @@ def test_a_classifier_raises_its_class(tmp_path, at):
 
 
 def test_raw_classifier_guidance_is_bayes_rule():
-    """Prior N(0, 1) a pixel, log-likelihood -(x_0 - c)^2 / 2 seen on x_t: the guided x_0 is the posterior mean.
+    """Prior N(0, 1) a pixel, log-likelihood -(y - x_0)^2 / 2 seen on x_t: the guided x_0 is the posterior mean.
 
-    With data N(0, 1) the exact denoiser is x_0 = alpha x_t. The likelihood of x_t is N(c alpha..): by hand, for one
-    pixel, p(y | x_t) with y = x_0 + noise of variance 1 gives E[x_0 | x_t, y] = alpha x_t + sigma^2 (y - alpha x_t) /
+    With data N(0, 1) the exact denoiser is x_0 = alpha x_t. By hand, for one pixel: with y = x_0 + noise of
+    variance 1, p(y | x_t) = N(alpha x_t, 1 + sigma^2), and so E[x_0 | x_t, y] = alpha x_t + sigma^2 (y - alpha x_t) /
     (1 + sigma^2).
     """
 

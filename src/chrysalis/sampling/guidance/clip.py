@@ -102,7 +102,7 @@ def _load(model: str, with_text: bool) -> tuple:
 
 
 def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
-    """-> unit vector [1, D]. Where its files are missing, transformers makes a tokenizer that knows no word."""
+    """Embed a text as a unit vector [1, D]. A tokenizer that transformers makes without files knows no word."""
     longest = clip.config.text_config.max_position_embeddings
     ids = tokenizer(text, truncation=True, max_length=longest + 1)["input_ids"]
     if len(ids) > longest:

@@ -153,7 +153,7 @@ def _size(x0: torch.Tensor) -> tuple[int, int]:
 
 
 class Brightness(Energy):
-    """Mean luma, from 0 (black) to 1 (white): half the squared distance to the target."""
+    """Half the squared distance of the mean luma, in [-1, 1], to the target, given from 0 (black) to 1 (white)."""
 
     def __init__(self, target: Fraction, **settings):
         super().__init__(**settings)

@@ -20,7 +20,7 @@ class Function:
     Args:
         reference: the file or module and the name in it.
         arguments: what it must be callable with, such as "x0, t, cond".
-        key: of the setting, for messages.
+        key: the setting's name, for messages.
         may_be_factory: a class, or a function without arguments, is called first and returns the callable.
     """
 
