@@ -1,5 +1,6 @@
 """Evaluation of samples against a data set: distances to real images, near-duplicates of training images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
-from chrysalis.evaluation import distances
+from chrysalis.evaluation import distances, recognition
+from chrysalis.evaluation.appearance import appearance
 from chrysalis.evaluation.distances import KD_FORMAT, MIN_IMAGES_FOR_KD
-from chrysalis.evaluation.features import Network, extract, extract_rows, network_digest
+from chrysalis.evaluation.features import BATCH_SIZE, Network, extract, extract_rows, network_digest
 from chrysalis.evaluation.memorization import NearDuplicateDetector, NearDuplicates
 from chrysalis.sampling import grids
 
+MAX_APPEARANCE_IMAGES = 2000  # of the real ones, whose pixels are read
 MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
 
@@ -36,6 +39,8 @@ class Evaluation:
         m, parts = self.metrics, []
         if "kd" in m:
             parts.append(f"KD {KD_FORMAT.format(**m)}")
+        if "recognized" in m:
+            parts.append(f"{m['recognized'] * 100:.0f} % recognized")
         if "near_duplicate_fraction" in m:
             chance = f"{m['near_duplicate_fraction_by_chance'] * 100:.0f} % expected by chance"
             parts.append(f"{m['near_duplicate_fraction'] * 100:.0f} % near-duplicates of training images ({chance})")
@@ -70,6 +75,17 @@ class Reference:
         self.detector = NearDuplicateDetector(train, validation, mirrored)
         rows, self.compared_with = reference_rows(data)
         self.real = torch.cat([validation, train])[: len(rows)]  # rows has validation images first, or alone
+        self.appearance = appearance(self._some_images(np.concatenate([data.validation_rows, self.train_rows])))
+        labels = self.image_set.columns.get("label")
+        own = None if labels is None else torch.from_numpy(np.asarray(labels)[self.train_rows])
+        usable = own is not None and recognition.is_possible(own, len(validation))
+        self.recognizer = recognition.Recognizer(train, own, validation) if usable else None
+
+    def _some_images(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """Yield batches of at most MAX_APPEARANCE_IMAGES images, evenly spaced."""
+        some = rows[:: -(-len(rows) // MAX_APPEARANCE_IMAGES)]
+        for part in np.split(some, range(BATCH_SIZE, len(some), BATCH_SIZE)):
+            yield torch.from_numpy(np.asarray(self.image_set.images[part]))
 
     def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
         """Evaluate generated images, uint8 [N, 3, H, W]."""
@@ -78,6 +94,8 @@ class Reference:
         near_duplicates = self.detector.detect(samples, mirrored)
         metrics, notes = distances.measure(self.real, samples, seed)
         metrics |= near_duplicates.metrics
+        metrics |= appearance(images.cpu().split(BATCH_SIZE)).beside(self.appearance)
+        metrics |= self.recognizer.measure(samples) if self.recognizer else {}
         record = {"features": self.network.name, "features_digest": self.digest, "compared_with": self.compared_with}
         record |= {"n_samples": len(samples), "n_real": len(self.real), "n_validation": self.detector.n_validation}
         record |= {**metrics, "notes": notes + self.detector.notes()}

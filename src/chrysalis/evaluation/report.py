@@ -35,6 +35,11 @@ SAMPLE_ROWS = {
     "recall": "{recall:.2f}",
     "density": "{density:.2f}",
     "coverage": "{coverage:.2f}",
+    "recognized as one of the labels": "{recognized:.0%}, balance of the labels {label_balance:.2f}",
+    "contrast, 1 in real images": "{contrast:.2f}",
+    "color cast, in 8-bit steps": "{color_cast:.1f}",
+    "sharpness, 1 in real images": "fine {sharpness_fine:.2f}, medium {sharpness_medium:.2f}, "
+    "coarse {sharpness_coarse:.2f}",
     "near-duplicates of training images": "{near_duplicate_fraction} (95 % CI {near_duplicate_fraction_low} to "
     "{near_duplicate_fraction_high}), {near_duplicate_fraction_by_chance} by chance",
     "p-value of the near-duplicates": "{near_duplicate_p_value:.2g}",
