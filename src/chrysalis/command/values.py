@@ -52,7 +52,7 @@ REPLACED = {  # types to check instead of the target's annotation: Lightning's a
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"
 WINDOWS = "it would cut accumulation windows short. trainer.max_steps sets how long to train"
 NOT_USED = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
-NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run", "barebones"), WINDOWS)
+NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run"), WINDOWS)
 NOT_USED |= {
     "num_sanity_val_steps": "callbacks.validation measures the base model after the first step",
     "limit_val_batches": "callbacks.validation.n_images sets the number of validation images",
@@ -63,9 +63,9 @@ NOT_USED |= {
     "reload_dataloaders_every_n_epochs": "every epoch has an order of its own in any case",
     "plugins": "trainer.precision and trainer.strategy replace Lightning's; plugins=[...] imports your own code",
     "callbacks": "each callback has its own key, callbacks.NAME",
-    "logger": "choose logger=tensorboard or logger=none",
     "default_root_dir": "the run's folder is runs/NAME, set by name",
 }
+NOT_USED |= dict.fromkeys(("logger", "barebones"), "choose logger=tensorboard or logger=none")
 NOT_USED |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "training tests and predicts nothing")
 NEEDS_KEYS = "it must have keys, and a _target_ where `--cfg job` shows one."
 GROUPS = ("callbacks", "condition", "guidance")  # of nodes

@@ -33,7 +33,7 @@ class Check:
 class NonFinite(Callback):
     """Stops the run, or skips the update, where a loss or gradient is not finite.
 
-    The images and weights that reproduce the step are saved in the run's nonfinite/.
+    When it stops, the images and weights that reproduce the step are saved in the run's nonfinite/.
 
     On a GPU nothing waits for the check: a fused optimizer skips the update by itself (`found_inf`), and the check is
     read one step later. Elsewhere it is read at once. Under 16-mixed, infinite gradients are how the gradient scaler

@@ -20,7 +20,7 @@ IMAGES, TIMESTEPS = 4, 8  # validation images, and timesteps for each
 BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timesteps
 # The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
 # for images unlike its training images a good model can do worse than mid-grey.
-CLEARLY_WORSE = {"epsilon": 1.1, "v_prediction": 1.5, "sample": 1.5}
+CLEARLY_WORSE, CLEARLY_WORSE_EPS = 1.5, 1.1
 CHECK = "Check that data.image_size, the value range and the noise schedule match those it was trained with."
 
 
@@ -51,7 +51,7 @@ class BaseLoss:
         fraction, by_timestep = (self.loss.mean() / self.zeros.mean()).item(), self.loss / self.zeros
         if not fraction <= BARELY_BETTER:  # NaN is doubtful too
             return f"The base model is hardly better than predicting zeros. {CHECK}"
-        if by_timestep.max() > CLEARLY_WORSE[prediction]:
+        if by_timestep.max() > (CLEARLY_WORSE_EPS if prediction == "epsilon" else CLEARLY_WORSE):
             return f"At timestep {self.timesteps[by_timestep.argmax()]} the base model is worse than zeros. {CHECK}"
         return None
 

@@ -50,7 +50,7 @@ def model_row(plan: Plan) -> str:
     all_train = ", all of them trained" if all(p.requires_grad for p in plan.model.parameters()) else ""
     (height, width), predicts = plan.data.size, plan.module.denoiser.objective.name
     text = plan.model.description().removeprefix("model: ")
-    text = text.replace(f"predicts {predicts}", f"predicts {PREDICTS[predicts]}")
+    text = text.replace(f"predicts {predicts}", f"predicts {PREDICTS.get(predicts, predicts)}")
     size = plan.size_note or f"{width} x {height} px" + (", as it was trained" if plan.model.origin else "")
     return f"{text}{all_train}\n{size}"
 
