@@ -1,4 +1,4 @@
-"""Conversion of images of any mode, depth and color profile to 8-bit sRGB."""
+"""Conversion of images of any mode, depth and color profile to 8-bit sRGB, grey or sRGB with transparency."""
 
 import functools
 import io
@@ -14,11 +14,29 @@ MAX_OUTSIDE = 0.1  # fraction of a float image's values outside its range: highl
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to upright 8-bit sRGB.
+    """Convert to upright 8-bit sRGB, see `to_srgb`; transparent images are composited over white."""
+    converted = to_srgb(image)
+    if converted.mode == "RGB":
+        return converted
+    return Image.alpha_composite(Image.new("RGBA", converted.size, "white"), converted).convert("RGB")
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Convert to upright 8-bit sRGB with an alpha channel, which is opaque where the image has none."""
+    return to_srgb(image).convert("RGBA")
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Convert to upright 8-bit grey, the luma (ITU-R BT.601) of `to_rgb`."""
+    return to_rgb(image).convert("L")
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Convert to upright 8-bit sRGB, of mode RGBA for images with transparency and RGB for others.
 
     EXIF orientation is applied. Grey of more than 8 bits is scaled by the range of its format, see `grey_range`. Colors
     are converted from the embedded ICC profile, or taken as sRGB without one; a damaged or unsuitable profile is
-    ignored. Transparent images are composited over white.
+    ignored.
 
     Raises:
         ValueError: the values of a 32-bit image lie outside its range, or in so small a part that it would be uniform.
@@ -33,7 +51,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             managed = _to_srgb(colors, profile)
             managed.putalpha(rgba.getchannel("A"))
             rgba = managed
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return rgba
     return _to_srgb(upright, profile)
 
 

@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from chrysalis.data import pixels
-from chrysalis.data.color import to_rgb
 from chrysalis.data.formats import PluginMissing, open_image, read_bytes
 from chrysalis.data.masks import to_mask
-from chrysalis.data.transforms import fit, upright_size
+from chrysalis.data.transforms import CONVERSIONS, fit, upright_size
 from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.terminal import warn
 
@@ -30,12 +29,12 @@ class ImageFile:
             raise UserError(f"{key}={path} is not an image that can be read{why}.") from error
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- few instances, which live as long as the command
-    def at(self, size: tuple[int, int], spread: bool = False) -> torch.Tensor:
-        """Crop the center to (height, width): uint8 [1, 3, height, width].
+    def at(self, size: tuple[int, int], spread: bool = False, channels: int = 3) -> torch.Tensor:
+        """Crop the center to (height, width): uint8 [1, C, height, width], grey, RGB or RGBA.
 
         spread: take pixels evenly from the whole image instead, to sample its colors.
         """
-        image = fit(self._converted(to_rgb), size, "stretch" if spread else "crop", nearest=spread)
+        image = fit(self._converted(CONVERSIONS[channels]), size, "stretch" if spread else "crop", nearest=spread)
         return pixels.from_image(image)[None]
 
     def require_shape_of(self, other: "ImageFile") -> None:

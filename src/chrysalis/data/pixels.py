@@ -24,7 +24,12 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 
 
 class PixelCodec:
-    """Conversion between images and x_0 of a pixel-space model: x_0 is the image, scaled to [-1, 1]."""
+    """Conversion between images and x_0 of a pixel-space model: x_0 is the image, scaled to [-1, 1].
+
+    channels: number of image channels: 1 grey, 3 RGB, 4 RGBA.
+    """
+
+    channels = 3
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Convert uint8 images [B, C, H, W] to float32 x_0."""
@@ -33,6 +38,13 @@ class PixelCodec:
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Convert x_0 to uint8 images [B, C, H, W]."""
         return to_uint8(x)
+
+    def rgb(self, x: torch.Tensor) -> torch.Tensor:
+        """Convert x_0, differentiably, to the RGB image that it shows, float [B, 3, H, W] in [-1, 1], over white."""
+        if x.shape[1] < 4:
+            return x.expand(-1, 3, -1, -1)
+        alpha = (x[:, 3:] / 2 + 0.5).clamp(0, 1)
+        return x[:, :3] * alpha + (1 - alpha)
 
 
 def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
@@ -48,8 +60,8 @@ def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torc
 
 
 def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
-    """Stack rows with the same number of images, each uint8 [B, 3, H, W], for example before and after."""
-    return grid(torch.cat(list(rows)), columns=len(rows[0]), gap=gap)
+    """Stack rows with the same number of images, each uint8 [B, C, H, W], as RGB, for example before and after."""
+    return grid(torch.cat([as_rgb(row) for row in rows]), columns=len(rows[0]), gap=gap)
 
 
 def enlargement(width: int, least: int = 512) -> int:
@@ -76,8 +88,8 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
 
 
 def from_image(image: Image.Image) -> torch.Tensor:
-    """Convert an RGB PIL image to uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Convert a grey, RGB or RGBA PIL image to uint8 [C, H, W]."""
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
 
 
 def save_sheet(sheet: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from chrysalis.data.color import to_rgb
+from chrysalis.data.color import to_grey, to_rgb, to_rgba
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
 Shape = tuple[int, int, int]  # of images at training size: channels, height, width
 
-CONVERSIONS = {3: to_rgb}  # of a PIL image, by the number of channels of the model's images
+CONVERSIONS = {1: to_grey, 3: to_rgb, 4: to_rgba}  # of a PIL image, by the number of channels of the model's images
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -6,11 +6,11 @@ from chrysalis.models import checks, layout
 from chrysalis.models.layout import AUTOENCODERS, Layout
 from chrysalis.models.location import EXAMPLE
 from chrysalis.models.model import Model
-from chrysalis.models.pixel_unet import PixelUNet
+from chrysalis.models.pixel_unet import GreyUNet, PixelUNet, RGBAUNet
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
-FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet,)
+FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet, GreyUNet, RGBAUNet)
 # Names, for messages, of pipelines that no family reads, by their other components and class; the first match counts
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,

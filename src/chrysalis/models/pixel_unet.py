@@ -1,4 +1,4 @@
-"""The family of RGB UNets that work on pixels: UNet2DModel with a DDPM noise schedule, conditional or not."""
+"""The families of UNets that work on pixels: UNet2DModel with a DDPM noise schedule, conditional or not."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 class PixelUNet(PixelCodec):
     """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
-    accepts: what it reads, with an article, for messages. channels: number of image channels.
+    accepts: what it reads, with an article, for messages.
     """
 
     accepts, channels = "a DDPM UNet2DModel on RGB pixels", 3
@@ -122,3 +122,18 @@ class PixelUNet(PixelCodec):
             shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
         shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
         write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+class GreyUNet(PixelUNet):
+    """UNet2DModel on grey pixels; images are converted to their luma."""
+
+    accepts, channels = "a grey one", 1
+
+
+class RGBAUNet(PixelUNet):
+    """UNet2DModel on RGB pixels and alpha, all in [-1, 1]; images without transparency are opaque.
+
+    Colors are not premultiplied, as PNG stores them; resizing weights them by alpha.
+    """
+
+    accepts, channels = "an RGBA one", 4

@@ -118,7 +118,7 @@ class Invert(Generate):
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write grid.png, the image and its reconstruction; the PSNR of the two goes into settings.json."""
         generated = output.images([specs[0].name])
-        image = self.image.at(sampler.size)
+        image = self.image.at(sampler.size, channels=sampler.unguided.codec.channels)
         psnr = peak_signal_noise_ratio(generated.float(), image.float(), data_range=255.0)
         identical = torch.equal(generated, image)  # JSON has no infinity
         self.notes["psnr"] = None if identical else round(float(psnr), 2)

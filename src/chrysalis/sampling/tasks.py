@@ -68,7 +68,7 @@ class Sampler:
 
     def x0_of(self, file: ImageFile) -> torch.Tensor:
         """The x_0 [1, C, H, W] of an image file, at the size of the images."""
-        return self.unguided.codec.encode(file.at(self.size).to(self.device))
+        return self.unguided.codec.encode(file.at(self.size, channels=self.unguided.codec.channels).to(self.device))
 
     def cond(self, specs: Sequence[SampleSpec]) -> dict:
         """The condition of these images."""

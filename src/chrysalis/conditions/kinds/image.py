@@ -46,7 +46,7 @@ class Image(Kind[Channels]):
 
     def of_batch(self, batch: Batch) -> torch.Tensor:
         image = super().of_batch(batch) if self.part.source == "given" else batch.image
-        return derived(pixels.to_signed(image), self.part.source)
+        return derived(pixels.to_signed(pixels.as_rgb(image)), self.part.source)
 
     def parse(self, key: str, given: Any) -> Callable[[int, tuple[int, int]], torch.Tensor]:
         file = image_files(key, given)

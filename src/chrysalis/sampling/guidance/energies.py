@@ -52,7 +52,7 @@ class Energy(Term):
         self.key = f"guidance.{type(self).__name__.lower()}"  # prefix of its settings' keys, for messages
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        """x0 float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
+        """x0 as RGB, float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
         raise NotImplementedError
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
@@ -100,10 +100,10 @@ class Energy(Term):
     def _smoothed(self, x0: torch.Tensor, predicted: Prediction, cond: Mapping | None) -> torch.Tensor:
         t, sigma = predicted.t.expand(len(x0)), float(predicted.noise.sigma(predicted.t))
         if not self.smoothing:
-            return self.loss(x0, t, cond)
+            return self.loss(self.codec.rgb(x0), t, cond)
         keys = [seeds.key("smoothing", float(predicted.t), j) for j in range(self.smoothing)]
         copies = [x0 + sigma * xi for xi in seeds.normal(keys, x0.shape[1:]).to(x0.device)]
-        losses = torch.stack([self.loss(copy, t, cond) for copy in copies])
+        losses = torch.stack([self.loss(self.codec.rgb(copy), t, cond) for copy in copies])
         return math.log(len(copies)) - torch.logsumexp(-losses, dim=0)
 
 

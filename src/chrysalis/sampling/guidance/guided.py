@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from chrysalis.data.pixels import PixelCodec
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.noise import Noise
 from chrysalis.diffusion.prediction import Prediction
@@ -37,12 +38,14 @@ class Term:
     Attributes:
         neutral: the scale that turns it off.
         through_unet: whether its gradient is taken at x_t, through the UNet.
+        codec: the denoiser's, which turns x0 into the image that it shows.
         where: file and line of the user's function, if it is one.
     """
 
     neutral: float = 0.0
     through_unet: bool = False
     where: str | None = None
+    codec: PixelCodec = PixelCodec()
 
     def __init__(self, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"):
         self.scale, self.interval, self.schedule = float(scale), interval, schedule
@@ -80,6 +83,7 @@ class Guided(nn.Module):
         self.noise, self.channels = denoiser.noise, denoiser.channels
         self.begin()
         for name, term in self.terms.items():
+            term.codec = denoiser.codec
             low, high = term.interval
             if low is not None and high is not None and low >= high:
                 raise UserError(

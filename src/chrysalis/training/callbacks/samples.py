@@ -76,6 +76,7 @@ class GridLayout:
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [3, h, w]: each row with its name, and with the mask or image that it is conditioned on."""
+        images = pixels.as_rgb(images)
         if self.cond is None:
             return pixels.grid(images)
         rows = []
@@ -121,9 +122,8 @@ class Samples(Callback):
                 seen.append(batch.image)
                 if sum(map(len, seen)) >= self.preview:
                     break
-            self._write(
-                trainer, pixels.grid(torch.cat(seen)[: self.preview]), "training_images.png", "training_images", 0
-            )
+            grid = pixels.grid(pixels.as_rgb(torch.cat(seen)[: self.preview]))
+            self._write(trainer, grid, "training_images.png", "training_images", 0)
         elif self.base is None or not (self.run_dir / "samples" / f"step_{trainer.global_step:06d}.png").is_file():
             self.on_step_end(trainer, module)  # the run was stopped before it could
 
