@@ -17,7 +17,7 @@ from chrysalis.system.ranges import UpTo1000
 
 
 class Clip(Energy):
-    """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or image.
+    """Half the squared angle of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to those of a text or image.
 
     Args:
         model: a folder or hub id of a transformers CLIPModel.
