@@ -129,7 +129,7 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
 
 def _refuse_settings(kind: str, accepted: dict, settings: dict) -> None:
     for key in settings:
-        if key not in accepted:
+        if key not in accepted and (key, settings[key]) != ("clip_sample", False):  # it never clips
             raise UserError(f"scheduler.{key} is not a setting of diffusers' {kind}.")
         if key in NOISE:
             raise UserError(f"scheduler.{key} is the model's own and cannot be set: remove it.")
