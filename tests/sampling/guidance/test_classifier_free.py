@@ -159,7 +159,7 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
             {"text": "red"},
             "text=red, but a model is conditioned on mask only: train a model with condition=text",
         ),
-        (("label",), {"label": "bea"}, "label=bea is unknown to this model. Did you mean bee? It knows ant, bee, fly"),
+        (("label",), {"label": "bea"}, "label=bea is unknown to this model: did you mean bee? It knows ant, bee, fly"),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),
         (

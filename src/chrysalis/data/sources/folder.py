@@ -42,7 +42,7 @@ class FolderSource(Source):
     metadata.jsonl has one object per line with the keys `file_name` and, where known, `label`, `text` (or `caption`),
     `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. A list of captions
     holds alternatives, of which each epoch takes one. Without metadata, a label is the name of the folder that an
-    image lies in, and a caption is a .txt file with the name of the image.
+    image lies in. Unless `keys` has a caption, a missing one is read from the .txt file of the image's name.
 
     Args:
         keys: by column, the metadata keys to read instead of those in data/columns.py.
