@@ -12,7 +12,7 @@ class Batch:
     """B images of one micro-batch.
 
     Attributes:
-        image: uint8 [B, 3, H, W].
+        image: uint8 [B, C, H, W].
         row: int64 [B], the row of each image in its set.
         key: int64 [B], the noise seed of each image: in training, a pure function of (seed, epoch, row).
         u: float32 [B] in [0, 1), the timestep of each image as a fraction of T.

@@ -36,7 +36,7 @@ class PixelCodec:
 
 
 def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
-    """Arrange uint8 [B, 3, H, W] on white as one uint8 image [3, h, w], about square or `columns` wide."""
+    """Arrange uint8 [B, C, H, W] on white as one uint8 image [C, h, w], about square or `columns` wide."""
     n, channels, height, width = images.shape
     columns = min(n, columns or max(1, round((n * height / width) ** 0.5 + 0.499)))
     rows = -(-n // columns)
@@ -48,7 +48,7 @@ def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torc
 
 
 def strip(rows: Sequence[torch.Tensor], gap: int = 2) -> torch.Tensor:
-    """Stack rows with the same number of images, each uint8 [B, 3, H, W], for example before and after."""
+    """Stack rows with the same number of images, each uint8 [B, C, H, W], for example before and after."""
     return grid(torch.cat(list(rows)), columns=len(rows[0]), gap=gap)
 
 
@@ -86,7 +86,7 @@ def save_sheet(sheet: torch.Tensor, path: Path, text: dict[str, str] | None = No
 
 
 def save_png(image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
-    """Write uint8 [3, H, W] with optional text metadata. The file is complete or absent."""
+    """Write uint8 [C, H, W] with optional text metadata. The file is complete or absent."""
     info = PngInfo()
     for name, value in (text or {}).items():
         info.add_text(name, value)

@@ -37,7 +37,7 @@ class Layout:
     """A model folder as its configuration files describe it, before any weights are read."""
 
     folder: Path  # with unet/ and scheduler/ below it, or with both at its root
-    argument: str  # KEY=VALUE as the user named the folder; it begins every message
+    argument: str  # KEY=VALUE as the user named the folder, for messages
     subfolder: str | None  # where the UNet is, such as unet_ema, if the user said so
     index: dict  # content of model_index.json, {} without one
     unet_at: Path  # folder of the UNet

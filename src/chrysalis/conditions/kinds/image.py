@@ -19,8 +19,8 @@ from chrysalis.system.errors import UserError, require_path
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
-    name, column, noun = "image", "conditioning_image", "image"
-    remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
+    name, column, noun = "image", "conditioning_image", "conditioning image"
+    remedy = "give them by data.conditioning_images, data.conditioning_image_column or conditioning_image_file_name"
     example = "image=FILE.png"
     reads_files = True
 

@@ -98,7 +98,7 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
-    """{layer: channels} of the layers to attend to text after: every self-attention, and ResNet layers of `levels`."""
+    """{layer: channels} of the layers that cross-attention follows: self-attention, and ResNet layers of `levels`."""
     channels = unet.config.block_out_channels
     lowest = len(channels) - 1
     if any(level not in range(len(channels)) for level in levels):
