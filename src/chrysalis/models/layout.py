@@ -85,8 +85,7 @@ class Layout:
             choice = "add model.subfolder=unet_ema" if self.is_main_model else "rename it to unet"
             raise UserError(f"{self.argument} has no unet/, but EMA weights in unet_ema/: {choice}.")
         raise UserError(
-            f"{self.argument} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its "
-            "root."
+            f"{self.argument} is not a diffusers folder: give one with a config.json in unet/ or at its root."
         )
 
     def scheduler_file(self) -> Path:

@@ -39,7 +39,7 @@ class Image(Kind[Channels]):
 
     def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
         if self.source != part.source:
-            raise UserError(f"condition.image.source={self.source}: this model was trained with {part.source}.")
+            raise UserError(f"condition.image.source={self.source} does not fit this model: use {part.source}.")
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         return {"source": self.source}

@@ -71,7 +71,7 @@ class Text(Kind[TextAttention]):
                 f"{', '.join(list(encoder.words)[:40])} ..."
             )
         if unknown:
-            warn(f"{key}: {', '.join(dict.fromkeys(unknown))} occurred in no training caption and is left out.")
+            warn(f"{key}: words that occur in no training caption are left out: {', '.join(dict.fromkeys(unknown))}.")
         return caption
 
     def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> tuple[str, ...]:
