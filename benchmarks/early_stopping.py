@@ -1,4 +1,4 @@
-"""The early-stopping tables of docs/experiments.md: when each rule would have stopped runs that trained to their end.
+"""The early-stopping table of docs/experiments.md: when each rule would have stopped runs that trained to their end.
 
     python benchmarks/early_stopping.py RUNS [RUNS ...] [--others RUNS [RUNS ...]] [--record FILE.json]
 

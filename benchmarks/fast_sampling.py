@@ -53,7 +53,7 @@ class Bench:
         return schedule.evaluations([(0, len(schedule))])
 
     def reference(self, steps: int, file: Path | None) -> torch.Tensor:
-        """Generate with so many DDIM steps in float32, or read `file`, where the result is cached."""
+        """Generate with this many DDIM steps in float32, or read `file`, where the result is cached."""
         settings = {"pretrained": self.pretrained, "n": self.n, "steps": steps}
         if file is not None and file.is_file():
             kept = torch.load(file, weights_only=True)

@@ -419,3 +419,11 @@ def test_a_size_beyond_the_models_own_gives_a_warning(run, model_folder, capsys)
     assert "was trained at 16 x 16 px and is now sampled at 32 x 32 px, where it may repeat" in capsys.readouterr().err
     assert run("sample", *common, "out=own") == 0
     assert "trained at" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m", "ddpm", "ddim scheduler.eta=1"])
+def test_invert_says_which_scheduler_it_needs(run, model, tmp_path, capfd, scheduler):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    words = ["task=invert", f"task.image={tmp_path / 'red.png'}", *f"scheduler={scheduler}".split()]
+    assert run("sample", model, *words, "out=inverted", *SMALL) == 2
+    assert "task=invert inverts deterministic DDIM steps: use scheduler=ddim, without eta" in capfd.readouterr().err

@@ -1,5 +1,7 @@
 """Images that are not square, through training, export and every task of sample.py, against stock diffusers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,8 +38,22 @@ def stock(folder, seed, noised_to=None):
     return ((x[0] / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
 
 
-def sheet(rows, columns):
-    return (rows * (HEIGHT + 2) - 2, columns * (WIDTH + 2) - 2, 3)
+def sheet(rows, columns, least=1):
+    """The shape of a table of images, enlarged by a whole factor to at least so many pixels' width."""
+    height, width = rows * (HEIGHT + 2) - 2, columns * (WIDTH + 2) - 2
+    factor = math.ceil(least / width)
+    return (factor * height, factor * width, 3)
+
+
+def shows(figure, small):
+    """Whether a figure contains a whole image, enlarged by any whole factor."""
+    for factor in range(1, figure.shape[0] // len(small) + 1):
+        part = small.repeat(factor, 0).repeat(factor, 1)
+        height, width = part.shape[:2]
+        for y, x in np.argwhere((figure == part[0, 0]).all(-1)):
+            if np.array_equal(figure[y : y + height, x : x + width], part):
+                return True
+    return False
 
 
 @pytest.fixture
@@ -46,8 +62,10 @@ def wide(trained):
 
 
 def test_a_run_shows_its_images_whole(wide):
-    assert image(wide / "samples" / "step_000002.png").shape == sheet(1, 2)
-    assert image(wide / "before_after.png").shape == (2 * (2 * HEIGHT + 2), 2 * (2 * WIDTH + 2), 3)
+    assert image(wide / "samples" / "step_000002.png").shape == sheet(1, 2, least=512)
+    samples = image(wide / "samples" / "step_000002.png")
+    factor = samples.shape[0] // HEIGHT
+    assert shows(image(wide / "before_after.png"), samples[: factor * HEIGHT : factor, : factor * WIDTH : factor])
 
 
 TASKS = {
@@ -71,7 +89,7 @@ def test_every_task_draws_what_stock_diffusers_draws(run, wide, tmp_path, task):
     made = {p.stem: image(p) for p in (tmp_path / "drawn").glob("*.png")}
     ours = {name: pixels for name, pixels in made.items() if "_0" in name or name == "reconstruction"}
     assert all(pixels.shape == (HEIGHT, WIDTH, 3) for pixels in ours.values())
-    assert made["grid" if grid else "morph"].shape == sheet(*(grid or (1, 3)))
+    assert made["grid" if grid else "morph"].shape == (sheet(*grid, least=512) if grid else sheet(1, 3))
     assert made["trajectory"].shape == sheet(2 * min(len(ours), 4) if task != "blend" else 4, 3)
     for name, how in expected.items():
         assert np.abs(ours[name].astype(int) - stock(tmp_path / "runs" / "wide" / "pipeline", *how)).max() <= 1, name

@@ -83,7 +83,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [part.name for part in PARTS]
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: every part at a small size")
     parser.add_argument("--only", help=f"some parts, separated by commas: {', '.join(names)}")
-    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: benchmarks/results; cpu: runs/)")
     parser.add_argument("--budget", type=float, default=BUDGET, help=f"total seconds (default: {BUDGET})")
     options = parser.parse_args(arguments)
     options.parts = names if options.only is None else options.only.split(",")

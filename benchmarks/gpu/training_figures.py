@@ -113,12 +113,12 @@ def _cost(bench: Bench, precision: str) -> memory_estimate.Cost:
 
 
 def memory_count(bench: Bench) -> Iterator[Figure]:
-    """Compare the measured peak memory of a step of the large model with the count that README's table uses."""
+    """Compare the measured peak memory of a step of the large model with the count that docs/speed.md's table uses."""
     precision, _ = hardware.precision("auto", bench.device.type)
     pixels, batch_size = bench.sizes.large_pixels, min(4, fitting(bench, precision))
     counted = _cost(bench, precision).total(batch_size)
     named = f"batch {batch_size}, {precision}"
-    yield Figure(f"counted in README's table, {named}", memory_estimate.MARGIN * counted / 1e9, "GB")
+    yield Figure(f"counted in docs/speed.md's table, {named}", memory_estimate.MARGIN * counted / 1e9, "GB")
     data, peak = runs.images(bench, pixels, batch_size), runs.Peak()
     # on a CPU living tensors are counted, because the process uses memory for much else
     live = nullcontext() if bench.on_gpu else memory_estimate.LiveMemory()

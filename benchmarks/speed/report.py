@@ -151,7 +151,7 @@ def markdown(machine: str, records: Sequence[dict]) -> str:
 
 
 def summary(records: Sequence[dict]) -> str:
-    """'Reached: 9 of 10 targets; missed: ...'"""
+    """'Targets reached: 9 of 10; missed: ...'"""
     judged = [record for record in records if record["reached"] is not None]
     missed = [record["what"] for record in judged if not record["reached"]]
     return f"Targets reached: {len(judged) - len(missed)} of {len(judged)}" + (

@@ -55,7 +55,7 @@ class Bench:
     image_size: int = 64
     eps_model: str | None = None
     quick: bool = False
-    turns: list[tuple[dict, dict, dict]] = field(default_factory=list)  # training/turns
+    turns: list[tuple[dict, dict, dict]] = field(default_factory=list)  # see training.turns
     _runs: int = 0
 
     @property

@@ -87,7 +87,7 @@ def final_loss(bench: Bench, figures: dict, saved: Path) -> Reached:
 
 
 def loss_of(model_folder: Path | str, data: ImageDataModule, device: str = "cpu") -> float:
-    """Measure the validation loss of a model that predicts the noise as our callback does, in its precision."""
+    """Measure the validation loss of a model that predicts the noise, as our callback does and in its precision."""
     model = folder.load(str(model_folder))
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).eval().to(device)
     batch = data.validation_batch(IMAGES)

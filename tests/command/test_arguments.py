@@ -103,7 +103,7 @@ def test_both_programs_read_them(run, tmp_path, capfd):
         assert run("sample", f"model.pretrained={path}", "out=a, b (c)") == 2
         assert f"model.pretrained={path} " in capfd.readouterr().err
         assert run("sample", f"from={path}") == 2
-        assert f"from={path} is not an image" in capfd.readouterr().err
+        assert f"from={path} has no record" in capfd.readouterr().err
     assert run("train", "-m", "seed=1,2", "data.path=a, (b)") == 2
     assert "in a sweep a comma separates values" in capfd.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []

@@ -52,7 +52,7 @@ def test_the_description_lists_the_columns(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rich = folder_data(str(tmp_path), image_size=16, batch_size=1, vector_columns=["span"])
     rich.setup()
-    assert rich.description().endswith("1 validation images of 16 x 16 px, captions, masks, vectors of 1")
+    assert rich.description().endswith("1 validation images of 16 x 16 px, captions, masks, vectors of length 1")
 
 
 def labelled(root, **counts) -> None:

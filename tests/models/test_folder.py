@@ -93,7 +93,7 @@ def break_folder(at, how):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("empty", "no readable config.json"),
+        ("empty", "give one with a config.json in unet/"),
         ("pickled", r"model\.bin is damaged, or holds more than tensors"),
         ("no weights", "no weights"),
         ("damaged weights", "could not be loaded"),

@@ -160,7 +160,7 @@ def test_targets_that_name_no_layer_are_refused_with_the_known_names(targets):
     with pytest.raises(UserError) as error:
         LoRA(targets=targets).inject(unet)
     assert str(error.value) == (
-        f"adapter.targets: no Linear or Conv2d layer is named {targets[-1]}; this UNet has {KINDS}."
+        f"adapter.targets: no Linear or Conv2d layer is named {targets[-1]}: choose from {KINDS}."
     )
     assert torch.equal(output(unet), before)
     assert not lora.injected(unet)

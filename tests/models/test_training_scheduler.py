@@ -26,7 +26,7 @@ def test_predict_epsilon_of_old_configurations_is_translated(model_folder):
     [
         ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "trained with ScoreSdeVeScheduler, which has no discrete DDPM"),
-        ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not those of DDPM"),
+        ({"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler, whose noise levels are not DDPM's"),
         ({"_class_name": "NopeScheduler"}, "trained with NopeScheduler"),
         ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
         ({"shift_snr": 3.0}, "has shift_snr=3.0 in scheduler_config.json"),

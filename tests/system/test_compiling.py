@@ -14,7 +14,7 @@ pytestmark = pytest.mark.proof  # 50 steps each
 
 STEPS = 50
 ALIKE = [*TINY_MODEL, *TINY_RUN, "data.n=60", f"trainer.max_steps={STEPS}", "trainer.precision=32-true"]
-ALIKE += [f"callbacks.{name}.every_n_train_steps={STEPS}" for name in ("validation", "images", "checkpoint")]
+ALIKE += [f"callbacks.{name}.every_n_train_steps={STEPS}" for name in ("validation", "samples", "checkpoint")]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 NEEDS_COMPILER = pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
 

@@ -40,7 +40,7 @@ BASES = {
 LEFT_OUT = {
     "compile": ("true", "default", "null"),
     "trainer.devices": ("1", "2", "3"),
-    "trainer.num_nodes": ("1", "2", "3"),
+    "trainer.num_nodes": ("1", "2", "3", "1_000"),
     "data.num_workers": ("1", "2", "3"),
     "profile": ("true",),
     "data.image_size": ("1_000",),  # two minutes of drawing

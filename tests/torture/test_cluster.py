@@ -50,7 +50,7 @@ def test_a_preempted_job_is_queued_again_and_continues(tmp_path, monkeypatch):
     waited_for(lambda: (run / "checkpoints" / "last.ckpt").is_file())
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 1 <= saved < 20000
-    waited_for(lambda: f"continues after step {saved}" in job.stderr())
+    waited_for(lambda: f"resumed after step {saved}" in job.stderr())
     (run / "stop").touch()
     waited_for(lambda: (run / "results.json").is_file())
     job.result()

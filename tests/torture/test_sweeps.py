@@ -94,7 +94,7 @@ def test_a_sweep_is_stopped_and_continued(tmp_path):
             sent = os.write(terminal, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
     assert "━".encode() in seen  # a progress bar, for which the job needs the terminal
-    assert b"ending after this step" in seen
+    assert b"finishing after this step" in seen
     assert table(folder)["0_lr-0.0001"]["state"] == "stopped"
     assert results(first)["steps"] < 150
     assert not second.exists()

@@ -62,7 +62,7 @@ def dropout(names: Sequence[str], keys: Sequence[int], p: float) -> dict[str, li
 
 
 def shuffled(labels: Sequence, keys: Sequence[int]) -> list[int]:
-    """A permutation of the images, fixed by `keys`, in which as many as possible get a label other than their own."""
+    """The cyclic shift of the images, in the order of `keys`, that gives most of them a label other than their own."""
     n, order = len(labels), sorted(range(len(labels)), key=lambda i: keys[i])
 
     def same(by: int) -> int:

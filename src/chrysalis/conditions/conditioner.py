@@ -88,7 +88,7 @@ class LabelEmbedding(Part):
 class VectorEmbedding(Part):
     """e = W f((v - mean) / std), with W = 0 at first; f is a small MLP, and a learned vector replaces f for the null.
 
-    mean, std: D numbers each, those of the training set, so that any unit of measurement works.
+    mean, std: D numbers each, those of the dataset, so that any unit of measurement works.
     """
 
     dims = 2
@@ -134,7 +134,7 @@ def padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class TokenEncoder(nn.Module):
-    """A small transformer over the words of the training captions, trained along with the UNet."""
+    """A small transformer over the words of the dataset's captions, trained along with the UNet."""
 
     def __init__(self, words: Sequence[str], dim: int, layers: int = 1, heads: int = 4, longest: int = 64):
         super().__init__()

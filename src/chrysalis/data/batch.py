@@ -12,9 +12,9 @@ class Batch:
     """B images of one micro-batch.
 
     Attributes:
-        image: uint8 [B, 3, H, W].
+        image: uint8 [B, C, H, W].
         row: int64 [B], the row of each image in its set.
-        key: int64 [B], the noise seed of each image: a pure function of (seed, epoch, row).
+        key: int64 [B], the noise seed of each image: in training, a pure function of (seed, epoch, row).
         u: float32 [B] in [0, 1), the timestep of each image as a fraction of T.
         window: number of images, over all processes, in the optimizer step that this micro-batch belongs to.
         columns: label, caption and so on, where the data has them; types, shapes and unknown values are those of

@@ -133,7 +133,7 @@ class Numbers(Column):
         return np.array([value or unknown for value in values], dtype=np.float32)
 
     def describe(self, names: Sequence[str]) -> str:
-        return f"{self.noun}s of {len(names)}"
+        return f"{self.noun}s of length {len(names)}"
 
 
 class Images(Column):
@@ -183,7 +183,7 @@ def composed(text: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Normalize to NFC and remove control characters and lone surrogates, so that any program can show the text."""
+    """Normalize to NFC and replace control characters and lone surrogates, so that any program can show the text."""
     text = composed(text)
     if text.isprintable():
         return text

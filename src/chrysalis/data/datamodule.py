@@ -34,7 +34,7 @@ class ImageDataModule(LightningDataModule):
         flip: mirror half of the training images.
         val_fraction: fraction of validation images, chosen by a hash of each image.
         seed: determines the order, the timesteps and the noise.
-        on_device: keep the decoded set on the accelerator; None: if it takes at most an eighth of its free memory.
+        on_device: with num_workers=0, keep the set on the accelerator; None: if it takes at most 1/8 of free memory.
     """
 
     trainer: Trainer  # pyrefly: ignore[bad-override-mutable-attribute]  # set before Lightning calls hooks

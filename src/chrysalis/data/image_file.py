@@ -25,8 +25,8 @@ class ImageFile:
             self.size = upright_size(self.image)
             self.image.load()  # no converted copy: it would lose the TIFF tags
         except Exception as error:  # Pillow raises a dozen kinds on damaged images
-            why = f": {error}" if isinstance(error, PluginMissing) else ""
-            raise UserError(f"{key}={path} is not an image that can be read{why}.") from error
+            why = error if isinstance(error, PluginMissing) else "give another image file"
+            raise UserError(f"{key}={path} is not an image that can be read: {why}.") from error
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 -- few instances, which live as long as the command
     def at(self, size: tuple[int, int], spread: bool = False, channels: int = 3) -> torch.Tensor:
@@ -60,7 +60,7 @@ class ImageFile:
             found = f"all {'white' if mask.mean() else 'black'} at {size[1]} x {size[0]} px"
             if both:
                 raise UserError(f"{self.key}={self.path} is {found}: it must have white and black parts.")
-            warn(f"{self.key}={self.path} is {found}.")
+            warn(f"{self.key}={self.path} is {found}: make the subject white and the rest black.")
         return mask
 
     def _converted(self, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

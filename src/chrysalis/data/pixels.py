@@ -48,7 +48,7 @@ class PixelCodec:
 
 
 def grid(images: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
-    """Arrange uint8 [B, 3, H, W] on white as one uint8 image [3, h, w], about square or `columns` wide."""
+    """Arrange uint8 [B, C, H, W] on white as one uint8 image [C, h, w], about square or `columns` wide."""
     n, channels, height, width = images.shape
     columns = min(n, columns or max(1, round((n * height / width) ** 0.5 + 0.499)))
     rows = -(-n // columns)

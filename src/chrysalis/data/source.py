@@ -16,8 +16,8 @@ from chrysalis.data.transforms import Resize, Shape, is_enlarged, to_training_si
 class Example:
     """One row at training size.
 
-    columns: the other values of the row, by column, see data/columns.py: a label or a caption is a string, a vector is
-    a tuple of floats, NaN where unknown, and a mask or a conditioning image is uint8 [C, H, W].
+    columns: the other values of the row, by column, see data/columns.py: a label is a string, a caption one or a tuple
+    of several, a vector a tuple of floats, NaN where unknown, and a mask or conditioning image is uint8 [C, H, W].
     """
 
     image: np.ndarray  # uint8 [C, H, W]

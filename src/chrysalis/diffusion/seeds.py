@@ -1,7 +1,7 @@
 """Random numbers that depend on a seed alone, not on the batch in which they are used.
 
-Nothing here has a state: order, timesteps, flips and noise are pure functions of (seed, epoch, row), so that a resumed
-run, another number of workers or another number of devices gets the same numbers.
+In training, order, timesteps, flips and noise are pure functions of (seed, epoch, row), so that a resumed run, another
+number of workers or another number of devices gets the same numbers.
 """
 
 import hashlib

@@ -61,7 +61,7 @@ class Evaluate(Generate):
         file = (folder.parent if folder.name == "pipeline" else folder) / "results.json"
         if not file.is_file():
             return
-        val_fraction = read_mapping(file, "is damaged: the run's data.val_fraction is unknown.").get("val_fraction")
+        val_fraction = read_mapping(file, "is damaged (no val_fraction): restore or delete it.").get("val_fraction")
         if val_fraction not in (None, self.data.val_fraction):
             warn(
                 f"{shown(file.parent)} was trained with data.val_fraction={val_fraction}: use the same value here if "

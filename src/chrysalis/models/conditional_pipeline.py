@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 class ConditionalPipeline(DiffusionPipeline):
     """Sampling with classifier-free guidance.
 
-    unet: a LoRA in the folder lora/ beside its own is added through peft. scheduler: any, sampled from as DDIM.
+    unet: a LoRA in the folder lora/ beside its own is added through peft. scheduler: any, converted to DDIM.
     conditioner: None for an unconditional model. text_encoder, tokenizer: frozen ones, if the conditioner needs them.
     """
 
@@ -56,7 +56,7 @@ class ConditionalPipeline(DiffusionPipeline):
                 raise ValueError(f"this model is not conditioned on {name}: it takes {', '.join(parts) or 'nothing'}")
             cond[name] = parts[name].values(value, x)
             if len(cond[name]) != len(x):
-                raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images")
+                raise ValueError(f"{name} has {len(cond[name])} values for {len(x)} images: give {len(x)}")
         return cond
 
     @torch.no_grad()

@@ -38,5 +38,5 @@ def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence
     if conditioner is not None:
         conditioner.requires_grad_(True)
     elif not any(p.requires_grad for p in unet.parameters()):
-        missing = "nothing is new without a condition: add one" if names == ["new"] else "this UNet has no such weights"
-        raise UserError(f"{shown}: {missing}, or choose model.train=all.")
+        why = "nothing is new without a condition: add one, or" if names == ["new"] else "the UNet has no such weights:"
+        raise UserError(f"{shown}: {why} choose model.train=all.")

@@ -37,7 +37,7 @@ class Layout:
     """A model folder as its configuration files describe it, before any weights are read."""
 
     folder: Path  # with unet/ and scheduler/ below it, or with both at its root
-    argument: str  # KEY=VALUE as the user named the folder; it begins every message
+    argument: str  # KEY=VALUE as the user named the folder, for messages
     subfolder: str | None  # where the UNet is, such as unet_ema, if the user said so
     index: dict  # content of model_index.json, {} without one
     unet_at: Path  # folder of the UNet
@@ -85,8 +85,7 @@ class Layout:
             choice = "add model.subfolder=unet_ema" if self.is_main_model else "rename it to unet"
             raise UserError(f"{self.argument} has no unet/, but EMA weights in unet_ema/: {choice}.")
         raise UserError(
-            f"{self.argument} is not a diffusers folder: it has no readable config.json, neither in unet/ nor at its "
-            "root."
+            f"{self.argument} is not a diffusers folder: give one with a config.json in unet/ or at its root."
         )
 
     def scheduler_file(self) -> Path:

@@ -49,7 +49,7 @@ class LoRA:
         return unet.train(unet.training)  # peft makes its layers in training mode
 
     def _require_layers(self, unet: nn.Module) -> None:
-        """Refuse targets that match no layer or other modules too; a UNet may lack some of the default ones."""
+        """Refuse targets that match no Linear or Conv2d layer, or other modules; a UNet may lack default targets."""
         is_layer = {f".{name}": type(m) in (nn.Linear, nn.Conv2d) for name, m in unet.named_modules()}
         named = {t: [layer for name, layer in is_layer.items() if name.endswith(f".{t}")] for t in self.targets}
         found = [target for target, layers in named.items() if layers and all(layers)]
@@ -57,8 +57,8 @@ class LoRA:
         if wrong or not found:
             kinds = {re.findall(r"[^.]+(?:\.\d+)?$", name)[0] for name, layer in is_layer.items() if layer}
             raise UserError(
-                f"adapter.targets: no Linear or Conv2d layer is named {' or '.join(wrong or self.targets)}; "
-                f"this UNet has {', '.join(sorted(kinds))}."
+                f"adapter.targets: no Linear or Conv2d layer is named {' or '.join(wrong or self.targets)}: "
+                f"choose from {', '.join(sorted(kinds))}."
             )
 
 
@@ -118,7 +118,7 @@ def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
         if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
             raise ValueError("other layers")
     except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
-        raise UserError(f"{folder} is a LoRA of another UNet than this one.") from error
+        raise UserError(f"{folder} is a LoRA of another UNet than this one: put this one's own there.") from error
     return unet.train(unet.training)
 
 

@@ -59,11 +59,11 @@ class Model:
         return [p for module in self.modules() for p in module.parameters()]
 
     def description(self) -> str:
-        """Return one line: origin, number of parameters, prediction type and conditions."""
+        """Return one line: origin, numbers of parameters, prediction type and conditions."""
         conditions = [] if self.conditioner is None else self.conditioner.names
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad) / 1e6
-        text = f"model: {self.origin or 'new'}, {millions:.1f} M parameters, predicts "
-        text += self.scheduler.config["prediction_type"]
+        text = f"model: {self.origin or 'new'}, {millions:.1f} M parameters"
         text += f", {trained:.2f} M of them trained" if trained < 0.999 * millions else ""
+        text += f", predicts {self.scheduler.config['prediction_type']}"
         return text + (f", conditioned on {', '.join(conditions)}" if conditions else "")

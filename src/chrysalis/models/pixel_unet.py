@@ -37,11 +37,11 @@ class PixelUNet(PixelCodec):
     @classmethod
     def reads(cls, layout: Layout) -> bool:
         """Whether this family reads the folder, as far as its configuration files say."""
-        config, own = layout.unet, cls.channels
+        config, own = layout.unet, cls.channels  # with a learned variance, twice as many come out
         if layout.is_foreign or config.get("class_embed_type") or config.get("num_class_embeds"):
             return False
         fits = config.get("in_channels", own) == own and config.get("out_channels", own) in (own, 2 * own)
-        return fits and config.get("_class_name") == "UNet2DModel"  # twice the channels with a learned variance
+        return fits and config.get("_class_name") == "UNet2DModel"
 
     @classmethod
     def load(cls, layout: Layout, weights: Weights) -> Model:

@@ -48,7 +48,7 @@ def from_checkpoint(model: Model, file: str, key: str) -> Model:
         saved = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]
         ema_weights = dict(next(state["ema_weights"] for state in saved.values() if "ema_weights" in state))
     except Exception as error:  # a damaged or foreign file raises a dozen kinds
-        raise UserError(f"{key}={file} is not a checkpoint of a run of this model.") from error
+        raise UserError(f"{key}={file} is not a checkpoint: give one of this model's run, in checkpoints/.") from error
     unet, conditioner = copy.deepcopy((model.unet, model.conditioner))  # together: the UNet's hooks refer to both
     modules = {"unet": unet, "conditioner": conditioner}
     own = dict(torch.nn.ModuleDict({name: m for name, m in modules.items() if m is not None}).named_parameters())

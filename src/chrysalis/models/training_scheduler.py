@@ -32,7 +32,7 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
     cls = getattr(diffusers, str(kind), None)
     own_settings = _parameters(cls)
     if cls is None or "beta_schedule" not in own_settings:
-        raise UserError(f"{argument} was trained with {kind}, which has no discrete DDPM noise schedule.")
+        raise UserError(f"{argument} was trained with {kind}, which has no discrete DDPM schedule: use another model.")
     known = {*own_settings, *_parameters(DDPMScheduler)}
     if {*settings} - known:
         others = (getattr(diffusers, other.name, None) for other in KarrasDiffusionSchedulers)
@@ -54,7 +54,7 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
     _require_usable(scheduler, argument)
     abar = scheduler.alphas_cumprod
     if own.alphas_cumprod.shape != abar.shape or (own.alphas_cumprod - abar).abs().max() > 1e-6:
-        raise UserError(f"{argument} was trained with {kind}, whose noise levels are not those of DDPM.")
+        raise UserError(f"{argument} was trained with {kind}, whose noise levels are not DDPM's: use another model.")
     return scheduler
 
 

@@ -76,7 +76,7 @@ class Generation:
             first, last = batches[0][0].name, batches[-1][-1].name
             batches = [batch for batch in batches if only in (spec.name for spec in batch)]
             if not batches:
-                raise UserError(f"only={only} is not one of these images: {first} to {last}.")
+                raise UserError(f"only={only} is not one of these images: choose from {first} to {last}.")
         self.recorded = batches[0] if self.recorder is not None else None
         lacks = self.output.lacks
         return [batch for batch in batches if batch is self.recorded or any(lacks(spec.name) for spec in batch)]

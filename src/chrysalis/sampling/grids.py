@@ -20,7 +20,7 @@ def read(path: Path) -> torch.Tensor:
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
     """Rows of images, uint8 [B, C, H, W], each beside its name; long names are broken into lines.
 
-    enlarge: each pixel becomes a square of so many pixels.
+    enlarge: each pixel becomes a square of this many pixels a side.
     """
     font = ImageFont.load_default(12)
     names = ["\n".join(textwrap.wrap(name, 28, max_lines=4, placeholder=" ...")) for name, _ in rows]

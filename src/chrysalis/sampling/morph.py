@@ -77,7 +77,7 @@ class Blend(Generate):
     def __init__(self, model: Model, base: str | None = None, ratios: Sequence[BlendRatio] = (0, 0.25, 0.5, 0.75, 1)):
         super().__init__()
         if not ratios or len({f"{r:.3f}" for r in ratios}) < len(ratios):
-            raise UserError(f"task.ratios={list(ratios)} must be one or more that differ within three decimals.")
+            raise UserError(f"task.ratios={list(ratios)} must be one or more numbers, distinct at three decimals.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
             raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")

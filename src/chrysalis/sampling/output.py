@@ -21,7 +21,7 @@ MOST_IN_FIGURES = 64  # images in a grid, and images that stay in memory for it
 class ImageWriter(ThreadPoolExecutor):
     """Threads that write images while the next ones are generated; leaving the `with` block waits for all of them.
 
-    threads: their number; they mostly wait for the disk. most: length of the queue from which on `save` waits too.
+    threads: their number; they mostly wait for the disk. most: length of the queue at which `save` waits too.
     """
 
     def __init__(self, threads: int = 4, most: int = 32):

@@ -129,14 +129,12 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
 
 def _refuse_settings(kind: str, accepted: dict, settings: dict) -> None:
     for key in settings:
-        if key not in accepted:
+        if key not in accepted and (key, settings[key]) != ("clip_sample", False):  # it never clips
             raise UserError(f"scheduler.{key} is not a setting of diffusers' {kind}.")
         if key in NOISE:
-            raise UserError(f"scheduler.{key} is the model's own and cannot be set.")
+            raise UserError(f"scheduler.{key} is the model's own and cannot be set: remove it.")
     if kind == "PNDMScheduler" and not settings.get("skip_prk_steps", True):
-        raise UserError(
-            "scheduler.skip_prk_steps=false cannot be used: only PNDM's multistep form can start at any step."
-        )
+        raise UserError("scheduler.skip_prk_steps=false cannot start at any step, as some tasks need: leave it true.")
     if settings.get("use_flow_sigmas"):
         raise UserError(f"scheduler.use_flow_sigmas is for flow matching, not for a DDPM noise schedule: {CHOOSE}")
     if kind == "UniPCMultistepScheduler" and not settings.get("lower_order_final", True):

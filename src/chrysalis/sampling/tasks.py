@@ -28,8 +28,8 @@ class SampleSpec:
     """One image to generate.
 
     name: file name without .png. seed: for its start and its stochastic steps. second_seed, fraction: task=morph
-    interpolates the start towards this seed's noise, so far (0 to 1). blend_ratio: task=blend generates it with weights
-    between the base model's (0) and the model's own (1). row: its row of conditions.
+    interpolates the start by this fraction (0 to 1) towards this seed's noise. blend_ratio: task=blend generates it
+    with weights between the base model's (0) and the model's own (1). row: its row of conditions.
     """
 
     name: str

@@ -19,8 +19,8 @@ from chrysalis.system.errors import UserError, require_path
 class Image(Kind[Channels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
-    name, column, noun = "image", "conditioning_image", "image"
-    remedy = "give them by data.conditioning_images=FOLDER or conditioning_image_file_name"
+    name, column, noun = "image", "conditioning_image", "conditioning image"
+    remedy = "give them by data.conditioning_images, data.conditioning_image_column or conditioning_image_file_name"
     example = "image=FILE.png"
     reads_files = True
 
@@ -39,7 +39,7 @@ class Image(Kind[Channels]):
 
     def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
         if self.source != part.source:
-            raise UserError(f"condition.image.source={self.source}: this model was trained with {part.source}.")
+            raise UserError(f"condition.image.source={self.source} does not fit this model: use {part.source}.")
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         return {"source": self.source}

@@ -21,7 +21,7 @@ class Mask(Kind[Channels]):
     """Where the subject is: 1 inside and -1 outside."""
 
     name = column = noun = "mask"
-    remedy = "give them by data.masks=FOLDER or mask_file_name"
+    remedy = "give them by data.masks=FOLDER, mask_file_name in the metadata, or data.mask_column of a hub dataset"
     example = "mask=FILE.png"
     reads_files = True
 

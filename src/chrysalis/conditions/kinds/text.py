@@ -71,7 +71,7 @@ class Text(Kind[TextAttention]):
                 f"{', '.join(list(encoder.words)[:40])} ..."
             )
         if unknown:
-            warn(f"{key}: {', '.join(dict.fromkeys(unknown))} occurred in no training caption and is left out.")
+            warn(f"{key}: words that occur in no training caption are left out: {', '.join(dict.fromkeys(unknown))}.")
         return caption
 
     def stack(self, values: Sequence, seeds: Sequence[int], size: tuple[int, int], device) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
-    """{layer: channels} of the layers to attend to text after: every self-attention, and ResNet layers of `levels`."""
+    """{layer: channels} of the layers that cross-attention follows: self-attention, and ResNet layers of `levels`."""
     channels = unet.config.block_out_channels
     lowest = len(channels) - 1
     if any(level not in range(len(channels)) for level in levels):

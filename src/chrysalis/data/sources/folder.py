@@ -42,7 +42,7 @@ class FolderSource(Source):
     metadata.jsonl has one object per line with the keys `file_name` and, where known, `label`, `text` (or `caption`),
     `mask_file_name` and `conditioning_image_file_name`; metadata.csv has columns of these names. A list of captions
     holds alternatives, of which each epoch takes one. Without metadata, a label is the name of the folder that an
-    image lies in, and a caption is a .txt file with the name of the image.
+    image lies in. A missing caption is read from a .txt file with the name of the image.
 
     Args:
         keys: by column, the metadata keys to read instead of those in data/columns.py.
@@ -62,8 +62,8 @@ class FolderSource(Source):
         self.value_names = {k: self.keys.get(k, c.keys) for k, c in COLUMNS.items() if isinstance(c, Numbers)}
         self.rows, self.note = rows_below(self.path, self.keys, mirrors)
         if not self.rows:
-            known = ", ".join(sorted(suffixes()))
-            raise UserError(f"data.path={path} contains no images (suffixes {known}). {self.note}".strip())
+            known = f"suffixes {', '.join(sorted(suffixes()))}"
+            raise UserError(f"data.path={path} contains no images ({known}): name another folder. {self.note}".strip())
         if "caption" not in self.keys:
             self.rows = [row.with_text_file() for row in self.rows]
 

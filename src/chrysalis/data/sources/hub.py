@@ -91,14 +91,14 @@ class HubSource(Source):
             try:
                 self.rows = self.rows.cast_column(key, ImageFeature(decode=False))
             except (TypeError, ValueError, NotImplementedError):  # includes pyarrow's own
-                raise UserError(f"{column.setting}={key} is not a column of images in {self.name}.") from None
+                raise UserError(f"{column.setting}={key} is not a column of images: name another column.") from None
             return
         feature, is_caption = self.rows.features[key], isinstance(column, Captions)
         item = feature.feature if is_caption and isinstance(feature, List | LargeList) else feature
         kind = item.dtype if isinstance(item, Value) else type(item).__name__
         if isinstance(column, Numbers):
             if not kind.startswith(("int", "uint", "float", "bool")):
-                raise UserError(f"{column.setting}={key} is not a column of numbers in {self.name}, but {kind}.")
+                raise UserError(f"{column.setting}={key} is not a column of numbers, but {kind}: name another column.")
         elif not isinstance(item, ClassLabel | Value) or "binary" in kind:
             or_list = ", or a list of texts" if is_caption else ""
             raise UserError(

@@ -17,7 +17,7 @@ from chrysalis.system.ranges import UpTo1000
 
 
 class Clip(Energy):
-    """Squared great-circle distance of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to a text or image.
+    """Half the squared angle of CLIP embeddings (Radford et al. 2021, arXiv 2103.00020) to those of a text or image.
 
     Args:
         model: a folder or hub id of a transformers CLIPModel.
@@ -108,5 +108,5 @@ def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
     if len(ids) > longest:
         raise UserError(f"guidance.clip.text is longer than the {longest} tokens that the model reads: shorten it.")
     if set(ids) <= set(tokenizer.all_special_ids):
-        raise UserError(f"guidance.clip.text={text}: the model's tokenizer knows no word of it, or has no files.")
+        raise UserError(f"guidance.clip.text={text}: the tokenizer knows no word of it, or lacks files: use another.")
     return F.normalize(clip.text_projection(clip.text_model(input_ids=torch.tensor([ids])).pooler_output), dim=1)
