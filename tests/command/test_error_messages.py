@@ -54,7 +54,10 @@ TRAIN = {
     "callback taken away": ([*SMALL, "callbacks.samples=null"], ["callbacks.", "every_n_train_steps"]),
     "part of an epoch": ([*SMALL, "+trainer.limit_train_batches=2"], ["trainer.limit_train_batches"]),
     "all the same": ([*TINY_MODEL, *TINY_RUN, "data=folder", "data.path=same"], ["identical"]),
-    "grey model": (["model.pretrained=grey-model"], ["grey-model", "1 channels in and 1 out: choose", "on RGB pixels"]),
+    "two channels": (
+        ["model.pretrained=two-channels"],
+        ["two-channels", "2 channels in and 2 out: choose", "on RGB pixels"],
+    ),
     "no number": (["optimizer.lr=x"], ["optimizer.lr=x must be a number"]),
     "neither true nor false": ([*SMALL, "profile=perhaps"], ["profile=perhaps must be true or false"]),
     "another program": (["optimizer._target_=os.system"], ["optimizer._target_=os.system cannot be used"]),
@@ -99,8 +102,8 @@ def places(tmp_path, model_folder):
         (tmp_path / "same").mkdir(exist_ok=True)
         Image.new("RGB", (20, 20)).save(tmp_path / "same" / f"{name}.png")
     os.mkfifo(tmp_path / "pipe")
-    grey = DDPMPipeline(unet=tiny_unet(in_channels=1, out_channels=1), scheduler=DDPMScheduler())
-    grey.save_pretrained(tmp_path / "grey-model")
+    two = DDPMPipeline(unet=tiny_unet(in_channels=2, out_channels=2), scheduler=DDPMScheduler())
+    two.save_pretrained(tmp_path / "two-channels")
     model_folder.rename(tmp_path / "eps-model")
     return tmp_path
 

@@ -45,7 +45,7 @@ def test_a_family_is_one_class_in_the_list(model_folder, monkeypatch):
     assert type(folder.load(str(model_folder)).family) is PixelUNet
     tiny_unet(in_channels=2, out_channels=2).save_pretrained(model_folder / "unet")
     assert refusal(model_folder).endswith(
-        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels or a grey one or an RGBA one, such as "
+        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one or an RGBA one, such as "
         "google/ddpm-celebahq-256."
     )
     monkeypatch.setattr(families, "FAMILIES", (PixelUNet, TwoChannels))

@@ -29,7 +29,7 @@ def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tupl
     found = layout.read(folder, argument, subfolder)
     family = next((family for family in FAMILIES if family.reads(found)), None)
     if family is None:
-        accepted = " or ".join(family.accepts for family in FAMILIES)
+        accepted = " or ".join(", ".join(family.accepts for family in FAMILIES).rsplit(", ", 1))
         raise UserError(f"{argument} {_appearance(found)}: choose {accepted}, such as {EXAMPLE}.")
     try:
         checks.require_sane(found.unet, "config.json")
