@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.evaluation.distances import kernel_distance
 from chrysalis.evaluation.features import extract
-from chrysalis.evaluation.reference import Reference
+from chrysalis.evaluation.reference import ReferenceFeatures
 from chrysalis.sampling.grids import read
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     data = drawn_data("butterflies", n=1000, image_size=samples[0].shape[-1])
     data.open_images()
     network = instantiate(OmegaConf.load("conf/features/bundled.yaml"))()
-    real = Reference(network, data).real
+    real = ReferenceFeatures(network, data).real
     validation = torch.from_numpy(data.image_set.images[data.validation_rows])
     print("| images | KD | KD with equal means | brightness | contrast |")
     print("|---|--:|--:|--:|--:|")

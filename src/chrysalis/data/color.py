@@ -97,7 +97,7 @@ def _eight_bits(upright: Image.Image, black: float, white: float, opened: Image.
     values = stored.astype(np.float64 if upright.mode == "I" else np.float32)
     finite = values[np.isfinite(values)]
     if not finite.size:
-        raise ValueError("none of its float values is finite")
+        raise ValueError("none of its float values is finite: save it with values that are")
     if upright.mode == "F":
         low, high = sorted((black, white))
         margin = 0.01 * (high - low)

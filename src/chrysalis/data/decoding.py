@@ -92,7 +92,7 @@ def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
         for kind, names in uniform.items()
         if names
     )
-    return f"Some of {n} masks mark nothing or everything: {counted}." if counted else ""
+    return f"Some of {n} masks mark nothing or everything: {counted}. Correct or remove them." if counted else ""
 
 
 def _refuse_too_many(rejected: list[tuple[str, str]], n: int) -> None:

@@ -40,7 +40,7 @@ def read_bytes(file: Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a file" if stat.S_ISDIR(status.st_mode) else "not a file, but a pipe or a device")
     if status.st_size > LARGEST_FILE:
-        raise ValueError(f"a file of {status.st_size / 2**20:.0f} MiB, more than {LARGEST_FILE / 2**20:.0f}")
+        raise ValueError(f"a file of {status.st_size / 2**20:.0f} MiB, more than {LARGEST_FILE / 2**20:.0f} MiB")
     return file.read_bytes()
 
 

@@ -22,7 +22,7 @@ from chrysalis.system.terminal import warn
 
 FORMAT = 6  # of the files in a set's folder; part of the cache key
 CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
-ALWAYS_READ = 2**28  # bytes (half a second): larger files are hashed again only if their time has changed
+ALWAYS_READ = 2**28  # bytes, hashed in half a second: larger files are hashed again only if their time has changed
 
 
 @dataclass(frozen=True)

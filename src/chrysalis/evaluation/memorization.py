@@ -69,7 +69,7 @@ def _nearest(x: Tensor, train: Tensor, leave_out: Tensor | None = None) -> tuple
 
 
 class NearDuplicateDetector:
-    """Flags samples nearer to a training image than 95 % of the validation images are.
+    """A detector of samples nearer to a training image than 95 % of the validation images are.
 
     train, validation: features [M, D] of at least two images, and [N, D]. mirrored: features of the mirrored validation
     images where training mirrors. The denominator of each ratio is at least half of the median spacing of the training

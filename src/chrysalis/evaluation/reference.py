@@ -62,7 +62,7 @@ def distinct_train_rows(data: ImageDataModule) -> np.ndarray:
     return data.image_set.distinct(data.train_rows)
 
 
-class Reference:
+class ReferenceFeatures:
     """A data set's features, which samples are compared with; they are computed once and kept in the cache."""
 
     def __init__(self, network: Network, data: ImageDataModule, device: torch.device | str = "cpu"):

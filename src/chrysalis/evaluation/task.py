@@ -10,7 +10,7 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation import report
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.reference import Reference, distinct_train_rows
+from chrysalis.evaluation.reference import ReferenceFeatures, distinct_train_rows
 from chrysalis.evaluation.validation_loss import loss_record, validation_loss
 from chrysalis.models.model import Model
 from chrysalis.sampling.grids import read
@@ -72,7 +72,7 @@ class Evaluate(Generate):
         names, out = super().finish(sampler, output, specs), output.path
         # 1. Metrics of the samples and, where possible, the validation loss
         images = torch.stack([read(out / f"{spec.name}.png") for spec in specs])
-        reference = Reference(self.network, self.data, self.device)
+        reference = ReferenceFeatures(self.network, self.data, self.device)
         evaluation = reference.evaluate(images)
         self.notes = {**evaluation.record, "data": public(self.data.source.name)}
         if validation := self._validation():

@@ -48,7 +48,7 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
     except UserError:
         raise
     except Exception as error:  # the libraries raise dozens of kinds for damaged files; the user needs the name
-        raise UserError(f"{argument} could not be loaded: {first_line(error)}.") from error
+        raise UserError(f"{argument} could not be loaded: {first_line(error)}. Fetch or save it again.") from error
     if weights.variant != variant:
         say(f"{argument} has only {weights.variant} weights, which are loaded.")
     if found.has_ema and found.is_main_model and not subfolder:

@@ -124,5 +124,5 @@ def read(folder: Path, argument: str, subfolder: str | None = None) -> Layout:
     try:
         index, unet = (checks.read_json(file) if file.is_file() else {} for file in files)
     except ValueError as error:
-        raise UserError(f"{argument} cannot be used: {error}.") from None
+        raise UserError(f"{argument} cannot be used: {error}. Fetch or save it again.") from None
     return Layout(folder, argument, subfolder, index, unet_at, unet)

@@ -23,7 +23,7 @@ Batch = Sequence[SampleSpec]
 
 @dataclass
 class Generation:
-    """One run of a task: its batches of images into a folder. Images that are complete there are not generated again.
+    """One run of a task, which writes its batches of images into a folder; images that are complete there are kept.
 
     recorder: keeps the first batch's trajectory; that batch is sampled even if complete. processes: share the batches.
     """
@@ -98,7 +98,7 @@ class Generation:
         return None
 
     def _images(self, batch: Batch, advance: Callable[[int], None]) -> torch.Tensor:
-        """uint8 [B, C, H, W] on the CPU."""
+        """Generate the images of a batch, uint8 [B, C, H, W] on the CPU."""
         sampler, task = self.sampler, self.task
         generators = seeds.generators(spec.seed for spec in batch)
         segments, x = task.segments(sampler), task.start(sampler, batch, generators)

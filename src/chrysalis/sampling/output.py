@@ -79,7 +79,7 @@ class OutputFolder:
         writer.save(image, self.file(name), self.record.metadata(name))
 
     def images(self, names: Sequence[str]) -> torch.Tensor:
-        """uint8 [B, 3, H, W]; their files must be complete."""
+        """The images of these names, uint8 [B, 3, H, W]; their files must be complete."""
         in_memory = self._in_memory
         return torch.stack([in_memory[name] if name in in_memory else read(self.file(name)) for name in names])
 

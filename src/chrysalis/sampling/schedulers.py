@@ -101,7 +101,7 @@ def _from_config(name: str, kind: str, config: dict, overrides: dict) -> Schedul
     try:
         return cls.from_config(config, **overrides)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
-        message = f"scheduler={name} cannot be built: {first_line(error)}."
+        message = f"scheduler={name} cannot be built: {first_line(error)}. Change scheduler.*, or {CHOOSE}"
         schedule = str(config.get("beta_schedule"))
         if isinstance(error, NotImplementedError) and schedule in str(error):
             message = f"scheduler={name} does not know the model's beta_schedule={schedule}: use ddpm."
@@ -130,11 +130,11 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
 def _refuse_settings(kind: str, accepted: dict, settings: dict) -> None:
     for key in settings:
         if key not in accepted and (key, settings[key]) != ("clip_sample", False):  # it never clips
-            raise UserError(f"scheduler.{key} is not a setting of diffusers' {kind}.")
+            raise UserError(f"scheduler.{key} is not a setting of diffusers' {kind}: remove it.")
         if key in NOISE:
             raise UserError(f"scheduler.{key} is the model's own and cannot be set: remove it.")
     if kind == "PNDMScheduler" and not settings.get("skip_prk_steps", True):
-        raise UserError("scheduler.skip_prk_steps=false cannot start at any step, as some tasks need: leave it true.")
+        raise UserError("scheduler.skip_prk_steps=false cannot start at a later step, as some tasks do: leave it true.")
     if settings.get("use_flow_sigmas"):
         raise UserError(f"scheduler.use_flow_sigmas is for flow matching, not for a DDPM noise schedule: {CHOOSE}")
     if kind == "UniPCMultistepScheduler" and not settings.get("lower_order_final", True):

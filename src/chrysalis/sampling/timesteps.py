@@ -34,7 +34,7 @@ class TimestepSchedule:
         try:
             self.scheduler.set_timesteps(steps)
         except (ValueError, TypeError, IndexError) as error:
-            raise UserError(f"steps={steps}: {first_line(error)}.") from error
+            raise UserError(f"steps={steps}: {first_line(error)}. Choose another number or scheduler.") from error
         self._require_usable(steps)
         timesteps = self.scheduler.timesteps
         if timesteps.is_floating_point():

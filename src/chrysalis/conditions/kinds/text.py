@@ -93,8 +93,8 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
         text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
         cls = text_halves.get(AutoConfig.from_pretrained(**where).model_type, AutoModel)
         model = cls.from_pretrained(**where, weights_only=True)
-        apart = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
-        return AutoTokenizer.from_pretrained(**apart), align(model)
+        tokenizer_source = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
+        return AutoTokenizer.from_pretrained(**tokenizer_source), align(model)
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:

@@ -52,7 +52,7 @@ class Energy(Term):
         self.key = f"guidance.{type(self).__name__.lower()}"  # prefix of its settings' keys, for messages
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        """x0 as RGB, float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
+        """Compute the loss of each image: x0 as RGB, float [B, 3, H, W], about [-1, 1]; t [B] -> [B]."""
         raise NotImplementedError
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
@@ -137,7 +137,7 @@ class Colour(Energy):
 
 
 def _luma(x: torch.Tensor) -> torch.Tensor:
-    """[B, 1, H, W]"""
+    """The luma of RGB images, [B, 1, H, W]."""
     return (x * x.new_tensor(pixels.LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 

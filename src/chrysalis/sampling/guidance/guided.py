@@ -51,7 +51,7 @@ class Term:
         self.scale, self.interval, self.schedule = float(scale), interval, schedule
 
     def strength(self, t: torch.Tensor, noise: Noise) -> float:
-        """The scale, above the neutral one, at timestep t, a scalar; 0 outside the interval."""
+        """(Scale minus neutral scale) times the schedule's factor at timestep t, a scalar; 0 outside the interval."""
         alpha, sigma = float(noise.alpha(t.view(1))), float(noise.sigma(t.view(1)))
         low, high = self.interval
         if (low is not None and sigma <= low * alpha) or (high is not None and sigma > high * alpha):
@@ -119,7 +119,7 @@ class Guided(nn.Module):
             if not value.isfinite().all():
                 bad = value[~value.isfinite()][0].item()
                 where = self.terms[name].where
-                hint = f"It comes from {where}." if where else f"Lower guidance.{name}.scale."
+                hint = f"Correct the function at {where}." if where else f"Lower guidance.{name}.scale."
                 step = f"step {self.evaluations - 1} (t={float(t):g})"
                 raise UserError(f"guidance.{name}: the {what} is {bad} at {step}. {hint}")
 

@@ -96,7 +96,7 @@ def domain(model: Model, base: str | None = None, **settings) -> Pair:
     return Pair(denoiser_of(second_model.load(model, base, "guidance.domain.base")), **settings)
 
 
-def auto(model: Model, checkpoint: str, **settings) -> Pair:
+def autoguidance(model: Model, checkpoint: str, **settings) -> Pair:
     """Guidance away from a worse version of the model: a checkpoint file of its run, or a diffusers folder."""
     load = second_model.from_checkpoint if Path(checkpoint).suffix == ".ckpt" else second_model.load
     return Pair(denoiser_of(load(model, checkpoint, "guidance.autoguidance.checkpoint")), **settings)

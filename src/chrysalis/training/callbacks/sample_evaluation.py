@@ -13,7 +13,7 @@ from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
 from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.reference import Reference, distinct_train_rows, reference_rows
+from chrysalis.evaluation.reference import ReferenceFeatures, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import From1To64, Positive, PositiveFraction, Seed, UpTo1000000
@@ -86,7 +86,7 @@ class SampleEvaluation(Callback):
         self.history: list[dict] = []  # the record of each evaluated step, in their order
         self.schedule = Schedule(0)
         self.network: Network | None = None
-        self.reference: Reference | None = None
+        self.reference: ReferenceFeatures | None = None
 
     def make_schedule(self, total: int | None, images_per_step: int) -> Schedule:
         """The schedule of a run of `total` steps (None: without an end).
@@ -189,13 +189,13 @@ class SampleEvaluation(Callback):
                 log_metrics(trainer, metrics, step)
                 log_image(trainer, "samples_nearest", grid, step)
 
-    def _make_reference(self, trainer: Trainer, module: TrainingModule, alone: bool) -> Reference:
+    def _make_reference(self, trainer: Trainer, module: TrainingModule, alone: bool) -> ReferenceFeatures:
         """Features of the data: the first process computes them, the others read them from the cache."""
         assert self.network is not None  # loaded by prepare
         is_first = trainer.is_global_zero
         if not is_first:
             trainer.strategy.barrier()
-        reference = Reference(self.network, trainer.datamodule, module.device)
+        reference = ReferenceFeatures(self.network, trainer.datamodule, module.device)
         if is_first and not alone:
             trainer.strategy.barrier()
         return reference
