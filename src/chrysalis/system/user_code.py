@@ -24,7 +24,7 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
     try:
         if file.suffix == ".py":
             if not file.is_file():
-                raise UserError(f"{key}: there is no file {place}.")
+                raise UserError(f"{key}: there is no file {place}. Correct the path.")
             return _load_file(file, name or file.stem)
         spec = importlib.util.find_spec(place)
         file = Path(spec.origin) if spec is not None and spec.origin else file
@@ -35,7 +35,7 @@ def load_module(place: str, key: str, name: str | None = None) -> ModuleType:
         raise UserError(f"{shown(Path(error.filename or place))}:{error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):  # not what it imports
-            raise UserError(f"{key}: there is no module {place}.") from error
+            raise UserError(f"{key}: there is no module {place}. Correct the name, or install it.") from error
         raise UserError(f"{failed_at(error, file) or shown(file)}: {described(error)}") from error
 
 

@@ -16,7 +16,7 @@ from chrysalis.denoiser import Denoiser
 from chrysalis.system.hardware import InputDtypeGroupNorm
 
 MARGIN = 1.2  # factor over the count: workspaces of convolutions, and gaps that an allocator leaves
-WORDS = 77  # the most of a caption: CLIP's encoder reads 77 tokens
+WORDS = 77  # words of the longest caption that is estimated for: CLIP's text encoder reads 77 tokens
 
 
 class Need(NamedTuple):
@@ -56,7 +56,7 @@ def need(
     optimizer_bytes_per_weight: float = 8,
     on: str = "cuda",
 ) -> Need:
-    """Count one training step: the forward pass, and the backward pass into gradients that exist already.
+    """Count the bytes of a training step: the forward pass, and the backward pass into gradients that exist already.
 
     The step is run on fake tensors, gradient checkpointing included, so that the peak is that of torch's own tensors.
     Not counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.

@@ -93,7 +93,7 @@ class Checkpoint(Callback):
         self._saved_steps = {"last": 0, "best": 0}
 
     def on_load_checkpoint(self, trainer: Trainer, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
-        """Set Lightning's counters to what the number of micro-batches so far means.
+        """Set Lightning's epoch and batch counters to match the number of micro-batches so far.
 
         Lightning counts an epoch as done when a run stops inside it, and continues one that has just ended; both would
         repeat or skip images.

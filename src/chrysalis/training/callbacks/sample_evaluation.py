@@ -201,7 +201,7 @@ class SampleEvaluation(Callback):
         return reference
 
     def _generate(self, trainer: Trainer, module: TrainingModule, alone: bool) -> torch.Tensor:
-        """uint8 [n, 3, H, W] on the CPU, image i from seed + i; unless `alone`, the processes divide the work."""
+        """Generate uint8 [n, C, H, W] on the CPU, image i from seed + i; unless `alone`, processes divide the work."""
         n, (rank, processes) = self.schedule.n, (0, 1) if alone else (trainer.global_rank, trainer.world_size)
         own = [i % n for i in range(rank, -(-n // processes) * processes, processes)]
         cond = None

@@ -144,7 +144,7 @@ class Samples(Callback):
             log_image(trainer, tag, grid, step)
 
     def generate(self, trainer: Trainer, module: TrainingModule) -> torch.Tensor:
-        """uint8 [n, 3, H, W] with the weights that the module has now, row by row."""
+        """Generate uint8 [n, C, H, W] with the weights that the module has now, row by row."""
         image_seeds = [self.seed + k for k in range(self.layout.columns)] * len(self.layout.names)
         how = (self.layout.cond, self.scheduler, self.steps, "sample grid")
         return generate(trainer, module, image_seeds, *how).cpu()

@@ -17,7 +17,7 @@ class Measuring:
     samples_every: int
 
     def forward_passes(self, steps: int, conditions: int = 1) -> tuple[int, int]:
-        """(for validation, for sampling), counted in images, in a run of so many steps.
+        """The forward passes (for validation, for sampling), counted in images, in a run of so many steps.
 
         The base model is measured once, then raw and EMA weights; the latter under each of `conditions`.
         """

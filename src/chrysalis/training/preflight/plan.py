@@ -53,7 +53,7 @@ class Plan(Callback):
         self.data.trainer = self.trainer  # fit sets it later; counting micro-batches needs it now
         self.device = self.trainer.strategy.root_device
         self.validation, self.samples = find(self.trainer, Validation), find(self.trainer, Samples)
-        self.evaluate, self.stopping = find(self.trainer, SampleEvaluation), find(self.trainer, Stopping)
+        self.evaluation, self.stopping = find(self.trainer, SampleEvaluation), find(self.trainer, Stopping)
         self.early_stopping = next((c for c in self.trainer.callbacks if isinstance(c, EarlyStopping)), None)
         if self.early_stopping is not None:
             self.pinned = {*self.pinned, KEYS["images_every"]}  # its patience counts measurements
@@ -73,7 +73,7 @@ class Plan(Callback):
 
     def prepare(self) -> None:
         """Check what would otherwise fail at the first evaluation, or never be noticed."""
-        self.evaluate.prepare(self.trainer, self.data, self.images_per_step, self.steps)
+        self.evaluation.prepare(self.trainer, self.data, self.images_per_step, self.steps)
         for note in self.data.notes(() if self.model.conditioner is None else self.model.conditioner.names):
             warn(note)
         if self.early_stopping is not None:
@@ -122,7 +122,7 @@ class Plan(Callback):
             self.samples.rows = min(self.samples.rows, max(1, self.samples.n // 2))
 
     def forward_passes(self, conditions: int) -> tuple[int, int]:
-        """(for training, for measuring and sampling), counted in images, on one device.
+        """The forward passes (for training, for measuring and sampling) on one device, counted in images.
 
         conditions: number of those that a conditional model's EMA weights are measured under; 1 for other models.
         """
@@ -132,8 +132,8 @@ class Plan(Callback):
 
     def evaluation_passes(self, steps: int) -> int:
         """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
-        schedule = self.evaluate.make_schedule(self.steps, self.images_per_step)
-        return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluate.steps
+        schedule = self.evaluation.make_schedule(self.steps, self.images_per_step)
+        return schedule.n * schedule.count(steps) // self.trainer.world_size * self.evaluation.steps
 
     @property
     def checkpoint_bytes(self) -> int:
