@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 3  # of the pyramid: two of detail, and the image at a quarter of its size
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from chrysalis.evaluation.memorization import MIN_VALIDATION_IMAGES
+
 MIN_IMAGES_PER_LABEL = 8  # in training; sets with rarer labels are not used
 QUANTILE = 0.95  # of the validation images' distances: the threshold, beyond which the other real images lie too
 SHRINKAGE = 0.01  # of the covariance towards a multiple of the identity, for directions with hardly any variance
@@ -55,4 +57,4 @@ def _label_entropy(squared: Tensor) -> Tensor:
 def is_possible(labels: Tensor, n_validation: int) -> bool:
     """Whether there are two labels or more, each with enough images, and enough validation images for a threshold."""
     counts = labels[labels >= 0].unique(return_counts=True)[1]
-    return len(counts) > 1 and int(counts.min()) >= MIN_IMAGES_PER_LABEL and n_validation >= 20
+    return len(counts) > 1 and int(counts.min()) >= MIN_IMAGES_PER_LABEL and n_validation >= MIN_VALIDATION_IMAGES

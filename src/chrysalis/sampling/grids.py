@@ -26,7 +26,7 @@ def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int =
     names = ["\n".join(textwrap.wrap(name, 28, max_lines=4, placeholder=" ...")) for name, _ in rows]
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = 14 + round(max(ruler.multiline_textbbox((0, 0), name, font)[2] for name in names))
-    strips = [as_image(strip([pixels.enlarged(pixels.as_rgb(row), enlarge)], gap)) for _, row in rows]
+    strips = [as_image(strip([pixels.enlarged(row, enlarge)], gap)) for _, row in rows]
     width, height = margin + max(s.width for s in strips), sum(s.height + gap for s in strips) - gap
     sheet, top = Image.new("RGB", (width, height), "white"), 0
     for name, image in zip(names, strips, strict=True):
