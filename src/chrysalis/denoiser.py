@@ -71,6 +71,10 @@ class Denoiser(nn.Module):
         """Number of channels of x_t."""
         return self.unet.config.in_channels
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape of x_t, (C, h, w), for images of `size`, (height, width) in pixels."""
+        return self.channels, size[0] // self.codec.factor, size[1] // self.codec.factor
+
     @property
     def reads_captions(self) -> bool:
         """Whether captions are among the conditions."""
@@ -95,7 +99,7 @@ class Denoiser(nn.Module):
 
         All but the UNet is computed in float32.
         """
-        x0 = self.codec.encode(batch.image)
+        x0 = self.codec.of_batch(batch)
         t = (batch.u * len(self.noise)).long()
         eps = seeds.normal(batch.key.tolist(), x0.shape[1:], x0.device)
         if self.noise_offset:

@@ -65,7 +65,9 @@ def test_a_new_kind_needs_its_class_alone():
 
     try:
         data = types.SimpleNamespace(columns={"conditioning_image": np.zeros(2)})
-        module = types.SimpleNamespace(image_set=data, source=types.SimpleNamespace(name="a folder"))
+        module = types.SimpleNamespace(
+            image_set=data, source=types.SimpleNamespace(name="a folder"), codec=pixels.PixelCodec()
+        )
         conditioner = build_conditioner(unet := tiny_unet(), None, {"edges": Edges()}, module)
         batch = conditional_batch(4)
         cond = batches.from_batch(batch, conditioner)

@@ -7,17 +7,18 @@ from diffusers import VQModel
 from model_folders import refusal, rewrite
 
 from chrysalis.models import families, folder
+from chrysalis.models.latent_unet import LatentUNet
 from chrysalis.models.pixel_unet import PixelUNet
 
 
 def test_a_latent_model_is_not_taken_for_one_on_pixels(model_folder):
     """CompVis/ldm-celebahq-256 has 3 latent channels; the autoencoder tells it apart, named or only lying there."""
     rewrite(model_folder / "model_index.json", _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
-    assert "looks like latent diffusion (it has vqvae beside the UNet)" in refusal(model_folder)
+    assert "names vqvae in its model_index.json, and has no vqvae/config.json" in refusal(model_folder)
     (model_folder / "model_index.json").unlink()
-    assert folder.load(str(model_folder)).prediction == "epsilon"
+    assert type(folder.load(str(model_folder)).family) is PixelUNet
     VQModel(block_out_channels=(8,), norm_num_groups=4).save_pretrained(model_folder / "vqvae")
-    assert "looks like latent diffusion" in refusal(model_folder)
+    assert type(folder.load(str(model_folder)).family) is LatentUNet
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,8 @@ def test_a_family_is_one_class_in_the_list(model_folder, monkeypatch):
     assert type(folder.load(str(model_folder)).family) is PixelUNet
     tiny_unet(in_channels=2, out_channels=2).save_pretrained(model_folder / "unet")
     assert refusal(model_folder).endswith(
-        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one or an RGBA one, such as "
-        "google/ddpm-celebahq-256."
+        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one, an RGBA one or a latent one "
+        "with its autoencoder, such as google/ddpm-celebahq-256."
     )
     monkeypatch.setattr(families, "FAMILIES", (PixelUNet, TwoChannels))
     assert type(folder.load(str(model_folder)).family) is TwoChannels

@@ -115,16 +115,25 @@ class VectorEmbedding(Part):
 
 
 class Channels(Part):
-    """`count` channels beside those of x_t. source: for the image kind, what its images are derived from."""
+    """Images of `count` channels beside x_t.
+
+    source: for the image kind, what its images are derived from. factor: pixels per element of x_t along each side, of
+    a latent model, for which factor^2 pixels become as many channels.
+    """
 
     dims = 4
 
-    def __init__(self, width: int, count: int, source: str = "given"):
+    def __init__(self, width: int, count: int, source: str = "given", factor: int = 1):
         super().__init__()
-        self.count, self.source = count, source
+        self.count, self.source, self.factor = count, source, factor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, count, H, W] -> channels at the resolution of x_t."""
+        return F.pixel_unshuffle(images, self.factor)
 
     def null_values(self, x_t: torch.Tensor) -> torch.Tensor:
-        return x_t.new_zeros((len(x_t), self.count, *x_t.shape[2:]))
+        height, width = x_t.shape[2:]
+        return x_t.new_zeros((len(x_t), self.count, self.factor * height, self.factor * width))
 
 
 def padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,9 +269,9 @@ class Conditioner(ModelMixin, ConfigMixin):
             if kind not in PARTS:
                 raise ValueError(f"condition {kind!r} is unknown: choose one of {', '.join(PARTS)}")
             self.parts[name] = PARTS[kind](width, **{key: value for key, value in settings.items() if key != "part"})
-        self.channels = {name: part.count for name, part in self.parts.items() if isinstance(part, Channels)}
+        self.channels = {name: part for name, part in self.parts.items() if isinstance(part, Channels)}
         # conv' in conv_in's new output conv(x_t) + conv'(c): one convolution over all channels would round differently
-        count = sum(self.channels.values())
+        count = sum(part.count * part.factor**2 for part in self.channels.values())
         self.conv_in: Any = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None
         self.text_name = next((name for name, part in self.parts.items() if isinstance(part, TextAttention)), "")
         others = [name for name in self.parts if name not in (*self.channels, self.text_name)]
@@ -284,7 +293,7 @@ class Conditioner(ModelMixin, ConfigMixin):
     def forward(self, unet: Any, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:
         """The UNet's output for x_t [B, C, H, W] under `cond`, in which a missing part means its null."""
         cond, states, bias = self.completed(cond, x_t), None, None
-        channels = [cond[name].to(x_t.dtype) for name in self.channels]
+        channels = [part(cond[name].to(x_t.dtype)) for name, part in self.channels.items()]
         embeddings: list[Any] = [part(cond[name]) for name, part in self.embeddings.items()]
         if self.text is not None:
             for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):

@@ -19,6 +19,7 @@ class Batch:
         window: number of images, over all processes, in the optimizer step that this micro-batch belongs to.
         columns: label, caption and so on, where the data has them; types, shapes and unknown values are those of
             data/columns.py, for B instead of N rows.
+        moments: float32 [B, K, h, w], what an autoencoder made of each image, see data/encoded.py; None: not encoded.
     """
 
     image: torch.Tensor
@@ -27,6 +28,7 @@ class Batch:
     u: torch.Tensor
     window: int
     columns: Mapping[str, Any] = field(default_factory=dict)
+    moments: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -46,4 +48,5 @@ class Batch:
 
     def _mapped(self, function: Callable[[Any], Any]) -> "Batch":
         columns = {name: function(value) for name, value in self.columns.items()}
-        return replace(self, image=function(self.image), u=function(self.u), columns=columns)
+        moments = None if self.moments is None else function(self.moments)
+        return replace(self, image=function(self.image), u=function(self.u), columns=columns, moments=moments)

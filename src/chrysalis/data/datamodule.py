@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 
 from chrysalis.data.batch import Batch
 from chrysalis.data.columns import COLUMNS, composed
+from chrysalis.data.encoded import encoded
 from chrysalis.data.loaders import BatchDataset, Order, Rows, loader
+from chrysalis.data.pixels import PixelCodec
 from chrysalis.data.source import Source, content_hash
 from chrysalis.data.store import ImageSet, open_folder, open_set
 from chrysalis.data.transforms import Resize, height_and_width
@@ -57,7 +59,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device
-        self.channels = 3  # of the images, which a model of other channels sets
+        self.codec = PixelCodec()  # that of the model, which determines the channels of the images
         self.image_set: ImageSet  # set by open_images, like the two below
         self.train_rows: np.ndarray  # int64
         self.validation_rows: np.ndarray
@@ -78,7 +80,7 @@ class ImageDataModule(LightningDataModule):
 
     def open_images(self) -> None:
         """Decode the images and split them, which is all that evaluation needs."""
-        self.image_set = open_set(self.source, (self.channels, *self.size), self.resize)
+        self.image_set = open_set(self.source, (self.codec.channels, *self.size), self.resize)
         if len(self.image_set) < 2:
             raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
         self.train_rows, validation = self.image_set.split(self.val_fraction)
@@ -156,7 +158,8 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self._dataset is None:
-            self._dataset = BatchDataset(self.image_set, self.flip, self._storage_device())
+            moments = encoded(self.image_set, self.codec, self.flip, self.trainer.strategy.root_device)
+            self._dataset = BatchDataset(self.image_set, self.flip, self._storage_device(), moments)
         return loader(self._dataset, self._order(), self.num_workers)
 
     def _storage_device(self) -> torch.device:

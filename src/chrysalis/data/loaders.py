@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,21 @@ class BatchDataset(Dataset):
     """Batches, indexed by Rows; `flip` mirrors half of the images, chosen by a bit of each image's key.
 
     device: where the decoded set is kept and batches are assembled. On the CPU the set is the memory-mapped store,
-    which is in the page cache after the first epoch.
+    which is in the page cache after the first epoch. moments: the file of the encoded images, see data/encoded.py.
     """
 
-    def __init__(self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu"):
-        self.image_set, self.flip = image_set, flip
+    def __init__(
+        self, image_set: ImageSet, flip: bool, device: torch.device | str = "cpu", moments: Path | None = None
+    ):
+        self.image_set, self.flip, self.file = image_set, flip, moments
+        self.moments = None if moments is None else np.load(moments, mmap_mode="r")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing writes to them
             self.arrays = {name: torch.from_numpy(array).to(device) for name, array in image_set.arrays().items()}
 
     def __reduce__(self):
         """Pickle the memory-mapped store instead of the images."""
-        return BatchDataset, (self.image_set, self.flip)
+        return BatchDataset, (self.image_set, self.flip, "cpu", self.file)
 
     def __len__(self) -> int:
         return len(self.image_set)
@@ -98,10 +102,11 @@ class BatchDataset(Dataset):
             if name not in columns:
                 selected = COLUMNS[name].select(values, rows, keys)
                 columns[name] = torch.from_numpy(selected) if isinstance(selected, np.ndarray) else selected
-        image = columns.pop("image")
-        return Batch(
-            image, torch.from_numpy(rows), torch.from_numpy(keys), torch.from_numpy(index.u), index.window, columns
-        )
+        image, moments = columns.pop("image"), None
+        if self.moments is not None:
+            moments = torch.from_numpy(self.moments[rows, np.isin(np.arange(len(rows)), mirrored).astype(int)])
+        given = map(torch.from_numpy, (rows, keys, index.u))
+        return Batch(image, *given, index.window, columns, moments)
 
 
 def _select(array: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:

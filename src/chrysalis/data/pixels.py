@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from chrysalis.data.batch import Batch
 from chrysalis.system.files import written
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image, ITU-R BT.601
@@ -26,10 +27,19 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 class PixelCodec:
     """Conversion between images and x_0 of a pixel-space model: x_0 is the image, scaled to [-1, 1].
 
-    channels: number of image channels: 1 grey, 3 RGB, 4 RGBA.
+    channels: number of image channels: 1 grey, 3 RGB, 4 RGBA. factor: pixels per element of x_0, along each side.
     """
 
     channels = 3
+    factor = 1
+
+    def weights(self) -> list[torch.Tensor]:
+        """The weights of an autoencoder, if there is one."""
+        return []
+
+    def of_batch(self, batch: Batch) -> torch.Tensor:
+        """The x_0 that a training step starts from, float32 [B, C, H, W]."""
+        return self.encode(batch.image)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Convert uint8 images [B, C, H, W] to float32 x_0."""

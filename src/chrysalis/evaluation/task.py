@@ -49,7 +49,7 @@ class Evaluate(Generate):
 
     def prepare(self, sampler: Sampler) -> None:
         self.device, self.data.size = sampler.device, sampler.size
-        self.data.channels = self.model.family.channels
+        self.data.codec = self.model.family
         self.data.open_images()
         if len(distinct_train_rows(self.data)) < 2:
             raise UserError(f"{self.data.source.name} has too few usable images to evaluate: give three or more.")

@@ -50,7 +50,8 @@ def validation_loss(
     def per_sample(places: slice) -> Tensor:
         chunk = pairs[places]
         rows = [i for i, _ in chunk]
-        x0 = denoiser.codec.encode(images[rows].to(device))
+        first = rows[0]  # an image is encoded once for all its timesteps
+        x0 = denoiser.codec.encode(images[first : rows[-1] + 1].to(device))[[row - first for row in rows]]
         eps = seeds.normal([seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk], x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
         chunk_cond = None if cond is None else batches.to_device(batches.rows(cond, rows), device)

@@ -44,8 +44,8 @@ def refuse_pointers(files: Iterable[Path]) -> None:
                 raise ValueError(f"{file} is a Git LFS pointer instead of weights: run `git lfs pull` there")
 
 
-def require_plausible(config: Mapping, files: Sequence[Path]) -> None:
-    """Raise ValueError if weight files hold other objects than tensors, or are too small for the UNet of `config`."""
+def require_plausible(config: Mapping, files: Sequence[Path], kind: Any) -> None:
+    """Raise ValueError if weight files hold other objects than tensors, or too few for a model of class `kind`."""
     for file in files:
         try:
             if file.suffix == ".bin":
@@ -53,10 +53,11 @@ def require_plausible(config: Mapping, files: Sequence[Path]) -> None:
         except Exception:  # torch and pickle raise a dozen kinds
             raise ValueError(f"{file.name} is damaged, or holds more than tensors, and no code in it is run") from None
     with torch.device("meta"):  # fake tensors: shapes alone
-        unet: Any = UNet2DModel.from_config(dict(config))
-    needed, held = sum(p.numel() for p in unet.parameters()), sum(file.stat().st_size for file in files)
+        model: Any = kind.from_config(dict(config))
+    needed, held = sum(p.numel() for p in model.parameters()), sum(file.stat().st_size for file in files)
     if needed > held:
-        raise ValueError(f"its config.json describes a UNet of {needed} weights, and its files hold {held} bytes")
+        what = "a UNet" if kind is UNet2DModel else f"a {kind.__name__}"
+        raise ValueError(f"its config.json describes {what} of {needed} weights, and its files hold {held} bytes")
 
 
 def require_complete(report: Mapping, modules: Sequence[torch.nn.Module]) -> None:

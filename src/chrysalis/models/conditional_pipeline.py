@@ -19,12 +19,13 @@ class ConditionalPipeline(DiffusionPipeline):
 
     unet: a LoRA in the folder lora/ beside its own is added through peft. scheduler: any, converted to DDIM.
     conditioner: None for an unconditional model. text_encoder, tokenizer: frozen ones, if the conditioner needs them.
+    vqvae: the VQModel or AutoencoderKL of a latent model.
     """
 
     # pyrefly: ignore[bad-override]  # the parent's is a class variable too, but not annotated
-    _optional_components: ClassVar[list] = ["conditioner", "text_encoder", "tokenizer"]
+    _optional_components: ClassVar[list] = ["conditioner", "text_encoder", "tokenizer", "vqvae"]
 
-    def __init__(self, unet, scheduler, conditioner=None, text_encoder=None, tokenizer=None):
+    def __init__(self, unet, scheduler, conditioner=None, text_encoder=None, tokenizer=None, vqvae=None):
         super().__init__()
         lora = Path(unet.config.get("_name_or_path") or "").parent / "lora"
         if (lora / "adapter_config.json").is_file():
@@ -37,9 +38,8 @@ class ConditionalPipeline(DiffusionPipeline):
             if text_encoder is not None:
                 conditioner.text.use_encoder(tokenizer, text_encoder)
         scheduler = DDIMScheduler.from_config(scheduler.config)
-        self.register_modules(
-            unet=unet, scheduler=scheduler, conditioner=conditioner, text_encoder=text_encoder, tokenizer=tokenizer
-        )
+        parts = {"conditioner": conditioner, "text_encoder": text_encoder, "tokenizer": tokenizer, "vqvae": vqvae}
+        self.register_modules(unet=unet, scheduler=scheduler, **parts)
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:
         """The UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
@@ -94,6 +94,8 @@ class ConditionalPipeline(DiffusionPipeline):
                 null = self.predict(x, t, other)
                 out = null + guidance_scale * (out - null)
             x = self.scheduler.step(out[:, : shape[1]], t, x, generator=generator).prev_sample
+        if self.vqvae is not None:
+            x = self.vqvae.decode(x.to(self.vqvae.dtype) / self.vqvae.config.scaling_factor).sample
         images = (x / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
         images = self.numpy_to_pil(images) if output_type == "pil" else images
         return ImagePipelineOutput(images=images) if return_dict else (images,)

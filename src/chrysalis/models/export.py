@@ -65,13 +65,15 @@ def card(
     size: tuple[int, int],
     conditions: dict[str, str] | None = None,
     own_pipeline: bool = False,
+    pipeline: str = "DDPMPipeline",
 ) -> str:
     """The model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
 
     results: content of results.json. change: how the validation loss compares with the base model's, such as "12 %
     lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training
     set, or its folder. size: (height, width) in pixels. conditions: what a conditional model is conditioned on, with a
-    description of each. own_pipeline: whether the folder has a pipeline file, needed to load it.
+    description of each. own_pipeline: whether the folder has a pipeline file, needed to load it. pipeline: else the
+    class of diffusers that loads it.
     """
     text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     how = {"keep_trailing_newline": True, "trim_blocks": True, "lstrip_blocks": True}
@@ -86,5 +88,6 @@ def card(
         size=size,
         conditions=conditions or {},
         own_pipeline=own_pipeline,
+        pipeline=pipeline,
         commands=[public(command) for command in [results["command"], *results["continued_by"]]],
     )

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from chrysalis.models import checks, layout
-from chrysalis.models.layout import AUTOENCODERS, Layout
+from chrysalis.models.latent_unet import LatentUNet
+from chrysalis.models.layout import AUTOENCODERS, Layout, Weights
 from chrysalis.models.location import EXAMPLE
 from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import GreyUNet, PixelUNet, RGBAUNet
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
-FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet, GreyUNet, RGBAUNet)
+FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet, GreyUNet, RGBAUNet, LatentUNet)
 # Names, for messages, of pipelines that no family reads, by their other components and class; the first match counts
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,
@@ -44,7 +45,8 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
     weights = found.weights(variant)
     found.scheduler_file()  # refuse a folder without one before reading its weights
     try:
-        model = family.load(found, weights)
+        others: dict[Path, Weights] = {at: found.weights(weights.variant, at=at) for at in family.other_weights(found)}
+        model = family.load(found, {found.unet_at: weights, **others})
     except UserError:
         raise
     except Exception as error:  # the libraries raise dozens of kinds for damaged files; the user needs the name
@@ -59,6 +61,9 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
 def _appearance(found: Layout) -> str:
     """What a folder that no family reads is or lacks, as a predicate; raises UserError if it has no UNet at all."""
     if found.is_foreign:
+        missing = next((name for name in ("vqvae", "vae") if name in found.others), None)
+        if found.others == {missing} and found.autoencoder is None:
+            return f"names {missing} in its model_index.json, and has no {missing}/config.json"
         fits = (name for name, is_it in KNOWN.items() if is_it(found.others, found.pipeline))
         kind = next(fits, f"a {found.pipeline or 'pipeline without a class'}")
         beside = f" (it has {', '.join(sorted(found.others))} beside the UNet)" if found.others else ""
@@ -70,6 +75,6 @@ def _appearance(found: Layout) -> str:
         others = ", ".join(map(str, others)) if isinstance(others, list) else others
         unknown = f"a {others} of transformers" if others else "a model that does not state its class"
         return f"holds {f'a {name}' if name else unknown}"
-    if config.get("class_embed_type") or config.get("num_class_embeds"):
+    if found.has_class_embedding:
         return "needs class labels of another tool"
     return f"has {config.get('in_channels')} channels in and {config.get('out_channels')} out"

@@ -36,24 +36,27 @@ def _fetch(
     with hub.quiet():
         # 1. Its configuration: weights of another family may be gigabytes
         folder = hub.snapshot(hub_id, hub.SETTINGS, only_cached, revision)
-        _, layout = families.recognize(folder, argument, subfolder)
+        family, layout = families.recognize(folder, argument, subfolder)
         layout.scheduler_file()
         # 2. The one kind of weights that is needed
-        weights = layout.weights(variant, _weight_names(hub_id, layout, variant, only_cached))
-        inside = layout.unet_at.relative_to(folder)
-        wanted = [(inside / name).as_posix() for name in weights.names]
+        weights = layout.weights(variant, _weight_names(hub_id, layout, layout.unet_at, variant, only_cached))
+        wanted = [layout.unet_at / name for name in weights.names]
+        for at in family.other_weights(layout):
+            names = _weight_names(hub_id, layout, at, weights.variant, only_cached)
+            wanted += [at / name for name in layout.weights(weights.variant, names, at).names]
+        wanted = [file.relative_to(folder).as_posix() for file in wanted]
         folder = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.ADDED_PARTS, *wanted], only_cached, revision)
         # 3. The model, as from any folder
         model = families.load(folder, argument, subfolder, variant)
         return replace(model, origin=f"{hub_id}@{revision}" if revision else hub_id)
 
 
-def _weight_names(hub_id: str, layout: Layout, variant: str | None, only_cached: bool) -> list[str]:
-    """The file names in the UNet's folder that its weights can be chosen from."""
+def _weight_names(hub_id: str, layout: Layout, at: Path, variant: str | None, only_cached: bool) -> list[str]:
+    """The file names in the folder `at` that a model's weights can be chosen from."""
     listed = hub.listing(hub_id, layout.folder, only_cached)
     if listed is not None:
-        inside = layout.unet_at.relative_to(layout.folder)
+        inside = at.relative_to(layout.folder)
         return [Path(name).name for name in listed if Path(name).parent == inside]
-    cached = [file.name for file in layout.unet_at.iterdir()]
+    cached = [file.name for file in at.iterdir()]
     exact = [name for name in cached if any(w.variant == variant for w in find_weights([name]))]
     return exact if exact or not hub.unreachable() else cached  # the hub may have the variant that is not cached

@@ -59,6 +59,16 @@ class Layout:
         return named - own | {name for name in AUTOENCODERS if (self.folder / name).is_dir()}
 
     @property
+    def autoencoder(self) -> str | None:
+        """Name of the autoencoder's folder; None without one."""
+        return next((name for name in AUTOENCODERS if (self.folder / name / "config.json").is_file()), None)
+
+    @property
+    def has_class_embedding(self) -> bool:
+        """Whether the UNet itself takes class labels."""
+        return bool(self.unet.get("class_embed_type") or self.unet.get("num_class_embeds"))
+
+    @property
     def is_foreign(self) -> bool:
         """Whether it has other components, or a pipeline that works on latents: those may have 3 channels too."""
         return bool(self.others) or any(word in self.pipeline for word in LATENT_PIPELINES)
@@ -102,11 +112,17 @@ class Layout:
             hint = f"Give {above} instead, with model.subfolder={self.unet_at.relative_to(above)}."
         raise UserError(f"{self.argument} has no scheduler_config.json, neither in scheduler/ nor at its root. {hint}")
 
-    def weights(self, variant: str | None, names: Iterable[str] | None = None) -> Weights:
-        """Choose the weights of a variant among `names`, by default the files in the UNet's folder; see folder.load."""
-        found = find_weights([file.name for file in self.unet_at.iterdir()] if names is None else names)
+    def weights(self, variant: str | None, names: Iterable[str] | None = None, at: Path | None = None) -> Weights:
+        """Choose the weights of a variant among `names`, by default the files in `at`, or in the UNet's folder.
+
+        An autoencoder may lack the variant: its plain weights are then chosen.
+        """
+        place = at or self.unet_at
+        found = find_weights([file.name for file in place.iterdir()] if names is None else names)
         if not found:
-            raise UserError(f"{self.argument} has no weights: {WEIGHTS} is needed in {self.unet_at}.")
+            raise UserError(f"{self.argument} has no weights: {WEIGHTS} is needed in {place}.")
+        if at is not None and variant not in [w.variant for w in found]:
+            return found[0]
         variants = list(dict.fromkeys(w.variant for w in found))
         wanted = variants[0] if variant is None and len(variants) == 1 else variant
         if wanted in variants:

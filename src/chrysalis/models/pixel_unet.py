@@ -4,7 +4,7 @@ import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import diffusers
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -29,24 +29,38 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 class PixelUNet(PixelCodec):
     """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
 
-    accepts: what it reads, with an article, for messages.
+    accepts: what it reads, with an article, for messages. pipeline: the class of diffusers that it is exported as.
     """
 
-    accepts, channels = "a DDPM UNet2DModel on RGB pixels", 3
+    accepts, channels, pipeline = "a DDPM UNet2DModel on RGB pixels", 3, "DDPMPipeline"
 
     @classmethod
     def reads(cls, layout: Layout) -> bool:
         """Whether this family reads the folder, as far as its configuration files say."""
         config, own = layout.unet, cls.channels  # with a learned variance, twice as many come out
-        if layout.is_foreign or config.get("class_embed_type") or config.get("num_class_embeds"):
+        if layout.is_foreign or layout.has_class_embedding:
             return False
         fits = config.get("in_channels", own) == own and config.get("out_channels", own) in (own, 2 * own)
         return fits and config.get("_class_name") == "UNet2DModel"
 
     @classmethod
-    def load(cls, layout: Layout, weights: Weights) -> Model:
-        """Load a folder that `reads` accepts; raises UserError, or ValueError with a reason, for a damaged one."""
-        folder, files = layout.folder, [layout.unet_at / name for name in weights.names]
+    def other_weights(cls, layout: Layout) -> list[Path]:
+        """Folders of the other models that belong to the UNet."""
+        return []
+
+    @classmethod
+    def of(cls, layout: Layout, weights: dict[Path, Weights]) -> Self:
+        """The family with the other models of a folder. weights: by folder, the files to load."""
+        return cls()
+
+    @classmethod
+    def load(cls, layout: Layout, all_weights: dict[Path, Weights]) -> Model:
+        """Load a folder that `reads` accepts; raises UserError, or ValueError with a reason, for a damaged one.
+
+        all_weights: by folder, the files to load.
+        """
+        weights, folder = all_weights[layout.unet_at], layout.folder
+        files = [at / name for at, chosen in all_weights.items() for name in chosen.names]
         # 1. Everything that can be checked before memory is allocated
         parts = (folder / part for part in ("conditioner", "text_encoder", "lora"))
         checks.refuse_pointers([*files, *(file for part in parts for file in sorted(part.glob("*.safetensors")))])
@@ -55,7 +69,8 @@ class PixelUNet(PixelCodec):
         known = {*inspect.signature(UNet2DModel.__init__).parameters, *EMA_SETTINGS}
         training_scheduler.refuse_unknown(layout.unet, known, "config.json", layout.argument)
         scheduler = training_scheduler.read(noise, layout.argument)
-        checks.require_plausible(layout.unet, files)
+        checks.require_plausible(layout.unet, [layout.unet_at / name for name in weights.names], UNet2DModel)
+        family = cls.of(layout, all_weights)
         # 2. The UNet, and what a conditional or adapted model adds to it
         how = {"low_cpu_mem_usage": False, "local_files_only": True}
         of_weights = {"variant": weights.variant, "use_safetensors": not weights.pickled}
@@ -67,7 +82,7 @@ class PixelUNet(PixelCodec):
                 encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
                 conditioner.text.use_encoder(*load_encoder(encoder, "model.pretrained", tokenizer))
             conditioner.attach(unet)
-        model = Model(unet, scheduler, str(folder), conditioner, family=cls())
+        model = Model(unet, scheduler, str(folder), conditioner, family=family)
         checks.require_complete(report, model.modules())
         if (folder / "lora").is_dir():
             lora.load(unet, folder / "lora")
@@ -76,12 +91,15 @@ class PixelUNet(PixelCodec):
     def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
         """(height, width) in pixels that the UNet was trained at; None if its config does not say."""
         native = unet.config["sample_size"]
-        return (native, native) if isinstance(native, int) else native and tuple(native)
+        if native is None:
+            return None
+        height, width = (native, native) if isinstance(native, int) else native
+        return self.factor * height, self.factor * width
 
     def fit(self, unet: UNet2DModel, size: tuple[int, int], key: str) -> None:
         """Write the image size (height, width) into the config; raises UserError if the UNet cannot take it."""
         is_square = size[0] == size[1]
-        multiple = 2 ** (len(unet.config["block_out_channels"]) - 1)
+        multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
         if any(side % multiple for side in size):
             edges = {edge for side in size for edge in (side // multiple * multiple, -(-side // multiple) * multiple)}
             near = " or ".join(map(str, sorted({max(multiple, edge) for edge in edges})))
@@ -90,12 +108,13 @@ class PixelUNet(PixelCodec):
                 f"{multiple.bit_length() - 1} times: use a multiple of {multiple}, such as {near}."
             )
         if self.native_size(unet) != tuple(size):
-            unet.register_to_config(sample_size=size[0] if is_square else tuple(size))
+            height, width = (side // self.factor for side in size)
+            unet.register_to_config(sample_size=height if is_square else (height, width))
 
     def export(
         self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
     ) -> None:
-        """Write a DDPMPipeline, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA.
+        """Write a pipeline of diffusers, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA.
 
         merge: merge a LoRA into the weights, else save it beside them.
         """
@@ -105,10 +124,11 @@ class PixelUNet(PixelCodec):
                 lora.save(unet, folder / "lora")
             unet = lora.plain(unet, merge)
         if conditioner is None and (merge or not has_lora):
-            DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+            self.export_plain(folder, unet, scheduler)
             return
         # For DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
         parts: dict[str, tuple[str, Any]] = {"unet": ("diffusers", unet), "scheduler": ("diffusers", scheduler)}
+        parts |= {name: ("diffusers", part) for name, part in self.other_parts().items()}
         if conditioner is not None:
             parts["conditioner"] = ("conditioner", conditioner)
             for frozen in conditioner.text.frozen if conditioner.text is not None else ():
@@ -122,6 +142,14 @@ class PixelUNet(PixelCodec):
             shutil.copyfile(conditioner_file.__file__, folder / "conditioner" / "conditioner.py")
         shutil.copyfile(pipeline_file.__file__, folder / "pipeline.py")
         write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+    def export_plain(self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
+        """Write a DDPMPipeline."""
+        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+
+    def other_parts(self) -> dict[str, Any]:
+        """The other models that belong to the UNet, by their names in a ConditionalPipeline."""
+        return {}
 
 
 class GreyUNet(PixelUNet):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
+from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from chrysalis.data import pixels
@@ -61,14 +62,23 @@ class Inpaint(Generate):
 
     def hook(self, sampler: Sampler, start: torch.Tensor) -> Hook:
         """Put the known pixels back, noised by the eps from which the trajectory started."""
-        image = sampler.x0_of(self.image)
-        unknown = self.mask.mask_at(sampler.size, hole=True).to(sampler.device)
+        image, factor = sampler.x0_of(self.image), sampler.unguided.codec.factor
+        unknown = F.max_pool2d(self._unknown(sampler), factor) if factor > 1 else self._unknown(sampler)
 
         def put_back(x: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
             known = image if t is None else sampler.unguided.noise.add(image, start, t.view(1))
             return unknown * x + (1 - unknown) * known
 
         return put_back
+
+    def finished(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
+        """Put the known pixels back once more: an autoencoder would change them."""
+        known = self.image.at(sampler.size, channels=sampler.unguided.codec.channels).to(images.device)
+        return torch.where(self._unknown(sampler) > 0, images, known)
+
+    def _unknown(self, sampler: Sampler) -> torch.Tensor:
+        """The mask, float32 [1, 1, H, W], 1 where the image is generated anew."""
+        return self.mask.mask_at(sampler.size, hole=True).to(sampler.device)
 
 
 class Invert(Generate):

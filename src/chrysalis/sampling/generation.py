@@ -116,7 +116,7 @@ class Generation:
                 recorder.keep(step)
             advance(len(batch))
             x = step.x
-        return sampler.unguided.codec.decode(x).cpu()
+        return task.finished(sampler, sampler.unguided.codec.decode(x)).cpu()
 
     def _raise_any(self, failure: Exception | None) -> None:
         """Raise this process's error, or else that of another."""

@@ -89,7 +89,7 @@ def sample(
     advance: called after each call of the denoiser with its part of the work; the parts sum to B * steps.
     """
     schedule = TimestepSchedule(scheduler, steps, denoiser.noise.alphas.device)
-    x = seeds.noise(generators, (denoiser.channels, *size), schedule.device)
+    x = seeds.noise(generators, denoiser.shape(size), schedule.device)
     part = len(generators) * steps / schedule.evaluations([(0, len(schedule))])
     for step in trajectory(denoiser, schedule, x, generators, cond=cond):
         x = step.x

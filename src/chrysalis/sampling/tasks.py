@@ -64,7 +64,7 @@ class Sampler:
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """float32 [B, C, H, W]: each generator's next normal numbers."""
-        return seeds.noise(generators, (self.unguided.channels, *self.size), self.device)
+        return seeds.noise(generators, self.unguided.shape(self.size), self.device)
 
     def x0_of(self, file: ImageFile) -> torch.Tensor:
         """The x_0 [1, C, H, W] of an image file, at the size of the images."""
@@ -117,6 +117,10 @@ class Generate:
     def hook(self, sampler: Sampler, start: torch.Tensor) -> Hook | None:
         """What the loop calls after every step of a trajectory from `start`."""
         return None
+
+    def finished(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
+        """The images of a batch, uint8 [B, C, H, W], as they are written."""
+        return images
 
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write the figures of this task's images and return their names; here grid.png of the first images.

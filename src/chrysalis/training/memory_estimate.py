@@ -70,7 +70,7 @@ def need(
     encoders = (p for encoder in frozen_encoders(denoiser) for p in encoder.model.parameters())
     count = sum(p.numel() for p in trainable)
     return Need(
-        weights=tensor_bytes([*parameters, *denoiser.buffers(), *encoders]),
+        weights=tensor_bytes([*parameters, *denoiser.buffers(), *encoders, *denoiser.codec.weights()]),
         gradients=tensor_bytes(trainable),
         optimizer=int(count * optimizer_bytes_per_weight),
         ema=4 * count,
@@ -135,7 +135,7 @@ def _peak(denoiser: Denoiser, size: tuple[int, int], batch_size: int, precision:
         for p in fake.parameters():
             p.grad = torch.empty_like(p) if p.requires_grad else None
         with LiveMemory() as live:
-            x0, eps = (torch.empty(batch_size, fake.channels, *size) for _ in range(2))
+            x0, eps = (torch.empty(batch_size, *fake.shape(size)) for _ in range(2))
             t = torch.zeros(batch_size, dtype=torch.int64)
             with autocast:
                 loss = fake.loss_at(x0, t, eps, _largest_condition(fake, x0)).value
@@ -149,7 +149,7 @@ def _fake(denoiser: Denoiser, mode: FakeTensorMode, upcast: bool) -> Denoiser:
 
     upcast: normalize in float32, as CUDA's autocast does.
     """
-    replaced: dict[int, Any] = {}
+    replaced: dict[int, Any] = {id(denoiser.codec): denoiser.codec}  # which a training step does not use
     for tensor in (*denoiser.parameters(), *denoiser.buffers()):
         with mode:
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")

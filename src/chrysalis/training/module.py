@@ -31,7 +31,7 @@ def build_denoiser(
     train the weights themselves. loss: more arguments of Denoiser. Raises UserError if the data lack what a condition
     needs, or the model and the conditions do not fit together.
     """
-    data.channels = model.family.channels
+    data.codec = model.family
     data.setup()
     model.conditioner = build_conditioner(model.unet, model.conditioner, kinds, data)
     if adapter is not None:

@@ -33,6 +33,8 @@ def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, 
     for name, own in loaded.items():
         kinds.get(name, own).require_match(own.part, image_set, source)
     new = {name: kind.settings(image_set, unet) for name, kind in kinds.items() if name not in loaded}
+    if (factor := data.codec.factor) > 1:
+        new |= {name: {**settings, "factor": factor} for name, settings in new.items() if kinds[name].reads_files}
     if loaded and new:
         raise UserError(
             f"condition={','.join(new)} cannot be added to a model that is conditioned on {', '.join(loaded)}: "

@@ -80,7 +80,7 @@ class Guided(nn.Module):
         super().__init__()
         self.denoiser: Denoiser = denoiser.requires_grad_(False)
         self.terms = dict(terms)
-        self.noise, self.channels = denoiser.noise, denoiser.channels
+        self.noise, self.shape = denoiser.noise, denoiser.shape
         self.begin()
         for name, term in self.terms.items():
             term.codec = denoiser.codec

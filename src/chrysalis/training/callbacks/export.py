@@ -99,8 +99,10 @@ class Export(Callback):
         conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
         needs_own_code = bool(conditions) or (lora.injected(denoiser.unet) and not self.merge)
         about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
-        card = export.card(self.results, *about)
+        pipeline = denoiser.codec.pipeline
+        card = export.card(self.results, *about, pipeline)
         parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge}
+        parts["family"] = denoiser.codec
         with stage("export"):
             unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
             export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
