@@ -153,7 +153,7 @@ RANGES = {
         "task=invert task.image=a.png task.corrections=1001",
         "guidance=clip guidance.clip.cutouts=1001",
         "guidance=reference guidance.reference.image=a.png guidance.reference.size=4097",
-        "guidance=symmetry guidance.symmetry.clip=3000000000",
+        "guidance=symmetry guidance.symmetry.largest_change=3000000000",
         "task=morph task.frames=1",
         "task=blend task.ratios=0.5",
         "task=blend task.ratios=[half]",
@@ -167,7 +167,7 @@ RANGES = {
         "guidance=symmetry guidance.symmetry.gradient=big",
         "guidance=symmetry guidance.symmetry.interval=[1]",
         "guidance=symmetry guidance.symmetry.interval=3",
-        "guidance=symmetry guidance.symmetry.clip=-1",
+        "guidance=symmetry guidance.symmetry.largest_change=-1",
         "guidance=symmetry guidance.symmetry.smoothing=-1",
     ],
 }
