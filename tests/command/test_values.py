@@ -91,7 +91,7 @@ RANGES = {
         "profile=true profiling.steps=0",
         "profile=true profiling.wait=-1",
         "profile=true profiling.warmup=0",
-        "features.at=2",
+        "features.timestep=2",
         "features.levels=0",
         "features.size=4",
         "optimizer.lr=0",
