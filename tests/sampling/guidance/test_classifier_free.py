@@ -162,7 +162,7 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         (
             ("label",),
             {"label": "bea"},
-            r"label=bea is unknown to this model \(did you mean bee\?\). It knows ant, bee, fly",
+            r"label=bea is unknown to this model: did you mean bee\? It knows ant, bee, fly",
         ),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),
