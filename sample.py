@@ -24,7 +24,7 @@ def sample(cfg) -> None:
     values.require(cfg)
     out = Path(HydraConfig.get().runtime.output_dir)
     pretrained = recipes.chosen_model(cfg)
-    images = output.OutputFolder(out, recipes.record(cfg, pretrained), instantiate(cfg.animation))
+    images = output.OutputFolder(out, recipes.sampling_record(cfg, pretrained), instantiate(cfg.animation))
     # 2. The model, at the size of the images
     with stage("loading the model"):
         model = instantiate(cfg.model, pretrained=pretrained)

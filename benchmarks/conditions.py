@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from judges import VALIDATION, Judges, agreement, butterflies, iou
 
-from chrysalis.conditions.kinds.mask import UNSEEN, drawn_mask
+from chrysalis.conditions.kinds.mask import UNSEEN_SEED, drawn_mask
 from chrysalis.data.store import cache_folder
 from chrysalis.data.synthetic.domains import draw, species_names
 from chrysalis.sampling.grids import read
 
 HERE = Path(__file__).resolve().parent
-CAPTIONS = [draw("butterflies", i, UNSEEN, 32).caption for i in range(80)]
+CAPTIONS = [draw("butterflies", i, UNSEEN_SEED, 32).caption for i in range(80)]
 
 
 # The colour words of the captions by colour

@@ -13,7 +13,7 @@ from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.data.batch import Batch
 from chrysalis.data.pixels import PixelCodec
 from chrysalis.diffusion import seeds
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import Objective
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.diffusion.weighting import Uniform, Weighting
@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
         self.unet, self.scheduler, self.objective = unet, scheduler, objective
         self.conditioner, self.dropout = conditioner, dropout
         self.weighting, self.noise_offset = weighting or Uniform(), noise_offset
-        self.noise, self.codec = Noise(scheduler.alphas_cumprod), codec or PixelCodec()
+        self.noise, self.codec = NoiseSchedule(scheduler.alphas_cumprod), codec or PixelCodec()
         self.autocast: torch.dtype | None = None  # dtype of the UNet's own autocast; None: as the caller has it
 
     @property

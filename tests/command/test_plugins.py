@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chrysalis.command import values
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import objective
 
 PLUGINS = REPOSITORY / "tests" / "plugins"
@@ -56,7 +56,7 @@ def test_a_run_with_a_callback_a_source_a_weighting_and_an_optimizer_is_trained_
 def test_a_weighting_is_built_from_its_keys(composed):
     cfg = composed("train", *ALL_FOUR)
     values.require(cfg)
-    noise, t = Noise(DDPMScheduler().alphas_cumprod), torch.tensor([0, 500, 999])
+    noise, t = NoiseSchedule(DDPMScheduler().alphas_cumprod), torch.tensor([0, 500, 999])
     weight = instantiate(cfg.weighting)(t, noise, objective("eps"))
     torch.testing.assert_close(weight, 1 / (1 + noise.snr(t)).sqrt())
 

@@ -25,7 +25,7 @@ def again(tmp_path):
     OmegaConf.save(composed(), tmp_path / "config.yaml", resolve=True)
 
     def resumed(*overrides):
-        cfg = start_or_resume.recorded(composed(*overrides), tmp_path)
+        cfg = start_or_resume.resumed_config(composed(*overrides), tmp_path)
         OmegaConf.save(cfg, tmp_path / "config.yaml", resolve=True)
         return cfg
 

@@ -3,7 +3,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import choose, objective
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.diffusion.weighting import MinSNR, Uniform
@@ -17,7 +17,7 @@ T = torch.tensor([1, 37, 400, 998])
 def triple():
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.rand(4, 3, 8, 8, generator=g) * 2 - 1, torch.randn(4, 3, 8, 8, generator=g)
-    noise = Noise(DDPMScheduler().alphas_cumprod)
+    noise = NoiseSchedule(DDPMScheduler().alphas_cumprod)
     return x0, eps, noise, noise.add(x0, eps, T)
 
 
@@ -84,7 +84,7 @@ def test_x0_is_that_of_diffusers(prediction, triple):
 def test_min_snr_weights_by_hand():
     """gamma 5: SNR above it is clamped, below it is not (Hang et al. 2023, table 1)."""
     scheduler, t = DDPMScheduler(), torch.tensor([10, 200, 999])
-    noise = Noise(scheduler.alphas_cumprod)
+    noise = NoiseSchedule(scheduler.alphas_cumprod)
     snr = compute_snr(scheduler, t)
     assert snr[0] > 5 > snr[2]
     clamped = snr.clamp(max=5)
@@ -97,7 +97,7 @@ def test_min_snr_weights_by_hand():
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_zero_terminal_snr_gives_finite_weights(prediction):
     scheduler = DDPMScheduler(rescale_betas_zero_snr=True)
-    weights = MinSNR(5.0)(torch.tensor([998, 999]), Noise(scheduler.alphas_cumprod), objective(prediction))
+    weights = MinSNR(5.0)(torch.tensor([998, 999]), NoiseSchedule(scheduler.alphas_cumprod), objective(prediction))
     assert weights.isfinite().all()
 
 

@@ -42,7 +42,7 @@ def test_any_folder_of_images_can_be_the_reference(run, tmp_path, tiny_features,
         (["task=evaluate", "data=butterflies", "task.features=null"], "task.features=null"),
         (["task=evaluate", "data=butterflies", "data.n=2"], "too few usable images"),
         (["task=evaluate", "data=butterflies", "features=inception"], "features.weights"),
-        (["task=evaluate", "data=butterflies", "features.at=3"], "features.at=3"),
+        (["task=evaluate", "data=butterflies", "features.timestep=3"], "features.timestep=3"),
         (["task=evaluate", "data=butterflies", "features=dinov2"], "no network"),
     ],
 )
@@ -185,7 +185,9 @@ def test_a_validation_fraction_other_than_the_runs_is_warned_of(run, tmp_path, t
     assert "runs/a was trained with data.val_fraction=0.4" in capfd.readouterr().err
     assert run("sample", *words, "data.val_fraction=0.4", "out=samples") == 0, "the same samples, evaluated again"
     assert "was trained with data.val_fraction" not in capfd.readouterr().err
-    assert run("sample", *words, "data.val_fraction=0.4", "task.n_nearest=1", "features.at=0.2", "out=samples") == 0
+    assert (
+        run("sample", *words, "data.val_fraction=0.4", "task.n_nearest=1", "features.timestep=0.2", "out=samples") == 0
+    )
 
 
 def test_runs_with_odd_names_are_compared_and_damaged_ones_refused(run, tmp_path, tiny_features, capfd):

@@ -5,7 +5,7 @@ python train.py plugins=my_weighting.py weighting=uniform weighting._target_=my_
 
 import torch
 
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import Objective
 
 
@@ -13,5 +13,5 @@ class P2:
     def __init__(self, k: float = 1.0, gamma: float = 1.0):
         self.k, self.gamma = k, gamma
 
-    def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
+    def __call__(self, t: torch.Tensor, noise: NoiseSchedule, objective: Objective) -> torch.Tensor:
         return (self.k + noise.snr(t)) ** -self.gamma  # [B]

@@ -42,42 +42,42 @@ def test_halves_by_hand():
     more, its timesteps are 4 times their least and its images 3: 4 timesteps are 288. Then 4 samples, 200; then
     12 images, 144; and 344 are few enough.
     """
-    plan = affordable(DEFAULT, 1, 0.1, 2.0, set(), 1)
-    assert plan == replace(DEFAULT, samples=4, timesteps=4, images=12)
-    assert plan.forward_passes(1) == (144, 200)
+    reduced = affordable(DEFAULT, 1, 0.1, 2.0, set(), 1)
+    assert reduced == replace(DEFAULT, samples=4, timesteps=4, images=12)
+    assert reduced.forward_passes(1) == (144, 200)
 
 
 def test_as_coarse_as_may_be_where_even_that_takes_longer():
-    plan = affordable(DEFAULT, 1, 100.0, 2.0, set(), 1)
-    assert plan == replace(DEFAULT, **LEAST)
+    reduced = affordable(DEFAULT, 1, 100.0, 2.0, set(), 1)
+    assert reduced == replace(DEFAULT, **LEAST)
 
 
 def test_what_was_pinned_is_kept():
     pinned = {KEYS["images"], KEYS["samples"], KEYS["sample_steps"]}
-    plan = affordable(DEFAULT, 1, 100.0, 2.0, pinned, 1)
-    assert plan == replace(DEFAULT, timesteps=2)
-    assert changes(DEFAULT, plan) == {"callbacks.validation.timesteps": 2}
+    reduced = affordable(DEFAULT, 1, 100.0, 2.0, pinned, 1)
+    assert reduced == replace(DEFAULT, timesteps=2)
+    assert changes(DEFAULT, reduced) == {"callbacks.validation.timesteps": 2}
     assert affordable(DEFAULT, 1, 100.0, 2.0, {*KEYS.values()}, 1) == DEFAULT
 
 
 def test_a_long_run_is_measured_more_rarely_first():
-    plan = affordable(DEFAULT, 2000, 0.02, 0, set(), 1)
-    assert plan.images_every > 150
-    assert plan.images_every % 150 == 0
-    assert plan.images_every < 2000, "once before the end"
+    reduced = affordable(DEFAULT, 2000, 0.02, 0, set(), 1)
+    assert reduced.images_every > 150
+    assert reduced.images_every % 150 == 0
+    assert reduced.images_every < 2000, "once before the end"
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(1e-4, 10), st.integers(1, 5000), st.integers(1, 16), st.sets(st.sampled_from(sorted(KEYS.values()))))
 def test_never_over_the_budget_but_at_the_least(seconds, steps, a_step, pinned):
     training = steps * a_step * 3 * seconds
-    plan = affordable(DEFAULT, steps, seconds, training, pinned, 1)
+    reduced = affordable(DEFAULT, steps, seconds, training, pinned, 1)
     for name, key in KEYS.items():
-        assert key not in pinned or getattr(plan, name) == getattr(DEFAULT, name)
-    if seconds * sum(plan.forward_passes(steps)) > budget(training):
-        assert all(getattr(plan, name) == least for name, least in LEAST.items() if KEYS[name] not in pinned)
+        assert key not in pinned or getattr(reduced, name) == getattr(DEFAULT, name)
+    if seconds * sum(reduced.forward_passes(steps)) > budget(training):
+        assert all(getattr(reduced, name) == least for name, least in LEAST.items() if KEYS[name] not in pinned)
     if seconds * sum(DEFAULT.forward_passes(steps)) <= budget(training):
-        assert plan == DEFAULT
+        assert reduced == DEFAULT
 
 
 def test_a_run_keeps_its_plan_when_it_continues(run, tmp_path, monkeypatch):

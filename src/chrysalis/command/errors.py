@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from chrysalis.command import plugins
 from chrysalis.command.arguments import value_of
 from chrysalis.command.config_tree import as_dict, walk
-from chrysalis.system.errors import UserError, causes, first_line
+from chrysalis.system.errors import UserError, causes, did_you_mean, first_line
 from chrysalis.system.files import REPOSITORY, shown
 
 CONF = REPOSITORY / "conf"
@@ -101,8 +101,7 @@ def _unknown_option(error: MissingConfigException) -> str:
     options = list(error.options or [])
     if not group or not options:
         return f"{first_line(error)}."
-    near = difflib.get_close_matches(option, options, 1)
-    hint = f": did you mean {near[0]}?" if near else "."
+    hint = did_you_mean(difflib.get_close_matches(option, options, 1))
     return f"{group}={option} is unknown{hint} Choose one of {', '.join(options)}."
 
 
@@ -120,8 +119,7 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
             return f"{key} needs {group}={option}: add it to the command."
         if options := _options_with(CONF / group, rest):
             return f"{key} needs {' or '.join(f'{group}={each}' for each in options)}: add it to the command."
-        near = _nearest(key, known)
-        hint = f": did you mean {near}?" if near and not f"{key}.".startswith(f"{near}.") else "."
+        hint = did_you_mean([k for k in _nearest(key, known) if not f"{key}.".startswith(f"{k}.")])
         return f"{key} is not a known key{hint} --help shows the keys that people change, --cfg job all of them."
     if why.startswith("Cannot merge"):
         why = "it must be a list, or keys, as `--cfg job` shows it"
@@ -136,15 +134,13 @@ def _options_with(group: Path, key: str) -> list[str]:
     return [stem for stem, text in texts.items() if own.search(text) and not elsewhere.search(text)]
 
 
-def _nearest(key: str, known: list[str]) -> str | None:
-    """The known key most like this one: with the same last part, else a similar spelling, else a similar last part."""
+def _nearest(key: str, known: list[str]) -> list[str]:
+    """At most one known key: that with the same last part, else a similar spelling, else a similar last part."""
     by_end = {k.split(".")[-1]: k for k in known}
     end = key.split(".")[-1]
     same_end = difflib.get_close_matches(key, [k for k in known if k.split(".")[-1] == end], 1, 0)
-    if close := same_end or difflib.get_close_matches(key, known, 1, 0.75):
-        return close[0]
-    close = difflib.get_close_matches(end, by_end, 1, 0.7)
-    return by_end[close[0]] if close else None
+    close = same_end or difflib.get_close_matches(key, known, 1, 0.75)
+    return close or [by_end[last] for last in difflib.get_close_matches(end, by_end, 1, 0.7)]
 
 
 def composed(config_name: str) -> DictConfig:

@@ -87,7 +87,7 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
     arguments = sorted(arguments, key=lambda a: a.startswith("~") or ("=" in a and not a.startswith("-")))
     words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
     given = sweep.only_swept_in_names(with_common_folder(words, config_name))
-    return _recalled(given) if config_name == "sample" else set_changes_aside(given)
+    return _sample_arguments(given) if config_name == "sample" else set_changes_aside(given)
 
 
 def _exit_code() -> int:
@@ -109,7 +109,7 @@ def _show(error: Exception, config_name: str) -> int:
     return sweep.codes[-1]
 
 
-def _recalled(arguments: list[str]) -> list[str]:
+def _sample_arguments(arguments: list[str]) -> list[str]:
     """Replace from=IMAGE by the overrides that generated the image, before those typed.
 
     scheduler=CLASS, any class of diffusers or several in a sweep, becomes an option of conf/scheduler and its key.

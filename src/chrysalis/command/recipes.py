@@ -34,12 +34,12 @@ from chrysalis.system.terminal import say, warn
 NO_EFFECT = ("out", "debug", "trainer", "only", "hydra", "from")  # keys that change no image, precision apart
 TASK_GROUPS = ("data", "features")  # groups that task=evaluate has among its own settings
 
-_recalled: dict[str, Any] = {}  # the record of the image that from=... names
+_earlier_record: dict[str, Any] = {}  # the record of the image that from=... names
 
 
 def expanded(arguments: list[str]) -> list[str]:
     """Replace from=IMAGE.png by the overrides that generated the image, before those typed now, which win."""
-    _recalled.clear()
+    _earlier_record.clear()
     path = value_of([a for a in arguments if a.startswith("from=")][-1])
     if not path:
         return arguments
@@ -59,7 +59,7 @@ def expanded(arguments: list[str]) -> list[str]:
         raise UserError(f"from={path} was made with {key}={place}, from outside the working folder: add {key}=PATH.")
     if code := next((o for o in kept if o.lstrip("+").startswith("plugins")), None):
         raise UserError(f"from={path} was made with {code}, which runs code: add {code} if you trust it.")
-    _recalled.update(record, changed=bool({key.split(".")[0] for key in values} - set(NO_EFFECT)))
+    _earlier_record.update(record, changed=bool({key.split(".")[0] for key in values} - set(NO_EFFECT)))
     other_set = {"seed", "n", "task", "only", *KINDS} & set(values)
     kept += [] if other_set else [f"only={image}"]
     first = next((k for k, a in enumerate(typed) if "=" in a and not a.startswith("-")), len(typed))
@@ -79,7 +79,7 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
     return key in values or (group in ("scheduler", "task") and group in values)
 
 
-def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
+def sampling_record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
     """The record of a sampling with this configuration and model.
 
     It is stored in every image, and names no folder of this machine, see system/records.py. After
@@ -106,14 +106,14 @@ def record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
 def _warn_of_changes(now: SamplingRecord) -> None:
     """After from=IMAGE: warn of what differs from when the image was generated."""
     for name, digest in now.inputs.items():
-        if _recalled.get("inputs", {}).get(name, digest) != digest:
+        if _earlier_record.get("inputs", {}).get(name, digest) != digest:
             warn(f"{name} has changed since the image was generated: the new image will differ from it.")
-    if not _recalled.get("changed", True) and _recalled["settings"] != now.settings:
+    if not _earlier_record.get("changed", True) and _earlier_record["settings"] != now.settings:
         warn("The defaults of this version differ from those of the image: the new image will differ from it.")
-    versions = [(name, was, now.versions.get(name)) for name, was in _recalled.get("versions", {}).items()]
+    versions = [(name, was, now.versions.get(name)) for name, was in _earlier_record.get("versions", {}).items()]
     if others := [f"{name} {was} then, {current} now" for name, was, current in versions if was != current]:
         warn(f"Generated with other versions ({'; '.join(others)}): the new image may differ in the last bits.")
-    _recalled.clear()
+    _earlier_record.clear()
 
 
 def built(node: DictConfig, model: Model) -> Any:

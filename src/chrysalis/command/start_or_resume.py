@@ -58,7 +58,7 @@ def begin(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
         raise UserError(f"resume={cfg.resume} {why}. {hint}")
     if cfg.resume:
         checkpoint = checkpoints.newest(folder)
-        return recorded(cfg, folder), folder, checkpoint
+        return resumed_config(cfg, folder), folder, checkpoint
     used = any((folder / name).exists() for name in ("results.json", "checkpoints"))
     if used and is_main_process():
         where = shown(folder)
@@ -129,7 +129,7 @@ def flat(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     return {key: value if isinstance(value, int | float) else str(value) for key, value in pairs.items()}
 
 
-def recorded(cfg: DictConfig, folder: Path) -> DictConfig:
+def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     """The configuration with which the run in `folder` continues.
 
     With resume=RUN it is the recorded one and this command's overrides; with resume=true the composed one, which must

@@ -31,10 +31,12 @@ class Request:
             listed = self.kinds[name].listed(f"{key}{name}", value)
             self.values[name] = [self.kinds[name].parse(f"{key}{name}", v) for v in listed]
             self.shown[name] = [str(v) for v in listed]
-        self.rows = max(map(len, self.values.values()), default=1)
+        self.n_rows = max(map(len, self.values.values()), default=1)
         for name, given_values in self.values.items():
-            if (n := len(given_values)) not in (1, self.rows):
-                raise UserError(f"{key}{name} has {n} values and another key {self.rows}: give {self.rows}, or one.")
+            if (n := len(given_values)) not in (1, self.n_rows):
+                raise UserError(
+                    f"{key}{name} has {n} values and another key {self.n_rows}: give {self.n_rows}, or one."
+                )
 
     @property
     def spatial(self) -> list[str]:

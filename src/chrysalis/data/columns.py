@@ -51,8 +51,8 @@ class Column:
         """Combine the stored values of N rows into what `select` takes. names: see ImageSet.value_names."""
         raise NotImplementedError
 
-    def select(self, values: Values, rows: np.ndarray, keys: np.ndarray) -> Values:
-        """Return the values of the rows of a batch. keys: Batch.key."""
+    def select(self, values: Values, rows: np.ndarray, random_keys: np.ndarray) -> Values:
+        """Return the values of the rows of a batch. random_keys: Batch.key."""
         return values[rows]
 
     def describe(self, names: Sequence[str]) -> str:
@@ -100,13 +100,13 @@ class Captions(Column):
     def collect(self, values: Sequence, names: Sequence[str]) -> tuple:
         return tuple(value or "" for value in values)
 
-    def select(self, values: Values, rows: np.ndarray, keys: np.ndarray) -> tuple[str, ...]:
+    def select(self, values: Values, rows: np.ndarray, random_keys: np.ndarray) -> tuple[str, ...]:
         from chrysalis.diffusion import seeds  # imports torch, which decoding processes do not need
 
         given = [values[row] for row in rows]
         return tuple(
             value if isinstance(value, str) else value[seeds.key("caption", int(key)) % len(value)]
-            for value, key in zip(given, keys, strict=True)
+            for value, key in zip(given, random_keys, strict=True)
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class Noise(nn.Module):
+class NoiseSchedule(nn.Module):
     """The noise schedule: x_t = alpha(t) x_0 + sigma(t) eps, with alpha^2 + sigma^2 = 1 (Ho et al. 2020, eq. 4).
 
     Computed in float64 from `alphas_cumprod` float [T], and kept in float32 buffers that are not saved.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import Objective
 
 
@@ -18,7 +18,7 @@ class Prediction:
     out: torch.Tensor
     x_t: torch.Tensor
     t: torch.Tensor
-    noise: Noise
+    noise: NoiseSchedule
     objective: Objective
 
     @property

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import torch
 
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.objective import Objective
 from chrysalis.system.ranges import PositiveNumber
 
-Weighting = Callable[[torch.Tensor, Noise, Objective], torch.Tensor]
+Weighting = Callable[[torch.Tensor, NoiseSchedule, Objective], torch.Tensor]
 
 
 class Uniform:
     """A weight of 1 everywhere: the plain MSE of the UNet's output."""
 
-    def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
+    def __call__(self, t: torch.Tensor, noise: NoiseSchedule, objective: Objective) -> torch.Tensor:
         return torch.ones_like(noise.snr(t))
 
 
@@ -24,7 +24,7 @@ class MinSNR:
     def __init__(self, snr_gamma: PositiveNumber = 5.0):
         self.snr_gamma = snr_gamma
 
-    def __call__(self, t: torch.Tensor, noise: Noise, objective: Objective) -> torch.Tensor:
+    def __call__(self, t: torch.Tensor, noise: NoiseSchedule, objective: Objective) -> torch.Tensor:
         snr = noise.snr(t)
         factor = objective.snr_factor(snr)
         weight = snr.clamp(max=self.snr_gamma) / factor.clamp(min=torch.finfo(snr.dtype).tiny)

@@ -93,14 +93,14 @@ class DenoiserEncoder:
     Denoising Diffusion Autoencoders are Unified Self-supervised Learners, arXiv 2303.09769).
 
     The features are the spatial means of the last levels and of the middle block, each normalized, so that they need
-    no statistics of another data set. pretrained: a model folder or hub id. at: timestep as a fraction of T. levels:
+    no statistics of another data set. pretrained: a model folder or hub id. timestep: as a fraction of T. levels:
     number of encoder levels, the last ones. size: pixels a side that images are resized to; None: the training size.
     """
 
     def __init__(
         self,
         pretrained: str = "assets/features",
-        at: FractionBelow1 = 0.1,
+        timestep: FractionBelow1 = 0.1,
         levels: Positive = 1,
         size: FeaturePixels | None = None,
     ):
@@ -111,7 +111,7 @@ class DenoiserEncoder:
         self.module: Any = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name = str(pretrained)
         self.codec = model.family
-        self.t = int(at * len(model.scheduler.alphas_cumprod))
+        self.t = int(timestep * len(model.scheduler.alphas_cumprod))
         self.alpha = float(model.scheduler.alphas_cumprod[self.t]) ** 0.5
         self.size = model.size() if size is None else (size, size)
         self.levels = min(levels, len(self.module.down_blocks))

@@ -89,14 +89,14 @@ class Generate:
 
     def all_specs(self, seed: int, n: int, request: Request) -> list[SampleSpec]:
         """The specs of all images, for every row of conditions that is requested, with the row in their names."""
-        if request.rows == 1:
+        if request.n_rows == 1:
             return self.specs(seed, n)
         if self.one_condition:
             name = type(self).__name__.lower()
-            raise UserError(f"task={name} takes one condition at a time, not a list of {request.rows}.")
-        names = [request.file_name(row) for row in range(request.rows)]
+            raise UserError(f"task={name} takes one condition at a time, not a list of {request.n_rows}.")
+        names = [request.file_name(row) for row in range(request.n_rows)]
         if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
-            names = [f"row{row:03d}" for row in range(request.rows)]
+            names = [f"row{row:03d}" for row in range(request.n_rows)]
         specs = self.specs(seed, n)
         return [replace(spec, name=f"{name}_{spec.name}", row=row) for row, name in enumerate(names) for spec in specs]
 
@@ -128,10 +128,10 @@ class Generate:
         With several conditions each has a row; a mask or an image that the model is given is shown above its images.
         """
         request = sampler.request
-        if request.rows == 1 and not request.spatial:
+        if request.n_rows == 1 and not request.spatial:
             images = output.images([spec.name for spec in specs[:MOST_IN_FIGURES]])
             return [output.save_figure(pixels.grid(images), "grid")]
-        if request.rows == 1:
+        if request.n_rows == 1:
             shown = specs[:MOST_IN_FIGURES]
             rows = [shown[k : k + COLUMNS] for k in range(0, len(shown), COLUMNS)]
         else:

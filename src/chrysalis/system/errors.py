@@ -1,5 +1,6 @@
 """Errors that the user can fix, the checks that most keys need, and what other exceptions say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -16,6 +17,11 @@ def require_path(key: str, value: object) -> Path:
         shown = ascii(str(value))[1:-1]
         raise UserError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} cannot be a path: {error}"[:400]) from error
     return path
+
+
+def did_you_mean(close: Sequence[str]) -> str:
+    """How a sentence on an unknown name ends: with the first of the known names that are close to it, if any is."""
+    return f": did you mean {close[0]}?" if close else "."
 
 
 def first_line(error: BaseException) -> str:

@@ -115,13 +115,13 @@ def test_every_scheduler_arrives_where_the_guided_formula_says(name):
 
 def test_a_request_becomes_rows():
     request = Request(conditional(("label", "text", "vector")).conditioner, {}, "a model")
-    assert request.rows == 1
+    assert request.n_rows == 1
     assert request.cond([0, 0], [1, 2], (16, 16), "cpu") == {}
     assert "label=NAME, or label=all for ant, bee, fly" in request.missing()
     conditioner = conditional(("label", "text", "vector")).conditioner
     given = {"label": "all", "text": "a red moth", "vector": [1, 2.5], "mask": None, "image": None}
     request = Request(conditioner, given, "a model")
-    assert (request.rows, request.missing()) == (3, None)
+    assert (request.n_rows, request.missing()) == (3, None)
     assert [request.row_name(k) for k in range(3)] == ["ant", "bee", "fly"]
     cond = request.cond([2, 0], [7, 8], (16, 16), "cpu")
     assert cond["label"].tolist() == [2, 0]
@@ -162,7 +162,7 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         (
             ("label",),
             {"label": "bea"},
-            r"label=bea is unknown to this model \(did you mean bee\?\). It knows ant, bee, fly",
+            r"label=bea is unknown to this model: did you mean bee\? It knows ant, bee, fly",
         ),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),

@@ -91,7 +91,7 @@ def test_raw_at_x_t_is_classifier_guidance(prediction):
     """eps' = eps + scale sigma grad_{x_t} E (Dhariwal & Nichol 2021, alg. 2), by finite differences in float64."""
     denoiser = unclipped(prediction=prediction).double()
     denoiser.unet.to(torch.float64)
-    guided = Guided(denoiser, {"e": ToHalf(scale=0.7, at="x_t", gradient="raw", clip=None)})
+    guided = Guided(denoiser, {"e": ToHalf(scale=0.7, at="x_t", gradient="raw", largest_change=None)})
     t, x = torch.tensor(600), torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)).double()
     alpha, sigma = (f(t.view(1)).double() for f in (denoiser.noise.alpha, denoiser.noise.sigma))
 
@@ -118,9 +118,9 @@ def test_at_x0_one_unit_of_scale_reaches_the_target():
     """At sigma = 1 a quadratic energy changes x0 by scale times the distance to its minimum, at any size of image."""
     denoiser = unclipped()
     predicted = predicted_by(denoiser, through=False, t=999)
-    change = ToHalf(scale=1.0, clip=None).push(predicted, None, 1.0).change
+    change = ToHalf(scale=1.0, largest_change=None).push(predicted, None, 1.0).change
     torch.testing.assert_close(predicted.x0 + change, torch.full_like(change, 0.5), rtol=1e-3, atol=4e-2)
-    half = ToHalf(scale=0.5, clip=None).push(predicted, None, 0.5).change
+    half = ToHalf(scale=0.5, largest_change=None).push(predicted, None, 0.5).change
     torch.testing.assert_close(half, change / 2)
 
 
@@ -128,10 +128,10 @@ def test_both_ways_push_alike_and_clip_bounds_them():
     denoiser = unclipped()
     rms = {}
     for at in ("x0", "x_t"):
-        push = ToHalf(at=at, clip=None).push(predicted_by(denoiser, at == "x_t"), None, 0.3)
+        push = ToHalf(at=at, largest_change=None).push(predicted_by(denoiser, at == "x_t"), None, 0.3)
         rms[at] = push.change.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(rms["x0"], rms["x_t"], rtol=1e-3, atol=0)
-    clipped = ToHalf(at="x_t", clip=0.01).push(predicted_by(denoiser, True), None, 0.3).change
+    clipped = ToHalf(at="x_t", largest_change=0.01).push(predicted_by(denoiser, True), None, 0.3).change
     torch.testing.assert_close(clipped.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 0.01))
     sigma = denoiser.noise.sigma(torch.tensor([400])).item()
     unit = ToHalf(gradient="unit").push(predicted_by(denoiser, False), None, 0.3).change
@@ -436,7 +436,7 @@ def test_raw_classifier_guidance_is_bayes_rule():
             return ((y - mean).square() / (2 * (1 + noise.sigma(t) ** 2))).sum(dim=(1, 2, 3))
 
     x_t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    guided = Guided(denoiser, {"y": Likelihood(at="noisy", gradient="raw", clip=None)})
+    guided = Guided(denoiser, {"y": Likelihood(at="noisy", gradient="raw", largest_change=None)})
     with torch.no_grad():
         x0 = guided(x_t, t).x0
     alpha, sigma = noise.alpha(t.view(1)), noise.sigma(t.view(1))

@@ -8,7 +8,7 @@ from chrysalis.conditions.conditioner import LabelEmbedding
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError
+from chrysalis.system.errors import UserError, did_you_mean
 from chrysalis.system.ranges import Channels
 
 
@@ -41,11 +41,10 @@ class Label(Kind[LabelEmbedding]):
     def parse(self, key: str, given: Any) -> int:
         with suppress(ValueError):
             return self.part.index(str(given))
-        near = difflib.get_close_matches(str(given), self.part.names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(difflib.get_close_matches(str(given), self.part.names, 1))
         more = f" and {len(self.part.names) - 40} more" if len(self.part.names) > 40 else ""
         known = ", ".join(self.part.names[:40])
-        raise UserError(f"{key}={given} is unknown to this model{hint}. It knows {known}{more}.")
+        raise UserError(f"{key}={given} is unknown to this model{hint} It knows {known}{more}.")
 
     def hint(self) -> str:
         return f"label=NAME, or label=all for {', '.join(self.part.names[:12])}"

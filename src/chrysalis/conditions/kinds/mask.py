@@ -14,7 +14,7 @@ from chrysalis.data.batch import Batch
 from chrysalis.data.synthetic.domains import DOMAINS, draw
 from chrysalis.data.transforms import mask_to_training_size
 
-UNSEEN = 2  # seed of procedurally drawn masks; the drawn datasets use 0
+UNSEEN_SEED = 2  # of procedurally drawn masks; the drawn datasets use 0
 
 
 class Mask(Kind[Channels]):
@@ -40,5 +40,5 @@ class Mask(Kind[Channels]):
 
 def drawn_mask(domain: str, seed: int, size: tuple[int, int]) -> torch.Tensor:
     """float32 [1, H, W], 1 inside and -1 outside, of a drawn image that no drawn dataset contains."""
-    mask = Image.fromarray(draw(domain, seed, UNSEEN, max(size)).mask)
+    mask = Image.fromarray(draw(domain, seed, UNSEEN_SEED, max(size)).mask)
     return pixels.to_signed(torch.from_numpy(mask_to_training_size(mask, size, "crop").copy()))

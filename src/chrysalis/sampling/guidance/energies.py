@@ -33,7 +33,7 @@ class Energy(Term):
             that a mean over pixels acts alike at every size; of "x_t" only the direction is taken, so that a scale
             means the same for both. "unit": by sigma^2 (rms) in that direction, however large the loss. "raw": by
             sigma^2 / alpha grad_{x_t}, or sigma^2 grad_{x_0}, which is Bayes' rule for an energy that is -log p.
-        clip: the largest rms by which x0 (in [-1, 1]) changes at one step; None for no bound.
+        largest_change: the largest rms by which x0 (in [-1, 1]) changes at one step; None for no bound.
         smoothing: number of noisy copies of x0 over which the loss is averaged, as -log mean exp(-loss) (LGD, Song et
             al. 2023); 0 for x0 itself.
     """
@@ -42,12 +42,12 @@ class Energy(Term):
         self,
         at: Literal["x0", "x_t", "noisy"] = "x0",
         gradient: Literal["per_pixel", "raw", "unit"] = "per_pixel",
-        clip: PositiveNumber | None = 1.0,
+        largest_change: PositiveNumber | None = 1.0,
         smoothing: UpTo1000 = 0,
         **settings,
     ):
         super().__init__(**settings)
-        self.at, self.gradient, self.largest_change, self.smoothing = at, gradient, clip, smoothing
+        self.at, self.gradient, self.largest_change, self.smoothing = at, gradient, largest_change, smoothing
         self.through_unet = at == "x_t"
         self.key = f"guidance.{type(self).__name__.lower()}"  # prefix of its settings' keys, for messages
 

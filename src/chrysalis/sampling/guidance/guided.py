@@ -9,7 +9,7 @@ from torch import nn
 
 from chrysalis.data.pixels import PixelCodec
 from chrysalis.denoiser import Denoiser
-from chrysalis.diffusion.noise import Noise
+from chrysalis.diffusion.noise import NoiseSchedule
 from chrysalis.diffusion.prediction import Prediction
 from chrysalis.system.errors import UserError
 
@@ -50,7 +50,7 @@ class Term:
     def __init__(self, scale: float = 1.0, interval: Interval = (None, None), schedule: OverTime = "constant"):
         self.scale, self.interval, self.schedule = float(scale), interval, schedule
 
-    def strength(self, t: torch.Tensor, noise: Noise) -> float:
+    def strength(self, t: torch.Tensor, noise: NoiseSchedule) -> float:
         """(Scale minus neutral scale) times the schedule's factor at timestep t, a scalar; 0 outside the interval."""
         alpha, sigma = float(noise.alpha(t.view(1))), float(noise.sigma(t.view(1)))
         low, high = self.interval

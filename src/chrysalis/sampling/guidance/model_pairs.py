@@ -86,7 +86,7 @@ def cfg(model: Model, negative: Mapping | None = None, **settings) -> Classifier
     if model.conditioner is None:
         raise UserError(f"guidance=cfg needs a conditional model, and {model.origin} is unconditional.")
     request = Request(model.conditioner, negative or {}, model.origin, "guidance.negative.")
-    if request.rows > 1:
+    if request.n_rows > 1:
         raise UserError("guidance.negative: give one value of each, not a list.")
     return ClassifierFree(denoiser_of(model), negative=request if request.values else None, **settings)
 

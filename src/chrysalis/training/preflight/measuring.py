@@ -63,28 +63,32 @@ def affordable(
     chose, which are kept. conditions: number of those that the EMA weights are measured under. beside: forward passes
     for other measurements, which count but are not changed here.
     """
-    plan, most = full, budget(training)
-    while seconds_per_pass * (sum(plan.forward_passes(steps, conditions)) + beside) > most:
-        validation, sampling = plan.forward_passes(steps, conditions)
+    reduced, most = full, budget(training)
+    while seconds_per_pass * (sum(reduced.forward_passes(steps, conditions)) + beside) > most:
+        validation, sampling = reduced.forward_passes(steps, conditions)
         longer, shorter = (VALIDATION, SAMPLING) if validation >= sampling else (SAMPLING, VALIDATION)
-        coarser = _halved(plan, longer, steps, pinned) or _halved(plan, shorter, steps, pinned)
+        coarser = _halved(reduced, longer, steps, pinned) or _halved(reduced, shorter, steps, pinned)
         if coarser is None:
             break
-        plan = coarser
-    return plan
+        reduced = coarser
+    return reduced
 
 
-def _halved(plan: Measuring, group: tuple[str, ...], steps: int, pinned: set[str]) -> Measuring | None:
+def _halved(measuring: Measuring, group: tuple[str, ...], steps: int, pinned: set[str]) -> Measuring | None:
     every, *sizes = group
-    if KEYS[every] not in pinned and getattr(plan, every) * 2 < steps:
-        return replace(plan, **{every: getattr(plan, every) * 2})
-    names = [name for name in sizes if KEYS[name] not in pinned and getattr(plan, name) > LEAST[name]]
+    if KEYS[every] not in pinned and getattr(measuring, every) * 2 < steps:
+        return replace(measuring, **{every: getattr(measuring, every) * 2})
+    names = [name for name in sizes if KEYS[name] not in pinned and getattr(measuring, name) > LEAST[name]]
     if not names:
         return None
-    name = max(names, key=lambda name: getattr(plan, name) / LEAST[name])
-    return replace(plan, **{name: max(LEAST[name], getattr(plan, name) // 2)})
+    name = max(names, key=lambda name: getattr(measuring, name) / LEAST[name])
+    return replace(measuring, **{name: max(LEAST[name], getattr(measuring, name) // 2)})
 
 
-def changes(full: Measuring, plan: Measuring) -> dict[str, int]:
-    """{key: value} of the settings in which `plan` differs from `full`."""
-    return {KEYS[f.name]: getattr(plan, f.name) for f in fields(plan) if getattr(plan, f.name) != getattr(full, f.name)}
+def changes(full: Measuring, reduced: Measuring) -> dict[str, int]:
+    """{key: value} of the settings in which `reduced` differs from `full`."""
+    return {
+        KEYS[f.name]: getattr(reduced, f.name)
+        for f in fields(reduced)
+        if getattr(reduced, f.name) != getattr(full, f.name)
+    }

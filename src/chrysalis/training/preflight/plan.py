@@ -109,8 +109,8 @@ class Plan(Callback):
         full, steps = self.measuring, self.expected_steps(seconds_per_pass)
         training = steps * self.passes_per_step * seconds_per_pass
         beside = self.evaluation_passes(steps)
-        plan = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, beside)
-        self.apply(changes(full, plan))
+        reduced = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, beside)
+        self.apply(changes(full, reduced))
 
     def apply(self, coarser: Mapping[str, int]) -> None:
         """Set keys of the validation and samples callbacks."""
