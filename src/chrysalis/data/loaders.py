@@ -105,8 +105,8 @@ class BatchDataset(Dataset):
         image, moments = columns.pop("image"), None
         if self.moments is not None:
             moments = torch.from_numpy(self.moments[rows, np.isin(np.arange(len(rows)), mirrored).astype(int)])
-        given = map(torch.from_numpy, (rows, keys, index.u))
-        return Batch(image, *given, index.window, columns, moments)
+        row, key, u = map(torch.from_numpy, (rows, keys, index.u))
+        return Batch(image, row, key, u, index.window, columns, moments)
 
 
 def _select(array: torch.Tensor, rows: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:

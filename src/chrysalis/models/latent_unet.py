@@ -133,7 +133,8 @@ class LatentUNet(PixelUNet):
         """Write an LDMPipeline, whose scheduler is DDIM."""
         ddim = DDIMScheduler.from_config(scheduler.config)
         assert isinstance(ddim, DDIMScheduler)  # a tuple only with return_unused_kwargs
-        LDMPipeline(vqvae=self.autoencoder, unet=unet, scheduler=ddim).save_pretrained(folder, safe_serialization=True)
+        pipeline: Any = LDMPipeline(vqvae=self.autoencoder, unet=unet, scheduler=ddim)
+        pipeline.save_pretrained(folder, safe_serialization=True)
 
     def other_parts(self) -> dict[str, Any]:
         return {self.name: self.autoencoder}

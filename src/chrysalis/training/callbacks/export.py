@@ -99,12 +99,11 @@ class Export(Callback):
         conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
         needs_own_code = bool(conditions) or (lora.injected(denoiser.unet) and not self.merge)
         about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
-        pipeline = denoiser.codec.pipeline
-        card = export.card(self.results, *about, pipeline)
-        parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge}
-        parts["family"] = denoiser.codec
+        unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
+        family: Any = denoiser.codec  # one of models/families.py, likewise
+        card = export.card(self.results, *about, family.pipeline)
+        parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge, "family": family}
         with stage("export"):
-            unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
             export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
 
     def finish(self, trainer: Trainer, module: TrainingModule) -> None:
