@@ -45,7 +45,7 @@ class Label(Kind[LabelEmbedding]):
         hint = f" (did you mean {near[0]}?)" if near else ""
         more = f" and {len(self.part.names) - 40} more" if len(self.part.names) > 40 else ""
         known = ", ".join(self.part.names[:40])
-        raise UserError(f"{key}={given} is unknown to this model{hint}. It knows {known}{more}.")
+        raise UserError(f"{key}={given} is unknown to this model{hint}: choose from {known}{more}.")
 
     def hint(self) -> str:
         return f"label=NAME, or label=all for {', '.join(self.part.names[:12])}"
