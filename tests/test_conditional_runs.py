@@ -259,7 +259,7 @@ def test_what_the_data_lack_is_said(run, tmp_path, capfd, mistake):
 ASKED = {
     "an unknown label": (
         ["label=monrch"],
-        "label=monrch is unknown to this model: did you mean monarch? It knows admiral",
+        "label=monrch is unknown to this model: did you mean monarch? Choose from admiral",
     ),
     "what it is not told": (["text=blue"], "text=blue, but runs/told is conditioned on label only"),
     "a list for a morph": (["label=[monarch,morpho]", "task=morph"], "task=morph takes one condition at a time"),

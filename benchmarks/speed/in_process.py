@@ -132,7 +132,7 @@ def waiting(bench: Bench) -> Row:
     row = Row("waiting", "time that training waits for data", "%", WAITING_TARGET, at_least=False)
     bare_steps, fetching = measured(bench)
     row.ours = [100 * statistics.mean(fetching) / statistics.mean(bare_steps.whole)]
-    row.notes = {"ms a batch": 1000 * statistics.median(fetching)}
+    row.notes = {"milliseconds per batch": 1000 * statistics.median(fetching)}
     return row
 
 

@@ -56,11 +56,11 @@ def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Ro
         began = time.perf_counter()
         sampler.sample(N, scheduler, steps)
         row.ours.append(N / (time.perf_counter() - began))
-    reference = limit(bench)
+    reference, distance = limit(bench), "rms pixel difference to 1000-step samples"
     row.notes = {
-        "ours": f"{scheduler} in {steps} steps, {sampler.precision}",
-        f"distance of the plain loop's {PLAIN_STEPS} steps": rms(plain_samples(bench, len(reference)), reference),
-        "of ours": rms(samples[: len(reference)], reference),
+        "Chrysalis": f"{scheduler} in {steps} steps, {sampler.precision}",
+        f"{distance}, plain loop's {PLAIN_STEPS} steps": rms(plain_samples(bench, len(reference)), reference),
+        f"{distance}, Chrysalis's {steps} steps": rms(samples[: len(reference)], reference),
     }
     return row
 

@@ -65,9 +65,9 @@ def train(bench: Bench) -> Row:
     three_columns(bench, row, "images_per_second", "images_per_second")
     precision = mixed_precision(bench)
     row.notes = {
-        "plain": "batch 4, accumulate 2, float32",
+        "plain loop": "batch 4, accumulate 2, float32",
         "script": f"batch 8, {'float32, which is faster here than bf16' if precision == 'no' else precision}, EMA",
-        "ours": f"batch 8, {turns(bench)[0][2]['precision']}, EMA",
+        "Chrysalis": f"batch 8, {turns(bench)[0][2]['precision']}, EMA",
     }
     return row
 
@@ -80,9 +80,9 @@ def train_compiled(bench: Bench) -> Row:
     cold, again = (ours_training(bench, bench.steps(STEPS), compiled=True) for _ in range(2))
     row.ours = [run["images_per_second"] for run in (cold, again)]
     row.notes = {
-        "beside ours uncompiled": statistics.median(row.ours) / uncompiled,
+        "speed compiled / uncompiled": statistics.median(row.ours) / uncompiled,
         "seconds to the first step, compiling": cold["seconds_to_first_step"],
-        "and from the cache": again["seconds_to_first_step"],
+        "seconds to the first step, from the cache": again["seconds_to_first_step"],
     }
     return row
 
@@ -91,7 +91,7 @@ def first_step(bench: Bench) -> Row:
     """Taken from the runs of the training row."""
     row = Row("first-step", "from process start to the end of the first step", "s", FIRST_STEP_TARGET, at_least=False)
     three_columns(bench, row, "first_step_at_s", "seconds_to_first_step")
-    row.notes = {"plain": "a micro-batch of 4", "script and ours": "an optimizer step of 8"}
+    row.notes = {"plain loop": "a micro-batch of 4", "script and Chrysalis": "an optimizer step of 8"}
     return row
 
 

@@ -48,7 +48,7 @@ def to_plain_loss(bench: Bench) -> Row:
     row = Row("validation-loss", what, "s", TARGET, at_least=False, plain=[theirs.seconds])
     step, seconds = reached(ours_run(bench), theirs.loss)
     row.ours = [seconds]
-    row.notes = {"loss": theirs.loss, "plain": f"lr {PLAIN_LR:g}", "our step": step}
+    row.notes = {"validation loss": theirs.loss, "plain loop": f"lr {PLAIN_LR:g}", "Chrysalis's step": step}
     return row
 
 
@@ -58,12 +58,16 @@ def to_script_loss(bench: Bench) -> Row:
     options = {"lr": SCRIPT_LR, "lr_warmup_steps": 0, "warmup": 1, "save": bench.scratch / "script"}
     figures = script_training(bench, steps, data=training_view(bench), model=eps_model(bench), **options)
     theirs = final_loss(bench, figures, bench.scratch / "script")
-    what = f"to the script's validation loss after {STEPS} steps at our learning rate"
+    what = f"to the script's validation loss after {STEPS} steps at Chrysalis's learning rate"
     row = Row("validation-loss-script", what, "s", None, at_least=False, script=[theirs.seconds])
     step, seconds = reached(ours_run(bench), theirs.loss, or_nothing=True)
     row.ours = [] if seconds is None else [seconds]
     lowest = min(value for _, value, _ in losses(ours_run(bench)))
-    row.notes = {"loss": theirs.loss, "our step": step or f"not in {steps}", "our lowest loss": lowest}
+    row.notes = {
+        "validation loss": theirs.loss,
+        "Chrysalis's step": step or f"not in {steps}",
+        "Chrysalis's lowest validation loss": lowest,
+    }
     return row
 
 

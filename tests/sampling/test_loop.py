@@ -261,7 +261,7 @@ def test_ddims_eta_1_is_as_noisy_as_ddpm():
         pixels.to_uint8(final(denoiser, "ddim", 6, seeds.generators(range(5, 7)), eta=1.0)).permute(0, 2, 3, 1).numpy()
     )
     assert (ours == stock_pixels(stock, 2, num_inference_steps=6, eta=1.0)).all()
-    with pytest.raises(UserError, match="only ddim"):
+    with pytest.raises(UserError, match="use scheduler=ddim"):
         schedulers.build(DDPMScheduler(), "heun", eta=0.5)
 
 

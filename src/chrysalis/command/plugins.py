@@ -43,7 +43,7 @@ def message(error: BaseException) -> str | None:
 
 def _load_package(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"plugins={as_typed_text(name)} is neither the name of a package nor a .py file.")
+        raise UserError(f"plugins={as_typed_text(name)} is neither a package nor a .py file: correct the name.")
     if name.partition(".")[0] in sys.stdlib_module_names:  # `_target_=os.system` stays out of reach
         raise UserError(f"plugins={name} is part of Python: name a package or a .py file of your own.")
     return load_module(name, "plugins")

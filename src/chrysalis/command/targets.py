@@ -25,7 +25,7 @@ def arguments(key: str, node: dict[str, Any], plugins: tuple[str, ...]) -> Itera
                 raise UserError(f"{key}.{name} cannot be given: leave it out.")
             continue
         if not is_open and name not in hints:
-            raise UserError(f"{key}.{name} is not a setting of {node['_target_']}: it has {', '.join(hints)}.")
+            raise UserError(f"{key}.{name} is not a setting of {node['_target_']}: choose from {', '.join(hints)}.")
         if not (isinstance(value, dict) and "_target_" in value):
             yield f"{key}.{name}", value, hints.get(name, Any)
 
@@ -34,7 +34,7 @@ def _found(key: str, path: object, plugins: tuple[str, ...]) -> Callable[..., An
     """The class or function of this name, if it is in a plugin, or defined in ROOTS and not merely imported there."""
     roots, own = (tuple(f"{root}." for root in names) for names in (ROOTS, plugins))
     given = f"{key}={as_typed_text(path)}"
-    refused = UserError(f"{given} cannot be used: only classes of {', '.join(ROOTS)} or of plugins=[...] can.")
+    refused = UserError(f"{given} cannot be used: name a class of {', '.join(ROOTS)} or of plugins=[...].")
     if not isinstance(path, str) or not path.startswith((*roots, *own)):
         raise refused
     try:

@@ -50,7 +50,7 @@ REPLACED = {  # types to check instead of the target's annotation: Lightning's a
 }
 # Arguments of Lightning's Trainer that this project replaces, with what to use instead
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"
-WINDOWS = "it would cut accumulation windows short. trainer.max_steps sets how long to train"
+WINDOWS = "trainer.max_steps sets how long to train"  # these would cut accumulation windows short
 NOT_USED = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
 NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run"), WINDOWS)
 NOT_USED |= {
@@ -59,15 +59,15 @@ NOT_USED |= {
     "enable_checkpointing": "callbacks.checkpoint.every_n_train_steps sets how often a checkpoint is saved",
     "enable_progress_bar": "callbacks.progress.lines sets how progress is shown",
     "enable_model_summary": "preflight sets what is printed before training",
-    "use_distributed_sampler": "the images are distributed among trainer.devices in any case",
-    "reload_dataloaders_every_n_epochs": "every epoch has an order of its own in any case",
+    "use_distributed_sampler": "the images are always distributed among trainer.devices",
+    "reload_dataloaders_every_n_epochs": "every epoch always has its own order",
     "plugins": "trainer.precision and trainer.strategy replace Lightning's; plugins=[...] imports your own code",
     "callbacks": "each callback has its own key, callbacks.NAME",
     "default_root_dir": "the run's folder is runs/NAME, set by name",
 }
-NOT_USED |= dict.fromkeys(("logger", "barebones"), "choose logger=tensorboard or logger=none")
-NOT_USED |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "training tests and predicts nothing")
-NEEDS_KEYS = "it must have keys, and a _target_ where `--cfg job` shows one."
+NOT_USED |= dict.fromkeys(("logger", "barebones"), "logger=tensorboard or logger=none sets what is logged")
+NOT_USED |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "training runs no test or prediction loop")
+NEEDS_KEYS = "give it keys, and a _target_ where `--cfg job` shows one."
 GROUPS = ("callbacks", "condition", "guidance")  # of nodes
 CALLED_LATER = ("features", "objective", "optimizer", "lr_schedule", "trainer", "export", "scheduler")  # _partial_
 BUILT_AT_ONCE = ("data", "model", "adapter", "weighting", "logger", "profiling", "animation")
@@ -92,7 +92,7 @@ def require(cfg: DictConfig) -> None:
         if key in ("max_steps", "max_epochs") and number == 0:
             raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
         if key in NOT_USED:
-            raise UserError(f"trainer.{key} is not used here: {NOT_USED[key]}.")
+            raise UserError(f"trainer.{key} is not used here: leave it out; {NOT_USED[key]}.")
     if schedule in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
         raise UserError(f"lr_schedule={schedule} needs an end: give trainer.max_steps or trainer.max_epochs.")
 
@@ -119,7 +119,7 @@ def _require_nodes(plain: dict[str, Any]) -> None:
     nodes |= {f"callbacks.{name}": node for name, node in plain.get("callbacks", {}).items()}
     for name, node in nodes.items():
         if node is None and name.startswith("callbacks."):
-            raise UserError(f"{name}=null cannot be used: each is needed; a large every_n_train_steps measures rarely.")
+            raise UserError(f"{name}=null cannot be used: leave it out; a large every_n_train_steps measures rarely.")
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{_assignment(name, node)} cannot be used: {NEEDS_KEYS}")
         later = node.get("_partial_", False)

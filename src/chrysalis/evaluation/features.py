@@ -152,7 +152,7 @@ class Inception:
             copy.seek(0)
             self.module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
         except Exception as error:  # readers of damaged files raise dozens of exception types
-            why = first_line(error)
+            why = f"{first_line(error)}. Give the .pth file of its releases"
             raise UserError(f"{setting} could not be loaded as torch-fidelity's Inception weights: {why}.") from error
 
     def embed(self, images: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
         raise UserError(f"{folder} is not a LoRA folder: it needs adapter_config.json and {WEIGHTS}.")
     weights = load_file(folder / WEIGHTS)
     if not all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in weights):
-        raise UserError(f"{folder} holds more than LoRA's A and B matrices: only these can be loaded.")
+        raise UserError(f"{folder} holds more than LoRA's A and B matrices: save these alone.")
     try:
         peft.inject_adapter_in_model(peft.LoraConfig.from_pretrained(str(folder)), unet)
         peft.set_peft_model_state_dict(unet, weights)

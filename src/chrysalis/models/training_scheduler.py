@@ -63,8 +63,8 @@ def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:
     prediction, abar = scheduler.config["prediction_type"], scheduler.alphas_cumprod
     if prediction not in PREDICTION_TYPES.values():
         raise UserError(
-            f"{argument} has prediction_type={prediction} in {FILE}: only models that predict "
-            f"{', '.join(PREDICTION_TYPES.values())} can be used."
+            f"{argument} has prediction_type={prediction} in {FILE}: choose a model that predicts "
+            f"{' or '.join(PREDICTION_TYPES.values())}."
         )
     if not abar.isfinite().all():
         raise ValueError(f"the noise levels in its {FILE} are not finite")

@@ -58,7 +58,7 @@ def launch(
         fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"trainer.devices={devices} cannot be used here: {first_line(error)}.") from error
+        raise UserError(f"trainer.devices={devices} cannot be used: {first_line(error)}. Use auto or 1.") from error
     torch.set_num_threads(threads)  # Lightning divides them, but another number of threads rounds differently
     return ProcessGroup(fabric.global_rank, fabric.world_size, _gather), fabric.device
 

@@ -80,7 +80,7 @@ class Blend(Generate):
             raise UserError(f"task.ratios={list(ratios)} must be one or more numbers, distinct at three decimals.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
-            raise UserError(f"task=blend mixes unconditional models, and {model.origin} is conditional.")
+            raise UserError(f"task=blend mixes unconditional models, unlike {model.origin}: choose another model.")
         other = second_model.load(model, base, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false
@@ -89,7 +89,7 @@ class Blend(Generate):
         self.base, self.own = other.unet.state_dict(), copy.deepcopy(model.unet.state_dict())
         shapes = [{k: v.shape for k, v in state.items()} for state in (self.base, self.own)]
         if shapes[0] != shapes[1] or other.prediction != model.prediction:
-            raise UserError(f"task.base={other.origin} and {model.origin} cannot blend: match UNet and prediction.")
+            raise UserError(f"task.base={other.origin} cannot blend with {model.origin}: give its own base model.")
 
     def specs(self, seed: int, n: int) -> list[SampleSpec]:
         return [

@@ -91,7 +91,7 @@ def build(training_scheduler, name: str, eta: Fraction = 0.0, **settings):
         raise UserError(f"scheduler={name} changes the model's noise levels and cannot serve it: {CHOOSE}")
     if eta:
         if "eta" not in inspect.signature(scheduler.step).parameters:
-            raise UserError(f"scheduler.eta is not a setting of {kind}: only ddim has it.")
+            raise UserError(f"scheduler.eta is not a setting of {kind}: use scheduler=ddim, or leave it out.")
         scheduler.eta = eta  # read by `step_arguments`: diffusers keeps it in no config
     return scheduler
 
@@ -114,7 +114,7 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
     try:
         accepted, step = inspect.signature(cls).parameters, inspect.signature(cls.step).parameters
     except ImportError as error:  # diffusers' placeholder for a class whose library is not installed
-        raise UserError(f"scheduler={kind} cannot be used: {first_line(error)}.") from error
+        raise UserError(f"scheduler={kind} cannot be used: {first_line(error)}. Install it, or {CHOOSE}") from error
     except AttributeError:
         accepted, step = {}, {}
     required = [p.name for p in step.values() if p.default is p.empty]

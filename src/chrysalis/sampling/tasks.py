@@ -93,7 +93,7 @@ class Generate:
             return self.specs(seed, n)
         if self.one_condition:
             name = type(self).__name__.lower()
-            raise UserError(f"task={name} takes one condition at a time, not a list of {request.n_rows}.")
+            raise UserError(f"task={name} takes one condition at a time, not a list of {request.n_rows}: give one.")
         names = [request.file_name(row) for row in range(request.n_rows)]
         if len({name.casefold() for name in names}) < len(names) or not all(0 < len(name) <= 30 for name in names):
             names = [f"row{row:03d}" for row in range(request.n_rows)]

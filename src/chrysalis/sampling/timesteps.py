@@ -59,7 +59,7 @@ class TimestepSchedule:
                 "choose another scheduler."
             )
         if timesteps.min() < 0 or timesteps.max() > trained - 1:
-            raise UserError(f"scheduler.* leads outside the model's {trained} timesteps at steps={steps}: change it.")
+            raise UserError(f"steps={steps}: {name} leaves the model's {trained} timesteps: change scheduler.*.")
         if steps == 1 and timesteps.max() < trained / 2:
             raise UserError(f"steps=1: {name} would start at t={float(timesteps.max()):g}, not at noise: use more.")
 

@@ -15,7 +15,9 @@ def require_path(key: str, value: object) -> Path:
         path.exists()  # the operating system decides whether it can be a name at all
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~someone who has no home here
         shown = ascii(str(value))[1:-1]
-        raise UserError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} cannot be a path: {error}"[:400]) from error
+        shown = f"{key}={shown[:100]}{'...' * (len(shown) > 100)}"
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{shown} cannot be a path ({why}): correct it.") from error
     return path
 
 

@@ -102,7 +102,7 @@ def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | 
     from huggingface_hub.errors import EntryNotFoundError
 
     if unreachable():
-        return "there is no network"
+        return "there is no network, or HF_HUB_OFFLINE is set: connect or unset it"
     chain = causes(error)
     answer = next((e for e in chain if getattr(e, "response", None) is not None), None)
     if answer is not None and (answer is error or not isinstance(answer, EntryNotFoundError)):
@@ -113,7 +113,7 @@ def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | 
     broken = (isinstance(e, ConnectionError | TimeoutError) or type(e).__module__.startswith("httpx") for e in chain)
     if any(broken) or any(CUT_SHORT.search(str(e)) for e in chain):
         return "the connection broke off: run the same command again, which downloads only the missing files"
-    return first_line(error)
+    return f"{first_line(error)}. Run the command again, or choose another {kind}"
 
 
 def _refused(error: Any, kind: str, page: str, revision: str | None) -> str:
@@ -159,7 +159,7 @@ def transformers_source(setting: str, name: str, kind: str, like: str, extra: st
     folder, (hub_id, revision) = Path(str(name)).expanduser(), split_revision(str(name))
     local = folder.is_dir()
     if not local and (hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1):
-        raise UserError(f"{setting} is neither a folder nor a hub id like {like}.")
+        raise UserError(f"{setting} is neither a folder nor a hub id like {like}: correct it.")
     offline, place = local or unreachable(), str(folder) if local else hub_id
     shown = utils.logging.is_progress_bar_enabled()
     # else transformers asks a service to convert a repository of pickled weights, in public
@@ -171,9 +171,9 @@ def transformers_source(setting: str, name: str, kind: str, like: str, extra: st
     except UserError:
         raise
     except Exception as error:  # the hub's client and the readers of damaged files raise dozens of types
-        cause = first_line(error)
+        cause = f"{first_line(error)}. Fetch or save it again, or choose another"
         if isinstance(error, pickle.UnpicklingError | EOFError):
-            cause = "pytorch_model.bin is damaged, or holds more than tensors, and no code in it is run"
+            cause = "pytorch_model.bin is damaged, or holds more than tensors, and no code in it is run: choose another"
         elif not local and (not offline or isinstance(error, OSError)):
             cause = why(error, hub_id, revision=revision) + (". Give a folder instead" if offline else "")
         raise UserError(f"{setting} could not be loaded as {kind}: {cause}.") from error

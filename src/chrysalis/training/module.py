@@ -91,7 +91,7 @@ class TrainingModule(LightningModule):
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(key)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """The micro-batch's part of the mean loss over its window, the micro-batches of one optimizer step.
+        """Return the micro-batch's part of the mean loss over its window, the micro-batches of one optimizer step.
 
         In a short last window every image still weighs 1 / (number of its images).
         """

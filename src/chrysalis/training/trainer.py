@@ -55,4 +55,4 @@ def make_trainer(
             **lightning,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError(f"trainer.* cannot be used: {first_line(error)}.") from error
+        raise UserError(f"trainer.* cannot be used: {first_line(error)}. Correct that key, or leave it out.") from error

@@ -89,6 +89,20 @@ def test_a_hub_column_that_cannot_be_used_is_refused(tmp_path, settings, sentenc
         hub_data(str(conditional_hub(tmp_path) / "full"), **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"split": "test"}, r"^data\.split=test is not a split of .*: choose from train\.$"),
+        ({"name": "small"}, r"^data\.name=small is unknown to .*: leave it out\.$"),
+    ],
+)
+def test_a_saved_dataset_has_its_own_splits_and_no_configurations(tmp_path, settings, sentence):
+    saved = datasets.DatasetDict(train=datasets.Dataset.from_dict({"image": ["a.png"]}))
+    saved.save_to_disk(tmp_path / "set")
+    with pytest.raises(UserError, match=sentence):
+        hub_data(str(tmp_path / "set"), **settings)
+
+
 def test_a_list_of_captions_holds_alternatives_of_which_an_epoch_has_one(tmp_path):
     rows = {"image": [Image.new("RGB", (20, 20), (i, 0, 0)) for i in range(3)]}
     rows["text"] = [["a moth", "an insect", "a moth", None], ["one"], []]

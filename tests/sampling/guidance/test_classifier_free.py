@@ -162,14 +162,14 @@ def test_masks_come_from_files_folders_and_drawings(tmp_path):
         (
             ("label",),
             {"label": "bea"},
-            r"label=bea is unknown to this model: did you mean bee\? It knows ant, bee, fly",
+            r"label=bea is unknown to this model: did you mean bee\? Choose from ant, bee, fly",
         ),
         (("label",), {"label": ["ant", "wasp"]}, "label=wasp is unknown"),
         (("label",), {"label": []}, r"label=\[\] is empty"),
         (
             ("text",),
             {"text": "green dragon"},
-            "text=green dragon: this model knows none of these words. It knows red, b",
+            "text=green dragon has no word that this model knows: choose from red, b",
         ),
         (("vector",), {"vector": [1]}, r"vector=\[1\] must be 2 numbers: \[span,mass\]"),
         (("vector",), {"vector": [1, "x"]}, "must be 2 numbers"),
@@ -195,7 +195,7 @@ def test_an_unknown_word_is_left_out_with_a_warning(capfd):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"negative": {"label": ["ant", "bee"]}}, "guidance.negative: give one value"),
+        ({"negative": {"label": ["ant", "bee"]}}, "guidance.negative has a list of values: give one"),
         ({"negative": {"label": "wasp"}}, "guidance.negative.label=wasp is unknown"),
     ],
 )

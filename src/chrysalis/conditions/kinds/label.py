@@ -44,7 +44,7 @@ class Label(Kind[LabelEmbedding]):
         hint = did_you_mean(difflib.get_close_matches(str(given), self.part.names, 1))
         more = f" and {len(self.part.names) - 40} more" if len(self.part.names) > 40 else ""
         known = ", ".join(self.part.names[:40])
-        raise UserError(f"{key}={given} is unknown to this model{hint} It knows {known}{more}.")
+        raise UserError(f"{key}={given} is unknown to this model{hint} Choose from {known}{more}.")
 
     def hint(self) -> str:
         return f"label=NAME, or label=all for {', '.join(self.part.names[:12])}"

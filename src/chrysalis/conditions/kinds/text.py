@@ -67,7 +67,7 @@ class Text(Kind[TextAttention]):
         unknown = [word for word in words if word not in encoder.words]
         if unknown and unknown == words:
             raise UserError(
-                f"{key}={caption}: this model knows none of these words. It knows "
+                f"{key}={caption} has no word that this model knows: choose from "
                 f"{', '.join(list(encoder.words)[:40])} ..."
             )
         if unknown:
@@ -102,7 +102,7 @@ def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
     channels = unet.config.block_out_channels
     lowest = len(channels) - 1
     if any(level not in range(len(channels)) for level in levels):
-        raise UserError(f"condition.text.levels={list(levels)} must lie in 0..{lowest}.")
+        raise UserError(f"condition.text.levels={list(levels)} must be levels from 0 to {lowest}.")
     places = {}
     blocks = [(f"down_blocks.{i}", i, block) for i, block in enumerate(unet.down_blocks)]
     blocks += [("mid_block", lowest, unet.mid_block)]
@@ -114,6 +114,6 @@ def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
             places |= {f"{name}.{kind}.{k}": channels[level] for k in range(len(layers))}
     if not places:
         raise UserError(
-            "condition=text: this UNet has no attention. Name the levels to add it to: condition.text.levels=[2,3]."
+            "condition=text needs attention, and this UNet has none: add it with condition.text.levels=[2,3]."
         )
     return places

@@ -57,7 +57,7 @@ class FolderSource(Source):
     ):
         self.path = require_path("data.path", path)
         if not self.path.is_dir():
-            raise UserError(f"data.path={path} is not a folder. {nearest_folder(self.path)}".strip())
+            raise UserError(f"data.path={path} is not a folder: correct the path. {nearest_folder(self.path)}")
         self.name, self.keys = str(self.path), {k: tuple(map(composed, unique(v))) for k, v in keys.items() if v}
         self.value_names = {k: self.keys.get(k, c.keys) for k, c in COLUMNS.items() if isinstance(c, Numbers)}
         self.rows, self.note = rows_below(self.path, self.keys, mirrors)

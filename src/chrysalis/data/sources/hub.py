@@ -86,7 +86,7 @@ class HubSource(Source):
 
         if key not in self.rows.column_names:
             known = ", ".join(self.rows.column_names)
-            raise UserError(f"{column.setting}={key} is not a column of {path}: it has {known}.")
+            raise UserError(f"{column.setting}={key} is not a column of {path}: choose from {known}.")
         if isinstance(column, Images):
             try:
                 self.rows = self.rows.cast_column(key, ImageFeature(decode=False))
@@ -149,9 +149,8 @@ def load(
         return _load_folder(folder, path, split, configuration), ExternalFiles(folder)
     hub_id, revision_in_path = hub.split_revision(path)
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
-        raise UserError(
-            f"data.path={path} is neither a folder nor a hub id like huggan/smithsonian_butterflies_subset."
-        )
+        example = "huggan/smithsonian_butterflies_subset"
+        raise UserError(f"data.path={path} is neither a folder nor a hub id like {example}: correct it.")
     revision = revision or revision_in_path
     try:
         with hub.quiet():
@@ -168,24 +167,21 @@ def load(
 def _load_folder(folder: Path, path: str, split: str, configuration: str | None) -> Dataset:
     import datasets
 
+    keys = f"data.path={path}, data.split={split}" + (f", data.name={configuration}" if configuration else "")
     try:
         with hub.quiet():
             if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 return datasets.load_dataset(str(folder), configuration, split=split)
             rows = datasets.load_from_disk(str(folder))
-        if configuration is not None:
-            raise ValueError("a folder written by save_to_disk has no configurations; leave data.name out")
-        if isinstance(rows, datasets.DatasetDict):
-            if split not in rows:
-                raise ValueError(f"it has the splits {', '.join(map(str, rows))}")
-            return rows[split]
-        if rows.split is not None and str(rows.split) != split:
-            raise ValueError(f"it holds the split {rows.split} only")
-        return rows
     except Exception as error:  # the readers raise dozens of kinds
-        why = _choices(error) or first_line(error)
-        keys = f"data.path={path}, data.split={split}" + (f", data.name={configuration}" if configuration else "")
+        why = _choices(error) or f"{first_line(error)}. Save it again, or choose another folder"
         raise UserError(f"{keys} could not be loaded as a dataset: {why}.") from error
+    if configuration is not None:
+        raise UserError(f"data.name={configuration} is unknown to {path}, which save_to_disk wrote: leave it out.")
+    splits = list(rows) if isinstance(rows, datasets.DatasetDict) else [str(rows.split or split)]
+    if split not in splits:
+        raise UserError(f"data.split={split} is not a split of {path}: choose from {', '.join(map(str, splits))}.")
+    return rows[split] if isinstance(rows, datasets.DatasetDict) else rows
 
 
 def _load_hub(hub_id: str, split: str, configuration: str | None, revision: str | None) -> Dataset:

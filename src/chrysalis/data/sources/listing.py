@@ -76,7 +76,7 @@ def _some(files: Sequence[Path]) -> str:
 def _mirror(column: str, given: str, path: Path) -> Path:
     folder = require_path(f"data.{column}s", given)
     if not folder.is_dir():
-        raise UserError(f"data.{column}s={given} is not a folder. {nearest_folder(folder)}")
+        raise UserError(f"data.{column}s={given} is not a folder: correct the path. {nearest_folder(folder)}")
     if folder.samefile(path):
         raise UserError(f"data.{column}s={given} is data.path itself: give the folder that mirrors it.")
     return folder

@@ -65,7 +65,7 @@ def read_rows(listing: Path, root: Path, keys: Mapping[str, Sequence[str]]) -> l
         )
     for setting, key in settings(keys):
         if key not in found:
-            raise UserError(f"{setting}={key} has no value in {listing}: its lines have {', '.join(found)}.")
+            raise UserError(f"{setting}={key} has no value in {listing}: choose from {', '.join(found)}.")
     return rows
 
 

@@ -108,5 +108,5 @@ def _embed_text(clip, tokenizer, text: str) -> torch.Tensor:
     if len(ids) > longest:
         raise UserError(f"guidance.clip.text is longer than the {longest} tokens that the model reads: shorten it.")
     if set(ids) <= set(tokenizer.all_special_ids):
-        raise UserError(f"guidance.clip.text={text}: the tokenizer knows no word of it, or lacks files: use another.")
+        raise UserError(f"guidance.clip.text={text}: the tokenizer knows no word of it. Use another text or model.")
     return F.normalize(clip.text_projection(clip.text_model(input_ids=torch.tensor([ids])).pooler_output), dim=1)

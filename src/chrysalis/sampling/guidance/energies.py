@@ -92,7 +92,8 @@ class Energy(Term):
             try:
                 gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0]
             except Exception as error:  # the user's own backward can raise anything
-                raise UserError(f"{source}: the loss has no gradient: {first_line(error)}.") from error
+                why = f"{first_line(error)}. Change no tensor in place"
+                raise UserError(f"{source}: the loss has no gradient: {why}.") from error
         if gradient is None:
             raise UserError(f"{source}: the loss does not depend on the image: compute it from x0, with torch.")
         return gradient
@@ -125,7 +126,7 @@ class Colour(Energy):
             self.target = pixels.to_signed(torch.tensor(ImageColor.getrgb(f"#{target}" if is_hex else target)[:3]))
         except ValueError:
             if not any(c in target for c in "./\\"):
-                message = f"{self.key}.target={target} is neither a color (rrggbb or a CSS name) nor an image."
+                message = f"{self.key}.target={target} is neither a color (rrggbb, CSS name) nor an image: correct it."
                 raise UserError(message) from None
             self.target = ImageFile(target, f"{self.key}.target")
 

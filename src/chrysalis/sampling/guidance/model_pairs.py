@@ -84,10 +84,10 @@ def denoiser_of(model: Model) -> Denoiser:
 def cfg(model: Model, negative: Mapping | None = None, **settings) -> ClassifierFree:
     """Classifier-free guidance of a conditional model. negative: what to avoid, {"label": ..., ...}."""
     if model.conditioner is None:
-        raise UserError(f"guidance=cfg needs a conditional model, and {model.origin} is unconditional.")
+        raise UserError(f"guidance=cfg needs a conditional model, and {model.origin} is unconditional: leave it out.")
     request = Request(model.conditioner, negative or {}, model.origin, "guidance.negative.")
     if request.n_rows > 1:
-        raise UserError("guidance.negative: give one value of each, not a list.")
+        raise UserError("guidance.negative has a list of values: give one of each condition.")
     return ClassifierFree(denoiser_of(model), negative=request if request.values else None, **settings)
 
 

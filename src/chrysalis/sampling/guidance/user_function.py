@@ -32,7 +32,7 @@ class Function:
         self.file = inspect.getsourcefile(module) or place
         call = getattr(module, name, None)
         if not callable(call):
-            raise UserError(f"{key}={reference}: there is no function {name} in {place}.")
+            raise UserError(f"{key}={reference}: there is no function {name} in {place}. Correct the name.")
         self.call: Callable = call
         self.where = f"{self.file}:{_line(call)}"
         if may_be_factory and (inspect.isclass(call) or not inspect.signature(call).parameters):

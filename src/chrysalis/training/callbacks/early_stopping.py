@@ -34,8 +34,8 @@ class EarlyStopping(Callback):
         if steps is not None and (steps - 1) // every_n_train_steps < self.patience:
             say(
                 f"callbacks=early_stopping cannot stop this run: it waits for {self.patience} measurements, and there "
-                f"are {-(-steps // every_n_train_steps)} "
-                f"(callbacks.validation.every_n_train_steps={every_n_train_steps})."
+                f"are {-(-steps // every_n_train_steps)}. Lower callbacks.validation.every_n_train_steps="
+                f"{every_n_train_steps} or callbacks.early_stopping.patience."
             )
 
     def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:

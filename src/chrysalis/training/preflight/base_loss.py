@@ -21,7 +21,7 @@ BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timest
 # The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
 # for images unlike its training images a good model can do worse than mid-grey.
 CLEARLY_WORSE, CLEARLY_WORSE_EPS = 1.5, 1.1
-CHECK = "Check that data.image_size, the value range and the noise schedule match those it was trained with."
+CHECK = "Check that data.image_size, the pixel values (see data) and its scheduler_config.json match its training."
 
 
 class Zeros(Denoiser):
@@ -52,7 +52,8 @@ class BaseLoss:
         if not fraction <= BARELY_BETTER:  # NaN is doubtful too
             return f"The base model is hardly better than predicting zeros. {CHECK}"
         if by_timestep.max() > (CLEARLY_WORSE_EPS if prediction == "epsilon" else CLEARLY_WORSE):
-            return f"At timestep {self.timesteps[by_timestep.argmax()]} the base model is worse than zeros. {CHECK}"
+            worst = self.timesteps[by_timestep.argmax()]
+            return f"At timestep {worst} the base model is worse than predicting zeros. {CHECK}"
         return None
 
 

@@ -63,18 +63,20 @@ def data_row(plan: Plan) -> str:
     names = ("red", "green", "blue", "alpha") if len(decoded) > 3 else ("grey",)
     low, high, *means = (f"{v:.0f}" for v in decoded)
     seen_low, seen_high, *seen = (f"{v:z.2f}" for v in pixels.to_signed(torch.from_numpy(decoded)))
+    average, seen_average = (", ".join(map(" ".join, zip(names, values, strict=False))) for values in (means, seen))
     rejected = f"\n{len(images.rejected)} more cannot be read and are skipped" if images.rejected else ""
     return (
         f"{plan.data.description().removeprefix('data: ')}{rejected}\n"
-        f"values from {low} to {high}, on average {', '.join(map(' '.join, zip(names, means, strict=False)))}\n"
-        f"the model sees {seen_low} to {seen_high}: {', '.join(seen)}"
+        f"values from {low} to {high}, on average {average}\n"
+        f"the model sees values from {seen_low} to {seen_high}, on average {seen_average}"
     )
 
 
 def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     """The base model's validation loss by timestep, from little noise to much, beside that of predicting zeros."""
     if base is None:
-        return "measured when the run began" if plan.resumed else "not measured: it does not fit in memory"
+        too_large = "not measured, since it does not fit in memory: use a smaller data.batch_size"
+        return "measured when the run began" if plan.resumed else too_large
     columns = [Column(justify="right", no_wrap=True) for _ in (*base.timesteps, "mean")]
     grid = Table.grid(Column(), *columns, padding=(0, 1), pad_edge=False)
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
@@ -83,7 +85,7 @@ def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     run = plan.measuring
     images = f"on {_count(base.images)}, {len(base.timesteps)} timesteps"
     if (run.images, run.timesteps) != (base.images, len(base.timesteps)):
-        images += f"; the validation loss is on {_count(run.images)}, {run.timesteps} timesteps, with its own mean"
+        images += f"; val/loss is the mean over {_count(run.images)}, {run.timesteps} timesteps"
     doubt = base.doubt(plan.module.denoiser.objective.name) if plan.model.origin else None
     return Group(grid, Text(images, style="dim"), *([Text(doubt, style="yellow")] if doubt else []))
 
