@@ -71,6 +71,12 @@ class LabelEmbedding(Part):
         """int64 [B], -1 for none -> [B, width]."""
         return self.out(self.table(torch.where(labels < 0, len(self.names), labels)))
 
+    def add(self, names: Sequence[str]) -> None:
+        """Add labels, whose embeddings start as that of the null."""
+        self.names += [unicodedata.normalize("NFC", name) for name in names]
+        rows, null = self.table.weight.detach().split([len(self.table.weight) - 1, 1])
+        self.table = nn.Embedding.from_pretrained(torch.cat([rows, null.repeat(len(names) + 1, 1)]), freeze=False)
+
     def index(self, name: str) -> int:
         """The index of a label, whichever Unicode form it is in: é is one character or two."""
         if (name := unicodedata.normalize("NFC", name)) not in self.names:
@@ -279,6 +285,13 @@ class Conditioner(ModelMixin, ConfigMixin):
         self.text: Any = self.parts.get(self.text_name)  # a TextAttention or None
         # during a forward pass: embedding [B, width], channels [B, count, H, W], states and bias of the text
         self.context: tuple | None = None
+
+    def add_labels(self, name: str, labels: Sequence[str]) -> None:
+        """Add labels to the label condition `name`."""
+        part: Any = self.parts[name]  # a LabelEmbedding
+        part.add(labels)
+        settings = {**self.config["parts"][name], "names": list(part.names)}
+        self.register_to_config(parts={**self.config["parts"], name: settings})
 
     def attach(self, unet: Any) -> None:
         """Add the condition to the layers of a UNet; in place, once."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 
-from chrysalis.conditions.conditioner import Part
+from chrysalis.conditions.conditioner import Conditioner, Part
 from chrysalis.data.batch import Batch
 from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError
@@ -58,8 +58,8 @@ class Kind(Generic[P]):
         """The settings of a new part for this data and UNet."""
         return {}
 
-    def prepare(self, data: Any) -> None:
-        """Adapt the data module and the part to each other before training."""
+    def prepare(self, data: Any, conditioner: Conditioner) -> None:
+        """Adapt the data module and the part, which is one of the conditioner's, to each other before training."""
 
     def of_batch(self, batch: Batch) -> Any:
         """The values of a batch, with the null for images that have none."""

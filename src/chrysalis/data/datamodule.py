@@ -94,8 +94,8 @@ class ImageDataModule(LightningDataModule):
         if new := sorted(set(own) - {*names, *map(composed, names)}):
             known = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
             raise UserError(
-                f"{self.source.name} has labels that the model does not know ({', '.join(new[:5])}): train from its "
-                f"base model, or rename the labels. The model knows {known}."
+                f"{self.source.name} has labels that the model does not know ({', '.join(new[:5])}): rename them, or "
+                f"add them to the model with condition=label condition.label.add=true. The model knows {known}."
             )
         value_names = {**self.image_set.value_names, column: tuple(names)}
         self.image_set, self._dataset = open_folder(self.image_set.folder, value_names), None

@@ -25,6 +25,7 @@ def encoded(image_set: ImageSet, codec: Any, flip: bool, device: torch.device) -
     """
     if not hasattr(codec, "moments"):
         return None
+    codec.prepare(image_set.images, device)
     key = content_hash(f"1 {codec.fingerprint()} {flip}".encode())
     file = image_set.folder.with_name(f"{image_set.folder.name}-encoded-{key:016x}.npy")
     with FileLock(f"{file}.lock"):

@@ -33,6 +33,11 @@ class PixelCodec:
     channels = 3
     factor = 1
 
+    @property
+    def x0_channels(self) -> int:
+        """Number of channels of x_0."""
+        return self.channels
+
     def weights(self) -> list[torch.Tensor]:
         """The weights of an autoencoder, if there is one."""
         return []

@@ -75,6 +75,4 @@ def _appearance(found: Layout) -> str:
         others = ", ".join(map(str, others)) if isinstance(others, list) else others
         unknown = f"a {others} of transformers" if others else "a model that does not state its class"
         return f"holds {f'a {name}' if name else unknown}"
-    if found.has_class_embedding:
-        return "needs class labels of another tool"
     return f"has {config.get('in_channels')} channels in and {config.get('out_channels')} out"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
@@ -52,7 +53,7 @@ class LatentUNet(PixelUNet):
     @classmethod
     def reads(cls, layout: Layout) -> bool:
         known = layout.autoencoder is not None and layout.others <= {layout.autoencoder}
-        return known and not layout.has_class_embedding and layout.unet.get("_class_name") == "UNet2DModel"
+        return known and layout.unet.get("_class_name") == "UNet2DModel"
 
     @classmethod
     def other_weights(cls, layout: Layout) -> list[Path]:
@@ -83,6 +84,13 @@ class LatentUNet(PixelUNet):
         loaded, report = kind.from_pretrained(at, output_loading_info=True, low_cpu_mem_usage=False, **how)
         checks.require_complete(report, [loaded])
         return cls(loaded)
+
+    @property
+    def x0_channels(self) -> int:
+        return self.autoencoder.config.latent_channels
+
+    def prepare(self, images: np.ndarray, device: torch.device) -> None:
+        """Make the autoencoder ready to encode uint8 images [N, C, H, W]: a loaded one is."""
 
     def fingerprint(self) -> str:
         """A hash of the encoder, which changes whenever what `moments` returns would."""

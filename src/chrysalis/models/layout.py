@@ -64,11 +64,6 @@ class Layout:
         return next((name for name in AUTOENCODERS if (self.folder / name / "config.json").is_file()), None)
 
     @property
-    def has_class_embedding(self) -> bool:
-        """Whether the UNet itself takes class labels."""
-        return bool(self.unet.get("class_embed_type") or self.unet.get("num_class_embeds"))
-
-    @property
     def is_foreign(self) -> bool:
         """Whether it has other components, or a pipeline that works on latents: those may have 3 channels too."""
         return bool(self.others) or any(word in self.pipeline for word in LATENT_PIPELINES)

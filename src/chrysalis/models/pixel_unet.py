@@ -15,7 +15,7 @@ from chrysalis.conditions import conditioner as conditioner_file
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.data.pixels import PixelCodec
-from chrysalis.models import checks, lora, training_scheduler
+from chrysalis.models import checks, class_labels, lora, training_scheduler
 from chrysalis.models import conditional_pipeline as pipeline_file
 from chrysalis.models.layout import Layout, Weights
 from chrysalis.models.model import Model
@@ -27,7 +27,7 @@ EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", 
 
 
 class PixelUNet(PixelCodec):
-    """UNet2DModel on RGB pixels in [-1, 1]. Class labels and other conditions come with Chrysalis' own conditioner.
+    """UNet2DModel on RGB pixels in [-1, 1]. Its conditions, class labels among them, are those of a Conditioner.
 
     accepts: what it reads, with an article, for messages. pipeline: the class of diffusers that it is exported as.
     """
@@ -38,7 +38,7 @@ class PixelUNet(PixelCodec):
     def reads(cls, layout: Layout) -> bool:
         """Whether this family reads the folder, as far as its configuration files say."""
         config, own = layout.unet, cls.channels  # with a learned variance, twice as many come out
-        if layout.is_foreign or layout.has_class_embedding:
+        if layout.is_foreign:
             return False
         fits = config.get("in_channels", own) == own and config.get("out_channels", own) in (own, 2 * own)
         return fits and config.get("_class_name") == "UNet2DModel"
@@ -66,7 +66,7 @@ class PixelUNet(PixelCodec):
         checks.refuse_pointers([*files, *(file for part in parts for file in sorted(part.glob("*.safetensors")))])
         noise = checks.read_json(layout.scheduler_file())
         checks.require_sane(noise, "scheduler_config.json")
-        known = {*inspect.signature(UNet2DModel.__init__).parameters, *EMA_SETTINGS}
+        known = {*inspect.signature(UNet2DModel.__init__).parameters, *EMA_SETTINGS, "id2label"}
         training_scheduler.refuse_unknown(layout.unet, known, "config.json", layout.argument)
         scheduler = training_scheduler.read(noise, layout.argument)
         checks.require_plausible(layout.unet, [layout.unet_at / name for name in weights.names], UNet2DModel)
@@ -75,12 +75,13 @@ class PixelUNet(PixelCodec):
         how = {"low_cpu_mem_usage": False, "local_files_only": True}
         of_weights = {"variant": weights.variant, "use_safetensors": not weights.pickled}
         unet, report = UNet2DModel.from_pretrained(layout.unet_at, output_loading_info=True, **of_weights, **how)
-        conditioner = None
+        conditioner = class_labels.as_condition(unet, layout)
         if (folder / "conditioner" / "config.json").is_file():
             conditioner = Conditioner.from_pretrained(folder / "conditioner", use_safetensors=True, **how)
             if (folder / "text_encoder").is_dir():
                 encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
                 conditioner.text.use_encoder(*load_encoder(encoder, "model.pretrained", tokenizer))
+        if conditioner is not None:
             conditioner.attach(unet)
         model = Model(unet, scheduler, str(folder), conditioner, family=family)
         checks.require_complete(report, model.modules())

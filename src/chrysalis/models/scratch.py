@@ -5,6 +5,7 @@ from typing import Literal
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from chrysalis.data.transforms import height_and_width
 from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError
@@ -19,6 +20,7 @@ def build(
     num_train_timesteps: TrainTimesteps = 1000,
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear",
     gradient_checkpointing: bool = False,
+    autoencoder: PixelUNet | None = None,
 ) -> Model:
     """Build a new UNet2DModel and its training scheduler.
 
@@ -30,7 +32,9 @@ def build(
         num_train_timesteps: number of timesteps T.
         beta_schedule: noise schedule, one of DDPMScheduler's.
         gradient_checkpointing: in training keep only the inputs of each layer, and recompute the rest.
+        autoencoder: a LatentUNet, for a UNet on the latents of its autoencoder; None for RGB pixels.
     """
+    family = autoencoder or PixelUNet()
     if not block_out_channels or any(channels % 8 for channels in block_out_channels):
         raise UserError(f"model.block_out_channels={list(block_out_channels)} must be one or more multiples of 8.")
     levels = range(len(block_out_channels))
@@ -38,9 +42,8 @@ def build(
         raise UserError(f"model.attention_levels={list(attention_levels)} must be from 0 to {len(levels) - 1}.")
     down = tuple("AttnDownBlock2D" if level in attention_levels else "DownBlock2D" for level in levels)
     unet = UNet2DModel(
-        in_channels=PixelUNet.channels,
-        out_channels=PixelUNet.channels,
-        sample_size=image_size if isinstance(image_size, int) else tuple(image_size),
+        in_channels=family.x0_channels,
+        out_channels=family.x0_channels,
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
         down_block_types=down,
@@ -48,7 +51,9 @@ def build(
         attention_head_dim=None,  # one head: on a CPU the backward pass of 8-channel heads takes a third of a step
         norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
     )
-    scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule)
+    family.fit(unet, height_and_width(image_size), "data.image_size")
+    # clip_sample clips x_0 to [-1, 1], the range of pixels
+    scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule, clip_sample=family.factor == 1)
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return Model(unet, scheduler, None, family=PixelUNet())
+    return Model(unet, scheduler, None, family=family)

@@ -46,6 +46,6 @@ def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, 
     for name, part in made.parts.items():
         kind = {**loaded, **kinds}[name]
         kind.part = part
-        kind.prepare(data)
+        kind.prepare(data, made)
     made.attach(unet)
     return made

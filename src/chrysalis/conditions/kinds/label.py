@@ -4,16 +4,22 @@ import difflib
 from contextlib import suppress
 from typing import Any
 
-from chrysalis.conditions.conditioner import LabelEmbedding
+from chrysalis.conditions.conditioner import Conditioner, LabelEmbedding
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
+from chrysalis.data.columns import composed
 from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError, did_you_mean
 from chrysalis.system.ranges import Channels
+from chrysalis.system.terminal import say
 
 
 class Label(Kind[LabelEmbedding]):
-    """One of a set of names for each image. dim: width of the learned embedding."""
+    """One of a set of names for each image.
+
+    dim: width of the learned embedding. add: give a model that is loaded those labels of the data that it does not
+    know; this is always done for a model that knows none of them.
+    """
 
     name = column = noun = "label"
     remedy = (
@@ -22,13 +28,18 @@ class Label(Kind[LabelEmbedding]):
     )
     example = "label=all guidance=cfg guidance.scale=2"
 
-    def __init__(self, dim: Channels = 64):
-        self.dim = dim
+    def __init__(self, dim: Channels = 64, add: bool = False):
+        self.dim, self.add = dim, add
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:
         return {"names": list(image_set.value_names[self.column]), "dim": self.dim}
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: Any, conditioner: Conditioner) -> None:
+        own = data.image_set.value_names[self.column]
+        new = [name for name in own if composed(name) not in self.part.names]
+        if new and (self.add or len(new) == len(own)):
+            conditioner.add_labels(self.name, new)
+            say(f"the model gets {len(new)} new labels: {', '.join(new[:5])}{', ...' * (len(new) > 5)}")
         data.use_labels(self.part.names, self.column)
 
     def caption(self, batch: Batch, i: int) -> str:

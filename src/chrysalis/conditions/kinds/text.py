@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chrysalis.conditions.conditioner import TextAttention, TokenEncoder
+from chrysalis.conditions.conditioner import Conditioner, TextAttention, TokenEncoder
 from chrysalis.conditions.kind import Kind
 from chrysalis.data.batch import Batch
 from chrysalis.data.columns import composed
@@ -52,7 +52,7 @@ class Text(Kind[TextAttention]):
         words = sorted({word for caption in captions for word in TokenEncoder.split(caption)})
         return how | {"dim": self.dim, "layers": self.layers, "words": words}
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: Any, conditioner: Conditioner) -> None:
         if self.frozen is not None:
             self.part.use_encoder(*self.frozen)
 

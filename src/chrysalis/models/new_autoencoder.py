@@ -1,0 +1,124 @@
+"""The small autoencoder of a latent model that is trained from scratch; it is trained first, on the same images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from filelock import FileLock
+from torch.nn import functional as F
+
+from chrysalis.data.pixels import to_signed
+from chrysalis.models.latent_unet import LatentUNet
+from chrysalis.system.errors import UserError
+from chrysalis.system.files import written_folder
+from chrysalis.system.ranges import Channels, Positive, PositiveNumber
+from chrysalis.system.terminal import say, stage
+
+KL_WEIGHT = 1e-6  # of the divergence of z from a standard normal; as in Rombach et al. 2022
+SCALES = 3  # resolutions at which the gradients of an image and of its reconstruction are compared
+WARMUP = 50  # steps
+BATCH_SIZE, CROP = 16, 64  # images, and pixels of a side
+
+
+class NewLatentUNet(LatentUNet):
+    """LatentUNet whose autoencoder is new: it is trained before the UNet, once in a run, whose folder keeps it.
+
+    Args:
+        folder: of the autoencoder, once it is trained.
+        block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
+        latent_channels: channels of the latents.
+        steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels.
+        lr: its largest learning rate.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        block_out_channels: tuple[Channels, ...] = (16, 32, 64, 96),
+        latent_channels: Channels = 4,
+        steps: Positive = 2000,
+        lr: PositiveNumber = 2e-3,
+    ):
+        if not block_out_channels or any(channels % 8 for channels in block_out_channels):
+            channels = list(block_out_channels)
+            raise UserError(f"model.autoencoder.block_out_channels={channels} must be one or more multiples of 8.")
+        self.folder, self.steps, self.lr = Path(folder), steps, lr
+        levels = len(block_out_channels)
+        if self.is_trained:  # in a run that is resumed
+            return super().__init__(AutoencoderKL.from_pretrained(folder, local_files_only=True))
+        super().__init__(
+            AutoencoderKL(
+                block_out_channels=tuple(block_out_channels),
+                down_block_types=("DownEncoderBlock2D",) * levels,
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                latent_channels=latent_channels,
+                norm_num_groups=8,
+                mid_block_add_attention=False,  # which is quadratic in the number of pixels
+            )
+        )
+
+    @property
+    def is_trained(self) -> bool:
+        return (self.folder / "config.json").is_file()
+
+    def prepare(self, images: np.ndarray, device: torch.device) -> None:
+        """Train the autoencoder on uint8 images [N, C, H, W], unless the folder has it."""
+        with FileLock(f"{self.folder}.lock"):
+            if not self.is_trained:
+                new = self.autoencoder.to(device).requires_grad_(True).train()
+                train(new, images, self.steps, self.lr)
+                with written_folder(self.folder) as partial:
+                    new.save_pretrained(partial)
+        super().__init__(AutoencoderKL.from_pretrained(self.folder, local_files_only=True))
+
+
+def train(autoencoder: Any, images: np.ndarray, steps: int, lr: float) -> None:
+    """Train an autoencoder in place on random crops of uint8 images [N, C, H, W], and set its scaling_factor.
+
+    The loss is the mean absolute difference of pixels and, at several resolutions, of their gradients, without which a
+    small decoder blurs; and KL_WEIGHT times the divergence of z. AdamW's learning rate falls from `lr` by a cosine.
+    """
+    parameters, device, rng = [*autoencoder.parameters()], autoencoder.device, np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0)
+    with torch.random.fork_rng(), torch.enable_grad(), stage("training the autoencoder", steps) as progress:
+        torch.manual_seed(0)
+        for step in range(steps):
+            # 1. The loss of reconstructions from a sample of z
+            x = to_signed(torch.from_numpy(_crops(images, rng)).to(device))
+            posterior = autoencoder.encode(x).latent_dist
+            error = autoencoder.decode(posterior.sample()).sample - x
+            loss = error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
+            for _ in range(SCALES):
+                loss = loss + (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / SCALES
+                error = F.avg_pool2d(error, 2)
+            # 2. One step of the optimizer
+            optimizer.param_groups[0]["lr"] = lr * min((step + 1) / WARMUP, 0.5 + 0.5 * np.cos(np.pi * step / steps))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            progress.advance(1)
+    _set_scale(autoencoder, images[:64])
+
+
+def _crops(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random crops of random images, uint8 [B, C, h, w], of which every second one is mirrored."""
+    height, width = (min(CROP, side) for side in images.shape[2:])
+    ranges = (len(images), images.shape[2] - height + 1, images.shape[3] - width + 1)
+    places = zip(*(rng.integers(n, size=BATCH_SIZE) for n in ranges), strict=True)
+    crops = [images[i, :, y : y + height, x : x + width] for i, y, x in places]
+    return np.stack([crop[..., ::-1] if k % 2 else crop for k, crop in enumerate(crops)])
+
+
+@torch.no_grad()
+def _set_scale(autoencoder: Any, images: np.ndarray) -> None:
+    """Set the scaling_factor with which latents have a standard deviation of 1, and say how good the decoder is."""
+    latents, squared = [], 0.0
+    for image in images:
+        x = to_signed(torch.from_numpy(image[None].copy())).to(autoencoder.device)
+        latents.append(autoencoder.encode(x).latent_dist.mean)
+        squared += (autoencoder.decode(latents[-1]).sample.clamp(-1, 1) - x).square().mean().item() / len(images)
+    autoencoder.register_to_config(scaling_factor=1 / torch.cat(latents).std().item())
+    say(f"the autoencoder reconstructs its training images with a PSNR of {10 * np.log10(4 / squared):.1f} dB")
