@@ -1,5 +1,6 @@
 """A local hub: the part of the Hugging Face hub's HTTP interface that its clients use, on the loopback address."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -22,12 +23,14 @@ class Repository:
         answer: (status, X-Error-Code, X-Error-Message) for every request; None to serve the files.
         revisions: commits by branch.
         cut: files whose connection ends after half of their bytes.
+        private: as whoever created it asked.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     answer: tuple[int, str | None, str | None] | None = None
     revisions: dict[str, str] = field(default_factory=lambda: {"main": SHA})
     cut: set[str] = field(default_factory=set)
+    private: bool | None = None
 
     def take(self, folder: Path) -> "Repository":
         """Add the files of a folder."""
@@ -96,6 +99,10 @@ class _Answers(BaseHTTPRequestHandler):
         self.server.tokens.append((path, self.headers.get("Authorization")))
         if path in self.server.pages:
             return self._send(self.server.pages[path])
+        if path == "api/repos/create":
+            return self._create(json.loads(body))
+        if path == "api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
         words = path.split("/")
         if words[0] == "api":
             kind = "datasets/" if words[1] == "datasets" else ""
@@ -109,11 +116,13 @@ class _Answers(BaseHTTPRequestHandler):
             return self._refuse(401, "RepoNotFound", "Invalid username or password.")
         if repository.answer is not None:
             return self._refuse(*repository.answer)
-        if verb not in ("revision", "tree", "paths-info", "resolve"):
+        if verb not in ("revision", "tree", "paths-info", "resolve", "preupload", "commit"):
             return self._refuse(404, None, None)
         commit, rest = self._commit(repository, rest)
         if commit is None:
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
+        if verb == "commit":
+            verb = "upload"
         if verb == "resolve":
             return self._file(repository, commit, "/".join(rest))
         return self._json(getattr(self, f"_{verb.replace('-', '_')}")(repository, commit, name, "/".join(rest), body))
@@ -142,6 +151,23 @@ class _Answers(BaseHTTPRequestHandler):
             if recursive or not parents:
                 entries[file] = self._entry(repository, file)
         return list(entries.values())
+
+    def _create(self, asked: dict) -> None:
+        name = f"{asked['organization']}/{asked['name']}"
+        repository = self.server.repositories.setdefault(name, Repository(private=asked.get("private")))
+        if repository.answer is not None:
+            return self._refuse(*repository.answer)
+        self._json({"url": f"{self.server.url}/{name}"})
+
+    def _preupload(self, repository: Repository, commit: str, name: str, _, body: bytes) -> dict:
+        asked = [file["path"] for file in json.loads(body)["files"]]
+        return {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for p in asked]}
+
+    def _upload(self, repository: Repository, commit: str, name: str, _, body: bytes) -> dict:
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                repository.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        return {"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit, "success": True}
 
     def _paths_info(self, repository: Repository, commit: str, name: str, _, body: bytes) -> list[dict]:
         try:

@@ -97,6 +97,32 @@ def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
         return None if only_cached else huggingface_hub.HfApi().list_repo_files(hub_id, revision=at.name)
 
 
+def require_pushable(hub_id: str, key: str) -> None:
+    """Raise UserError unless OWNER/NAME is an id and there is a token to upload with. key: the configuration key."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) is None:
+        raise UserError(f"{key}={hub_id} is not the id of a repository: give OWNER/NAME.")
+    if huggingface_hub.get_token() is None:
+        raise UserError(f"{key}={hub_id} needs a token of the hub: run `hf auth login`, or set HF_TOKEN.")
+
+
+def push(folder: Path, hub_id: str, private: bool) -> str:
+    """Upload a model folder as one commit to OWNER/NAME, which is created if it is missing; return its page.
+
+    Raises UserError with the cause.
+    """
+    api = huggingface_hub.HfApi()
+    try:
+        with quiet():
+            api.create_repo(hub_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Trained with Chrysalis")
+    except Exception as error:  # the hub's client raises dozens of kinds
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        tokens = f"{constants.ENDPOINT}/settings/tokens"
+        denied = f"your token may not write there: give it write permission at {tokens}"
+        raise UserError(denied if status in (401, 403) else why(error, hub_id)) from error
+    return f"{constants.ENDPOINT}/{hub_id}"
+
+
 def why(error: BaseException, hub_id: str, kind: str = "model", revision: str | None = None) -> str:
     """Cause of an error of the hub's client, and what to do, without a full stop. kind: model or dataset."""
     from huggingface_hub.errors import EntryNotFoundError

@@ -14,10 +14,11 @@ from chrysalis.evaluation.plots import loss_curve
 from chrysalis.evaluation.validation_loss import fixed_timesteps, loss_record
 from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import export, lora
-from chrysalis.system import hardware
+from chrysalis.system import hardware, hub
+from chrysalis.system.errors import UserError
 from chrysalis.system.files import shown, shown_program, write_text
 from chrysalis.system.records import all_public
-from chrysalis.system.terminal import say, stage
+from chrysalis.system.terminal import say, stage, warn
 from chrysalis.training.callbacks.base import Callback, Trainer, TrainingModule, find
 from chrysalis.training.callbacks.checkpoint import Checkpoint
 from chrysalis.training.callbacks.ema import applied
@@ -40,6 +41,9 @@ class Export(Callback):
         origin: what was fine-tuned; None for a model trained from scratch.
         merge: merge a LoRA into the exported weights instead of saving it beside them.
         coarser: {key: value} of the measurements that the preflight reduced, to save time.
+        push_to: OWNER/NAME on the hub, where the pipeline is uploaded in the end; None for nowhere.
+        private: whether that repository, if it is new, is private.
+        license: what the card names as its licence; None for none.
     """
 
     def __init__(
@@ -53,7 +57,13 @@ class Export(Callback):
         merge: bool = True,
         report: bool = True,
         coarser: dict[str, int] | None = None,
+        push_to: str | None = None,
+        private: bool = False,
+        license: str | None = None,
     ):
+        if push_to is not None:
+            hub.require_pushable(push_to, "hub.push_to")
+        self.push_to, self.private, self.license = push_to, private, license
         self.run_dir, self.commands, self.settings = Path(run_dir), [command], settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.coarser, self.results = dict(coarser or {}), {}
@@ -101,7 +111,7 @@ class Export(Callback):
         about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
         unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
         family: Any = denoiser.codec  # one of models/families.py, likewise
-        card = export.card(self.results, *about, family.pipeline)
+        card = export.card(self.results, *about, family.pipeline, self.license)
         parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge, "family": family}
         with stage("export"):
             export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
@@ -110,8 +120,21 @@ class Export(Callback):
         """Complete a run that had no step left, print the summary, and exit with the code that Ctrl-C requests."""
         self.on_train_end(trainer, module)
         say(self._summary(trainer, module) if self.results else "Nothing was left to train.")
+        if self.push_to and self.results and not find(trainer, Stopping).request:
+            self._push(self.push_to)
         if (code := find(trainer, Stopping).exit_code) and trainer.is_global_zero:
             raise ExitRun(code)
+
+    def _push(self, hub_id: str) -> None:
+        """Upload the pipeline; what goes wrong is a warning, since the run is complete without it."""
+        folder = self.run_dir / "pipeline"
+        try:
+            with stage(f"uploading to {hub_id}"):
+                page = hub.push(folder, hub_id, self.private)
+        except UserError as error:
+            warn(f"hub.push_to={hub_id} failed: {error}. Then upload it with: hf upload {hub_id} {shown(folder)}")
+        else:
+            say(f"on the hub     {page}")
 
     def _summary(self, trainer: Trainer, module: TrainingModule) -> str:
         r, run_dir = self.results, shown(self.run_dir)
