@@ -218,9 +218,9 @@ MISTAKES = {
         "has no labels: put the images into one folder per label",
     ),
     "no captions": ({}, ["condition=text"], "condition=text, but", "has no captions: give `text` in a metadata.jsonl"),
-    "no masks": ({}, ["condition=mask"], "condition=mask, but", "has no masks: give them by data.masks=FOLDER"),
+    "no masks": ({}, ["condition=mask"], "condition=mask, but", "has no masks: add them with data.masks=FOLDER"),
     "no numbers": ({}, ["condition=vector"], "condition=vector, but", "data.vector_columns=[wingspan,...]"),
-    "no images": ({}, ["condition=image"], "condition=image, but", "has no conditioning images: give them by"),
+    "no images": ({}, ["condition=image"], "condition=image, but", "has no conditioning images: add them with"),
     "a gap among the masks": (
         {"mask_file_name": ["0.png", "1.png", None, "3.png", "4.png", "5.png"]},
         ["condition=mask"],

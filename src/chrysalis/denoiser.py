@@ -45,8 +45,8 @@ class Denoiser(nn.Module):
         codec: converts images to x_0 and back; None for PixelCodec, whose x_0 is the image itself in [-1, 1].
     """
 
-    unet: Any  # a UNet2DModel; Any, since this module must not import diffusers
-    __call__: Callable[..., Prediction]  # of nn.Module, which leaves the result of `forward` untyped
+    unet: Any  # a UNet2DModel
+    __call__: Callable[..., Prediction]  # typed here, since nn.Module leaves it untyped
 
     def __init__(
         self,

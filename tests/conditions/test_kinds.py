@@ -34,7 +34,7 @@ def test_text_attends_after_self_attention_and_on_the_chosen_levels():
     with pytest.raises(UserError, match=r"levels=\[6\] must be levels from 0 to 5"):
         attention_places(unet, (6,))
     bare = tiny_unet(add_attention=False)
-    with pytest.raises(UserError, match="this UNet has none: add it with"):
+    with pytest.raises(UserError, match="this UNet has none: add some with"):
         attention_places(bare)
 
 

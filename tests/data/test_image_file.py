@@ -45,7 +45,7 @@ def test_a_mask_without_two_parts_is_reported(tmp_path, capsys):
     given = ImageFile(str(tmp_path / "black.png"), "mask")
     with pytest.raises(UserError, match="white and black"):
         given.mask_at((8, 8))
-    assert given.mask_at((8, 8), both=False).max() == 0
+    assert given.mask_at((8, 8), strict=False).max() == 0
     assert "is all black at 8 x 8 px" in " ".join(capsys.readouterr().err.split())
     Image.fromarray(np.uint8([[0, 1, 255]])).save(tmp_path / "ids.png")
     with pytest.raises(UserError, match=r"^mask=.*ids\.png cannot be used: its values .* may be class ids"):

@@ -81,5 +81,5 @@ def test_masks_take_the_shape_of_their_image():
     assert in_shape_of((60, 40), mask, "crop", nearest=True).size == (60, 40)
     assert in_shape_of((32, 20), mask, "crop", nearest=True) is mask
     assert in_shape_of((20, 20), mask, "stretch", nearest=True) is mask
-    with pytest.raises(ValueError, match="64 x 40 pixels is another shape than the image's 40 x 64"):
+    with pytest.raises(ValueError, match="64 x 40 pixels is a different shape from the image's 40 x 64"):
         in_shape_of((40, 64), mask, "pad", nearest=True)

@@ -1,1 +1,1 @@
-"""Conditions of a model beside x_t and t: one file per kind in kinds/, and the conditioner that adds them."""
+"""Conditions of a model besides x_t and t: one file per kind in kinds/, and the conditioner that adds them."""

@@ -43,7 +43,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class Part(nn.Module):
     """The torch half of a condition kind, built as Part(width of the timestep embedding, **settings).
 
-    forward: values -> an embedding [B, width], except in Channels and TextAttention. dims: axes of the values.
+    forward: values -> an embedding [B, width], except in InputChannels and TextAttention. dims: axes of its values.
     """
 
     dims: ClassVar[int] = 1
@@ -68,7 +68,7 @@ class LabelEmbedding(Part):
         self.table, self.out = nn.Embedding(len(names) + 1, dim), zeroed(nn.Linear(dim, width))
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        """int64 [B], -1 for none -> [B, width]."""
+        """Embed labels, int64 [B], -1 for none, as [B, width]."""
         return self.out(self.table(torch.where(labels < 0, len(self.names), labels)))
 
     def add(self, names: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ class VectorEmbedding(Part):
         self.null, self.out = nn.Parameter(torch.zeros(dim)), zeroed(nn.Linear(dim, width))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """float [B, D], NaN for none -> [B, width]."""
+        """Embed vectors, float [B, D], NaN for none, as [B, width]."""
         if vectors.shape[1] != len(self.names):
             raise ValueError(f"vector has {vectors.shape[1]} numbers: give {len(self.names)}, {', '.join(self.names)}")
         absent = vectors.isnan().any(dim=1, keepdim=True)
@@ -120,11 +120,11 @@ class VectorEmbedding(Part):
         return x_t.new_full((len(x_t), len(self.names)), float("nan"), dtype=torch.float32)
 
 
-class Channels(Part):
-    """Images of `count` channels beside x_t.
+class InputChannels(Part):
+    """Images of `count` channels that conv_in reads along with x_t.
 
-    source: for the image kind, what its images are derived from. factor: pixels per element of x_t along each side, of
-    a latent model, for which factor^2 pixels become as many channels.
+    source: for the image kind, what its images are derived from. factor: pixels per element of x_t along each side;
+    above 1 in a latent model, where factor^2 pixels become as many channels.
     """
 
     dims = 4
@@ -134,7 +134,7 @@ class Channels(Part):
         self.count, self.source, self.factor = count, source, factor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, count, H, W] -> channels at the resolution of x_t."""
+        """Convert [B, count, H, W] to channels at the resolution of x_t."""
         return F.pixel_unshuffle(images, self.factor)
 
     def null_values(self, x_t: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ class Channels(Part):
 
 
 def padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """B rows [L_i, ...] -> one tensor [B, L, ...] padded with zeros, and bool [B, L], False on padding."""
+    """Pad B rows [L_i, ...] with zeros to one tensor [B, L, ...]; also return bool [B, L], False on padding."""
     present = pad_sequence([row.new_ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     return pad_sequence(list(rows), batch_first=True), present
 
@@ -165,7 +165,7 @@ class TokenEncoder(nn.Module):
         return re.findall(r"\w+", unicodedata.normalize("NFC", caption.lower()))
 
     def forward(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """B captions -> states [B, L, dim], bool [B, L], False on padding; unknown words are left out."""
+        """Encode B captions as states [B, L, dim] and bool [B, L], False on padding; unknown words are left out."""
         rows = [[0, *(self.words[w] for w in self.split(c) if w in self.words)][: self.longest] for c in captions]
         tokens, present = (batch.to(self.places.device) for batch in padded([torch.tensor(row) for row in rows]))
         states = self.table(tokens) + self.places[: tokens.shape[1]]
@@ -180,7 +180,7 @@ class FrozenEncoder:
         self.states: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __call__(self, captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """B captions -> states float32 [B, L, D], bool [B, L], False on padding."""
+        """Encode B captions as states float32 [B, L, D] and bool [B, L], False on padding."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self.states]
         for start in range(0, len(new), 32):
             some = new[start : start + 32]
@@ -239,7 +239,7 @@ class TextAttention(Part):
         self.frozen[:] = [FrozenEncoder(tokenizer, model)]
 
     def forward(self, captions: Sequence[str | None]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """B captions -> states [B, L, dim], attention bias [B, 1, L], pooled embedding [B, width] or None."""
+        """Encode B captions as states [B, L, dim], attention bias [B, 1, L], pooled embedding [B, width] or None."""
         device = self.null.device
         plain = ["" if caption is None else caption.strip() for caption in captions]
         states, present = self.encoder(plain) if self.encoder is not None else self.frozen[0](plain, device)
@@ -254,15 +254,15 @@ class TextAttention(Part):
 
 
 PARTS = {"label": LabelEmbedding, "vector": VectorEmbedding, "text": TextAttention}
-PARTS |= {"mask": partial(Channels, count=1), "image": partial(Channels, count=3)}
+PARTS |= {"mask": partial(InputChannels, count=1), "image": partial(InputChannels, count=3)}
 
 
 class Conditioner(ModelMixin, ConfigMixin):
     """The parts of a condition, and the hooks by which they add to the layers of a UNet.
 
     parts: the settings of each part's class above, {"label": {"names": [...]}, "mask": {}, ...}; a kind without a class
-    of its own names another's, {"depth": {"part": "mask"}}. width: of the UNet's timestep embedding, four times the
-    channels of its conv_in.
+    of its own names another's, {"depth": {"part": "mask"}}. width: size of the UNet's timestep embedding, four
+    times the channels of its conv_in.
     """
 
     @register_to_config
@@ -275,7 +275,7 @@ class Conditioner(ModelMixin, ConfigMixin):
             if kind not in PARTS:
                 raise ValueError(f"condition {kind!r} is unknown: choose one of {', '.join(PARTS)}")
             self.parts[name] = PARTS[kind](width, **{key: value for key, value in settings.items() if key != "part"})
-        self.channels = {name: part for name, part in self.parts.items() if isinstance(part, Channels)}
+        self.channels = {name: part for name, part in self.parts.items() if isinstance(part, InputChannels)}
         # conv' in conv_in's new output conv(x_t) + conv'(c): one convolution over all channels would round differently
         count = sum(part.count * part.factor**2 for part in self.channels.values())
         self.conv_in: Any = nn.Parameter(torch.zeros(width // 4, count, 3, 3)) if count else None

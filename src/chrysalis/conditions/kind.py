@@ -19,13 +19,13 @@ KINDS: "dict[str, type[Kind]]" = {}  # by name; every subclass of Kind registers
 class Kind(Generic[P]):
     """A kind of condition, an option of the config group condition."""
 
-    name: ClassVar[str]  # of the condition, and its key in sample.py
+    name: ClassVar[str]  # also the condition's key in sample.py
     column: ClassVar[str]  # the key of its values in Batch.columns
     noun: ClassVar[str]  # what one value is called
     remedy: ClassVar[str]  # how to give the data such values, for messages
     example: ClassVar[str]  # how sample.py is called with it
     reads_files: ClassVar[bool] = False  # whether sample.py takes paths
-    part: P  # of a conditioner, once there is one
+    part: P  # the conditioner's, once there is one
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

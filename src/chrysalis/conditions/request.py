@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chrysalis.conditions.conditioner import Channels, Conditioner
+from chrysalis.conditions.conditioner import Conditioner, InputChannels
 from chrysalis.conditions.kind import Value
 from chrysalis.conditions.kinds import kinds_of
 from chrysalis.system.errors import UserError
@@ -13,7 +13,7 @@ from chrysalis.system.errors import UserError
 class Request:
     """Rows of conditions: each key has one value, which all rows share, or a list of one value per row.
 
-    conditioner: of the model; None for an unconditional one. given: {"label": ..., "text": ..., ...}, None for what is
+    conditioner: the model's; None for an unconditional one. given: {"label": ..., "text": ..., ...}, None for what is
     not set. origin: the model's folder or hub id, for messages. key: prefix of the names as the user set
     them, such as `guidance.negative.`.
     """
@@ -26,8 +26,8 @@ class Request:
             if value is None:
                 continue
             if name not in self.kinds:
-                but = f"is conditioned on {', '.join(self.kinds)} only" if self.kinds else "is unconditional"
-                raise UserError(f"{key}{name}={value}, but {origin} {but}: train a model with condition={name}.")
+                actual = f"is conditioned on {', '.join(self.kinds)} only" if self.kinds else "is unconditional"
+                raise UserError(f"{key}{name}={value}, but {origin} {actual}: train a model with condition={name}.")
             listed = self.kinds[name].listed(f"{key}{name}", value)
             self.values[name] = [self.kinds[name].parse(f"{key}{name}", v) for v in listed]
             self.shown[name] = [str(v) for v in listed]
@@ -41,7 +41,7 @@ class Request:
     @property
     def spatial(self) -> list[str]:
         """Names of the given conditions that are images, such as masks."""
-        return [name for name in self.values if isinstance(self.kinds[name].part, Channels)]
+        return [name for name in self.values if isinstance(self.kinds[name].part, InputChannels)]
 
     def row_name(self, row: int) -> str:
         """The values in which this row differs from others."""

@@ -39,7 +39,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
     ignored.
 
     Raises:
-        ValueError: the values of a 32-bit image lie outside its range, or in so small a part that it would be uniform.
+        ValueError: the values of a 32-bit image lie outside its range, or so close together that it would be uniform.
     """
     profile, upright = image.info.get("icc_profile"), ImageOps.exif_transpose(image)
     if is_deep(image):

@@ -1,4 +1,4 @@
-"""The columns of a dataset beside the image: label, caption, mask, conditioning image, vector; listed in COLUMNS."""
+"""The columns of a dataset besides the image: label, caption, mask, conditioning image, vector; listed in COLUMNS."""
 
 import math
 import unicodedata

@@ -21,7 +21,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import InsideFraction, Pixels, Positive, Seed, Workers
 from chrysalis.system.terminal import warn
 
-FEW = 5  # training images per label: fewer are reported
+FEW_PER_LABEL = 5  # training images: labels with fewer are reported
 
 
 class ImageDataModule(LightningDataModule):
@@ -82,7 +82,7 @@ class ImageDataModule(LightningDataModule):
         """Decode the images and split them, which is all that evaluation needs."""
         self.image_set = open_set(self.source, (self.codec.channels, *self.size), self.resize)
         if len(self.image_set) < 2:
-            raise UserError(f"{self.source.name} has one usable image: training and validation need at least two.")
+            raise UserError(f"{self.source.name} has one usable image: add more, since a run needs at least two.")
         self.train_rows, validation = self.image_set.split(self.val_fraction)
         self.validation_rows = self.image_set.distinct(validation)  # identical images count once
 
@@ -133,7 +133,7 @@ class ImageDataModule(LightningDataModule):
         )
         present = training + validation > 0  # the model may have labels that the data lacks
         lacking = {
-            f"fewer than {FEW} training images": np.flatnonzero(present & (training < FEW)),
+            f"fewer than {FEW_PER_LABEL} training images": np.flatnonzero(present & (training < FEW_PER_LABEL)),
             "no validation image": np.flatnonzero(present & (validation == 0)),
         }
         parts = [

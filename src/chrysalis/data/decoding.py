@@ -34,11 +34,13 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
 
 def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
+    # 1. one file per column of images, one list per other column
     channels, size = {"image": shape[0]}, shape[1:]
     channels |= {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
     lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
     without: dict[str, list[str]] = {name: [] for name in channels}
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
+    # 2. rows that can be read
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
         for name, result in _read_all(source, shape, resize):
@@ -59,8 +61,10 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
             contents.append(result.content)
             enlarged += result.enlarged
     _refuse_too_many(rejected, len(source))
+    # 3. columns of images that some rows lack
     for column in (column for column, missing in without.items() if missing):
         (folder / f"{column}.bin").unlink()
+    # 4. rows.json
     lists = {column: values for column, values in lists.items() if any(values)}
     labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
     images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), *shape))

@@ -47,18 +47,18 @@ class ImageFile:
             )
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def mask_at(self, size: tuple[int, int], hole: bool = False, both: bool = True) -> torch.Tensor:
+    def mask_at(self, size: tuple[int, int], hole: bool = False, strict: bool = True) -> torch.Tensor:
         """Return float32 [1, 1, height, width], 1 inside and 0 outside.
 
         Args:
             hole: see to_mask.
-            both: raise UserError for a mask that is all inside or all outside; False: only warn.
+            strict: raise UserError for a mask that is all inside or all outside; False: only warn.
         """
         inside = fit(self._converted(functools.partial(to_mask, hole=hole)), size, "crop", nearest=True)
         mask = torch.from_numpy(np.array(inside))[None, None].float() / 255
         if mask.mean() in (0, 1):
             found = f"all {'white' if mask.mean() else 'black'} at {size[1]} x {size[0]} px"
-            if both:
+            if strict:
                 raise UserError(f"{self.key}={self.path} is {found}: it must have white and black parts.")
             warn(f"{self.key}={self.path} is {found}: make the subject white and the rest black.")
         return mask

@@ -7,7 +7,7 @@ from chrysalis.data.color import grey_range, grey_values, has_alpha, is_deep
 
 MAX_IDS = 64  # distinct class ids; a photograph or a soft mask of 8 bits has more values
 NEAR_WHITE = 7 / 8  # fraction of the range
-MAX_ID_BESIDE_WHITE = 1 / 8  # of the range: 0, 1, 255 are ids and an ignore value; 0, 128, 255 are a soft mask
+MAX_ID_BESIDE_WHITE = 1 / 8  # fraction of the range: 0, 1, 255 are ids and an ignore value; 0, 128, 255 a soft mask
 
 
 def to_mask(image: Image.Image, hole: bool = False) -> Image.Image:

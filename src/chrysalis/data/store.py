@@ -20,7 +20,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.files import cache_folder, write_text, written_folder
 from chrysalis.system.terminal import warn
 
-FORMAT = 6  # of the files in a set's folder; part of the cache key
+FORMAT = 6  # version of the files in a set's folder; part of the cache key
 CHECKSUMS = "checksums.json"  # sizes, times and hashes of the other files
 ALWAYS_READ = 2**28  # bytes, hashed in half a second: larger files are hashed again only if their time has changed
 
@@ -95,7 +95,7 @@ class ImageSet:
             training rows in order, and validation rows in the order of their hashes; int64.
         """
         if len(set(self.contents.tolist())) < 2:
-            raise UserError("All images are identical: training and validation need at least two different ones.")
+            raise UserError(f"All images are identical to {self.names[0]}: add a different one.")
         group = self._groups()
         place = np.array([content_hash(int(least).to_bytes(8, "big")) for least in group]) / 2**63  # in [0, 1)
         groups, counts = np.unique(group, return_counts=True)

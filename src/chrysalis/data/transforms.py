@@ -10,9 +10,9 @@ from chrysalis.data.color import to_grey, to_rgb, to_rgba
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
-Shape = tuple[int, int, int]  # of images at training size: channels, height, width
+Shape = tuple[int, int, int]  # channels, height and width of images at training size
 
-CONVERSIONS = {1: to_grey, 3: to_rgb, 4: to_rgba}  # of a PIL image, by the number of channels of the model's images
+CONVERSIONS = {1: to_grey, 3: to_rgb, 4: to_rgba}  # for PIL images, by the number of channels of the model's images
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -41,7 +41,7 @@ def in_shape_of(whole: tuple[int, int], image: Image.Image, resize: Resize, near
     if resize == "stretch" or width * whole[1] == height * whole[0]:
         return image
     if abs(width * whole[1] - height * whole[0]) > 0.1 * height * whole[0]:
-        raise ValueError(f"{width} x {height} pixels is another shape than the image's {whole[0]} x {whole[1]}")
+        raise ValueError(f"{width} x {height} pixels is a different shape from the image's {whole[0]} x {whole[1]}")
     filter = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     return (ImageOps.exif_transpose(image) if nearest else to_rgb(image)).resize(whole, filter)
 

@@ -19,7 +19,7 @@ def ema_decay(updates: int, decay: float) -> float:
 
 
 def lerp(base: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], w: float) -> dict[str, torch.Tensor]:
-    """base + w (other - base) for tensors of the same names; w = 0 and w = 1 return the two to the bit."""
+    """base + w (other - base) for tensors of the same names; w = 0 and w = 1 return one of them unchanged."""
     if w in (0, 1):
         return dict(other if w else base)
     return {name: torch.lerp(value, other[name].to(value), w) for name, value in base.items()}

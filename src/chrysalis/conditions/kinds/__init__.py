@@ -20,9 +20,9 @@ def kinds_of(conditioner: Conditioner | None) -> dict[str, Kind]:
 
 
 def build_conditioner(unet: Any, known: Conditioner | None, kinds: Mapping[str, Kind], data: Any) -> Conditioner | None:
-    """The conditioner to train: that of the loaded model, or a new one attached to an unconditional UNet in place.
+    """Return the conditioner of the loaded model, or attach a new one to an unconditional UNet in place.
 
-    unet, known: of the loaded model. kinds: those that the configuration chooses, by name. data: the data module; its
+    unet, known: the loaded model's. kinds: those that the configuration chooses, by name. data: the data module; its
     labels are renumbered to match the conditioner. Raises UserError if the data lacks what a kind needs, or a kind does
     not fit the loaded model.
     """

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import torch
 from torch.nn import functional as F
 
-from chrysalis.conditions.conditioner import Channels
+from chrysalis.conditions.conditioner import InputChannels
 from chrysalis.conditions.kind import Kind
 from chrysalis.data import pixels
 from chrysalis.data.batch import Batch
@@ -16,11 +16,11 @@ from chrysalis.data.store import ImageSet
 from chrysalis.system.errors import UserError, require_path
 
 
-class Image(Kind[Channels]):
+class Image(Kind[InputChannels]):
     """An RGB image. source: `given` with the data, or derived from the training image: `grey` or `small`."""
 
     name, column, noun = "image", "conditioning_image", "conditioning image"
-    remedy = "give them by data.conditioning_images, data.conditioning_image_column or conditioning_image_file_name"
+    remedy = "add them with data.conditioning_images, data.conditioning_image_column or conditioning_image_file_name"
     example = "image=FILE.png"
     reads_files = True
 
@@ -28,7 +28,7 @@ class Image(Kind[Channels]):
         self.source: str = source
 
     @classmethod
-    def of_part(cls, part: Channels) -> Self:
+    def of_part(cls, part: InputChannels) -> Self:
         kind = super().of_part(part)
         kind.source = part.source
         return kind
@@ -37,7 +37,7 @@ class Image(Kind[Channels]):
         if self.source == "given":
             super().require(image_set, source)
 
-    def require_match(self, part: Channels, image_set: ImageSet, source: str) -> None:
+    def require_match(self, part: InputChannels, image_set: ImageSet, source: str) -> None:
         if self.source != part.source:
             raise UserError(f"condition.image.source={self.source} does not fit this model: use {part.source}.")
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from chrysalis.conditions.conditioner import Channels
+from chrysalis.conditions.conditioner import InputChannels
 from chrysalis.conditions.kind import Kind
 from chrysalis.conditions.kinds.image import image_files
 from chrysalis.data import pixels
@@ -14,14 +14,14 @@ from chrysalis.data.batch import Batch
 from chrysalis.data.synthetic.domains import DOMAINS, draw
 from chrysalis.data.transforms import mask_to_training_size
 
-UNSEEN_SEED = 2  # of procedurally drawn masks; the drawn datasets use 0
+UNSEEN_SEED = 2  # seed of images that no drawn dataset contains, since those use 0
 
 
-class Mask(Kind[Channels]):
+class Mask(Kind[InputChannels]):
     """Where the subject is: 1 inside and -1 outside."""
 
     name = column = noun = "mask"
-    remedy = "give them by data.masks=FOLDER, mask_file_name in the metadata, or data.mask_column of a hub dataset"
+    remedy = "add them with data.masks=FOLDER, mask_file_name in the metadata, or data.mask_column of a hub dataset"
     example = "mask=FILE.png"
     reads_files = True
 
@@ -32,7 +32,7 @@ class Mask(Kind[Channels]):
         if given in DOMAINS:
             return lambda seed, size: drawn_mask(given, seed, size)
         file = image_files(key, given)
-        return lambda seed, size: 2 * file(seed).mask_at(size, both=False)[0] - 1
+        return lambda seed, size: 2 * file(seed).mask_at(size, strict=False)[0] - 1
 
     def describe(self) -> str:
         return "`[1, H, W]`, 1 inside and -1 outside"

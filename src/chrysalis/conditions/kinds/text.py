@@ -25,9 +25,9 @@ class Text(Kind[TextAttention]):
     example = 'text="..."'
 
     encoder: str | None = None  # folder or hub id of a frozen transformers text encoder; None: a small one is trained
-    dim: Channels = 64  # of the small encoder
-    layers: From1To64 = 1  # of the small encoder
-    heads: Heads = 4  # of the cross-attention
+    dim: Channels = 64  # width of the small encoder
+    layers: From1To64 = 1  # depth of the small encoder
+    heads: Heads = 4  # heads of the cross-attention
     levels: Sequence[NotNegative] | None = ()  # levels without self-attention to add cross-attention to; 0: full size
     pooled: bool = True  # also add the pooled states to the timestep embedding
 
@@ -114,6 +114,6 @@ def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:
             places |= {f"{name}.{kind}.{k}": channels[level] for k in range(len(layers))}
     if not places:
         raise UserError(
-            "condition=text needs attention, and this UNet has none: add it with condition.text.levels=[2,3]."
+            "condition=text needs attention layers, and this UNet has none: add some with condition.text.levels=[2,3]."
         )
     return places

@@ -19,7 +19,7 @@ class Vector(Kind[VectorEmbedding]):
     """D numbers for each image. dim: width of the small network that embeds them."""
 
     name, column, noun = "vector", "vector", "number"
-    remedy = "name the columns that hold them, data.vector_columns=[wingspan,...]"
+    remedy = "name their columns in data.vector_columns=[wingspan,...]"
     example = "vector=[...]"
 
     def __init__(self, dim: Channels = 64):
@@ -31,13 +31,13 @@ class Vector(Kind[VectorEmbedding]):
             image_set.value_names[self.column], np.asarray(image_set.columns[self.column]).T, strict=True
         ):
             if np.isnan(values).all():
-                raise UserError(f"condition=vector: {name} has no number for any image of {source}: leave it out.")
+                raise UserError(f"data.vector_columns={name} has no number for any image of {source}: leave it out.")
 
     def require_match(self, part: VectorEmbedding, image_set: ImageSet, source: str) -> None:
         if tuple(map(composed, part.names)) != tuple(map(composed, image_set.value_names[self.column])):
             raise UserError(
-                f"condition=vector: the model is conditioned on {', '.join(part.names)}, and {source} has "
-                f"{', '.join(image_set.value_names[self.column])}. Name the same columns in the same order."
+                f"condition=vector, but the model is conditioned on {', '.join(part.names)}, and {source} has "
+                f"{', '.join(image_set.value_names[self.column])}: name the same columns in the same order."
             )
 
     def settings(self, image_set: ImageSet, unet: Any) -> dict:

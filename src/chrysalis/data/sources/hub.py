@@ -195,7 +195,7 @@ def _load_hub(hub_id: str, split: str, configuration: str | None, revision: str 
         if _matches(rows, hub_id, configuration, revision):
             return rows
         if hub.unreachable():
-            raise ValueError(f"the cache holds another revision than {revision or 'main'}")
+            raise ValueError(f"the cache holds a different revision from {revision or 'main'}")
     except Exception:  # dozens of kinds, as in `load`
         if hub.unreachable():
             raise

@@ -63,13 +63,13 @@ def _unlisted_note(path: Path, files: Iterable[Path], rows: Iterable[Row], listi
     parts = []
     if images:
         verb = "image is" if len(images) == 1 else "images are"
-        parts.append(f"{len(images)} {verb} not listed in {listings[0].name} and not used: {_some(images)}")
+        parts.append(f"{len(images)} {verb} not listed in {listings[0].name} and not used: {_first_names(images)}")
     if further:
         parts.append(f"Ignored in favor of {listings[0].name}: {', '.join(map(str, sorted(further)[:3]))}")
     return ". ".join(parts) + "." * bool(parts)
 
 
-def _some(files: Sequence[Path]) -> str:
+def _first_names(files: Sequence[Path]) -> str:
     return ", ".join(sorted(file.name for file in files)[:3]) + ", ..." * (len(files) > 3)
 
 
@@ -137,9 +137,9 @@ def _stem(place: Path) -> str:
     return composed(str(place.with_suffix("")))
 
 
-def walk(root: Path, without: Iterable[Path] = ()) -> Sequence[Path]:
+def walk(root: Path, skipped: Iterable[Path] = ()) -> Sequence[Path]:
     """Return visible files below `root`, following links but visiting each folder once, so that loops of links end."""
-    found, seen = [], {(status.st_dev, status.st_ino) for status in map(os.stat, without)}
+    found, seen = [], {(status.st_dev, status.st_ino) for status in map(os.stat, skipped)}
     for here, folders, names in os.walk(root, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
@@ -157,6 +157,5 @@ def nearest_folder(path: Path) -> str:
     while not parent.is_dir():
         parent = parent.parent
     inside = sorted(child.name for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))[:8]
-    return f"The last part of it that exists is {parent}" + (
-        f", which contains {', '.join(inside)}." if inside else "."
-    )
+    contents = f", which contains {', '.join(inside)}" if inside else ""
+    return f"The last part of it that exists is {parent}{contents}."

@@ -11,7 +11,7 @@ Background = Callable[[Plane, Generator], Array]
 
 
 def _bokeh(plane: Plane, rng: Generator, base: Array, codes: tuple[str, ...], count: int) -> Array:
-    """Out-of-focus discs of light."""
+    """Paint out-of-focus discs of light."""
     for _ in range(count):
         cx, cy, radius = rng.uniform(-1.1, 1.1), rng.uniform(-1.1, 1.1), rng.uniform(0.12, 0.38)
         away = np.hypot(plane.x - cx, plane.y - cy)

@@ -116,7 +116,7 @@ def _body_samples(pose: Pose, reach: float, plane: Plane) -> Part:
 
 
 def _trunk(species, pose, light, x, y, pixel, rng) -> tuple[Array, Array]:
-    """Paint three ellipses, lit as round bodies, ringed, and frayed by fur, and the eyes."""
+    """Paint the eyes, and three ellipses lit as round bodies, ringed and frayed by fur."""
     anatomy, palette = species.anatomy, species.palette.colors
     girth, squeeze = anatomy.girth, max(np.cos(pose.pitch), 0.5)
     y = y / squeeze
