@@ -154,7 +154,9 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _create(self, asked: dict) -> None:
         name = f"{asked['organization']}/{asked['name']}"
-        repository = self.server.repositories.setdefault(name, Repository(private=asked.get("private")))
+        repository = self.server.repositories.setdefault(
+            name, Repository(private=asked.get("visibility", "private" if asked.get("private") else None) == "private")
+        )
         if repository.answer is not None:
             return self._refuse(*repository.answer)
         self._json({"url": f"{self.server.url}/{name}"})
