@@ -34,7 +34,7 @@ def test_the_statistics_are_numpys_in_any_batches(channels):
 
 def test_equal_sets_compare_as_equal():
     a = appearance([images()])
-    assert a.beside(a) == pytest.approx(
+    assert a.compare(a) == pytest.approx(
         {"contrast": 1, "color_cast": 0, "sharpness_fine": 1, "sharpness_medium": 1, "sharpness_coarse": 1}
     )
 
@@ -42,20 +42,20 @@ def test_equal_sets_compare_as_equal():
 def test_each_flaw_shows_in_its_own_figure():
     real = images()
     weak = (real.float() - 128).mul(0.5).add(128).round().to(torch.uint8)
-    assert appearance([weak]).beside(appearance([real]))["contrast"] == pytest.approx(0.5, abs=0.01)
+    assert appearance([weak]).compare(appearance([real]))["contrast"] == pytest.approx(0.5, abs=0.01)
     reddish = real.clamp(max=225)
     red = reddish.clone()
     red[:, 0] += 30
-    assert appearance([red]).beside(appearance([reddish]))["color_cast"] == pytest.approx(30)
+    assert appearance([red]).compare(appearance([reddish]))["color_cast"] == pytest.approx(30)
     smooth = torch.nn.functional.avg_pool2d(real.float(), 2).round().to(torch.uint8)
     smooth = smooth.repeat_interleave(2, -1).repeat_interleave(2, -2)
-    flaws = appearance([smooth]).beside(appearance([real]))
+    flaws = appearance([smooth]).compare(appearance([real]))
     assert flaws["sharpness_fine"] == 0
     assert flaws["sharpness_coarse"] == pytest.approx(1, abs=0.01)
 
 
 def test_odd_sides_and_uniform_images():
     odd = images(size=20)[..., :19, :17]
-    assert appearance([odd]).beside(appearance([odd]))["sharpness_medium"] == pytest.approx(1)
+    assert appearance([odd]).compare(appearance([odd]))["sharpness_medium"] == pytest.approx(1)
     flat = torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)
-    assert appearance([flat]).beside(appearance([flat]))["contrast"] == 0
+    assert appearance([flat]).compare(appearance([flat]))["contrast"] == 0

@@ -118,8 +118,8 @@ def test_runs_from_different_base_models_are_compared_by_their_losses(tmp_path):
     apart = plots.report_figures(histories, best, colours)
     alone = plots.report_figures({"near": histories["near"]}, best, colours)
     for ours, theirs in zip(apart[:2], alone[:2], strict=True):
-        assert "difference to the base model" in theirs[2]
-        assert "difference to the base model" not in ours[2]
+        assert "difference from the base model" in theirs[2]
+        assert "difference from the base model" not in ours[2]
     assert "different base models" in apart[0][1]
     assert [title for title, *_ in alone] == ["Validation loss", "Validation loss by timestep"]
 

@@ -23,7 +23,7 @@ def test_passes_by_hand():
 def test_the_default_run_measures_all():
     """300 steps of 8 images, three passes each; 39 images/s is 8.5 ms a pass."""
     seconds = 1 / 39 / 3
-    assert affordable(DEFAULT, 300, seconds, 300 * 8 * 3 * seconds, set(), 1, beside=280) == DEFAULT
+    assert affordable(DEFAULT, 300, seconds, 300 * 8 * 3 * seconds, set(), 1, other_passes=280) == DEFAULT
 
 
 def test_the_limit_is_a_sixth_of_the_training_or_45_seconds():

@@ -221,7 +221,7 @@ def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """Within 15 %: kernels need memory of their own, almost a tenth of the whole where little else is kept."""
     model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
-    counted = memory_estimate.need(denoiser, (64, 64), 2, precision, on="cpu").activations
+    counted = memory_estimate.need(denoiser, (64, 64), 2, precision, device_type="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)
 
 
@@ -238,14 +238,15 @@ def test_what_is_kept_without_contents_is_what_is_kept_with_them(names):
     if "text" not in names:  # whose captions are as long as can be, in the count
         with memory_estimate.LiveMemory() as live:
             denoiser.loss_at(*(v.clone() for v in (x, t, x)), cond or None).value.backward()
-        assert memory_estimate.need(denoiser, (16, 16), 4, on="cpu").activations == pytest.approx(live.peak, rel=0.1)
+        counted = memory_estimate.need(denoiser, (16, 16), 4, device_type="cpu").activations
+        assert counted == pytest.approx(live.peak, rel=0.1)
 
 
 BF16 = {"precision": torch.bfloat16}
 NEEDS = [
     pytest.param(names, how, marks=[pytest.mark.proof] * bool(names or how))  # each of many sizes takes a second
     for names in ((), ("label", "mask"), ("label", "vector", "mask", "image", "text"))
-    for how in ({}, BF16, {**BF16, "on": "cpu"})
+    for how in ({}, BF16, {**BF16, "device_type": "cpu"})
 ]
 
 

@@ -146,7 +146,7 @@ def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction)
     n = len(batch.image)
     torch.testing.assert_close(found.loss, torch.stack(ours).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.zeros, torch.stack(nothing).view(8, n).mean(1), rtol=1e-4, atol=1e-5)
-    assert found.seconds > 0
+    assert found.seconds_per_pass > 0
 
 
 def measured_as(loss, nothing) -> base_loss.BaseLoss:
@@ -154,12 +154,12 @@ def measured_as(loss, nothing) -> base_loss.BaseLoss:
 
 
 def test_a_base_model_is_doubted_where_it_is_no_better_than_zeros():
-    assert measured_as([0.1, 0.05], [1.0, 1.0]).doubt("epsilon") is None
-    assert measured_as([0.2, 0.3], [1.0, 0.25]).doubt("v_prediction") is None, "brighter images than it was trained on"
-    assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).doubt("epsilon")
-    assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).doubt("epsilon")
-    assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).doubt("epsilon")
-    assert "timestep 750" in measured_as([0.1, 0.5], [1.0, 0.25]).doubt("sample")
+    assert measured_as([0.1, 0.05], [1.0, 1.0]).warning("epsilon") is None
+    assert measured_as([0.2, 0.3], [1.0, 0.25]).warning("v_prediction") is None, "brighter images than in training"
+    assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).warning("epsilon")
+    assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).warning("epsilon")
+    assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).warning("epsilon")
+    assert "timestep 750" in measured_as([0.1, 0.5], [1.0, 0.25]).warning("sample")
 
 
 def test_forward_passes_are_those_of_a_run(plan, run):
@@ -247,7 +247,7 @@ def test_compiling_is_advised_where_it_pays(plan):
 
     def advised(seconds, device):
         run.device = torch.device(device)
-        found = base_loss.BaseLoss([], torch.ones(1), torch.ones(1), seconds=seconds / 1200, conditions=1)
+        found = base_loss.BaseLoss([], torch.ones(1), torch.ones(1), seconds_per_pass=seconds / 1200, conditions=1)
         return table.advice(run, found, None, free=0)
 
     assert advised(2699, "cpu") == []

@@ -61,10 +61,10 @@ def sentence(error: BaseException, config_name: str) -> str | None:
             return str(not_compiled)
     if "chrysalis.training.out_of_memory" in sys.modules:  # sampling halves its batches itself
         from chrysalis.system import memory
-        from chrysalis.training.out_of_memory import SMALLER
+        from chrysalis.training.out_of_memory import MEMORY_ADVICE
 
         if memory.ran_out(error):
-            return f"Out of memory: {SMALLER}"
+            return f"Out of memory: {MEMORY_ADVICE}"
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain):
         again = "Then resume=runs/NAME continues" if config_name == "train" else "Then the same command continues"
         return f"The disk is full, or a quota is reached: make room. {again}."

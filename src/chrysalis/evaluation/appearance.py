@@ -1,4 +1,4 @@
-"""Contrast, color cast and sharpness of a set of images beside those of real ones, from the pixels alone."""
+"""Contrast, color cast and sharpness of a set of images compared with those of real ones, from the pixels alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEVELS = 3  # of the pyramid: two of detail, and the image at a quarter of its size
+LEVELS = 3  # pyramid levels: two of detail, and the image at a quarter of its size
 
 
 @dataclass(frozen=True)
 class Appearance:
     """Statistics of a set of images, float64.
 
-    mean: of each channel, [C], in 8-bit steps. deviation: standard deviation of all pixel values. energy: standard
+    mean: one for each channel, [C], in 8-bit steps. deviation: standard deviation of all pixel values. energy: standard
     deviation of each pyramid level, fine to coarse, [LEVELS].
     """
 
@@ -22,12 +22,12 @@ class Appearance:
     deviation: Tensor
     energy: Tensor
 
-    def beside(self, real: "Appearance") -> dict[str, float]:
+    def compare(self, real: "Appearance") -> dict[str, float]:
         """Compare with real images.
 
         Returns:
             contrast: ratio of the deviations; 1 is right. color_cast: the largest difference of a channel's mean, in
-            8-bit steps; 0 is right. sharpness_fine, _medium, _coarse: ratios of the energies; 1 is as sharp.
+            8-bit steps; 0 is right. sharpness_fine, _medium, _coarse: ratios of the energies; 1 is equally sharp.
         """
         fine, medium, coarse = (self.energy / real.energy.clamp(min=1e-9)).tolist()
         return {
@@ -40,7 +40,7 @@ class Appearance:
 
 
 def appearance(batches: Iterable[Tensor]) -> Appearance:
-    """Measure uint8 images [B, C, H, W], all of one size; of odd sides the last row or column is left out."""
+    """Measure uint8 images [B, C, H, W], all of one size; where a side is odd, its last row or column is left out."""
     sums = [_moments(images) for images in batches]
     count, channels, *moments = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
     deviations = torch.stack([(m[1] / m[2] - (m[0] / m[2]) ** 2).clamp(min=0).sqrt() for m in moments])

@@ -12,7 +12,7 @@ from chrysalis.diffusion import seeds
 
 MIN_IMAGES_FOR_PRECISION = 50  # with fewer, one image changes a fraction by more than 2 %
 MIN_IMAGES_FOR_KD = 16
-MAX_IMAGES = 5000  # of each set, for metrics that compare every pair
+MAX_IMAGES = 5000  # images of each set, for metrics that compare every pair
 KD_FORMAT = "{kd:.2g} (95 % CI {kd_low:.2g} to {kd_high:.2g})"  # filled with the metrics of `measure`
 IDENTICAL = 1e-5  # relative distance; features of one image differ by less, whatever else is in its batch
 
@@ -87,7 +87,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _neighbour_radius(x: Tensor, k: int) -> Tensor:
+def _neighbor_radius(x: Tensor, k: int) -> Tensor:
     """Distance of each image to its k-th nearest other image, [N]."""
     return euclidean(x, x).fill_diagonal_(0).kthvalue(k + 1, dim=1).values
 
@@ -97,8 +97,8 @@ def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, 
     (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
     real, samples = real.double(), samples.double()
     across = euclidean(real, samples)
-    precision = (across <= _neighbour_radius(real, k)[:, None]).any(0).double().mean()
-    recall = (across <= _neighbour_radius(samples, k)[None]).any(1).double().mean()
+    precision = (across <= _neighbor_radius(real, k)[:, None]).any(0).double().mean()
+    recall = (across <= _neighbor_radius(samples, k)[None]).any(1).double().mean()
     return float(precision), float(recall)
 
 
@@ -106,7 +106,7 @@ def density_coverage(real: Tensor, samples: Tensor, k: int = 5) -> tuple[float, 
     """Number of real balls around a sample over k (about 1 for equal distributions), and the fraction of real balls
     that contain a sample (Naeem et al. 2020, arXiv 2002.09797); more robust to outliers than precision and recall."""
     real, samples = real.double(), samples.double()
-    inside = euclidean(real, samples) < _neighbour_radius(real, k)[:, None]
+    inside = euclidean(real, samples) < _neighbor_radius(real, k)[:, None]
     return float(inside.double().sum(0).mean() / k), float(inside.any(1).double().mean())
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from chrysalis.evaluation.distances import euclidean
 
-QUANTILE = 0.05  # of the validation ratios: the threshold, which flags this fraction of new images too
+QUANTILE = 0.05  # quantile of the validation ratios used as the threshold: it flags this fraction of new images too
 MIN_VALIDATION_IMAGES = 20  # fewer have no fifth percentile
 MAX_VALIDATION_IMAGES = 1000  # more hardly make the percentile more exact
 DUPLICATE_RATIO = 0.1  # a validation image with a lower ratio is in the training set itself
-MAX_SPACING_IMAGES = 1000  # training images whose nearest neighbours are looked up for the spacing
-SIGNIFICANCE_LEVEL = 0.01  # of the p-value, before a correction for several evaluations
+MAX_SPACING_IMAGES = 1000  # training images whose nearest neighbors are looked up for the spacing
+SIGNIFICANCE_LEVEL = 0.01  # limit of the p-value, before a correction for several evaluations
 MAX_DISTANCES = 2**24  # in memory at once
 
 

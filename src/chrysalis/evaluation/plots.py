@@ -12,7 +12,7 @@ Figures = list[tuple[str, str, str]]  # (title, caption, SVG)
 GREY, SAND = "#8a8275", "#c9c2b4"  # reference lines; raw values behind their average
 POINTS = {"capsize": 3, "linewidth": 1.6, "marker": "o", "markersize": 4}  # values with error bars
 AT_TIMESTEPS = "Details are decided at small timesteps, shapes at large ones."
-GAIN_CAPTIONS = (
+DIFFERENCE_CAPTIONS = (
     "Below zero is better than the base model. The band is the standard error over the validation images, the circle "
     "the best step.",
     f"At the best step, with standard errors. {AT_TIMESTEPS}",
@@ -48,63 +48,62 @@ def loss_curve(path: Path, training: list[list[float]], validation: list[list[fl
     save(figure, path)
 
 
-def report_figures(histories: Histories, best: Mapping[str, int], colours: Mapping[str, str]) -> Figures:
+def report_figures(histories: Histories, best: Mapping[str, int], colors: Mapping[str, str]) -> Figures:
     """Plot the figures of a report for which there is more than one point. best: the best step of each run."""
     from matplotlib import rc_context
 
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         return [
-            *_validation_figures(histories, best, colours),
-            *_sample_figures(histories, colours),
-            *_training_figures(histories, colours),
+            *_validation_figures(histories, best, colors),
+            *_sample_figures(histories, colors),
+            *_training_figures(histories, colors),
         ]
 
 
-def _validation_figures(histories: Histories, best: Mapping[str, int], colours: Mapping[str, str]) -> Figures:
-    """EMA weights' validation losses, by step and by timestep: their differences to the base model's where all runs
+def _validation_figures(histories: Histories, best: Mapping[str, int], colors: Mapping[str, str]) -> Figures:
+    """EMA weights' validation losses, by step and by timestep: their differences from the base model's where all runs
     have the same one, else the losses themselves, because the worst base model has the most to gain."""
     same_base = len({round(history["validation"][0]["ema"], 5) for history in histories.values()}) == 1
     by_step, by_timestep = subplots(1, (8.6, 3.4))[1][0], subplots(1, (8.6, 3.0))[1][0]
+    # 1. The curves of each run
     for name, history in histories.items():
-        rows, colour = history["validation"], colours[name]
+        rows, color = history["validation"], colors[name]
         steps = [row["step"] for row in rows]
         at_best = steps.index(best[name])
         if same_base:
-            gains = [row["ema_minus_base"] for row in rows]
-            losses, errors = ([gain[key] or 0 for gain in gains] for key in ("mean", "standard_error"))
+            differences = [row["ema_minus_base"] for row in rows]
+            losses, errors = ([one[key] or 0 for one in differences] for key in ("mean", "standard_error"))
             low, high = ([y + sign * e for y, e in zip(losses, errors, strict=True)] for sign in (-1, 1))
-            by_step.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            timestep_losses = gains[at_best]["by_timestep"]
-            timestep_errors = [error or 0 for error in gains[at_best]["standard_error_by_timestep"]]
+            by_step.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+            timestep_losses = differences[at_best]["by_timestep"]
+            timestep_errors = [error or 0 for error in differences[at_best]["standard_error_by_timestep"]]
         else:
-            losses, timestep_losses, timestep_errors = (
-                [row["ema"] for row in rows],
-                rows[at_best]["ema_by_timestep"],
-                None,
-            )
+            losses, timestep_errors = [row["ema"] for row in rows], None
+            timestep_losses = rows[at_best]["ema_by_timestep"]
         label = named(name) if len(histories) > 1 else "EMA weights"
-        by_step.plot(steps, losses, color=colour, linewidth=1.8, marker="o", markersize=3, label=label)
+        by_step.plot(steps, losses, color=color, linewidth=1.8, marker="o", markersize=3, label=label)
         if len(histories) == 1:
             raw = [row["raw_minus_base"]["mean"] for row in rows]
             by_step.plot(steps, raw, color=SAND, linewidth=1.2, marker="o", markersize=2.5, label="raw weights")
-        by_step.plot([best[name]], [losses[at_best]], "o", color=colour, markersize=9, fillstyle="none")
-        by_timestep.errorbar(history["timesteps"], timestep_losses, timestep_errors, color=colour, **POINTS)
+        by_step.plot([best[name]], [losses[at_best]], "o", color=color, markersize=9, fillstyle="none")
+        by_timestep.errorbar(history["timesteps"], timestep_losses, timestep_errors, color=color, **POINTS)
+    # 2. Axes and captions
     by_step.set(xlabel="optimizer step")
     by_step.legend(frameon=False)
     by_timestep.set(xlabel="timestep (small: little noise)")
     for axes in (by_step, by_timestep):
         if same_base:
             axes.axhline(0, color=GREY, linestyle="--", linewidth=1)
-            axes.set(ylabel="difference to the base model")
+            axes.set(ylabel="difference from the base model")
         else:
             axes.set(ylabel="EMA weights", yscale="log")
             plain_numbers(axes)
-    captions = GAIN_CAPTIONS if same_base else LOSS_CAPTIONS
+    captions = DIFFERENCE_CAPTIONS if same_base else LOSS_CAPTIONS
     titles = ("Validation loss", "Validation loss by timestep")
     return list(zip(titles, captions, (_svg(by_step.figure), _svg(by_timestep.figure)), strict=True))
 
 
-def _sample_figures(histories: Histories, colours: Mapping[str, str]) -> Figures:
+def _sample_figures(histories: Histories, colors: Mapping[str, str]) -> Figures:
     """KD and near-duplicates by step, each if it was measured more than once."""
     titles = {"kd": "KD: distance to real images", "near_duplicate_fraction": "fraction of near-duplicates"}
     evaluations = {name: history["evaluation"] for name, history in histories.items()}
@@ -120,7 +119,7 @@ def _sample_figures(histories: Histories, colours: Mapping[str, str]) -> Figures
             # clamped at 0: a bootstrapped interval of few images may not contain its own estimate
             below = [max(0.0, row[key] - row[f"{key}_low"]) for row in measured]
             above = [max(0.0, row[f"{key}_high"] - row[key]) for row in measured]
-            axes.errorbar([row["step"] for row in measured], values, [below, above], color=colours[name], **POINTS)
+            axes.errorbar([row["step"] for row in measured], values, [below, above], color=colors[name], **POINTS)
         axes.set(title=titles[key], xlabel="optimizer step")
         if key == "near_duplicate_fraction":
             by_chance = next(row[f"{key}_by_chance"] for rows in evaluations.values() for row in rows if key in row)
@@ -130,14 +129,14 @@ def _sample_figures(histories: Histories, colours: Mapping[str, str]) -> Figures
     return [("Samples", caption, _svg(figure))]
 
 
-def _training_figures(histories: Histories, colours: Mapping[str, str]) -> Figures:
+def _training_figures(histories: Histories, colors: Mapping[str, str]) -> Figures:
     curves = {name: history["training"] for name, history in histories.items() if len(history["training"]) > 1}
     if not curves:
         return []
     figure, (axes,) = subplots(1, (8.6, 2.8))
     for name, rows in curves.items():
         steps, _, averages = zip(*rows, strict=True)
-        axes.plot(steps, averages, color=colours[name], linewidth=1.6, label=named(name))
+        axes.plot(steps, averages, color=colors[name], linewidth=1.6, label=named(name))
     axes.set(xlabel="optimizer step", yscale="log")
     plain_numbers(axes)
     caption = "The moving average of the unweighted loss. It says little about the quality of the samples."
@@ -161,9 +160,9 @@ def sweep_figure(path: Path, groups: Mapping[str, list[dict]]) -> None:
         panels.append(("evaluation", "kd", "KD: distance of samples to real images"))
     figure, columns = subplots(len(panels), (4.8 * len(panels), 3.9))
     for axes, (kind, key, title) in zip(columns, panels, strict=True):
-        for colour, (name, runs) in zip(COLORS * len(groups), groups.items(), strict=False):
+        for color, (name, runs) in zip(COLORS * len(groups), groups.items(), strict=False):
             curves = [{row["step"]: row[key] for row in run[kind] if key in row} for run in runs]
-            _plot_band(axes, curves, colour, named(name))
+            _plot_band(axes, curves, color, named(name))
         axes.set(title=title, xlabel="optimizer step")
         if axes.dataLim.y0 > 0:  # KD is unbiased and may be below 0
             axes.set(yscale="log")
@@ -176,12 +175,12 @@ def sweep_figure(path: Path, groups: Mapping[str, list[dict]]) -> None:
     save(figure, path)
 
 
-def _plot_band(axes: Any, runs: Sequence[Mapping[int, float]], colour: str, name: str) -> None:
+def _plot_band(axes: Any, runs: Sequence[Mapping[int, float]], color: str, name: str) -> None:
     """Plot the mean and the range of runs over the steps that all of them have."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     values = [[run[step] for run in runs] for step in steps]
     if len(runs) > 1:
         low, high = [min(v) for v in values], [max(v) for v in values]
-        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
     mean = [sum(v) / len(v) for v in values]
-    axes.plot(steps, mean, color=colour, linewidth=1.8, marker="o", markersize=3, label=name)
+    axes.plot(steps, mean, color=color, linewidth=1.8, marker="o", markersize=3, label=name)

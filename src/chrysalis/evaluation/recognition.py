@@ -1,4 +1,4 @@
-"""Whether samples show what a labelled data set shows: their distance to the labels' images in feature space."""
+"""Whether samples show what a labeled data set shows: their distance to the labels' images in feature space."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from chrysalis.evaluation.memorization import MIN_VALIDATION_IMAGES
 
 MIN_IMAGES_PER_LABEL = 8  # in training; sets with rarer labels are not used
-QUANTILE = 0.95  # of the validation images' distances: the threshold, beyond which the other real images lie too
-SHRINKAGE = 0.01  # of the covariance towards a multiple of the identity, for directions with hardly any variance
+QUANTILE = 0.95  # quantile of the validation images' distances used as the threshold: 5 % of real images lie beyond it
+SHRINKAGE = 0.01  # moves the covariance towards a multiple of the identity, for directions with hardly any variance
 
 
 class Recognizer:
     """Gaussians of one covariance around the mean features of each label, from features [N, D] and labels int64 [N]
-    (0 to L - 1, or -1 if unlabelled).
+    (0 to L - 1, or -1 if unlabeled).
 
     An image is recognized if its Mahalanobis distance to the nearest label's mean (Lee et al. 2018, arXiv 1807.03888)
     is at most that of 95 % of the validation images. A classifier's confidence would not do: it is high for images far

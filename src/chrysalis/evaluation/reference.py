@@ -17,7 +17,7 @@ from chrysalis.evaluation.features import BATCH_SIZE, Network, extract, extract_
 from chrysalis.evaluation.memorization import NearDuplicateDetector, NearDuplicates
 from chrysalis.sampling import grids
 
-MAX_APPEARANCE_IMAGES = 2000  # of the real ones, whose pixels are read
+MAX_APPEARANCE_IMAGES = 2000  # real images whose pixels are read, at most
 MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
 
@@ -88,13 +88,13 @@ class ReferenceFeatures:
             yield torch.from_numpy(np.asarray(self.image_set.images[part]))
 
     def evaluate(self, images: Tensor, seed: int = 0) -> Evaluation:
-        """Evaluate generated images, uint8 [N, 3, H, W]."""
+        """Evaluate generated images, uint8 [N, C, H, W]."""
         samples = extract(self.network, images, self.device)
         mirrored = extract(self.network, images.flip(-1), self.device) if self.flip else None
         near_duplicates = self.detector.detect(samples, mirrored)
         metrics, notes = distances.measure(self.real, samples, seed)
         metrics |= near_duplicates.metrics
-        metrics |= appearance(images.cpu().split(BATCH_SIZE)).beside(self.appearance)
+        metrics |= appearance(images.cpu().split(BATCH_SIZE)).compare(self.appearance)
         metrics |= self.recognizer.measure(samples) if self.recognizer else {}
         record = {"features": self.network.name, "features_digest": self.digest, "compared_with": self.compared_with}
         record |= {"n_samples": len(samples), "n_real": len(self.real), "n_validation": self.detector.n_validation}
@@ -102,7 +102,7 @@ class ReferenceFeatures:
         return Evaluation(record, metrics, near_duplicates)
 
     def nearest_grid(self, evaluation: Evaluation, images: Tensor, k: int) -> Tensor:
-        """Arrange the k samples of uint8 [N, 3, H, W] with the lowest ratios, the lowest first, above the training
+        """Arrange the k samples of uint8 [N, C, H, W] with the lowest ratios, the lowest first, above the training
         image nearest to each; returns uint8 [3, h, w]."""
         found = evaluation.near_duplicates
         lowest = found.ratio.argsort()[:k].tolist()

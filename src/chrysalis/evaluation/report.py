@@ -24,7 +24,7 @@ MAX_GRIDS = 4  # grids of samples that a page shows of one run: the first, the l
 
 TRAINING_ROWS = {  # title: format; a row whose values are missing is left out
     "validation loss": "{loss:.5f} (predicting {prediction})",
-    "difference to the base model": "{val_loss_minus_base:+.5f}{plus_minus}",
+    "difference from the base model": "{val_loss_minus_base:+.5f}{plus_minus}",
     "best step": "{best_step:,} of {steps:,}",
     "duration": "{seconds:.0f} s, {hardware}",
 }
@@ -115,13 +115,13 @@ def _images_of_run(folder: Path, evaluation: dict) -> list[tuple[str, Path]]:
 
 
 def comparison(subjects: Sequence[Subject]) -> list[tuple[str, list[str]]]:
-    """Rows of (title, one cell for each subject), with the differences of the validation losses to the first one's."""
+    """Rows of (title, one cell for each subject), with each validation loss's difference from the first one's."""
     cells, first = [s.metrics for s in subjects], subjects[0].validation
     titles = dict.fromkeys(title for metrics in cells for title in metrics)
     rows = [(title, [metrics.get(title, "") for metrics in cells]) for title in titles]
     if len(subjects) > 1 and first:
         changes = [str(compare_records(s.validation, first)) if s.validation else "" for s in subjects[1:]]
-        rows.insert(1, (f"difference to {subjects[0].name}", ["", *changes]))  # row 0 is the loss itself
+        rows.insert(1, (f"difference from {subjects[0].name}", ["", *changes]))  # row 0 is the loss itself
     return rows
 
 
@@ -131,15 +131,15 @@ def write(path: Path, subjects: Sequence[Subject]) -> None:
     environment.filters["data"] = _data_url
     histories = {s.name: s.history for s in subjects if s.history}
     best = {s.name: s.results["best_step"] for s in subjects if s.history}
-    colours = {s.name: colour for s, colour in zip(subjects, COLORS * len(subjects), strict=False)}
+    colors = {s.name: color for s, color in zip(subjects, COLORS * len(subjects), strict=False)}
     notes, *others = (s.evaluation.get("notes", []) for s in subjects)
     if any(other != notes for other in others):
         notes = [f"{s.name}: {note}" for s in subjects for note in s.evaluation.get("notes", [])]
     page = environment.get_template("report.html.j2").render(
         subjects=subjects,
         rows=comparison(subjects),
-        figures=plots.report_figures(histories, best, colours) if histories else [],
-        colours=colours,
+        figures=plots.report_figures(histories, best, colors) if histories else [],
+        colors=colors,
         notes=[*_comparability_warnings(subjects), *notes],
     )
     write_text(path, page)
@@ -160,7 +160,7 @@ def _comparability_warnings(subjects: Sequence[Subject]) -> list[str]:
     names = {"features_digest": "feature networks", "compared_with": "real images", "n_real": "numbers of real images"}
     different = [name for key, name in names.items() if len({e[key] for e in evaluations}) > 1]
     what = "KD, FD, precision, recall, density and coverage are not comparable: they come from different"
-    return [f"{what} {' and '.join(different)}."] if different else []
+    return [f"{what} {' and '.join(different)}. Evaluate again with the same features and data."] if different else []
 
 
 def _read(file: Path, *required: str) -> dict:

@@ -23,7 +23,7 @@ from chrysalis.system.ranges import From1To64
 from chrysalis.system.records import public
 from chrysalis.system.terminal import say, warn
 
-MAX_VALIDATION_IMAGES = 256  # each measured at eight timesteps
+MAX_LOSS_IMAGES = 256  # validation images, each measured at eight timesteps
 
 
 class Evaluate(Generate):
@@ -96,7 +96,7 @@ class Evaluate(Generate):
         the data here need not have its conditions."""
         if self.model.conditioner is not None or len(self.data.validation_rows) < 2:
             return None
-        batch = self.data.validation_batch(MAX_VALIDATION_IMAGES)
-        denoiser, contents = denoiser_of(self.model).to(self.device), batch.key.tolist()
-        losses = validation_loss(denoiser, batch.image, contents)
-        return loss_record(losses, contents, denoiser, self.data.size, seed=0)
+        batch = self.data.validation_batch(MAX_LOSS_IMAGES)
+        denoiser, hashes = denoiser_of(self.model).to(self.device), batch.key.tolist()
+        losses = validation_loss(denoiser, batch.image, hashes)
+        return loss_record(losses, hashes, denoiser, self.data.size, seed=0)

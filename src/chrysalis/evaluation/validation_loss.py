@@ -31,17 +31,17 @@ def fixed_timesteps(total: int, bins: int) -> Tensor:
 def validation_loss(
     denoiser: Denoiser,
     images: Tensor,
-    contents: Sequence[int],
+    hashes: Sequence[int],
     bins: int = 8,
     seed: int = 0,
     batch_size: int = 32,
     cond: Mapping | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Measure the unweighted MSE, float32 [N, bins], of uint8 images [N, 3, H, W].
+    """Measure the unweighted MSE, float32 [N, bins], of uint8 images [N, C, H, W].
 
-    contents: a hash of each image, which fixes its noise together with `seed` and the bin, in whatever order the images
-    come. cond: the images' conditions; None: null. advance: called with the number of triples each batch finished.
+    hashes: one for each image, which fixes its noise together with `seed` and the bin, in whatever order the
+    images come. cond: the images' conditions; None: null. advance: called with the number of triples in each batch.
     """
     timesteps = fixed_timesteps(len(denoiser.noise), bins)
     device = denoiser.noise.alphas.device
@@ -52,7 +52,7 @@ def validation_loss(
         rows = [i for i, _ in chunk]
         first = rows[0]  # an image is encoded once for all its timesteps
         x0 = denoiser.codec.encode(images[first : rows[-1] + 1].to(device))[[row - first for row in rows]]
-        eps = seeds.normal([seeds.key(seed, "held out", int(contents[i]), j) for i, j in chunk], x0.shape[1:], device)
+        eps = seeds.normal([seeds.key(seed, "held out", int(hashes[i]), j) for i, j in chunk], x0.shape[1:], device)
         t = timesteps[[j for _, j in chunk]].to(device)
         chunk_cond = None if cond is None else batches.to_device(batches.rows(cond, rows), device)
         return denoiser.loss_at(x0, t, eps, chunk_cond).per_sample
@@ -103,8 +103,8 @@ def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
     return PairedDifference(float(by_image.mean()), float(standard_error(by_image)), *by_timestep, n)
 
 
-def loss_record(losses: Tensor, contents: Sequence[int], denoiser: Denoiser, size: Sequence[int], seed: int) -> dict:
-    """Describe losses [N, bins] and how they were measured. contents: the hash of each image, see `validation_loss`."""
+def loss_record(losses: Tensor, hashes: Sequence[int], denoiser: Denoiser, size: Sequence[int], seed: int) -> dict:
+    """Describe losses [N, bins] and how they were measured. hashes: one for each image, see `validation_loss`."""
     alphas = denoiser.noise.alphas
     mean_losses = losses.mean(dim=1).tolist()
     return {
@@ -115,7 +115,7 @@ def loss_record(losses: Tensor, contents: Sequence[int], denoiser: Denoiser, siz
         "image_size": list(size),
         "noise_schedule": hashlib.sha256(str([f"{a:.5f}" for a in alphas.tolist()]).encode()).hexdigest()[:12],
         "device": alphas.device.type,
-        "loss_by_image": {f"{content:x}": loss for content, loss in zip(contents, mean_losses, strict=True)},
+        "loss_by_image": {f"{key:x}": loss for key, loss in zip(hashes, mean_losses, strict=True)},
     }
 
 

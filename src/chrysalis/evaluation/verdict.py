@@ -10,7 +10,7 @@ from chrysalis.evaluation.validation_loss import PairedDifference, paired_differ
 
 
 def describe_change(difference: PairedDifference, base: float) -> str:
-    """Describe the difference to the base model's validation loss `base`, such as "12 % lower than"; the base model's
+    """Describe the difference from the base model's validation loss `base`, such as "12 % lower than"; the base model's
     name follows."""
     if not difference.is_significant:
         return "no significant change from"

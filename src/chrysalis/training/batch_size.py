@@ -23,12 +23,12 @@ def fit_batch(data: ImageDataModule, module: TrainingModule, trainer: Trainer) -
             f"data.batch_size=auto does not work with {other}: give data.batch_size as a number, or leave {other}=1 "
             "and give the images of an optimizer step as data.effective_batch."
         )
-    needed, free = step_cost(module, trainer, data.size), memory.free(trainer.strategy.root_device)
-    batch_size = memory_estimate.largest_batch(needed, free, data.effective_batch)
+    cost, free = step_cost(module, trainer, data.size), memory.free(trainer.strategy.root_device)
+    batch_size = memory_estimate.largest_batch(cost, free, data.effective_batch)
     data.batch_size, trainer.accumulate_grad_batches = batch_size, data.effective_batch // batch_size
     say(
         f"data.batch_size=auto: {trainer.accumulate_grad_batches} micro-batches of {batch_size} images per step, "
-        f"about {memory_estimate.MARGIN * needed.total(batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        f"about {memory_estimate.MARGIN * cost.total(batch_size) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
     )
 
 
@@ -38,6 +38,6 @@ def step_cost(module: TrainingModule, trainer: Trainer, size: tuple[int, int]) -
         module.denoiser,
         size,
         precision=hardware.AUTOCAST.get(str(trainer.precision)),
-        optimizer_bytes_per_weight=module.optimizer_bytes,
-        on=trainer.strategy.root_device.type,
+        optimizer_bytes_per_weight=module.optimizer_bytes_per_weight,
+        device_type=trainer.strategy.root_device.type,
     )

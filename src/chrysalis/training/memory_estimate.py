@@ -54,7 +54,7 @@ def need(
     batch_size: int,
     precision: torch.dtype | None = None,
     optimizer_bytes_per_weight: float = 8,
-    on: str = "cuda",
+    device_type: str = "cuda",
 ) -> Need:
     """Count the bytes of a training step: the forward pass, and the backward pass into gradients that exist already.
 
@@ -62,8 +62,8 @@ def need(
     Not counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
 
     denoiser: is left as it is; its frozen weights have no gradients, moments or EMA. size: (height, width). precision:
-    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form. on: whose
-    autocast rules count, "cuda" (MPS has the same) or "cpu".
+    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form.
+    device_type: whose autocast rules count, "cuda" (MPS has the same) or "cpu".
     """
     parameters = [*denoiser.parameters()]
     trainable = [p for p in parameters if p.requires_grad]
@@ -74,7 +74,7 @@ def need(
         gradients=tensor_bytes(trainable),
         optimizer=int(count * optimizer_bytes_per_weight),
         ema=4 * count,
-        activations=_peak(denoiser, size, batch_size, precision, on),
+        activations=_peak(denoiser, size, batch_size, precision, device_type),
     )
 
 
@@ -85,9 +85,9 @@ def cost(denoiser: Denoiser, size: tuple[int, int], **how: Any) -> Cost:
     return Cost(few - 2 * per_image, per_image)
 
 
-def largest_batch(needed: Cost, free_bytes: int, effective_batch: int) -> int:
+def largest_batch(cost: Cost, free_bytes: int, effective_batch: int) -> int:
     """The largest divisor of effective_batch whose step fits into free_bytes with MARGIN; 1 if none does."""
-    most = max(1, needed.max_batch_size(free_bytes))
+    most = max(1, cost.max_batch_size(free_bytes))
     return max(n for n in range(1, effective_batch + 1) if effective_batch % n == 0 and n <= most)
 
 
@@ -126,11 +126,13 @@ class LiveMemory(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def _peak(denoiser: Denoiser, size: tuple[int, int], batch_size: int, precision: torch.dtype | None, on: str) -> int:
+def _peak(
+    denoiser: Denoiser, size: tuple[int, int], batch_size: int, precision: torch.dtype | None, device_type: str
+) -> int:
     """The peak bytes of a step on a fake denoiser, besides weights and gradients."""
     autocast = torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None)
     mode = FakeTensorMode()
-    fake = _fake(denoiser, mode, upcast=precision is not None and on != "cpu")
+    fake = _fake(denoiser, mode, upcast=precision is not None and device_type != "cpu")
     with mode:
         for p in fake.parameters():
             p.grad = torch.empty_like(p) if p.requires_grad else None

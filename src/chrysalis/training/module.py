@@ -61,10 +61,10 @@ class TrainingModule(LightningModule):
         # a trial, so that a bad value is refused before a run folder is created
         trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
         lr_schedule(trial, total_steps=1)
-        self.optimizer_bytes: float = getattr(trial, "bytes_per_weight", 8.0)  # of its state, for each weight
+        self.optimizer_bytes_per_weight: float = getattr(trial, "bytes_per_weight", 8.0)
         self.microbatching = MicroBatching(denoiser)
-        self.grad_norm: torch.Tensor | None = None  # of the last optimizer step, before clipping
-        self.learning_rate = 0.0  # of the last optimizer step
+        self.grad_norm: torch.Tensor | None = None  # at the last optimizer step, before clipping
+        self.learning_rate = 0.0  # at the last optimizer step
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """(name, parameter) of all that is trained."""
@@ -93,7 +93,7 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the micro-batch's part of the mean loss over its window, the micro-batches of one optimizer step.
 
-        In a short last window every image still weighs 1 / (number of its images).
+        In a short last window every image still weighs 1 / (number of images in the window).
         """
         micro_batch, processes = self.microbatching.run(self, batch), self.trainer.world_size
         # Lightning divides by the micro-batches of a window, DDP by the processes

@@ -70,7 +70,7 @@ class AdamW8bit(torch.optim.Optimizer):
             state.update({name: moment} if small else self._quantized(name, moment))
 
     def _moment(self, state: dict, name: str, like: torch.Tensor) -> torch.Tensor:
-        """The moment float32, shaped like `like`."""
+        """The moment in float32, with the shape of `like`."""
         if name not in state:
             return torch.zeros_like(like)
         if f"{name}_scale" not in state:
@@ -120,6 +120,6 @@ def lr_schedule(
     kind: Literal["constant", "cosine", "linear"] = "constant",
     warmup_steps: NotNegative = 0,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning-rate multiplier by optimizer step: linear warm-up, then constant, or down to 0 at total_steps."""
+    """Make the learning-rate schedule: linear warm-up, then constant, or down to 0 at total_steps."""
     name = "constant_with_warmup" if kind == "constant" else kind
     return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)

@@ -12,7 +12,7 @@ from chrysalis.system.compiling import compiled_only_if
 from chrysalis.system.errors import UserError
 from chrysalis.system.terminal import warn
 
-SMALLER = "use a smaller data.image_size or model, model.gradient_checkpointing=true or optimizer=adamw8bit."
+MEMORY_ADVICE = "use a smaller data.image_size or model, model.gradient_checkpointing=true or optimizer=adamw8bit."
 
 
 @dataclass
@@ -53,7 +53,7 @@ class MicroBatching:
         return micro_batch
 
     def _loss(self, module: LightningModule, micro_batch: MicroBatch, part: Batch) -> torch.Tensor:
-        """What a micro-batch, or a part of it, adds to the weighted mean over its window."""
+        """Return what a part adds to the weighted mean over its window; record its timesteps and unweighted losses."""
         full = module.trainer.datamodule.batch_size  # pyrefly: ignore[missing-attribute] - Lightning sets it without declaring it
         with compiled_only_if(len(part) * self.parts == full):
             loss = self.denoiser.loss(part)
@@ -77,7 +77,7 @@ class MicroBatching:
         micro_batch.loss = total.requires_grad_()
 
     def _fits(self, module: LightningModule, window: list[MicroBatch]) -> bool:
-        """Run both passes of each micro-batch; returns whether they fit in memory.
+        """Run both passes of each micro-batch; return whether they fit in memory.
 
         The caller repeats them, outside of `except`: the exception holds the failed graph.
         """
@@ -101,4 +101,4 @@ class MicroBatching:
                     f"step {module.trainer.global_step + 1}: out of memory. From here on each micro-batch is split "
                     f"into {self.parts} parts; the optimizer sees the same images."
                 )
-        raise UserError(f"A single image at a time does not fit in memory: {SMALLER}")
+        raise UserError(f"A single image at a time does not fit in memory: {MEMORY_ADVICE}")

@@ -67,7 +67,7 @@ class Export(Callback):
         self.run_dir, self.commands, self.settings = Path(run_dir), [command], settings
         self.started, self.origin, self.half, self.merge, self.report = started, origin, half, merge, report
         self.coarser, self.results = dict(coarser or {}), {}
-        self.change = ""  # of the validation loss, in words
+        self.change = ""  # how the validation loss changed, in words
         self._seconds_before = 0.0
 
     def on_train_end(self, trainer: Trainer, module: TrainingModule) -> None:

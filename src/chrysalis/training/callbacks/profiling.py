@@ -16,7 +16,7 @@ from chrysalis.training.callbacks.progress import Clock, now
 # The profiler's own lines on standard error are for its developers. It reads this when a process first uses it.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-ROWS = 15  # of the table
+ROWS = 15  # operations in the printed table
 LONGEST_WAIT = 200  # optimizer steps after `wait` within which undisturbed ones are looked for
 
 

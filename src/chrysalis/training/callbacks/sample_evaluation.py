@@ -111,7 +111,7 @@ class SampleEvaluation(Callback):
         return Schedule(self.n, max(1, total // (count - base)), total, base)
 
     def prepare(self, trainer: Trainer, data: ImageDataModule, images_per_step: int, total: int | None) -> None:
-        """Load the network and set the schedule, before a training of `total` steps (None: without an end).
+        """Load the network and set the schedule, before training for `total` steps (None: without an end).
 
         Raises UserError if the network cannot be loaded, or callbacks.best.monitor will not be measured.
         """
@@ -155,7 +155,7 @@ class SampleEvaluation(Callback):
                 self._evaluate(trainer, module, step)
 
     def record_at(self, trainer: Trainer, module: TrainingModule, step: int) -> dict | None:
-        """The record of a step whose weights are applied; evaluated now, by this process alone, if it was not before.
+        """Return the record of a step, whose weights are applied; evaluate it now, in this process alone, if necessary.
 
         None if nothing is evaluated.
         """

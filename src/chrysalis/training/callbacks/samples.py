@@ -34,9 +34,9 @@ def generate(
     what: str,
     batch_size: int | None = None,
 ) -> torch.Tensor:
-    """Generate uint8 [n, 3, H, W] on the module's device, with the weights that it has now.
+    """Generate uint8 [n, C, H, W] on the module's device, with the weights that it has now.
 
-    image_seeds, cond: of each image. what: the stage on screen. batch_size: None for all at once.
+    image_seeds, cond: one for each image. what: the stage on screen. batch_size: None for all at once.
     """
     n, stepper = len(image_seeds), schedulers.build(module.denoiser.scheduler, scheduler)
     with find(trainer, Clock).paused(), eval_mode(trainer, module), stage(what, n * steps) as progress:
@@ -52,7 +52,7 @@ def generate(
 class GridLayout:
     """The images of a sample grid; for a conditional model, a row for each label or caption of validation images.
 
-    names: of the rows. columns: images in each. labels: the rows' class labels; None without that condition.
+    names: the rows' names. columns: images in each. labels: the rows' class labels; None without that condition.
     cond: the conditions of all images, row by row; None: unconditional. representatives: indices of the images that
     stand for all, the first eight or the first of each row.
     """
@@ -117,12 +117,12 @@ class Samples(Callback):
 
     def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.global_step == 0:
-            seen: list[torch.Tensor] = []  # the first images of training, flipped and cropped
+            images: list[torch.Tensor] = []  # the first images of training, flipped and cropped
             for batch in trainer.datamodule.train_dataloader():
-                seen.append(batch.image)
-                if sum(map(len, seen)) >= self.preview:
+                images.append(batch.image)
+                if sum(map(len, images)) >= self.preview:
                     break
-            grid = pixels.grid(pixels.as_rgb(torch.cat(seen)[: self.preview]))
+            grid = pixels.grid(pixels.as_rgb(torch.cat(images)[: self.preview]))
             self._write(trainer, grid, "training_images.png", "training_images", 0)
         elif self.base is None or not (self.run_dir / "samples" / f"step_{trainer.global_step:06d}.png").is_file():
             self.on_step_end(trainer, module)  # the run was stopped before it could

@@ -55,7 +55,7 @@ class Validation(Callback):
         self.timesteps, self.seed = timesteps, seed
         # {step: {"raw", "ema", and the EMA weights under other conditions: float32 [N, timesteps]}}
         self.measured: dict[int, dict[str, torch.Tensor]] = {}
-        self.image_hashes: list[int] = []  # of the images that are measured
+        self.image_hashes: list[int] = []  # those of the measured images
 
     def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
         batch = trainer.datamodule.validation_batch(self.n_images)

@@ -15,7 +15,7 @@ from chrysalis.training.callbacks.validation import validation_conditions
 from chrysalis.training.module import eval_mode
 from chrysalis.training.preflight.plan import Plan
 
-LONG = 8.0  # seconds after which no further image is measured
+MAX_SECONDS = 8.0  # seconds after which no further image is measured
 IMAGES, TIMESTEPS = 4, 8  # validation images, and timesteps for each
 BARELY_BETTER = 0.9  # fraction of the loss of predicting zeros, over all timesteps
 # The same fraction at one timestep. Any trained model finds the noise; v and x0 at high noise are the image itself, and
@@ -35,18 +35,18 @@ class Zeros(Denoiser):
 class BaseLoss:
     """Validation losses before training.
 
-    loss, zeros: float32 [timesteps], of the model and of predicting zeros. seconds: of a forward pass, per image.
-    conditions: number of those that a conditional model will be measured under, else 1. images: number measured.
+    loss, zeros: float32 [timesteps], of the model and of predicting zeros. seconds_per_pass: time of a forward pass,
+    per image. conditions: number that a conditional model will be measured under, else 1. images: number measured.
     """
 
     timesteps: list[int]
     loss: torch.Tensor
     zeros: torch.Tensor
-    seconds: float
+    seconds_per_pass: float
     conditions: int
     images: int = IMAGES
 
-    def doubt(self, prediction: str) -> str | None:
+    def warning(self, prediction: str) -> str | None:
         """A warning about a pretrained model that is barely better than predicting zeros."""
         fraction, by_timestep = (self.loss.mean() / self.zeros.mean()).item(), self.loss / self.zeros
         if not fraction <= BARELY_BETTER:  # NaN is doubtful too
@@ -76,25 +76,25 @@ def measure(plan: Plan) -> BaseLoss | None:
         fixed = (batch.image[chosen], keys[chosen], TIMESTEPS, plan.validation.seed, micro_batch)
         return validation_loss(model, *fixed, cond=None if cond is None else batches.rows(cond, rows))
 
-    home, ours, seconds = next(denoiser.parameters()).device, [], []
+    device_before, losses, seconds = next(denoiser.parameters()).device, [], []
     try:
         module.to(plan.device)
         with eval_mode(plan.trainer, module), stage("base model's loss", len(keys) * TIMESTEPS) as progress:
             loss(denoiser, parts[0], right)
             for part in parts:
                 began = time.perf_counter()
-                ours.append(loss(denoiser, part, right))
-                seconds.append((time.perf_counter() - began) / ours[-1].numel())
-                progress.advance(ours[-1].numel())
-                if progress.seconds() > LONG:
+                losses.append(loss(denoiser, part, right))
+                seconds.append((time.perf_counter() - began) / losses[-1].numel())
+                progress.advance(losses[-1].numel())
+                if progress.seconds() > MAX_SECONDS:
                     break
     except RuntimeError as error:
         if not memory.ran_out(error):
             raise
         return None
     finally:
-        module.to(home)
+        module.to(device_before)
     zero = Zeros(torch.nn.Identity(), denoiser.scheduler, denoiser.objective).to(plan.device)
-    zeros = torch.cat([loss(zero, part) for part, _ in zip(parts, ours, strict=False)]).mean(0)
-    timesteps, mean = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist(), torch.cat(ours).mean(0)
-    return BaseLoss(timesteps, mean, zeros, min(seconds), max(1, len(conditions)), sum(map(len, ours)))
+    zeros = torch.cat([loss(zero, part) for part, _ in zip(parts, losses, strict=False)]).mean(0)
+    timesteps, mean = fixed_timesteps(len(denoiser.noise), TIMESTEPS).tolist(), torch.cat(losses).mean(0)
+    return BaseLoss(timesteps, mean, zeros, min(seconds), max(1, len(conditions)), sum(map(len, losses)))

@@ -30,13 +30,13 @@ def check(plan: Plan, preflight: bool | str) -> bool:
         with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
             (height, width), weights = plan.data.size, sum(p.numel() for p in plan.module.parameters())
             large = weights > LARGE_MODEL or plan.batch_size * height * width > LARGE_MICRO_BATCH
-            count = preflight == "only" or plan.device.type != "cpu" or large
-            cost = step_cost(plan.module, plan.trainer, plan.data.size) if count else None
+            is_estimated = preflight == "only" or plan.device.type != "cpu" or large
+            cost = step_cost(plan.module, plan.trainer, plan.data.size) if is_estimated else None
             free = memory.free(plan.device)
             base = None if plan.resumed else measure(plan)
         # 3. How much the run measures
         if base is not None:
-            plan.keep_to_budget(base.seconds, base.conditions)
+            plan.keep_to_budget(base.seconds_per_pass, base.conditions)
         # 4. The summary, and room on the disk
         console.print(table(plan, base, cost, free))
         plan.require_room()

@@ -51,7 +51,7 @@ def affordable(
     training: float,
     pinned: set[str],
     conditions: int,
-    beside: int = 0,
+    other_passes: int = 0,
 ) -> Measuring:
     """Make `full` coarser by halves until it keeps to the budget or is as coarse as allowed.
 
@@ -59,12 +59,12 @@ def affordable(
     before the end, then whatever is furthest above its LEAST. Because of the halves, a slightly different speed seldom
     gives a different result.
 
-    seconds_per_pass: of a forward pass, per image. training: seconds of training. pinned: those of KEYS that the user
-    chose, which are kept. conditions: number of those that the EMA weights are measured under. beside: forward passes
-    for other measurements, which count but are not changed here.
+    seconds_per_pass: time of a forward pass, per image. training: seconds of training. pinned: those of KEYS that the
+    user chose, which are kept. conditions: number of those that the EMA weights are measured under. other_passes:
+    forward passes for other measurements, which count but are not changed here.
     """
     reduced, most = full, budget(training)
-    while seconds_per_pass * (sum(reduced.forward_passes(steps, conditions)) + beside) > most:
+    while seconds_per_pass * (sum(reduced.forward_passes(steps, conditions)) + other_passes) > most:
         validation, sampling = reduced.forward_passes(steps, conditions)
         longer, shorter = (VALIDATION, SAMPLING) if validation >= sampling else (SAMPLING, VALIDATION)
         coarser = _halved(reduced, longer, steps, pinned) or _halved(reduced, shorter, steps, pinned)

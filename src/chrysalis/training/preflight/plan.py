@@ -32,7 +32,7 @@ class Plan(Callback):
     exported UNet is float16. compiled: whether the UNet will be compiled. pinned: keys that the user chose, which are
     not made coarser. coarser: {key: value} of measurements reduced below the configuration; a resumed run keeps them.
 
-    batch_size: images of a micro-batch on one device. images_per_step: of an optimizer step, on all devices. steps:
+    batch_size: images of a micro-batch on one device. images_per_step: those of all devices. steps:
     until max_steps or max_epochs; None if neither is given. passes_per_step: forward passes that a training step costs
     on one device, counted in images.
     """
@@ -102,14 +102,14 @@ class Plan(Callback):
         return Measuring(*validated, samples.n, samples.steps, samples.every_n_train_steps)
 
     def keep_to_budget(self, seconds_per_pass: float, conditions: int) -> None:
-        """Measure less where it would take too long beside the training, see measuring.py.
+        """Measure less where it would take too long compared with the training, see measuring.py.
 
         Evaluation counts, and has a budget of its own, callbacks.evaluate.budget.
         """
         full, steps = self.measuring, self.expected_steps(seconds_per_pass)
         training = steps * self.passes_per_step * seconds_per_pass
-        beside = self.evaluation_passes(steps)
-        reduced = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, beside)
+        other_passes = self.evaluation_passes(steps)
+        reduced = affordable(full, steps, seconds_per_pass, training, self.pinned, conditions, other_passes)
         self.apply(changes(full, reduced))
 
     def apply(self, coarser: Mapping[str, int]) -> None:
@@ -127,8 +127,8 @@ class Plan(Callback):
         conditions: number of those that a conditional model's EMA weights are measured under; 1 for other models.
         """
         steps = self.steps or 0
-        beside = sum(self.measuring.forward_passes(steps, conditions))
-        return steps * self.passes_per_step, beside + self.evaluation_passes(steps)
+        measuring = sum(self.measuring.forward_passes(steps, conditions))
+        return steps * self.passes_per_step, measuring + self.evaluation_passes(steps)
 
     def evaluation_passes(self, steps: int) -> int:
         """Forward passes for the evaluation's samples on one device in so many steps, counted in images."""
@@ -140,7 +140,7 @@ class Plan(Callback):
         """Bytes of one checkpoint: the weights, the EMA weights in float32, the optimizer's state."""
         trainable = sum(p.numel() for _, p in self.module.trainable())
         weights = tensor_bytes(self.module.state_dict().values())
-        return weights + 4 * trainable + int(self.module.optimizer_bytes * trainable)
+        return weights + 4 * trainable + int(self.module.optimizer_bytes_per_weight * trainable)
 
     @property
     def disk_bytes(self) -> int:

@@ -12,11 +12,11 @@ from chrysalis.data import pixels
 from chrysalis.system import compiling
 from chrysalis.system.files import shown
 from chrysalis.training.memory_estimate import MARGIN, Cost, largest_batch
-from chrysalis.training.out_of_memory import SMALLER
+from chrysalis.training.out_of_memory import MEMORY_ADVICE
 from chrysalis.training.preflight.base_loss import BaseLoss
 from chrysalis.training.preflight.plan import Plan
 
-SAMPLE = 64  # training images whose values are summarized
+SUMMARIZED = 64  # training images whose values are summarized
 PREDICTS = {"epsilon": "the noise (eps)", "v_prediction": "v (noise and image)", "sample": "the image (x0)"}
 COMPILING_SAVES = {"cpu": 0.10, "cuda": 0.25}  # fraction of a step's time
 
@@ -26,7 +26,7 @@ def table(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> Ta
     out = Table(title="What this run will do", show_header=False, box=box.ROUNDED, title_style="bold")
     out.add_column(style="cyan", no_wrap=True)
     out.add_column(overflow="fold")
-    memory = f"little beside the {decimal(free)} that are free (preflight=only counts it)"
+    memory = f"little compared with the {decimal(free)} free (preflight=only estimates it)"
     if cost is not None:
         memory = f"about {decimal(int(MARGIN * cost.total(plan.batch_size)))} of {decimal(free)} free"
     needed, room = map(decimal, plan.disk())
@@ -58,17 +58,17 @@ def model_row(plan: Plan) -> str:
 def data_row(plan: Plan) -> str:
     """The data set, and the values of some training images: as decoded, and as the UNet sees them."""
     images, rows = plan.data.image_set, plan.data.train_rows
-    sample = images.images[rows[:: -(-len(rows) // SAMPLE)]]
-    decoded = np.array([sample.min(), sample.max(), *sample.mean(axis=(0, 2, 3), dtype=np.float64)])
+    some = images.images[rows[:: -(-len(rows) // SUMMARIZED)]]
+    decoded = np.array([some.min(), some.max(), *some.mean(axis=(0, 2, 3), dtype=np.float64)])
     names = ("red", "green", "blue", "alpha") if len(decoded) > 3 else ("grey",)
     low, high, *means = (f"{v:.0f}" for v in decoded)
-    seen_low, seen_high, *seen = (f"{v:z.2f}" for v in pixels.to_signed(torch.from_numpy(decoded)))
-    average, seen_average = (", ".join(map(" ".join, zip(names, values, strict=False))) for values in (means, seen))
+    scaled_low, scaled_high, *scaled = (f"{v:z.2f}" for v in pixels.to_signed(torch.from_numpy(decoded)))
+    average, scaled_average = (", ".join(map(" ".join, zip(names, values, strict=False))) for values in (means, scaled))
     rejected = f"\n{len(images.rejected)} more cannot be read and are skipped" if images.rejected else ""
     return (
         f"{plan.data.description().removeprefix('data: ')}{rejected}\n"
         f"values from {low} to {high}, on average {average}\n"
-        f"the model sees values from {seen_low} to {seen_high}, on average {seen_average}"
+        f"the model sees values from {scaled_low} to {scaled_high}, on average {scaled_average}"
     )
 
 
@@ -86,8 +86,8 @@ def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     images = f"on {_count(base.images)}, {len(base.timesteps)} timesteps"
     if (run.images, run.timesteps) != (base.images, len(base.timesteps)):
         images += f"; val/loss is the mean over {_count(run.images)}, {run.timesteps} timesteps"
-    doubt = base.doubt(plan.module.denoiser.objective.name) if plan.model.origin else None
-    return Group(grid, Text(images, style="dim"), *([Text(doubt, style="yellow")] if doubt else []))
+    warning = base.warning(plan.module.denoiser.objective.name) if plan.model.origin else None
+    return Group(grid, Text(images, style="dim"), *([Text(warning, style="yellow")] if warning else []))
 
 
 def _count(images: int) -> str:
@@ -107,11 +107,11 @@ def training_row(plan: Plan) -> str:
 def time_row(plan: Plan, base: BaseLoss) -> str | None:
     if plan.steps is None:
         return None
-    training, beside = (n * base.seconds for n in plan.forward_passes(base.conditions))
+    training, measuring = (n * base.seconds_per_pass for n in plan.forward_passes(base.conditions))
     speed = plan.steps * plan.images_per_step / training
     return (
-        f"about {duration(training + beside)}: {duration(training)} of training at {speed:.{0 if speed > 9.5 else 1}f} "
-        f"images/s, {duration(beside)} of measuring and sampling"
+        f"about {duration(training + measuring)}: {duration(training)} of training at "
+        f"{speed:.{0 if speed > 9.5 else 1}f} images/s, {duration(measuring)} of measuring and sampling"
     )
 
 
@@ -126,24 +126,24 @@ def advice(plan: Plan, base: BaseLoss | None, cost: Cost | None, free: int) -> l
     """Sentences on what makes a step fit into `free` bytes of memory, or the run shorter."""
     sentences, batch = [], plan.batch_size
     if cost is not None and not plan.resumed and (most := cost.max_batch_size(free)) < batch:
-        pieces, fits = plan.accumulate, largest_batch(cost, free, batch)
+        accumulate, fits = plan.accumulate, largest_batch(cost, free, batch)
         sentences.append(
             f"A step does not fit in memory: data.batch_size={fits} trainer.accumulate_grad_batches="
-            f"{pieces * batch // fits} fits and trains the same; so does data.batch_size=auto "
-            f"data.effective_batch={batch * pieces}. model.gradient_checkpointing=true needs less for each image."
+            f"{accumulate * batch // fits} fits and trains the same; so does data.batch_size=auto "
+            f"data.effective_batch={batch * accumulate}. model.gradient_checkpointing=true needs less memory per image."
             if most
-            else f"Not even one image at a time fits in memory: {SMALLER}"
+            else f"Not even one image at a time fits in memory: {MEMORY_ADVICE}"
         )
     if base is not None and not plan.compiled:
         training, _ = plan.forward_passes(base.conditions)
-        saved = training * base.seconds * COMPILING_SAVES.get(plan.device.type, 0)
+        saved = training * base.seconds_per_pass * COMPILING_SAVES.get(plan.device.type, 0)
         if saved > 3 * compiling.SECONDS:
             sentences.append(f"compile=true would make the run about {duration(saved - compiling.SECONDS)} shorter.")
     return sentences
 
 
 def duration(seconds: float) -> str:
-    """'40 s', '12 min', '3 h 20 min'."""
+    """Format seconds as '40 s', '12 min' or '3 h 20 min'."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
