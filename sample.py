@@ -33,7 +33,7 @@ def sample(cfg) -> None:
         warn(f"{new_size[:-1]}, where it may repeat or cut its subject: fine-tune it at that size (data.image_size).")
     # 3. What is generated: a task's images, for each requested condition
     task, request = recipes.built(cfg.task, model), recipes.request(cfg, model.conditioner, pretrained)
-    batches = tasks.in_batches(task.all_specs(cfg.seed, cfg.n, request), cfg.batch_size)
+    batches = tasks.split_into_batches(task.all_specs(cfg.seed, cfg.n, request), cfg.batch_size)
     # 4. What it is generated with: denoiser, guidance and scheduler, on this process's device
     terms = {name: recipes.built(term, model) for name, term in recipes.terms(cfg.guidance).items()}
     scheduler = instantiate(cfg.scheduler)(model.scheduler, **task.scheduler_settings)

@@ -291,7 +291,7 @@ def test_guidance_figures_of_an_earlier_command_are_kept_or_missed_with_a_word(r
     table.unlink()
     capfd.readouterr()
     assert run("sample", *words) == 0
-    assert "guidance.csv has no rows for 2 images, which an earlier command generated" in capfd.readouterr().err
+    assert "guidance.csv has no rows for 2 of the images, which an earlier command generated" in capfd.readouterr().err
     assert {row["image"] for row in csv.DictReader(table.read_text().splitlines())} == {"seed_00002", "seed_00003"}
 
 
@@ -390,7 +390,7 @@ MISTAKES = {
     "compile": (["compile=perhaps"], "compile=perhaps must be true or false"),
     "group": (["task=null"], "give one of its options"),
     "one step": (["scheduler=deis", "steps=1"], "no step at all"),
-    "offset": (["+scheduler.steps_offset=5000"], "leaves the model's 1000 timesteps"),
+    "offset": (["+scheduler.steps_offset=5000"], "goes outside the model's 1000 timesteps"),
     "solver": (["scheduler=dpmpp_2m", "+scheduler.algorithm_type=foo"], "foo is not implemented"),
     "a key of a leaf": (["guidance=colour", "guidance.colour.foo=1"], "guidance.colour.foo is not a known key"),
     "interval": (["guidance=colour", "guidance.colour.interval=[a,b]"], "guidance.colour.interval"),

@@ -159,8 +159,8 @@ def test_a_file_in_the_place_of_all_of_them_is_named(run, tmp_path, capfd, progr
 
 
 OF_RUNS = {
-    "a mistyped run": ("train", "model.pretrained=runs/frist", "is not there. Did you mean runs/first?"),
-    "a mistyped name": ("sample", "model.pretrained=frist", "model.pretrained=frist is not there. Did you mean first?"),
+    "a mistyped run": ("train", "model.pretrained=runs/frist", "does not exist. Did you mean runs/first?"),
+    "a mistyped name": ("sample", "model.pretrained=frist", "=frist does not exist. Did you mean first?"),
     "no export yet": ("sample", "model.pretrained=first", "resume=runs/first finishes it"),
     "a checkpoint": ("train", "model.pretrained=runs/first/checkpoints/last.ckpt", "give the run's, runs/first."),
     "a mistyped resume": ("train", "resume=runs/frist", "resume=runs/frist does not exist. Did you mean runs/first?"),

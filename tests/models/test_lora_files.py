@@ -58,7 +58,7 @@ def test_folders_that_hold_no_fitting_lora_are_refused(tmp_path):
         lora.load(unet_of(), tmp_path)
     lora.save(trained(), tmp_path / "lora")
     for other in (unet_of(block_out_channels=(8, 24)), tiny_unet(), unet_of(layers_per_block=2)):
-        with pytest.raises(UserError, match="is a LoRA of another UNet than this one"):
+        with pytest.raises(UserError, match="is the LoRA of another UNet"):
             lora.load(other, tmp_path / "lora")
     dora = peft.LoraConfig(target_modules=["to_q"], use_dora=True)
     lora.save(peft.inject_adapter_in_model(dora, unet_of()), tmp_path / "dora")

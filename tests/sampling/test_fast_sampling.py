@@ -201,7 +201,7 @@ def test_an_error_of_the_compiler_is_explained_and_no_other():
 def test_written_meanwhile_is_written_the_same(tmp_path):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
-    with ImageWriter(threads=3, most=5) as writing:
+    with ImageWriter(threads=3, max_waiting=5) as writing:
         for k, image in enumerate(images):
             writing.save(image, tmp_path / "meanwhile" / f"{k}.png", {"image": str(k)})
             assert len(writing.waiting) <= 5
@@ -231,12 +231,12 @@ def test_a_file_that_cannot_be_written_ends_the_sampling(run, model, tmp_path, c
     assert {p.name: p.read_bytes() for p in (tmp_path / "generated").glob("seed_*.png")} == before
 
 
-@pytest.mark.parametrize(("names", "most"), [("a", 32), ("abc", 1)])
-def test_an_error_in_a_thread_is_raised_at_the_next_image_or_at_the_end(tmp_path, names, most):
+@pytest.mark.parametrize(("names", "max_waiting"), [("a", 32), ("abc", 1)])
+def test_an_error_in_a_thread_is_raised_at_the_next_image_or_at_the_end(tmp_path, names, max_waiting):
     (tmp_path / "a.png" / "in the way").mkdir(parents=True)
 
     def write():
-        with ImageWriter(most=most) as writing:
+        with ImageWriter(max_waiting=max_waiting) as writing:
             for name in names:
                 writing.save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / f"{name}.png")
 

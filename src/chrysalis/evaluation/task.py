@@ -74,15 +74,15 @@ class Evaluate(Generate):
         images = torch.stack([read(out / f"{spec.name}.png") for spec in specs])
         reference = ReferenceFeatures(self.network, self.data, self.device)
         evaluation = reference.evaluate(images)
-        self.notes = {**evaluation.record, "data": public(self.data.source.name)}
+        self.result = {**evaluation.record, "data": public(self.data.source.name)}
         if validation := self._validation():
-            self.notes["validation"] = validation
+            self.result["validation"] = validation
             n, prediction = len(validation["loss_by_image"]), validation["prediction"]
             say(f"validation loss {validation['loss']:.5f} on {n} images (predicting {prediction})")
 
         # 2. Files
         pixels.save_png(reference.nearest_grid(evaluation, images, self.n_nearest), out / "nearest.png")
-        write_text(out / "evaluation.json", json.dumps(self.notes, indent=2) + "\n")
+        write_text(out / "evaluation.json", json.dumps(self.result, indent=2) + "\n")
         report.write(out / "report.html", [report.load(out)])
 
         # 3. Screen

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-MAX_BYTES = 2**27  # of a configuration file
+MAX_BYTES = 2**27  # the largest configuration file
 # the largest value of each setting
 MAX = {"block_out_channels": 16_384, "layers_per_block": 64, "attention_head_dim": 4096, "norm_num_groups": 1024}
 MAX |= {"sample_size": 4096, "num_train_timesteps": 100_000}

@@ -42,7 +42,7 @@ class ConditionalPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler, **parts)
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:
-        """The UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
+        """Return the UNet's output for x [B, C, H, W] at timestep t under a condition; missing parts are null."""
         if self.conditioner is None:
             return self.unet(x, t, return_dict=False)[0]
         return self.conditioner(self.unet, x, t, cond)

@@ -68,7 +68,7 @@ def card(
     pipeline: str = "DDPMPipeline",
     license: str | None = None,
 ) -> str:
-    """The model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
+    """Render the model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
 
     results: content of results.json. change: how the validation loss compares with the base model's, such as "12 %
     lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training

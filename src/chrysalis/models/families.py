@@ -23,7 +23,7 @@ KNOWN = {
 
 
 def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[PixelUNet], Layout]:
-    """The family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
+    """Find the family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
 
     Raises UserError if no family reads it, or a configuration file is damaged or missing.
     """
@@ -59,7 +59,7 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
 
 
 def _appearance(found: Layout) -> str:
-    """What a folder that no family reads is or lacks, as a predicate; raises UserError if it has no UNet at all."""
+    """Say what a folder that no family reads is or lacks, as a predicate; raises UserError if it has no UNet at all."""
     if found.is_foreign:
         missing = next((name for name in ("vqvae", "vae") if name in found.others), None)
         if found.others == {missing} and found.autoencoder is None:

@@ -29,8 +29,8 @@ def load(
         train: which weights are trained, see freezing.py.
         gradient_checkpointing: in training keep only the inputs of each layer, and recompute the rest.
         subfolder: where the UNet is, such as unet_ema; None for unet/, or the root.
-        variant: of the weight files, such as fp16 for diffusion_pytorch_model.fp16.safetensors; None for the plain
-            ones, or the only variant there is.
+        variant: suffix of the weight files, such as fp16 in diffusion_pytorch_model.fp16.safetensors; None for the
+            plain ones, or the only variant there is.
         revision: a branch, tag or commit of a hub id, which may also be written ID@REVISION; None for its main branch.
 
     Raises:

@@ -52,7 +52,7 @@ def _fetch(
 
 
 def _weight_names(hub_id: str, layout: Layout, at: Path, variant: str | None, only_cached: bool) -> list[str]:
-    """The file names in the folder `at` that a model's weights can be chosen from."""
+    """List the file names in the folder `at` that a model's weights can be chosen from."""
     listed = hub.listing(hub_id, layout.folder, only_cached)
     if listed is not None:
         inside = at.relative_to(layout.folder)

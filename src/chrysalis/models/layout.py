@@ -25,7 +25,7 @@ class Weights:
 
 
 def find_weights(names: Iterable[str]) -> list[Weights]:
-    """The weights among a folder's file names: plain before variants, and safetensors before .bin."""
+    """Find the weights among a folder's file names: plain before variants, and safetensors before .bin."""
     matches = [found for name in names if (found := WEIGHTS_FILE.fullmatch(name))]
     files = sorted((found[1] or found[2] or "", found[3] == "bin", found[0]) for found in matches)
     groups = groupby(files, key=lambda file: file[:2])

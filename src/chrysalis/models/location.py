@@ -46,7 +46,7 @@ def locate(pretrained: str, key: str = "model.pretrained") -> Path | str:
     hub_id, _ = hub.split_revision(str(pretrained))
     if hub_id.startswith((".", "/", "~", "runs/", "assets/")) or hub_id.count("/") != 1:
         if similar := _most_similar(given):
-            raise UserError(f"{argument} is not there. Did you mean {similar}?")
+            raise UserError(f"{argument} does not exist. Did you mean {similar}?")
         raise UserError(f"{argument} is neither a folder nor a hub id like {EXAMPLE}: correct it, or use {BUNDLED}.")
     return pretrained
 

@@ -118,7 +118,7 @@ def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:
         if {name.removeprefix(PREFIX) for name in weights} != set(peft.get_peft_model_state_dict(unet)):
             raise ValueError("other layers")
     except (ValueError, RuntimeError) as error:  # peft's own, for missing names or other shapes
-        raise UserError(f"{folder} is a LoRA of another UNet than this one: put this one's own there.") from error
+        raise UserError(f"{folder} is the LoRA of another UNet: replace it with one trained on this UNet.") from error
     return unet.train(unet.training)
 
 

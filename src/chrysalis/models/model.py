@@ -22,7 +22,7 @@ class Model:
     origin: str | None  # the folder or hub id it was loaded from; None for a random initialization
     conditioner: Conditioner | None = None
     train: str | Sequence[str] = "all"  # which weights are trained, see freezing.py
-    family: Any = field(kw_only=True)  # an instance of one of families.py
+    family: Any = field(kw_only=True)  # an instance of a class in families.FAMILIES
 
     @property
     def prediction(self) -> str | None:
@@ -63,7 +63,7 @@ class Model:
         conditions = [] if self.conditioner is None else self.conditioner.names
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad) / 1e6
-        text = f"model: {self.origin or 'new'}, {millions:.1f} M parameters"
+        text = f"model: {self.origin or 'random initialization'}, {millions:.1f} M parameters"
         text += f", {trained:.2f} M of them trained" if trained < 0.999 * millions else ""
         text += f", predicts {self.scheduler.config['prediction_type']}"
         return text + (f", conditioned on {', '.join(conditions)}" if conditions else "")

@@ -73,8 +73,8 @@ class PixelUNet(PixelCodec):
         family = cls.of(layout, all_weights)
         # 2. The UNet, and what a conditional or adapted model adds to it
         how = {"low_cpu_mem_usage": False, "local_files_only": True}
-        of_weights = {"variant": weights.variant, "use_safetensors": not weights.pickled}
-        unet, report = UNet2DModel.from_pretrained(layout.unet_at, output_loading_info=True, **of_weights, **how)
+        weight_options = {"variant": weights.variant, "use_safetensors": not weights.pickled}
+        unet, report = UNet2DModel.from_pretrained(layout.unet_at, output_loading_info=True, **weight_options, **how)
         conditioner = class_labels.as_condition(unet, layout)
         if (folder / "conditioner" / "config.json").is_file():
             conditioner = Conditioner.from_pretrained(folder / "conditioner", use_safetensors=True, **how)

@@ -40,7 +40,7 @@ def _names(model: Model, part: str) -> list[str]:
 
 
 def from_checkpoint(model: Model, file: str, key: str) -> Model:
-    """A copy of an exported model with the EMA weights of a checkpoint of its run, in runs/NAME/checkpoints/.
+    """Return a copy of an exported model with the EMA weights of a checkpoint of its run, in runs/NAME/checkpoints/.
 
     key: the configuration key, for messages. Raises UserError if the file is damaged or holds other weights.
     """

@@ -18,7 +18,7 @@ NOISE += ("prediction_type",)
 # Also kept: the settings of DDPM and DDIM, which diffusers' own pipelines read; others belong to other samplers
 KEPT = {*inspect.signature(DDPMScheduler).parameters, *inspect.signature(DDIMScheduler).parameters}
 
-OLD = ("tensor_format", "predict_epsilon")  # of early diffusers: the first has no effect, the second is translated
+OLD = ("tensor_format", "predict_epsilon")  # in early diffusers: the first has no effect, the second is translated
 FILE = "scheduler_config.json"
 
 

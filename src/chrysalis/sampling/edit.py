@@ -71,7 +71,7 @@ class Inpaint(Generate):
 
         return put_back
 
-    def finished(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
+    def postprocess(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
         """Put the known pixels back once more: an autoencoder would change them."""
         known = self.image.at(sampler.size, channels=sampler.unguided.codec.channels).to(images.device)
         return torch.where(self._unknown(sampler) > 0, images, known)
@@ -111,7 +111,7 @@ class Invert(Generate):
 
     @torch.no_grad()
     def _noise_of(self, image: torch.Tensor, sampler: Sampler, cond: Mapping) -> torch.Tensor:
-        """x_T [1, C, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s before t."""
+        """Return x_T [1, C, H, W]: x_t = alpha_t x_0 + sigma_t eps with x_0 = (x_s - sigma_s eps) / alpha_s, s < t."""
         denoiser, schedule, x = sampler.unguided, sampler.schedule, image
         alpha_s, sigma_s = torch.ones_like(x[:1, :1, :1, :1]), torch.zeros_like(x[:1, :1, :1, :1])
         s: torch.Tensor | None = None  # the timestep of x, less noisy than t; None: clean
@@ -131,7 +131,7 @@ class Invert(Generate):
         image = self.image.at(sampler.size, channels=sampler.unguided.codec.channels)
         psnr = peak_signal_noise_ratio(generated.float(), image.float(), data_range=255.0)
         identical = torch.equal(generated, image)  # JSON has no infinity
-        self.notes["psnr"] = None if identical else round(float(psnr), 2)
+        self.result["psnr"] = None if identical else round(float(psnr), 2)
         likeness = "identical" if identical else f"PSNR {psnr:.1f} dB"
         output.save_figure(pixels.grid(torch.cat([image, generated])), "grid")
         return [f"grid.png (the image and its reconstruction, {likeness})"]

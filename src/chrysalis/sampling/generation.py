@@ -66,11 +66,11 @@ class Generation:
             if only is None:
                 names += self.task.finish(self.sampler, output, specs)
                 names += self.figures.save(output.path) if self.guided is not None else []
-            output.record.write(output.path, self.task.notes)
+            output.record.write(output.path, self.task.result)
         return names
 
     def _remaining(self, batches: Sequence[Batch]) -> list[Batch]:
-        """The batches with images that the folder lacks, and the one that is recorded."""
+        """Choose the batches with images that the folder lacks, and the one to record."""
         only = self.output.record.only_image
         if only is not None:
             first, last = batches[0][0].name, batches[-1][-1].name
@@ -116,10 +116,10 @@ class Generation:
                 recorder.keep(step)
             advance(len(batch))
             x = step.x
-        return task.finished(sampler, sampler.unguided.codec.decode(x)).cpu()
+        return task.postprocess(sampler, sampler.unguided.codec.decode(x)).cpu()
 
     def _raise_any(self, failure: Exception | None) -> None:
-        """Raise this process's error, or else that of another."""
+        """Raise this process's error, or another's; before the first image also remove settings.json."""
         own = None if failure is None else str(failure) or type(failure).__name__
         messages = [message for message in self.processes.gather(own) if message]
         if not messages:
@@ -147,5 +147,5 @@ def require_finite(steps: Iterator[Step], scheduler: str, immediate: bool) -> It
         i, t = taken[found.index(False)]
         raise UserError(
             f"step {i} (t={float(t):g}) of scheduler={scheduler} gave values that are not finite: "
-            "lower the guidance's scale, or choose other steps or another scheduler."
+            "lower the guidance's scale, or choose another number of steps or another scheduler."
         )

@@ -12,13 +12,13 @@ from chrysalis.data.pixels import as_image, strip
 
 
 def read(path: Path) -> torch.Tensor:
-    """The image of a file, uint8 [3, H, W]."""
+    """Read an image file as uint8 [3, H, W]."""
     with Image.open(path) as image:
         return pixels.from_image(image.convert("RGB"))
 
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:
-    """Rows of images, uint8 [B, C, H, W], each beside its name; long names are broken into lines.
+    """Arrange rows of images, uint8 [B, C, H, W], each beside its name; long names are broken into lines.
 
     enlarge: each pixel becomes a square of this many pixels a side.
     """
@@ -44,5 +44,5 @@ def enlarged_table(rows: Sequence[tuple[str, torch.Tensor]], gap: int = 3) -> to
 
 
 def enlarged_to(image: torch.Tensor, least: int = 128) -> torch.Tensor:
-    """uint8 [3, H, W] enlarged by a whole factor, so that the shorter side has at least `least` pixels."""
+    """Enlarge an image, uint8 [3, H, W], by a whole factor, so that the shorter side has at least `least` pixels."""
     return pixels.enlarged(image, pixels.enlargement(min(image.shape[-2:]), least))

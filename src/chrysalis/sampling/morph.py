@@ -17,7 +17,7 @@ from chrysalis.system.errors import UserError
 from chrysalis.system.memory import align
 from chrysalis.system.ranges import BlendRatio, Columns, Frames
 
-MOST_FRAMES = 600  # of one animation; of more, only every second, third ... is shown
+MOST_FRAMES = 600  # in one animation; beyond that, only every second, third ... is shown
 MOST_BLEND_SEEDS = 16  # rows of blend's grid
 
 

@@ -21,17 +21,17 @@ MOST_IN_FIGURES = 64  # images in a grid, and images that stay in memory for it
 class ImageWriter(ThreadPoolExecutor):
     """Threads that write images while the next ones are generated; leaving the `with` block waits for all of them.
 
-    threads: their number; they mostly wait for the disk. most: length of the queue at which `save` waits too.
+    threads: their number; they mostly wait for the disk. max_waiting: length of the queue at which `save` waits too.
     """
 
-    def __init__(self, threads: int = 4, most: int = 32):
+    def __init__(self, threads: int = 4, max_waiting: int = 32):
         super().__init__(threads, thread_name_prefix="writing")
-        self.most = most
+        self.max_waiting = max_waiting
         self.waiting: deque[Future] = deque()
 
     def save(self, image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
         """Have pixels.save_png write the image later; raises the error of an earlier one."""
-        while self.waiting and (self.waiting[0].done() or len(self.waiting) >= self.most):
+        while self.waiting and (self.waiting[0].done() or len(self.waiting) >= self.max_waiting):
             self.waiting.popleft().result()
         self.waiting.append(self.submit(pixels.save_png, image, path, text))
 
@@ -79,7 +79,7 @@ class OutputFolder:
         writer.save(image, self.file(name), self.record.metadata(name))
 
     def images(self, names: Sequence[str]) -> torch.Tensor:
-        """The images of these names, uint8 [B, 3, H, W]; their files must be complete."""
+        """Return the images of these names, uint8 [B, 3, H, W]; their files must be complete."""
         in_memory = self._in_memory
         return torch.stack([in_memory[name] if name in in_memory else read(self.file(name)) for name in names])
 
@@ -118,7 +118,7 @@ class TrajectoryRecorder:
     def finish(self, output: OutputFolder) -> list[str]:
         """Write the figures and return their names."""
         columns = torch.stack([self.moments[i] for i in _spread(self.evaluations, self.columns)], dim=2)
-        rows = columns.transpose(0, 1).flatten(0, 1)  # of each image x_t and x_0: [2 * rows, columns, 3, H, W]
+        rows = columns.transpose(0, 1).flatten(0, 1)  # x_t and x_0 of each image: [2 * rows, columns, 3, H, W]
         figure = output.save_figure(pixels.strip(rows.unbind()), "trajectory", enlarge=False)
         moments = [self.moments[i] for i in _spread(self.evaluations, self.frames)]
         frames = [enlarged_to(pixels.strip(moment.unbind()), 256) for moment in moments]

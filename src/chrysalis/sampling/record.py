@@ -21,7 +21,7 @@ class SamplingRecord:
     """How images were generated, and how to generate them again.
 
     settings: all that the images depend on. command, overrides: what composes the settings again. inputs: a digest of
-    each file that the settings name. versions: of the libraries. precision: what the UNet computes in, never `auto`.
+    each file that the settings name. versions: by library. precision: what the UNet computes in, never `auto`.
     only_image: the name of the one image to generate; None for all.
     """
 

@@ -19,8 +19,8 @@ from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
 from chrysalis.sampling.timesteps import Segments, TimestepSchedule, repeat_segments
 from chrysalis.system.errors import UserError
 
-MOST_ROWS, MOST_COLUMNS = 24, 16  # of a grid of several conditions
-COLUMNS = 8  # of a grid of one condition that is an image
+MOST_ROWS, MOST_COLUMNS = 24, 16  # in a grid of several conditions
+COLUMNS = 8  # in a grid of one condition that is an image
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class Sampler:
 class Generate:
     """Images from noise, image i from seed + i; the base class of all tasks.
 
-    notes: results worth keeping in settings.json.
+    result: what the task found, such as distances, for settings.json.
     """
 
     scheduler_settings: ClassVar[dict] = {}  # required of the scheduler
     one_condition: ClassVar[bool] = False  # whether all images must have the same condition
 
     def __init__(self):
-        self.notes: dict = {}
+        self.result: dict = {}
 
     def all_specs(self, seed: int, n: int, request: Request) -> list[SampleSpec]:
         """The specs of all images, for every row of conditions that is requested, with the row in their names."""
@@ -118,8 +118,8 @@ class Generate:
         """What the loop calls after every step of a trajectory from `start`."""
         return None
 
-    def finished(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
-        """The images of a batch, uint8 [B, C, H, W], as they are written."""
+    def postprocess(self, sampler: Sampler, images: torch.Tensor) -> torch.Tensor:
+        """Return the images of a batch, uint8 [B, C, H, W], as they are written."""
         return images
 
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
@@ -145,10 +145,10 @@ class Generate:
         return [output.save_figure(enlarged_table(table), "grid", enlarge=False)]
 
 
-def in_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:
-    """The specs in their order, in batches of one blend ratio each.
+def split_into_batches(specs: Sequence[SampleSpec], batch_size: int) -> list[list[SampleSpec]]:
+    """Split the specs, in their order, into batches of one blend ratio each.
 
-    They depend on nothing else: in another batch an image may be rounded differently.
+    Batches depend on nothing else, because an image may be rounded differently in another batch.
     """
     return [
         same[k : k + batch_size]

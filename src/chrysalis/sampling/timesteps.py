@@ -9,7 +9,7 @@ import torch
 from chrysalis.sampling.schedulers import Scheduler
 from chrysalis.system.errors import UserError, first_line
 
-Segments = Sequence[tuple[int, int]]  # of (first, last): full steps first .. last - 1, in the order they are taken
+Segments = Sequence[tuple[int, int]]  # (first, last): full steps first .. last - 1, in the order they are taken
 
 
 class TimestepSchedule:
@@ -59,7 +59,7 @@ class TimestepSchedule:
                 "choose another scheduler."
             )
         if timesteps.min() < 0 or timesteps.max() > trained - 1:
-            raise UserError(f"steps={steps}: {name} leaves the model's {trained} timesteps: change scheduler.*.")
+            raise UserError(f"steps={steps}: {name} goes outside the model's {trained} timesteps: change scheduler.*.")
         if steps == 1 and timesteps.max() < trained / 2:
             raise UserError(f"steps=1: {name} would start at t={float(timesteps.max()):g}, not at noise: use more.")
 
@@ -81,7 +81,7 @@ class TimestepSchedule:
         )
 
     def segment(self, first: int, last: int) -> tuple[Scheduler, list[torch.Tensor]]:
-        """A scheduler without history, and the timesteps at which full steps first .. last - 1 evaluate the UNet."""
+        """Return a scheduler without history and the timesteps where full steps first .. last - 1 evaluate the UNet."""
         scheduler = copy.deepcopy(self.scheduler)
         begin = first * self.order
         timesteps = self.timesteps[begin : last * self.order]

@@ -80,7 +80,7 @@ class Clip(Energy):
 
 
 def _load(model: str, with_text: bool) -> tuple:
-    """(frozen CLIPModel, its tokenizer or None, mean and std of each channel), from a folder or a hub id."""
+    """Load (frozen CLIPModel, its tokenizer or None, mean and std of each channel) from a folder or a hub id."""
     setting, like = f"guidance.clip.model={model}", "openai/clip-vit-large-patch14"
     with hub.transformers_source(setting, model, "a CLIPModel", like, extra="clip") as where:
         from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel

@@ -74,7 +74,7 @@ class Energy(Term):
     def _gradients(
         self, predicted: Prediction, cond: Mapping | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(loss [B], its gradient at what `at` names, its gradient at the loss's own argument)."""
+        """Return (loss [B], its gradient at what `at` names, its gradient at the loss's own argument)."""
         with torch.enable_grad():
             x = predicted.x_t if self.at == "noisy" else predicted.x0
             if not self.through_unet:

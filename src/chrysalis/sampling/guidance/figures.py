@@ -22,12 +22,12 @@ class GuidanceFigures:
         self.rows: dict[str, list[tuple]] = {}
 
     def add(self, names: Sequence[str], records: Sequence[tuple]) -> None:
-        """Keep the records of a batch, to four digits. names: of the batch's images, in their order."""
+        """Keep the records of a batch, to four digits. names: the batch's images, in their order."""
         for k, name in enumerate(names):
             if name in self.names:
                 self.rows[name] = [
-                    (name, step, t, term, *(float(f"{values[k]:.4g}") for values in figures))
-                    for step, t, term, *figures in records
+                    (name, step, t, term, *(float(f"{values[k]:.4g}") for values in numbers))
+                    for step, t, term, *numbers in records
                 ]
 
     def save(self, out: Path) -> list[str]:
@@ -38,7 +38,7 @@ class GuidanceFigures:
         found = _read(out / "guidance.csv") | self.rows
         rows = [row for name in self.names for row in found.get(name, [])]
         if missing := sum(name not in found for name in self.names):
-            say(f"guidance.csv has no rows for {missing} images, which an earlier command generated.")
+            say(f"guidance.csv has no rows for {missing} of the images, which an earlier command generated.")
         if not rows:
             return []
         with written(out / "guidance.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
@@ -50,8 +50,8 @@ class GuidanceFigures:
 def _read(file: Path) -> dict[str, list[tuple]]:
     rows: dict[str, list[tuple]] = {}
     with suppress(OSError, ValueError), open(file, newline="", encoding="utf-8") as lines:  # absent or edited
-        for name, step, t, term, *figures in list(csv.reader(lines))[1:]:
-            rows.setdefault(name, []).append((name, int(step), float(t), term, *map(float, figures)))
+        for name, step, t, term, *numbers in list(csv.reader(lines))[1:]:
+            rows.setdefault(name, []).append((name, int(step), float(t), term, *map(float, numbers)))
     return rows
 
 

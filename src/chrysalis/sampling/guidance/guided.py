@@ -59,7 +59,7 @@ class Term:
         return (self.scale - self.neutral) * {"constant": 1.0, "early": sigma, "late": alpha}[self.schedule]
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
-        """The change at this strength; each image's depends on that image alone.
+        """Compute the change at this strength; each image's depends on that image alone.
 
         predicted: in the graph of its x_t if a term goes through the UNet. cond: see conditions/conditioner.py.
         """
@@ -96,7 +96,7 @@ class Guided(nn.Module):
         self.evaluations = 0
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> Prediction:
-        """The denoiser's prediction for x_t float [B, C, H, W] at a scalar timestep t, with its x_0 changed."""
+        """Return the denoiser's prediction for x_t float [B, C, H, W] at a scalar timestep t, with its x_0 changed."""
         t = torch.as_tensor(t, device=x_t.device)
         strengths = {name: term.strength(t, self.noise) for name, term in self.terms.items()}
         active = {name: strength for name, strength in strengths.items() if strength}
@@ -124,12 +124,12 @@ class Guided(nn.Module):
                 raise UserError(f"guidance.{name}: the {what} is {bad} at {step}. {hint}")
 
     def _record(self, predicted: Prediction, pushes: dict[str, Push]) -> None:
-        ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # of changes in eps and x0
+        ratio = (self.noise.alpha(predicted.t) / self.noise.sigma(predicted.t)).flatten()  # |d eps / d x0|
         parts = {name: ratio * _rms(push.change) for name, push in pushes.items()}
         total = sum(parts.values()) + _rms(predicted.eps)
         for name, push in pushes.items():
-            figures = [value.tolist() for value in (push.loss, push.gradient_norm, parts[name] / total)]
-            self.records.append((self.evaluations - 1, float(predicted.t), name, *figures))
+            numbers = [value.tolist() for value in (push.loss, push.gradient_norm, parts[name] / total)]
+            self.records.append((self.evaluations - 1, float(predicted.t), name, *numbers))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

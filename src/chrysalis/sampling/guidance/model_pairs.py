@@ -47,8 +47,8 @@ class ClassifierFree(Pair):
     Args:
         scale: w; 1 is the condition alone, 0 the null.
         negative: the other's condition in place of the null; None for the null.
-        rescale: how far (0 to 1) the result gets back each image's standard deviation of D_cond, which a large w
-            increases (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here of x_0).
+        rescale: how far (0 to 1) each image's standard deviation, which a large w increases, is brought back to that
+            of D_cond (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16, here for x_0).
     """
 
     neutral = 1.0

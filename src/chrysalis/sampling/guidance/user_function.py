@@ -49,7 +49,7 @@ class Function:
         except (Exception, SystemExit) as error:
             raise UserError(f"{failed_at(error, Path(self.file)) or self.where}: {described(error)}") from error
 
-    def returned(self, value: object, what: str, n: int, *free: str) -> torch.Tensor:
+    def require_shape(self, value: object, what: str, n: int, *free: str) -> torch.Tensor:
         """Return value if it is a tensor of shape [n, *free], else raise; `free` names dimensions of any size."""
         if isinstance(value, torch.Tensor) and value.dim() == 1 + len(free) and len(value) == n:
             return value
@@ -73,7 +73,7 @@ class Custom(Energy):
         self.where = self.function.where
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        return self.function.returned(self.function(x0, t, cond), "one loss per image, a tensor", len(x0))
+        return self.function.require_shape(self.function(x0, t, cond), "one loss per image, a tensor", len(x0))
 
 
 class Classifier(Energy):
@@ -93,7 +93,7 @@ class Classifier(Energy):
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
         if isinstance(self.function.call, torch.nn.Module):
             self.function.call.to(x0.device)
-        logits = self.function.returned(self.function(x0, t), "logits, a tensor", len(x0), "K")
+        logits = self.function.require_shape(self.function(x0, t), "logits, a tensor", len(x0), "K")
         if not 0 <= self.label < logits.shape[1]:
             raise UserError(f"guidance.classifier.label={self.label} must be a class from 0 to {logits.shape[1] - 1}.")
         return -F.log_softmax(logits.float(), dim=1)[:, self.label]
