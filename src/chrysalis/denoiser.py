@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
 
         All but the UNet is computed in float32.
         """
-        x0 = self.codec.of_batch(batch)
+        x0 = self.codec.encode_batch(batch)
         t = (batch.u * len(self.noise)).long()
         eps = seeds.normal(batch.key.tolist(), x0.shape[1:], x0.device)
         if self.noise_offset:

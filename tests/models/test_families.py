@@ -46,8 +46,8 @@ def test_a_family_is_one_class_in_the_list(model_folder, monkeypatch):
     assert type(folder.load(str(model_folder)).family) is PixelUNet
     tiny_unet(in_channels=2, out_channels=2).save_pretrained(model_folder / "unet")
     assert refusal(model_folder).endswith(
-        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one, an RGBA one or a latent one "
-        "with its autoencoder, such as google/ddpm-celebahq-256."
+        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one, an RGBA one, a latent one "
+        "with its autoencoder or a Stable Diffusion 1.x/2.x, such as google/ddpm-celebahq-256."
     )
     monkeypatch.setattr(families, "FAMILIES", (PixelUNet, TwoChannels))
     assert type(folder.load(str(model_folder)).family) is TwoChannels

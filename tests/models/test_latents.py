@@ -144,7 +144,7 @@ def test_the_cached_latents(pretrained, kind):
     batch = dataset[Rows(rows, keys, np.zeros(4, np.float32), 4)]
     assert torch.allclose(batch.moments, family.moments(batch.image), atol=1e-5)
     epochs = [dataset[Rows(rows, keys + 1024 * k, np.zeros(4, np.float32), 4)] for k in range(400)]
-    x0 = torch.stack([family.of_batch(epoch) for epoch in epochs])
+    x0 = torch.stack([family.encode_batch(epoch) for epoch in epochs])
     if kind is VQModel:
         assert torch.equal(x0[0], x0[1])
         return

@@ -42,7 +42,7 @@ class PixelCodec:
         """The weights of an autoencoder, if there is one."""
         return []
 
-    def of_batch(self, batch: Batch) -> torch.Tensor:
+    def encode_batch(self, batch: Batch) -> torch.Tensor:
         """The x_0 that a training step starts from, float32 [B, C, H, W]."""
         return self.encode(batch.image)
 

@@ -66,6 +66,7 @@ def card(
     conditions: dict[str, str] | None = None,
     own_pipeline: bool = False,
     pipeline: str = "DDPMPipeline",
+    lora_beside: bool = False,
     license: str | None = None,
 ) -> str:
     """Render the model card as Markdown: the before/after image, how the model was trained, and how to sample from it.
@@ -74,7 +75,8 @@ def card(
     lower than". origin: folder or hub id of the base model; None for training from scratch. data: name of the training
     set, or its folder. size: (height, width) in pixels. conditions: what a conditional model is conditioned on, with a
     description of each. own_pipeline: whether the folder has a pipeline file, needed to load it. pipeline: else the
-    class of diffusers that loads it. license: identifier of a licence, such as apache-2.0.
+    class of diffusers that loads it. lora_beside: whether a LoRA is in lora/. license: identifier of a
+    licence, such as apache-2.0.
     """
     text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     how = {"keep_trailing_newline": True, "trim_blocks": True, "lstrip_blocks": True}
@@ -90,6 +92,7 @@ def card(
         conditions=conditions or {},
         own_pipeline=own_pipeline,
         pipeline=pipeline,
+        lora_beside=lora_beside,
         license=license,
         dataset=data if hub.is_id(data) else None,
         commands=[public(command) for command in [results["command"], *results["continued_by"]]],

@@ -8,10 +8,11 @@ from chrysalis.models.layout import AUTOENCODERS, Layout, Weights
 from chrysalis.models.location import EXAMPLE
 from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import GreyUNet, PixelUNet, RGBAUNet
+from chrysalis.models.stable_diffusion import StableDiffusion
 from chrysalis.system.errors import UserError, first_line
 from chrysalis.system.terminal import say
 
-FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet, GreyUNet, RGBAUNet, LatentUNet)
+FAMILIES: tuple[type[PixelUNet], ...] = (PixelUNet, GreyUNet, RGBAUNet, LatentUNet, StableDiffusion)
 # Names, for messages, of pipelines that no family reads, by their other components and class; the first match counts
 KNOWN = {
     "Stable Diffusion XL": lambda parts, name: "text_encoder_2" in parts or "StableDiffusionXL" in name,

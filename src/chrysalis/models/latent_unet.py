@@ -60,7 +60,7 @@ class LatentUNet(PixelUNet):
         return [layout.folder / str(layout.autoencoder)]
 
     @classmethod
-    def of(cls, layout: Layout, weights: dict[Path, Weights]) -> "LatentUNet":
+    def from_layout(cls, layout: Layout, weights: dict[Path, Weights]) -> "LatentUNet":
         """The family with the autoencoder of a folder. weights: by folder, the files to load."""
         at = layout.folder / str(layout.autoencoder)
         config = checks.read_json(at / "config.json")
@@ -112,7 +112,7 @@ class LatentUNet(PixelUNet):
             encoding = autoencoder.encode(to_signed(images))
             return encoding.latent_dist.parameters if self.is_normal else encoding.latents
 
-    def of_batch(self, batch: Batch) -> torch.Tensor:
+    def encode_batch(self, batch: Batch) -> torch.Tensor:
         moments = self.moments(batch.image) if batch.moments is None else batch.moments
         if not self.is_normal:
             return self.scale * moments

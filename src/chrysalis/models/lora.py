@@ -72,7 +72,7 @@ def injected(unet: nn.Module) -> bool:
 
 
 def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
-    """Return a stock UNet2DModel without LoRA and with copied weights, all trainable.
+    """Return a stock UNet without LoRA and with copied weights, all trainable.
 
     merge: W + (alpha / rank) B A instead of W, for the same outputs; else the base model's W, unchanged.
     """
@@ -90,18 +90,27 @@ def plain(unet: UNet2DModel, merge: bool = True) -> UNet2DModel:
     # from_config resets the settings that are listed there to their defaults, even those that were changed later
     config = {key: value for key, value in unet.config.items() if key != "_use_default_values"}
     with torch.random.fork_rng(devices=[]):  # random initial weights, which are replaced
-        stock: Any = UNet2DModel.from_config(config)  # not deepcopy, which would copy the objects that hooks refer to
+        stock: Any = type(unet).from_config(config)  # not deepcopy, which would copy the objects that hooks refer to
     stock.to(unet.device).load_state_dict(weights, assign=True)  # keeps each weight's own dtype
     return stock.train(unet.training)
 
 
+def weights(unet: Any) -> dict[str, torch.Tensor]:
+    """The matrices of a UNet's LoRA, by the names that peft gives them."""
+    return {name: w.detach().cpu().contiguous() for name, w in _peft().get_peft_model_state_dict(unet).items()}
+
+
+def settings(unet: Any) -> dict:
+    """The settings of a UNet's LoRA, as peft writes them into JSON."""
+    return {k: sorted(v) if isinstance(v, set) else v for k, v in unet.peft_config[NAME].to_dict().items()}
+
+
 def save(unet: UNet2DModel, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors as peft does; the folder is complete or absent."""
-    own = _peft().get_peft_model_state_dict(unet).items()
-    weights = {PREFIX + name: weight.detach().cpu().contiguous() for name, weight in own}
+    named = {PREFIX + name: weight for name, weight in weights(unet).items()}
     with written_folder(folder) as partial:
         unet.peft_config[NAME].save_pretrained(str(partial))
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
 
 
 def load(unet: UNet2DModel, folder: Path) -> UNet2DModel:

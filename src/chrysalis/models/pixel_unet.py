@@ -25,14 +25,18 @@ from chrysalis.system.files import write_text
 # What diffusers' EMAModel.save_pretrained writes among the settings of the UNet
 EMA_SETTINGS = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
 
+FROM_DISK: dict[str, Any] = {"low_cpu_mem_usage": False, "local_files_only": True}
+
 
 class PixelUNet(PixelCodec):
     """UNet2DModel on RGB pixels in [-1, 1]. Its conditions, class labels among them, are those of a Conditioner.
 
     accepts: what it reads, with an article, for messages. pipeline: the class of diffusers that it is exported as.
+    unet_class: that of the UNet.
     """
 
     accepts, channels, pipeline = "a DDPM UNet2DModel on RGB pixels", 3, "DDPMPipeline"
+    unet_class: Any = UNet2DModel
 
     @classmethod
     def reads(cls, layout: Layout) -> bool:
@@ -49,7 +53,7 @@ class PixelUNet(PixelCodec):
         return []
 
     @classmethod
-    def of(cls, layout: Layout, weights: dict[Path, Weights]) -> Self:
+    def from_layout(cls, layout: Layout, weights: dict[Path, Weights]) -> Self:
         """The family with the other models of a folder. weights: by folder, the files to load."""
         return cls()
 
@@ -66,28 +70,41 @@ class PixelUNet(PixelCodec):
         checks.refuse_pointers([*files, *(file for part in parts for file in sorted(part.glob("*.safetensors")))])
         noise = checks.read_json(layout.scheduler_file())
         checks.require_sane(noise, "scheduler_config.json")
-        known = {*inspect.signature(UNet2DModel.__init__).parameters, *EMA_SETTINGS, "id2label"}
+        known = {*inspect.signature(cls.unet_class.__init__).parameters, *EMA_SETTINGS, "id2label"}
         training_scheduler.refuse_unknown(layout.unet, known, "config.json", layout.argument)
         scheduler = training_scheduler.read(noise, layout.argument)
-        checks.require_plausible(layout.unet, [layout.unet_at / name for name in weights.names], UNet2DModel)
-        family = cls.of(layout, all_weights)
+        checks.require_plausible(layout.unet, [layout.unet_at / name for name in weights.names], cls.unet_class)
+        family = cls.from_layout(layout, all_weights)
         # 2. The UNet, and what a conditional or adapted model adds to it
-        how = {"low_cpu_mem_usage": False, "local_files_only": True}
         weight_options = {"variant": weights.variant, "use_safetensors": not weights.pickled}
-        unet, report = UNet2DModel.from_pretrained(layout.unet_at, output_loading_info=True, **weight_options, **how)
-        conditioner = class_labels.as_condition(unet, layout)
-        if (folder / "conditioner" / "config.json").is_file():
-            conditioner = Conditioner.from_pretrained(folder / "conditioner", use_safetensors=True, **how)
-            if (folder / "text_encoder").is_dir():
-                encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
-                conditioner.text.use_encoder(*load_encoder(encoder, "model.pretrained", tokenizer))
+        unet, report = cls.unet_class.from_pretrained(
+            layout.unet_at, output_loading_info=True, **weight_options, **FROM_DISK
+        )
+        conditioner = cls.conditioner_of(unet, layout)
         if conditioner is not None:
             conditioner.attach(unet)
         model = Model(unet, scheduler, str(folder), conditioner, family=family)
         checks.require_complete(report, model.modules())
         if (folder / "lora").is_dir():
-            lora.load(unet, folder / "lora")
+            cls.load_lora(unet, folder / "lora")
         return model
+
+    @classmethod
+    def load_lora(cls, unet: Any, folder: Path) -> None:
+        """Add the unmerged LoRA of a folder to the UNet, in place."""
+        lora.load(unet, folder)
+
+    @classmethod
+    def conditioner_of(cls, unet: Any, layout: Layout) -> Any:
+        """The conditioner of a folder's model; None for an unconditional one."""
+        folder = layout.folder
+        if not (folder / "conditioner" / "config.json").is_file():
+            return class_labels.as_condition(unet, layout)
+        conditioner = Conditioner.from_pretrained(folder / "conditioner", use_safetensors=True, **FROM_DISK)
+        if (folder / "text_encoder").is_dir():
+            encoder, tokenizer = str(folder / "text_encoder"), str(folder / "tokenizer")
+            conditioner.text.use_encoder(*load_encoder(encoder, "model.pretrained", tokenizer))
+        return conditioner
 
     def native_size(self, unet: UNet2DModel) -> tuple[int, int] | None:
         """(height, width) in pixels that the UNet was trained at; None if its config does not say."""
@@ -112,19 +129,23 @@ class PixelUNet(PixelCodec):
             height, width = (side // self.factor for side in size)
             unet.register_to_config(sample_size=height if is_square else (height, width))
 
+    def needs_own_pipeline(self, unet: Any, conditioner: Any, merge: bool) -> bool:
+        """Whether an export needs a pipeline file of its own beside diffusers'."""
+        return conditioner is not None or (lora.injected(unet) and not merge)
+
     def export(
-        self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
+        self, folder: Path, unet: Any, scheduler: DDPMScheduler, conditioner: Conditioner | None, merge: bool
     ) -> None:
         """Write a pipeline of diffusers, or a ConditionalPipeline where there is a conditioner or an unmerged LoRA.
 
         merge: merge a LoRA into the weights, else save it beside them.
         """
-        has_lora = lora.injected(unet)
-        if has_lora:
+        needs_own_pipeline = self.needs_own_pipeline(unet, conditioner, merge)
+        if lora.injected(unet):
             if not merge:
                 lora.save(unet, folder / "lora")
             unet = lora.plain(unet, merge)
-        if conditioner is None and (merge or not has_lora):
+        if not needs_own_pipeline:
             self.export_plain(folder, unet, scheduler)
             return
         # For DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)

@@ -107,11 +107,12 @@ class Export(Callback):
     def _export(self, trainer: Trainer, module: TrainingModule, grid: torch.Tensor) -> None:
         denoiser, data = module.denoiser, trainer.datamodule
         conditions = {name: kind.describe() for name, kind in kinds_of(denoiser.conditioner).items()}
-        needs_own_code = bool(conditions) or (lora.injected(denoiser.unet) and not self.merge)
-        about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
+        lora_beside = lora.injected(denoiser.unet) and not self.merge
         unet: Any = denoiser.unet  # a UNet2DModel, which Denoiser does not require
         family: Any = denoiser.codec  # one of models/families.py, likewise
-        card = export.card(self.results, *about, family.pipeline, self.license)
+        needs_own_code = family.needs_own_pipeline(unet, denoiser.conditioner, self.merge)
+        about = (self.change, self.origin, data.source.name, data.size, conditions, needs_own_code)
+        card = export.card(self.results, *about, family.pipeline, lora_beside, self.license)
         parts = {"half": self.half, "conditioner": denoiser.conditioner, "merge": self.merge, "family": family}
         with stage("export"):
             export.save(self.run_dir / "pipeline", unet, denoiser.scheduler, card, grid, **parts)
