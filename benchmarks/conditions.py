@@ -59,7 +59,7 @@ def generate(model: str, scale: float, *overrides: str) -> tuple[list[str], torc
         command = [sys.executable, "sample.py", *how, *guided, *overrides]
         done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"{shlex.join(command)}\n{done.stderr}")
+            sys.exit(f"sample.py ended with {done.returncode}: {shlex.join(command)}\n{done.stderr}")
         files = sorted(Path(folder, "samples").glob("*seed_*.png"))
         return [file.stem for file in files], torch.stack([read(file) for file in files])
 

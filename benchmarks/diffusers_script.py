@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm.auto import tqdm
 
-from benchmarks.plain_loop import forever, parts, print_record, wait_for
+from benchmarks.plain_loop import forever, load_model, print_record, wait_for
 
 BETAS, WEIGHT_DECAY, EPS = (0.95, 0.999), 1e-6, 1e-8  # AdamW's; the script's defaults, like those of the flags below
 
 
 def image_loader(options: argparse.Namespace, cache: str) -> DataLoader:
-    """Batches {"input": float32 [B, 3, S, S] in [-1, 1]}; every image is decoded at every access."""
+    """Load batches {"input": float32 [B, 3, S, S] in [-1, 1]}; every image is decoded at every access."""
     images = load_dataset("imagefolder", data_dir=options.data, split="train", cache_dir=cache)
     augment = transforms.Compose(
         [
@@ -52,7 +52,7 @@ def image_loader(options: argparse.Namespace, cache: str) -> DataLoader:
 
 
 def train(options: argparse.Namespace, scratch: str) -> dict:
-    # 1. The parts, as accelerate prepares them
+    # 1. The model and its optimizer, as accelerate prepares them
     project = ProjectConfiguration(project_dir=scratch, logging_dir=f"{scratch}/logs")
     accelerator = Accelerator(
         gradient_accumulation_steps=options.accumulate,
@@ -62,7 +62,7 @@ def train(options: argparse.Namespace, scratch: str) -> dict:
         cpu=options.device == "cpu",
     )
     torch.manual_seed(options.seed)
-    unet, noising = parts(options.model, DDPMScheduler)
+    unet, noising = load_model(options.model, DDPMScheduler)
     for p in unet.parameters():  # loaded weights lie anywhere in memory, the script's random ones on cache lines
         p.data = p.data.clone()
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)

@@ -34,7 +34,7 @@ def recorded(file: Path) -> list[Run]:
     return [{int(step): torch.tensor(losses).unsqueeze(1) for step, losses in run.items()} for run in runs]
 
 
-def record(runs: dict[str, Run]) -> str:
+def as_json(runs: dict[str, Run]) -> str:
     """Format the runs as JSON, one line each; six digits are far below any standard error."""
     rounded = {
         name: {step: [round(loss, 6) for loss in losses.mean(dim=1).tolist()] for step, losses in run.items()}
@@ -53,31 +53,31 @@ def stopped(losses: Run, rule: EarlyStopping) -> int:
     return max(losses)
 
 
-def ended(runs: list[Run], patience: int, min_delta: float) -> tuple[list[float], list[float]]:
+def outcomes(runs: list[Run], patience: int, min_delta: float) -> tuple[list[float], list[float]]:
     """For each run: the fraction of its steps before the rule stops it, and how far the lowest validation loss by then
     is above the lowest of all, as a fraction."""
-    made, above = [], []
+    trained, above = [], []
     for losses in runs:
         last = stopped(losses, EarlyStopping(patience, min_delta))
         means = {step: values.mean().item() for step, values in losses.items()}
-        made.append(last / max(losses))
+        trained.append(last / max(losses))
         above.append(min(means[s] for s in means if s <= last) / min(means.values()) - 1)
-    return made, above
+    return trained, above
 
 
 def row(runs: list[Run], others: list[Run], patience: int, min_delta: float) -> str:
     """One row of the table: the outcome of one rule."""
-    made, above = ended(runs, patience, min_delta)
+    trained, above = outcomes(runs, patience, min_delta)
     cells = [
         patience,
         f"{min_delta:g}",
-        f"{statistics.mean(made):.0%}",
+        f"{statistics.mean(trained):.0%}",
         f"{statistics.mean(above):.1%}",
         f"{max(above):.1%}",
     ]
     if others:
-        made, above = ended(others, patience, min_delta)
-        cells += [sum(fraction < 1 for fraction in made), f"{max(above):.1%}"]
+        trained, above = outcomes(others, patience, min_delta)
+        cells += [sum(fraction < 1 for fraction in trained), f"{max(above):.1%}"]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -100,7 +100,7 @@ def main() -> None:
         groups.append([*there.values(), *(run for file in paths if file.is_file() for run in recorded(file))])
         folders |= there
     if options.record:
-        options.record.write_text(record(folders), encoding="utf-8")
+        options.record.write_text(as_json(folders), encoding="utf-8")
     print("\n".join(table(*groups)))
 
 

@@ -92,11 +92,11 @@ def main() -> None:
     tried = [(name, steps, p) for p in ("32-true", "bf16-mixed") for name in NAMES for steps in arguments.steps]
     for name, steps, precision in [("ddim", 40, "32-true"), *tried]:
         results = [bench.sample(name, steps, precision) for _ in range(arguments.repeats)]
-        far = 127.5 * (results[0][0] - limit).square().mean().sqrt().item()
+        distance = 127.5 * (results[0][0] - limit).square().mean().sqrt().item()
         seconds = statistics.median(s for _, s in results)
-        rows.append((name, steps, precision, far, seconds))
+        rows.append((name, steps, precision, distance, seconds))
         evaluations = bench.evaluations(name, steps)
-        print(f"| {name} | {steps} | {precision} | {far:.2f} | {evaluations} | {seconds:.3f} |", flush=True)
+        print(f"| {name} | {steps} | {precision} | {distance:.2f} | {evaluations} | {seconds:.3f} |", flush=True)
     print_fastest(rows)
 
 
@@ -110,11 +110,11 @@ def print_fastest(rows: list[tuple[str, int, str, float, float]]) -> None:
     for precision in ("32-true", None):
         best = min((row for row in good if precision in (None, row[2])), key=lambda row: row[4], default=None)
         if best is not None:
-            name, steps, its, far, seconds = best
+            name, steps, best_precision, distance, seconds = best
             kind = "of all" if precision is None else "in float32"
             print(
-                f"\nFastest {kind} that is no farther than 40 steps of ddim: {name}, {steps} steps, {its}: distance "
-                f"{far:.2f} (ddim {bound:.2f}), {plain / seconds:.1f} times as fast."
+                f"\nFastest {kind} that is no farther than 40 steps of ddim: {name}, {steps} steps, {best_precision}: "
+                f"distance {distance:.2f} (ddim {bound:.2f}), {plain / seconds:.1f} times as fast."
             )
 
 

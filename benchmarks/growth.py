@@ -1,11 +1,11 @@
-"""How cost grows with image size, batch size and data set: at most in proportion.
+"""How cost grows with image size, batch size and number of images: at most in proportion.
 
     python -m benchmarks.growth [--only size,batch,set] [--most 1000] [--device cpu]
 
-Every cell is one `train.py` of a few steps on random images of 16 px, which are removed afterwards. Decoding the data
-set and opening the decoded set again are timed separately. Every figure is followed by its growth since the row before
-and by the expected growth: that of the pixels or the images. More than 1.5 times the expected growth is flagged. Writes
-benchmarks/results/growth-MACHINE.md.
+Every cell is one `train.py` of a few steps on random images of 16 px, which are removed afterwards. Decoding the
+images and opening the decoded ones again are timed separately. Every figure is followed by its growth since the row
+before and by the expected growth: that of the pixels or the images. More than 1.5 times the expected growth is flagged.
+Writes benchmarks/results/growth-MACHINE.md.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from chrysalis.system.files import REPOSITORY, write_text
 from chrysalis.system.terminal import console, say
 
 TOO_MUCH = 1.5
-STEPS, WARMUP, SOME = 6, 2, 500
+STEPS, WARMUP, IMAGES = 6, 2, 500  # IMAGES: in the set, where another quantity grows
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Axis:
 
     def cell(self, value: int) -> tuple[int, int, int]:
         """(pixels a side, batch, images in the set)"""
-        return {"size": (value, 8, SOME), "batch": (64, value, SOME), "set": (64, 8, value)}[self.name]
+        return {"size": (value, 8, IMAGES), "batch": (64, value, IMAGES), "set": (64, 8, value)}[self.name]
 
     def expected(self, before: int, value: int, what: str) -> float:
         """Expected growth of a column from one row to the next: that of the pixels or of the images."""
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     chosen = [axis for axis in AXES if axis.name in options.only.split(",")]
-    machine, kept = hardware.description(options.device), cache_folder()
+    machine, cache = hardware.description(options.device), cache_folder()
     parts = [f"{machine}, torch {torch.__version__}, {options.model}."]
     for axis in chosen:
         values = [value for value in axis.values if options.most is None or value <= options.most]
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         for value in values:
             say(f"{axis.name} {value}")
             with tempfile.TemporaryDirectory(prefix="chrysalis-growth-") as scratch, own_cache(Path(scratch)):
-                bench = Bench(options.device, options.model, str(Path(scratch, "images")), Path(scratch), kept)
+                bench = Bench(options.device, options.model, str(Path(scratch, "images")), Path(scratch), cache)
                 rows.append(measured(bench, *axis.cell(value)))
         parts.append(table(axis, values, rows))
     page = options.out / f"growth-{slug(machine)}.md"
@@ -152,9 +152,9 @@ def table(axis: Axis, values: Sequence[int], rows: Sequence[dict[str, float]]) -
     return "\n".join(lines)
 
 
-def _factor(factor: float, may: float) -> str:
-    flag = ", **too much**" if factor > TOO_MUCH * may else ""
-    return f" (x{factor:.2f} of x{may:g}{flag})"
+def _factor(factor: float, expected: float) -> str:
+    flag = ", **too much**" if factor > TOO_MUCH * expected else ""
+    return f" (x{factor:.2f} of x{expected:g}{flag})"
 
 
 if __name__ == "__main__":

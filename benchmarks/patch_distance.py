@@ -31,7 +31,7 @@ def patches(level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def distance(a: torch.Tensor, b: torch.Tensor, seed: int = 0) -> float:
-    """1000 times the mean over the levels; a, b float [N, 3, H, W] in [-1, 1], equally many of each."""
+    """1000 times the sliced Wasserstein distance, a mean over the levels, of a and b float [N, 3, H, W] in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     distances = []
     for level_a, level_b in zip(pyramid(a), pyramid(b), strict=True):

@@ -46,7 +46,7 @@ class ImageFiles(Dataset):
         return self.transform(Image.open(self.paths[i]).convert("RGB"))
 
 
-def parts(folder: str, scheduler_kind: type) -> tuple:
+def load_model(folder: str, scheduler_kind: type) -> tuple:
     """Load (UNet, scheduler) from unet/ and scheduler/ in the folder, or from the folder itself."""
     below = (Path(folder) / "unet").is_dir()
     kinds = {"unet": UNet2DModel, "scheduler": scheduler_kind}
@@ -65,7 +65,7 @@ def forever(loader: DataLoader) -> Iterator:
 
 def train(options: argparse.Namespace, device: torch.device) -> dict:
     torch.manual_seed(options.seed)
-    unet, noising = parts(options.model, DDPMScheduler)
+    unet, noising = load_model(options.model, DDPMScheduler)
     unet = unet.to(device).train()
     images = ImageFiles(options.data, options.image_size)
     loader = DataLoader(images, options.batch_size, shuffle=True, drop_last=True)
@@ -115,7 +115,7 @@ def ddim_samples(unet: UNet2DModel, scheduler: DDIMScheduler, x: torch.Tensor, s
 
 def sample(options: argparse.Namespace, device: torch.device) -> dict:
     torch.manual_seed(options.seed)
-    unet, scheduler = parts(options.model, DDIMScheduler)
+    unet, scheduler = load_model(options.model, DDIMScheduler)
     unet = unet.to(device).eval()
     side = options.image_size or unet.config.sample_size
     wait_for(device)
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     if options.what == "train" and not (options.data and options.image_size):
-        parser.error("training takes --data and --image-size")
+        parser.error("train needs --data and --image-size: name both")
     device = torch.device(options.device)
     figures = {"train": train, "sample": sample}[options.what](options, device)
     print_record(options.what, device, figures)

@@ -138,7 +138,8 @@ def main() -> None:
     print(f"recorded on {before['machine']}, now {now['machine']}")
     found = differences(before, now)
     for name, (equal, apart, tolerance) in found.items():
-        print(f"{name:20} {'equal to the bit' if equal else f'{apart:.2g} apart, tolerance {tolerance}'}")
+        unit = "relative" if name in TRAININGS else "grey levels"
+        print(f"{name:20} {'equal to the bit' if equal else f'{apart:.2g} apart, tolerance {tolerance} ({unit})'}")
     sys.exit(any(apart > tolerance for _, apart, tolerance in found.values()))
 
 

@@ -42,7 +42,10 @@ def main() -> None:
     noisy_limit, _ = generate("ddpm", 1000)
     seconds_per_evaluation = []
     head = f"| {' | '.join(f'{steps} steps' for steps in arguments.steps)} |\n|---|{'---|' * len(arguments.steps)}"
-    for title, names in (("distance", [n for n in schedulers.SCHEDULERS if n not in RANDOM]), ("sets", RANDOM)):
+    for title, names in (
+        ("distance", [n for n in schedulers.SCHEDULERS if n not in RANDOM]),
+        ("distance of sets", RANDOM),
+    ):
         print(f"| {title} {head}", flush=True)
         for name in names:
             cells = []

@@ -175,7 +175,7 @@ SPECIES = ("danaus_plexippus", "heliconius_charitonius", "nymphalis_antiopa", "p
 
 
 def photographs_conditioned() -> None:
-    """Samples of the three conditional models that were trained on photographs."""
+    """Write docs/figures/photographs_conditioned.png: samples of the three conditional models of photographs."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
         "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
@@ -193,16 +193,14 @@ def photographs_conditioned() -> None:
     )
     for name in ("monarch", "mourning cloak"):
         caption = f"a photo of a {name} butterfly"
-        text = [f'text="{caption}"', *how]
-        rows[caption] = images(
-            sample(f"conditions/{name.split()[0]}", "model.pretrained=runs/photographs-text", *text, n=8)
-        )
+        model, prompt = "model.pretrained=runs/photographs-text", f'text="{caption}"'
+        rows[caption] = images(sample(f"conditions/{name.split()[0]}", model, prompt, *how, n=8))
     table(rows, "photographs_conditioned")
 
 
 if __name__ == "__main__":
-    made = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
-    made += [label, mask, text, photographs_conditioned]
-    for make in made:
+    figures = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
+    figures += [label, mask, text, photographs_conditioned]
+    for make in figures:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

@@ -26,7 +26,7 @@ from chrysalis.system.files import REPOSITORY
 class Sizes:
     """The sizes of the parts on a device.
 
-    Checks: channels and pixels of a UNet with random weights, images of the data set, micro-batch, optimizer steps.
+    Checks: channels and pixels of a UNet with random weights, images of the dataset, micro-batch, optimizer steps.
     Figures: large_* and small_* for the large and the small model, plain_* for the plain loop.
     """
 

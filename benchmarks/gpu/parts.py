@@ -124,7 +124,9 @@ def perform(part: Part, bench, record: Record, budget: Budget, print_line: Calla
 
     needs = bench.needs(part)
     if budget.left < needs:
-        reason = f"it needs about {needs:.0f} s, but {max(0, budget.left):.0f} s of the budget are left"
+        reason = (
+            f"it needs about {needs:.0f} s, but {max(0, budget.left):.0f} s are left: raise --budget={budget.seconds:g}"
+        )
         line(f"skipped: {reason}")
         record.write(part, "skipped", [], 0, reason)
         return "skipped"

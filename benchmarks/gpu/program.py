@@ -88,7 +88,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.parts = names if options.only is None else options.only.split(",")
     if unknown := set(options.parts) - set(names):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}")
+        parser.error(f"--only names unknown parts ({', '.join(sorted(unknown))}): choose from {', '.join(names)}")
     results = REPOSITORY / ("benchmarks/results" if options.device == "cuda" else "runs/gpu-benchmark-on-a-cpu")
     options.out = (options.out or results).absolute()
     words = sys.argv[1:] if arguments is None else arguments

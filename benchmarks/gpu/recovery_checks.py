@@ -92,7 +92,7 @@ class Poison(Callback):
 
 
 def nonfinite(bench: Bench) -> Iterator[Figure]:
-    """A NaN gradient under the fused optimizer alone: caught before the update, which is skipped or stops the run."""
+    """Check that under the fused optimizer alone a NaN gradient skips the update, or stops the run before it."""
     precision = "bf16-mixed" if bench.on_gpu else "32-true"
     done, after = _poisoned(bench, precision, "skip")
     skipped = done.nonfinite.skipped_steps
@@ -102,7 +102,7 @@ def nonfinite(bench: Bench) -> Iterator[Figure]:
     try:
         done, after = _poisoned(bench, precision, "stop")
     except Stopped as stopped:
-        require("gradient is not" in str(stopped), f"the reason given is: {stopped}")
+        require("gradient is not" in str(stopped), f"the run stopped for another reason: {stopped}")
         require(_same(stopped.after[0], stopped.after[-1]), "the update was made before the run stopped")
         require(_same(stopped.after[0], dict(stopped.module.trainable())), "weights changed as the run stopped")
         yield Figure("updates before it stopped", 1)
@@ -111,7 +111,7 @@ def nonfinite(bench: Bench) -> Iterator[Figure]:
 
 
 def nonfinite_fp16(bench: Bench) -> Iterator[Figure]:
-    """With a scaler, which skips non-finite gradients by itself; non-finite losses are detected."""
+    """Check that a scaler skips non-finite gradients by itself, and that non-finite losses are detected beside it."""
     scale = 2.0**8
     done, after = _poisoned(bench, "16-mixed", "skip", scale)
     _require_skipped(done, after)
@@ -147,7 +147,10 @@ def _poisoned(bench: Bench, precision: str, action: str, scale: float | None = N
     watch = [snapshots, *([Poison()] if poison else [])]
     how = {"precision": precision, "action": action, "scale": scale, "watch": watch}
     run = runs.prepared(bench, bench.tiny(), data, STEPS, **how)
-    require(bool(run.module.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["fused"]), "not fused")
+    require(
+        bool(run.module.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["fused"]),
+        "the optimizer is not fused",
+    )
     try:
         return run.run(data), snapshots.weights
     except UserError as error:

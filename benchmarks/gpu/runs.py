@@ -122,7 +122,7 @@ def prepared(
     scale: float | None = None,
     **trainer,
 ) -> Fit:
-    """What train.py builds, with the callbacks that belong to a step and no others.
+    """Build what train.py builds, with the callbacks that belong to a step and no others.
 
     scale: the loss scale that 16-mixed begins with. watch: more callbacks. trainer: more of Lightning's arguments.
     """
@@ -145,12 +145,12 @@ def prepared(
 
 
 def fit(bench: Bench, model: Model, data: ImageDataModule, steps: int, **how) -> Fit:
-    """See prepared."""
+    """Train: see `prepared` for the arguments."""
     return prepared(bench, model, data, steps, **how).run(data)
 
 
 def scaled(bench: Bench, trainer: Trainer, scale: float | None) -> None:
-    """Give 16-mixed an initial loss scale. On a CPU, where it is refused, it replaces bf16-mixed."""
+    """Give 16-mixed an initial loss scale. On a CPU, where 16-mixed is refused, put it in place of bf16-mixed."""
     scaler = torch.amp.GradScaler(bench.device.type, **({} if scale is None else {"init_scale": scale}))
     if bench.on_gpu:
         trainer.precision_plugin.scaler = scaler

@@ -44,7 +44,7 @@ def matmul_tflops(bench: Bench, repetitions: int = 20) -> float:
 
 
 def tflop_an_image(unet: torch.nn.Module, pixels: int) -> float:
-    """Forward and backward pass of one image, counted with fake tensors."""
+    """Count the operations of the forward and backward pass of one image, with fake tensors."""
     empty = copy.deepcopy(unet).to("meta")
     x, t = torch.empty(1, 3, pixels, pixels, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -92,7 +92,7 @@ def _training(bench: Bench, which: str, compiled: bool, batch_size: int | None =
 def _ratios(bench: Bench, which: str, speed: float) -> Iterator[Figure]:
     for plain in ("plain loop", "plain loop in bf16"):
         if f"{plain}, {which}" in bench.known:
-            yield Figure(f"times the {plain}", speed / bench.known[f"{plain}, {which}"])
+            yield Figure(f"faster than the {plain} by a factor of", speed / bench.known[f"{plain}, {which}"])
 
 
 @functools.cache
@@ -165,10 +165,10 @@ def plain_training(bench: Bench, which: str, bf16: bool) -> Iterator[Figure]:
 
 def plain(bench: Bench, what: str, bf16: bool = False, **words) -> dict:
     """Run benchmarks/plain_loop.py in this process; returns the record that it prints."""
-    parts, log = plain_loop.parts, io.StringIO()
+    load_model, log = plain_loop.load_model, io.StringIO()
 
     def under_autocast(*arguments) -> tuple:
-        unet, scheduler = parts(*arguments)
+        unet, scheduler = load_model(*arguments)
         unet.forward = torch.autocast(bench.device.type, dtype=torch.bfloat16)(unet.forward)
         return unet, scheduler
 
@@ -177,6 +177,6 @@ def plain(bench: Bench, what: str, bf16: bool = False, **words) -> dict:
     with ExitStack() as patched:
         patched.enter_context(redirect_stdout(log))
         if bf16:
-            patched.enter_context(mock.patch.object(plain_loop, "parts", under_autocast))
+            patched.enter_context(mock.patch.object(plain_loop, "load_model", under_autocast))
         plain_loop.main([what, "--device", bench.device.type, *options])
     return json.loads(log.getvalue())

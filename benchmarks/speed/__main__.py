@@ -46,12 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.table:
         print(report.tables(options.out), end="")
         return
-    kept = cache_folder()
+    cache = cache_folder()
     with tempfile.TemporaryDirectory(prefix="chrysalis-bench-") as folder:
         scratch = Path(folder)
-        data = options.data or default_images.images(scratch, kept)
+        data = options.data or default_images.images(scratch, cache)
         os.environ["CHRYSALIS_CACHE"] = str(scratch / "cache")  # this process reads images too
-        bench = Bench("cpu", options.model, str(data), scratch, kept, 64, options.eps_model, options.quick)
+        bench = Bench("cpu", options.model, str(data), scratch, cache, 64, options.eps_model, options.quick)
         measure(bench, options)
 
 
@@ -67,7 +67,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.rows = list(ROWS) if options.only is None else options.only.split(",")
     if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"unknown rows: {', '.join(sorted(unknown))}")
+        parser.error(f"--only names unknown rows ({', '.join(sorted(unknown))}): choose from {', '.join(ROWS)}")
     if options.data is None and (photographs := os.environ.get("CHRYSALIS_PHOTOGRAPHS")):
         options.data = str(Path(photographs, "butterflies"))
     options.data = options.data and Path(options.data).absolute()

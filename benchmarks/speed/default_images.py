@@ -12,9 +12,9 @@ IMAGES = 583  # as many as the photographs of the published figures
 DRAWN, SIZE = 64, 256  # drawn at 64 px and enlarged: a fourteenth of the time, as costly to decode
 
 
-def images(scratch: Path, kept: Path) -> Path:
+def images(scratch: Path, cache: Path) -> Path:
     """Write drawn butterflies as JPEG files; the decoded set itself stays in the user's cache folder."""
-    say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (cached in {kept})")
+    say(f"no --data and no CHRYSALIS_PHOTOGRAPHS: {IMAGES} drawn butterflies (cached in {cache})")
     folder = scratch / "images"
     folder.mkdir()
     for i, image in enumerate(open_set(DrawnSource("butterflies", IMAGES), (3, DRAWN, DRAWN), "crop").images):

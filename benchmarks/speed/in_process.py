@@ -120,7 +120,7 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, bare_steps: BareStep
 
 @cache
 def measured(bench: Bench) -> tuple[BareSteps, list[float]]:
-    """One run for both rows, and the seconds it waited for each batch after the first few."""
+    """Train once for both rows; returns its times and the seconds it waited for each batch after the first few."""
     warm(bench)
     bare_steps, profiler = BareSteps(), SimpleProfiler()
     with in_scratch(bench):

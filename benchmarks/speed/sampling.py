@@ -67,7 +67,7 @@ def sampling(bench: Bench, scheduler: str = SCHEDULER, steps: int = STEPS) -> Ro
 
 def plain_samples(bench: Bench, n: int) -> torch.Tensor:
     """Generate uint8 [n, 3, H, W] with the plain loop's sampler, from the noise of ours."""
-    unet, ddim = plain_loop.parts(str(location.locate(bench.model)), DDIMScheduler)
+    unet, ddim = plain_loop.load_model(str(location.locate(bench.model)), DDIMScheduler)
     side = unet.config.sample_size
     noise = seeds.noise(seeds.generators(range(n)), (3, side, side), bench.device)
     with torch.no_grad():
@@ -93,11 +93,11 @@ def limit(bench: Bench) -> torch.Tensor:
 
 
 def limit_file(bench: Bench, sampler: Sampler, n: int, steps: int) -> Path:
-    """The cached file of the weights, the size and the steps."""
+    """The file of the samples of these weights, at this size, number and steps: in this folder, or in the cache."""
     weights = b"".join(w.detach().cpu().contiguous().numpy().tobytes() for w in sampler.model.unet.parameters())
     name = f"limit-{n}-{content_hash(f'{steps} {sampler.model.size()}'.encode() + weights):016x}.png"
     shipped = REPOSITORY / "benchmarks" / "speed" / name
-    return shipped if shipped.is_file() else bench.kept / "bench" / name
+    return shipped if shipped.is_file() else bench.cache / "bench" / name
 
 
 def rms(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -43,7 +43,7 @@ class Ours:
 class Bench:
     """Runs of the three sides. device: cpu | cuda. model: the diffusers folder that all start from. data: images.
 
-    scratch: the temporary working folder. kept: the user's own cache folder, for files that are created once.
+    scratch: the temporary working folder. cache: the user's own cache folder, for files that are created once.
     image_size: of training. quick: a few steps per run, to try the program itself.
     """
 
@@ -51,7 +51,7 @@ class Bench:
     model: str
     data: str
     scratch: Path
-    kept: Path
+    cache: Path
     image_size: int = 64
     eps_model: str | None = None
     quick: bool = False
@@ -75,13 +75,13 @@ class Bench:
             if i < 2 or (time.perf_counter() - began) * (i + 1) / i <= budget:
                 yield i
 
-    def view(self, name: str = "all", rows: Callable[[Path], bool] = lambda file: True) -> Path:
-        """A folder of links to the images of ours, for the baselines, which read every file in a folder."""
+    def view(self, name: str = "all", included: Callable[[Path], bool] = lambda file: True) -> Path:
+        """Create a folder of links to the images of ours, for the baselines, which read every file in a folder."""
         folder = self.scratch / f"view-{name}"
         if not folder.is_dir():
             folder.mkdir()
             for i, row in enumerate(FolderSource(self.data).rows):
-                if rows(row.file):
+                if included(row.file):
                     (folder / f"{i:06d}{row.file.suffix}").symlink_to(row.file.absolute())
         return folder
 

@@ -10,7 +10,7 @@ from chrysalis.system import hardware
 REPETITIONS, STARTS = 3, 4
 BUDGET = 110  # seconds for the runs of all sides; slower machines skip the third repetition
 PLAIN_STEPS, SCRIPT_STEPS, WARMUP = 32, 18, 4  # micro-batches of 4, and of 8: 112 images are timed
-STEPS = 17  # of ours, three of them before its clock starts
+STEPS = 17  # optimizer steps of ours, three of them before its clock starts
 WORKERS = 1  # decoding processes of the script: on two cores never slower than none
 TARGET, COMPILED_TARGET, SCRIPT_TARGET = 1.5, 1.7, 1.0
 FIRST_STEP_TARGET, START_TARGET = 1.2, 1.0
@@ -28,7 +28,7 @@ def script_training(bench: Bench, steps: int, **options) -> dict:
 
 
 def mixed_precision(bench: Bench) -> str:
-    """The script's fastest precision: bf16, except on CPUs that emulate it ten times as slowly."""
+    """The script's fastest precision: bf16, except on CPUs that emulate it, ten times as slowly as float32."""
     return {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(hardware.precision("auto", bench.device)[0], "no")
 
 
@@ -43,7 +43,7 @@ def warm(bench: Bench) -> None:
 
 
 def turns(bench: Bench) -> list[tuple[dict, dict, dict]]:
-    """(plain, script, ours) results of runs in turns, measured once for all rows."""
+    """Run the sides in turns, once for all rows; returns the results (plain, script, ours) of each turn."""
     warm(bench)
     if not bench.turns:
         for _ in bench.repeat(REPETITIONS, BUDGET):
@@ -88,7 +88,7 @@ def train_compiled(bench: Bench) -> Row:
 
 
 def first_step(bench: Bench) -> Row:
-    """Taken from the runs of the training row."""
+    """Read the seconds from the runs of the training row."""
     row = Row("first-step", "from process start to the end of the first step", "s", FIRST_STEP_TARGET, at_least=False)
     three_columns(bench, row, "first_step_at_s", "seconds_to_first_step")
     row.notes = {"plain loop": "a micro-batch of 4", "script and Chrysalis": "an optimizer step of 8"}

@@ -22,14 +22,14 @@ from chrysalis.system.terminal import say
 
 TARGET = 1 / 3
 IMAGES, BINS = 12, 6  # images, and timesteps of each
-EPS_STEPS, EPS_IMAGES = 75, 300  # of training the model that all sides start from
+EPS_STEPS, EPS_IMAGES = 75, 300  # for training the model that all sides start from
 PLAIN_EPOCHS, PLAIN_LR = 1, 1e-5
 SCRIPT_LR, STEPS, EVERY = 5e-4, 40, 8  # SCRIPT_LR and STEPS of ours too; EVERY: steps between validations of ours
 
 
 @dataclass(frozen=True)
-class Reached:
-    """A validation loss, and the seconds to it from the start of the process."""
+class FinalLoss:
+    """A baseline's validation loss, and the seconds to it from the start of the process."""
 
     loss: float
     seconds: float
@@ -46,7 +46,7 @@ def to_plain_loss(bench: Bench) -> Row:
     theirs = final_loss(bench, figures, bench.scratch / "plain")
     what = f"to the plain loop's validation loss after {PLAIN_EPOCHS} epoch"
     row = Row("validation-loss", what, "s", TARGET, at_least=False, plain=[theirs.seconds])
-    step, seconds = reached(ours_run(bench), theirs.loss)
+    step, seconds = time_to_loss(ours_run(bench), theirs.loss)
     row.ours = [seconds]
     row.notes = {"validation loss": theirs.loss, "plain loop": f"lr {PLAIN_LR:g}", "Chrysalis's step": step}
     return row
@@ -60,7 +60,7 @@ def to_script_loss(bench: Bench) -> Row:
     theirs = final_loss(bench, figures, bench.scratch / "script")
     what = f"to the script's validation loss after {STEPS} steps at Chrysalis's learning rate"
     row = Row("validation-loss-script", what, "s", None, at_least=False, script=[theirs.seconds])
-    step, seconds = reached(ours_run(bench), theirs.loss, or_nothing=True)
+    step, seconds = time_to_loss(ours_run(bench), theirs.loss, or_nothing=True)
     row.ours = [] if seconds is None else [seconds]
     lowest = min(value for _, value, _ in losses(ours_run(bench)))
     row.notes = {
@@ -79,15 +79,15 @@ def images(bench: Bench) -> ImageDataModule:
 
 
 def training_view(bench: Bench) -> Path:
-    """The images that ours trains on, without the validation images."""
+    """Create a folder of the images that ours trains on, without the validation images."""
     data = images(bench)
     names = {data.image_set.names[i] for i in data.train_rows}
     return bench.view("training", lambda file: str(file) in names)
 
 
-def final_loss(bench: Bench, figures: dict, saved: Path) -> Reached:
-    """A baseline's validation loss and time at the end of its training."""
-    return Reached(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
+def final_loss(bench: Bench, figures: dict, saved: Path) -> FinalLoss:
+    """Measure a baseline's validation loss at the end of its training, and the seconds until then."""
+    return FinalLoss(loss_of(saved, images(bench), bench.device), figures["first_step_at_s"] + figures["timed_seconds"])
 
 
 def loss_of(model_folder: Path | str, data: ImageDataModule, device: str = "cpu") -> float:
@@ -125,22 +125,24 @@ def losses(ours: Ours) -> list[tuple[int, float, float]]:
     return [(event.step, event.value, event.wall_time) for event in events]
 
 
-def reached(ours: Ours, loss: float, or_nothing: bool = False) -> tuple[int | None, float | None]:
+def time_to_loss(ours: Ours, loss: float, or_nothing: bool = False) -> tuple[int | None, float | None]:
     """(step, seconds since the start of the process) of the first validation loss after step 0 at or below `loss`."""
     all_of_them = losses(ours)
     found = min((each for each in all_of_them if each[1] <= loss), key=lambda each: each[2], default=None)
     if found is None and not or_nothing:
         step, best, _ = min(all_of_them, key=lambda each: each[1])
-        raise ValueError(f"the lowest loss of ours is {best:.5f} at step {step}, above {loss:.5f}")
+        raise ValueError(
+            f"Chrysalis's lowest validation loss, {best:.5f} at step {step}, is above the baseline's {loss:.5f}"
+        )
     return (None, None) if found is None else (found[0], found[2] - ours.started)
 
 
 @cache
 def eps_model(bench: Bench) -> str:
-    """The model that all sides start from: a small one that predicts the noise, trained once on moths and cached."""
+    """Train the small noise-predicting model that all sides start from, once, on moths; returns its cached folder."""
     if bench.eps_model:
         return bench.eps_model
-    folder = (bench.scratch if bench.quick else bench.kept) / f"bench/eps-moths-{bench.image_size}-{EPS_STEPS}"
+    folder = (bench.scratch if bench.quick else bench.cache) / f"bench/eps-moths-{bench.image_size}-{EPS_STEPS}"
     if not folder.is_dir():
         say(f"  training a model that predicts the noise (cached in {folder})")
         steps = f"trainer.max_steps={bench.steps(EPS_STEPS)}"

@@ -124,10 +124,10 @@ def test_the_first_low_enough_loss_counts(tmp_path):
         writer.add_event(Event(step=step, wall_time=100.0 + step, summary=Summary(value=values)))
     writer.close()
     ours = Ours({}, tmp_path, started=90.0)
-    assert validation.reached(ours, 0.3001) == (10, 20.0)
-    assert validation.reached(ours, 0.01, or_nothing=True) == (None, None)
-    with pytest.raises(ValueError, match=r"the lowest loss of ours is 0\.2"):
-        validation.reached(ours, 0.01)
+    assert validation.time_to_loss(ours, 0.3001) == (10, 20.0)
+    assert validation.time_to_loss(ours, 0.01, or_nothing=True) == (None, None)
+    with pytest.raises(ValueError, match=r"Chrysalis's lowest validation loss, 0\.2"):
+        validation.time_to_loss(ours, 0.01)
 
 
 def test_the_baselines_get_links_to_the_images_of_ours(tmp_path, image_folder):
@@ -150,12 +150,12 @@ def test_repetitions_stay_within_their_time(tmp_path, monkeypatch):
 
 def test_the_bundled_models_1000_step_samples_are_in_the_repository(tmp_path):
     """Otherwise every machine would generate them for minutes."""
-    bench = Bench("cpu", BUNDLED, "images", tmp_path, tmp_path / "kept")
+    bench = Bench("cpu", BUNDLED, "images", tmp_path, tmp_path / "cache")
     sampler = sampling.Sampler(bench.model, bench.device, "32-true")
     assert sampling.limit_file(bench, sampler, sampling.N, sampling.LIMIT_STEPS).is_file()
     limit = sampling.limit(bench)
     assert (limit.shape, limit.dtype) == ((sampling.N, 3, 64, 64), torch.uint8)
-    assert not bench.kept.exists()
+    assert not bench.cache.exists()
 
 
 def test_a_failed_side_says_why(tmp_path):
