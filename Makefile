@@ -38,7 +38,7 @@ prove: setup  ## train whole experiments and check their samples; compile (an ho
 torture: setup  ## interrupt and kill runs and give bad inputs, a few thousand times (a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 0 -s -o norecursedirs=.git tests/torture
 
-bench: setup  ## time it on this CPU against a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)
+bench: setup  ## measure speed on this CPU against a plain loop and diffusers' script, into benchmarks/results (seven to ten minutes)
 	$(BIN)/python -m benchmarks.speed
 
 gpu: setup  ## test and measure on an NVIDIA GPU, into benchmarks/results (nine minutes)

@@ -66,7 +66,7 @@ TRAIN = {
     "a name that leads out": (["name=../x/y"], ["name=../x/y cannot be a folder's name"]),
     "no run's name": (["resume=5"], ["resume=5"]),
     "processes by the hundred": ([*SMALL, "trainer.devices=900"], ["trainer.devices=900", "CPU cores"]),
-    "no step": (["trainer.max_steps=0"], ["trainer.max_steps=0 would train for no step"]),
+    "no step": (["trainer.max_steps=0"], ["trainer.max_steps=0 would train for no steps"]),
     "in a sweep": (["-m", "data.imge_size=64,32"], ["data.imge_size", "data.image_size"]),
 }
 SAMPLE = {

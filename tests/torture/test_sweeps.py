@@ -64,7 +64,7 @@ def test_each_job_of_two_processes_is_one_run(tmp_path):
     for name, row in table(folder).items():
         r = results(folder / name)
         assert row["state"] == "done"
-        assert float(row["best loss"]) == pytest.approx(r["val_loss"], abs=1e-5)
+        assert float(row["best val_loss"]) == pytest.approx(r["val_loss"], abs=1e-5)
         assert len(list((folder / name / "tensorboard").glob("events*"))) == 1
         words = shlex.split(r["command"])
         assert words[:2] == ["python", "train.py"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN, results
 
-from chrysalis.command.errors import sentence
+from chrysalis.command.errors import message
 from chrysalis.system import checkpoints, files
 from chrysalis.system.errors import UserError
 from chrysalis.training.callbacks.checkpoint import Best, CompleteCheckpoints
@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_elsewhere_is_named():
     with pytest.raises(OSError, match="No space") as full, open("/dev/full", "w") as f:
         f.write("x" * 100_000)
     assert full.value.filename is None
-    assert "The disk is full" in sentence(full.value, "train")
+    assert "The disk is full" in message(full.value, "train")
 
 
 @pytest.mark.parametrize(("free", "fits"), [(2**20 + 4200, True), (2**20 + 4100, False)])

@@ -27,7 +27,7 @@ PATHS += ("*features.pretrained", "*features.weights", "guidance.function", "gui
 PATHS += ("guidance.*.image", "guidance.*.mask", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = (*CONDITIONS, "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")
 LISTS = (*CONDITIONS, "plugins")  # several values, or one
-FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key of the folder, and how its default begins
+FOLDER = {"train": ("name", ""), "sample": ("out", "samples/")}  # the key of the folder, and the prefix of its default
 WAIT = timedelta(minutes=10)  # until the first of several processes has begun
 
 changes: list[str] = []  # the overrides typed beside resume=RUN
@@ -85,10 +85,10 @@ def _as_typed(argument: str, swept: bool) -> str:
             f"{argument} cannot be read: in a sweep a comma separates values, so quote each of them with double quotes "
             f'inside single ones, as in \'{name}="a, b","c (d)"\'.'
         )
-    home = os.path.expanduser if is_path else str
+    expand = os.path.expanduser if is_path else str
     if read is None and text[0] + text[-1] == "[]" and "," in text and _takes_list(name, text):
-        return f"{key}=[{','.join(quoted(home(part.strip())) for part in text[1:-1].split(','))}]"
-    return f"{key}={quoted(home(text))}"
+        return f"{key}=[{','.join(quoted(expand(part.strip())) for part in text[1:-1].split(','))}]"
+    return f"{key}={quoted(expand(text))}"
 
 
 def _is_meant(name: str, text: str, read: Override) -> bool:
@@ -113,7 +113,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def set_changes_aside(arguments: list[str]) -> list[str]:
-    """Keep the overrides beside resume=RUN from Hydra: they change its recorded configuration, see start_or_resume.py.
+    """Keep the overrides beside resume=RUN from Hydra: they change the recorded configuration, see start_or_resume.py.
 
     Under SLURM a job that was queued again resumes its run.
     """
@@ -141,20 +141,20 @@ def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
     if several and is_sweep(arguments):
         raise UserError("A sweep starts its processes itself: leave torchrun out and give trainer.devices=NUMBER.")
-    key, begins = FOLDER[config_name]
+    key, prefix = FOLDER[config_name]
     if any(a.startswith((f"{key}=", "hydra.run.dir=")) for a in arguments):
         return arguments
     if several and {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
-        return [*arguments, f"{key}={begins}{_of_first_process(time.strftime('%Y-%m-%d_%H-%M-%S'))}"]
+        return [*arguments, f"{key}={prefix}{_from_first_process(time.strftime('%Y-%m-%d_%H-%M-%S'))}"]
     job = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     if job and (config_name == "train" or int(os.environ.get("SLURM_NTASKS") or 1) > 1):
         step = "-".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        return [*arguments, f"{key}={begins}slurm-{step}"]
+        return [*arguments, f"{key}={prefix}slurm-{step}"]
     return arguments
 
 
-def _of_first_process(value: str) -> str:
-    """The value that the process of rank 0 passes, through the store that training uses to connect them too."""
+def _from_first_process(value: str) -> str:
+    """Return the value of rank 0 in every process, through the store with which training connects them later."""
     keep_compiled()
     import torch.distributed as dist
 

@@ -24,36 +24,37 @@ from chrysalis.system.errors import UserError, causes, did_you_mean, first_line
 from chrysalis.system.files import REPOSITORY, shown
 
 CONF = REPOSITORY / "conf"
+GROUP_PREFIXES = tuple(f"{path.name}=" for path in CONF.glob("*/"))
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # keys that set the output folder, and what they are relative to
 OUTPUT = {"out": "", "name": "runs", "resume": "", "hydra.run.dir": "", "hydra.sweep.dir": ""}
 
 
-def sentence(error: BaseException, config_name: str) -> str | None:
+def message(error: BaseException, config_name: str) -> str | None:
     """The message for an error the user can fix; None for any other error."""
     chain = causes(error)
-    for link in chain:
-        if isinstance(link, UserError):
-            return str(link)
+    if own := next((link for link in chain if isinstance(link, UserError)), None):
+        return str(own)
     if in_plugin := plugins.message(error):
         return in_plugin
     for link in chain:
         if isinstance(link, MissingConfigException):
             return _unknown_option(link)
         if isinstance(link, OverrideParseException):
-            return f"{link.override!r} is not of the form key=value: {str(link).splitlines()[0].rstrip('.')}."
+            return f"{link.override} cannot be read: give key=value, with punctuation in quotes, as in 'key=\"a (b)\"'."
         if isinstance(link, MissingMandatoryValue):
             key = link.full_key or first_line(link).split()[-1]
             return f"{key} is missing: give it as {key}=VALUE."
     if "Config group override must be a string or a list" in str(error):
-        return "A group of the configuration was set to null or a number: give one of its options; guidance can be []."
+        wrong = [a for a in sys.argv[1:] if a.startswith(GROUP_PREFIXES) and not isinstance(value_of(a), str | list)]
+        return f"{wrong[0] if wrong else 'A group'} cannot be used: choose an option of the group; guidance can be []."
     if isinstance(error, ConfigCompositionException):
         return _unknown_key(error, config_name)
     if isinstance(error, InstantiationException):
-        where = re.search(r"full_key: (\S+)", str(error))
-        return f"{where[1] if where else 'The configuration'} cannot be used: {first_line(error.__cause__ or error)}."
+        where, cause = re.search(r"full_key: (\S+)", str(error)), first_line(error.__cause__ or error)
+        return f"{where[1] if where else 'The configuration'} cannot be used: {cause}. Correct it."
     if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key or 'The configuration'}: {first_line(error)}."
+        return f"{error.full_key or 'The configuration'} cannot be used: {first_line(error)}. Correct it."
     if "torch._inductor" in sys.modules:  # only a program that compiles can fail to
         from chrysalis.system.compiling import why_not_compiled
 
@@ -85,7 +86,7 @@ def _unusable(error: OSError) -> str:
     for root, key in (("runs", "hydra.run.dir"), ("samples", "out")):
         if Path(root).absolute() in (file, file.parent):
             return f"{root}/ cannot be written into: {why}. Give {key}=FOLDER."
-    return f"{error.filename} cannot be used: {error.strerror}."
+    return f"{error.filename} cannot be used ({error.strerror}): correct the path, or its permissions."
 
 
 def _unknown_option(error: MissingConfigException) -> str:
@@ -108,7 +109,7 @@ def _unknown_option(error: MissingConfigException) -> str:
 def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     """The message for data.imge_size=64 or train.py scheduler=ddim: there is no such key, or not with such a value."""
     found = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", str(error))
-    found = found or re.match(r"Error merging override \+*([^=]+)=", str(error))
+    found = found or re.match(r"(?:Error merging override |Ambiguous value for argument ')\+*([^=]+)=", str(error))
     key = found[1] if found else ""
     why = first_line(error.__cause__ or error)
     if key and ("is not in struct" in why or "No match in the defaults list" in str(error)):
@@ -121,6 +122,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
             return f"{key} needs {' or '.join(f'{group}={each}' for each in options)}: add it to the command."
         hint = did_you_mean([k for k in _nearest(key, known) if not f"{key}.".startswith(f"{k}.")])
         return f"{key} is not a known key{hint} --help shows the keys that people change, --cfg job all of them."
+    if why.startswith("Ambiguous value"):
+        why = "it has several values. Write a list as [a,b], or add -m to sweep over them"
     if why.startswith("Cannot merge"):
         why = "it must be a list, or keys, as `--cfg job` shows it"
     return f"{key or 'The command line'} cannot be used: {why}."

@@ -33,7 +33,7 @@ LEAKED = re.compile(r"LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|MAST
 SWEEP_ONLY = re.compile(r"hydra[./](mode|run\.dir|sweep\b|sweeper\b|launcher\b|job\.config\b)")
 
 ConfigStore.instance().store("fresh", {"_target_": "hydra_plugins.chrysalis.FreshProcesses"}, group="hydra/launcher")
-stopped: list[int] = []  # the signal that ended the sweep, if any
+stop_signals: list[int] = []  # the signal that ended the sweep, if any
 
 
 class FreshProcesses(Launcher):
@@ -49,16 +49,16 @@ class FreshProcesses(Launcher):
         self.number = max((j.number for j in self.before), default=-1)  # the highest so far
         self.process: subprocess.Popen | None = None
         _require_sweepable(config, bool(self.before))
-        stopped.clear()
+        stop_signals.clear()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs. A signal is forwarded to the running one, which saves and ends; no other begins."""
         names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-        heard = [s for s in (getattr(signal, name) for name in names) if signal.getsignal(s) != signal.SIG_IGN]
-        earlier = {signum: signal.signal(signum, self._forward) for signum in heard}
+        forwarded = [s for s in (getattr(signal, name) for name in names) if signal.getsignal(s) != signal.SIG_IGN]
+        earlier = {signum: signal.signal(signum, self._forward) for signum in forwarded}
         own = [[o for o in overrides if not o.startswith("resume=")] for overrides in job_overrides]
         try:
-            return [self._job(overrides) for overrides in own if not stopped]
+            return [self._job(overrides) for overrides in own if not stop_signals]
         finally:
             for signum, handler in earlier.items():
                 signal.signal(signum, handler)
@@ -68,7 +68,7 @@ class FreshProcesses(Launcher):
         job = next((j for j in self.before if sweep.identity(j.overrides) == sweep.identity(overrides)), None)
         if job and job.finished:
             say(f"\njob {job.number}: {' '.join(overrides)} is done already: {shown(job.folder)}")
-            sweep.ended.add(job.folder.absolute())
+            sweep.ended_jobs.add(job.folder.absolute())
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=0)
         if not job:
             self.number += 1
@@ -85,12 +85,12 @@ class FreshProcesses(Launcher):
         """Run one job in a process in this terminal; return its exit code."""
         environment = {name: value for name, value in os.environ.items() if not LEAKED.fullmatch(name)}
         self.process = subprocess.Popen([sys.executable, self.program, *_arguments(cfg)], env=environment)
-        if stopped:  # a signal came while the process was started
-            self.process.send_signal(stopped[0])
+        if stop_signals:  # a signal came while the process was started
+            self.process.send_signal(stop_signals[0])
         return self.process.wait()
 
     def _forward(self, signum: int, *_: object) -> None:
-        stopped[:] = stopped or [signum]
+        stop_signals[:] = stop_signals or [signum]
         if self.process is not None and not (signum == signal.SIGINT and _has_terminal()):
             self.process.send_signal(signum)
 

@@ -50,7 +50,7 @@ def _load_package(name: str) -> ModuleType:
 
 
 def _load_file(place: str) -> ModuleType:
-    """The module of a file, imported once in a process, under a name that nothing else has."""
+    """Import a file, once in a process, under its stem, which no other module may have."""
     file = require_path("plugins", place).absolute()
     spec = importlib.util.find_spec(file.stem)
     if spec is not None and spec.origin != str(file):

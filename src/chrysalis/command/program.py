@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 import chrysalis
 from chrysalis.command import launcher, sweep
 from chrysalis.command.arguments import FOLDER, as_typed, set_changes_aside, with_common_folder
-from chrysalis.command.errors import CONF, sentence
+from chrysalis.command.errors import CONF, message
 from chrysalis.command.quick_start import keep_compiled
 from chrysalis.command.values import require_name
 from chrysalis.system.files import claimed, remove_if_empty
@@ -41,7 +41,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of being printed by Hydra
-    for earlier in (sweep.codes, sweep.begun, launcher.stopped):
+    for earlier in (sweep.codes, sweep.new_folders, launcher.stop_signals):
         earlier.clear()
     _typed[:] = sys.argv[1:]
     if "--version" in _typed:
@@ -61,13 +61,13 @@ def _run(task: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def _job(task: Callable[[DictConfig], None], config_name: str, cfg: DictConfig) -> int:
-    """One job of perhaps many; returns its exit code, so that the others run."""
+    """Run one job of perhaps many; return its exit code, so that the others run."""
     keep_compiled()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    # the processes of one run share its folder; and preflight=only writes nothing
-    shares = not is_main_process() or cfg.get("preflight") == "only"
+    # the main process claims the folder for all processes of a run; and preflight=only writes nothing
+    claims = is_main_process() and cfg.get("preflight") != "only"
     try:
-        with nullcontext() if shares else claimed(folder, FOLDER[config_name][0]):
+        with claimed(folder, FOLDER[config_name][0]) if claims else nullcontext():
             try:
                 task(cfg)
             finally:
@@ -86,21 +86,21 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
     # flags first: Python's argparse does not accept `a=1 -m b=2`
     arguments = sorted(arguments, key=lambda a: a.startswith("~") or ("=" in a and not a.startswith("-")))
     words = [_NO_LOGGER.get(a.lower(), a) for a in as_typed(arguments)]
-    given = sweep.only_swept_in_names(with_common_folder(words, config_name))
+    given = sweep.with_short_job_names(with_common_folder(words, config_name))
     return _sample_arguments(given) if config_name == "sample" else set_changes_aside(given)
 
 
 def _exit_code() -> int:
     """The exit code of all jobs: of the signal that ended a sweep, else 2 if all that failed were mistakes."""
-    if launcher.stopped:
-        return INTERRUPTED if launcher.stopped[0] == signal.SIGINT else 128 + signal.SIGTERM
+    if launcher.stop_signals:
+        return INTERRUPTED if launcher.stop_signals[0] == signal.SIGINT else 128 + signal.SIGTERM
     failed = {*sweep.codes}
     return 0 if not failed else failed.pop() if failed in ({2}, {INTERRUPTED}) else 1
 
 
 def _show(error: Exception, config_name: str) -> int:
     """Print an error; return its exit code: 2 for a mistake of the user, 1 for one of the program."""
-    text = sentence(error, config_name)
+    text = message(error, config_name)
     if text is None or "debug=true" in _typed:
         traceback.print_exception(error)
     elif config_name != "sample" or is_main_process():  # sampling processes send their mistakes to the first one

@@ -45,7 +45,7 @@ def expanded(arguments: list[str]) -> list[str]:
         return arguments
     try:
         with Image.open(io.BytesIO(read_bytes(Path(str(path))))) as file:
-            text = getattr(file, "text", {})  # of PNG files only
+            text = getattr(file, "text", {})  # only PNG files have it
         image, record = text["image"], json.loads(text["record"])
     except Exception as error:  # a file from anywhere can fail in any way
         remedy = "give a PNG file that sample.py wrote"
@@ -80,10 +80,10 @@ def _replaced(override: str, values: dict[str, str]) -> bool:
 
 
 def sampling_record(cfg: DictConfig, pretrained: str) -> SamplingRecord:
-    """The record of a sampling with this configuration and model.
+    """Return the record of how this configuration and model generate images, and warn of changes.
 
-    It is stored in every image, and names no folder of this machine, see system/records.py. After
-    from=IMAGE, warns of what differs from when that image was generated.
+    It is stored in every image, and names no folder of this machine, see system/records.py. The changes are those since
+    the image of from=IMAGE was generated.
     """
     settings: Any = {key: value for key, value in as_dict(cfg).items() if key not in (*NO_EFFECT, *TASK_GROUPS)}
     settings["model"]["pretrained"] = pretrained
@@ -123,7 +123,7 @@ def built(node: DictConfig, model: Model) -> Any:
 
 
 def chosen_model(cfg: DictConfig) -> str:
-    """model.pretrained; else the newest run's pipeline or the bundled model, with a message that names it."""
+    """Return model.pretrained, else the newest run's pipeline or the bundled model, which is then printed."""
     if cfg.model.pretrained:
         return cfg.model.pretrained
     newest = location.newest_pipeline()

@@ -73,7 +73,7 @@ def typed() -> set[str]:
 
 
 def chosen(cfg: DictConfig, keys: Iterable[str]) -> set[str]:
-    """Those of some callbacks' keys that the user chose: typed, or other than in conf/callbacks."""
+    """The keys, all of callbacks, that the user chose: typed, or with another value than in conf/callbacks."""
     defaults = {key: OmegaConf.load(CONF / "callbacks" / f"{key.split('.')[1]}.yaml") for key in keys}
     return typed() & {*defaults} | {
         key

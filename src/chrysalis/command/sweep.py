@@ -19,13 +19,13 @@ from chrysalis.command.arguments import is_sweep, parsed
 from chrysalis.system.files import read_mapping, remove_if_empty, shown, write_text, written
 from chrysalis.system.terminal import console, say
 
-COLUMNS = ("job", "overrides", "state", "final loss", "best loss", "best step", "seconds")  # validation losses
+COLUMNS = ("job", "overrides", "state", "final val_loss", "best val_loss", "best step", "seconds")
 RECORD = "job.json"  # in each job's folder: its overrides, and its exit code once it has ended
 STOPPED = {128 + s for s in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
 codes: list[int] = []  # exit codes of this command's jobs that failed
-ended: set[Path] = set()  # folders of this command's jobs that ended in this process
-begun: set[Path] = set()  # folder of this command's sweep, unless it held one before
+ended_jobs: set[Path] = set()  # folders of this command's jobs that ended in this process
+new_folders: set[Path] = set()  # folder of this command's sweep, unless it held one before
 
 
 class Job:
@@ -82,7 +82,7 @@ def identity(overrides: Iterable[str]) -> set[str]:
     return {o for o in overrides if o.split("=")[0] not in ("name", "resume", "debug")}
 
 
-def only_swept_in_names(arguments: list[str]) -> list[str]:
+def with_short_job_names(arguments: list[str]) -> list[str]:
     """With -m, add the setting with which Hydra leaves overrides that all jobs share out of their folders' names."""
     if not is_sweep(arguments):
         return arguments
@@ -93,7 +93,7 @@ def only_swept_in_names(arguments: list[str]) -> list[str]:
 
 def delete_unstarted() -> None:
     """After a mistake in the sweep's own command, delete what Hydra wrote before the first job."""
-    for folder in begun:
+    for folder in new_folders:
         if not jobs(folder):
             with suppress(NotADirectoryError):
                 (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -105,9 +105,9 @@ class Summary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        for earlier in (codes, ended, begun):
+        for earlier in (codes, ended_jobs, new_folders):
             earlier.clear()
-        begun.update(() if (folder / "multirun.yaml").exists() else (folder,))
+        new_folders.update(() if (folder / "multirun.yaml").exists() else (folder,))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -120,20 +120,20 @@ class Summary(Callback):
             folder = Path(config.hydra.runtime.output_dir)
             code = job_return._return_value  # the property raises what another launcher's job raised
             _write(folder, list(job_return.overrides or ()), code if isinstance(code, int) else 1)
-            ended.add(folder)
+            ended_jobs.add(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         there = jobs(folder)
-        there += [Job(f) for f in sorted(ended - {j.folder.absolute() for j in there})]
-        mine = [j for j in there if not ended or j.folder.absolute() in ended]
+        there += [Job(f) for f in sorted(ended_jobs - {j.folder.absolute() for j in there})]
+        mine = [j for j in there if not ended_jobs or j.folder.absolute() in ended_jobs]
         codes.extend(1 if j.exit_code is None else j.exit_code for j in mine if not j.finished)
         with written(folder / "summary.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([COLUMNS, *(j.row() for j in there)])
         console.print(_table(there, shown(folder)))
         if figure := _figure(folder, there):
             say(f"figure: {shown(figure)}")
-        say(f"also in {shown(folder / 'summary.csv')};  tensorboard --logdir {shown(folder)}")
+        say(f"also in {shown(folder / 'summary.csv')}; curves: tensorboard --logdir {shown(folder)}")
 
 
 def _write(folder: Path, overrides: list[str], exit_code: int | None) -> None:

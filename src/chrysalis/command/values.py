@@ -42,17 +42,17 @@ WITHOUT_TARGET = {  # types of the keys that are not arguments of a target
 }
 REPLACED = {  # types to check instead of the target's annotation: Lightning's are wider
     "model.pretrained": str | None,  # sample.py then chooses
-    "trainer.max_steps": ranges.Endless,
-    "trainer.max_epochs": ranges.Endless | None,
+    "trainer.max_steps": ranges.Limit,
+    "trainer.max_epochs": ranges.Limit | None,
     "trainer.accumulate_grad_batches": ranges.Positive,
     "trainer.log_every_n_steps": ranges.Positive,
     "trainer.num_nodes": ranges.From1To10000,
 }
 # Arguments of Lightning's Trainer that this project replaces, with what to use instead
 VALIDATION = "callbacks.validation.every_n_train_steps sets how often the validation loss is measured"
-WINDOWS = "trainer.max_steps sets how long to train"  # these would cut accumulation windows short
+MAX_STEPS = "trainer.max_steps sets how long to train"  # the others would cut accumulation windows short
 NOT_USED = dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), VALIDATION)
-NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run"), WINDOWS)
+NOT_USED |= dict.fromkeys(("limit_train_batches", "overfit_batches", "fast_dev_run"), MAX_STEPS)
 NOT_USED |= {
     "num_sanity_val_steps": "callbacks.validation measures the base model after the first step",
     "limit_val_batches": "callbacks.validation.n_images sets the number of validation images",
@@ -68,7 +68,7 @@ NOT_USED |= {
 NOT_USED |= dict.fromkeys(("logger", "barebones"), "logger=tensorboard or logger=none sets what is logged")
 NOT_USED |= dict.fromkeys(("limit_test_batches", "limit_predict_batches"), "training runs no test or prediction loop")
 NEEDS_KEYS = "give it keys, and a _target_ where `--cfg job` shows one."
-GROUPS = ("callbacks", "condition", "guidance")  # of nodes
+GROUPS = ("callbacks", "condition", "guidance")  # each holds nodes by name
 CALLED_LATER = ("features", "objective", "optimizer", "lr_schedule", "trainer", "export", "scheduler")  # _partial_
 BUILT_AT_ONCE = ("data", "model", "adapter", "weighting", "logger", "profiling", "animation")
 
@@ -78,7 +78,7 @@ def require(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a value does not fit its target, named by its key, or a target may not be named; for a value that is
-            missing or refers to none, OmegaConf's own error.
+            missing or cannot be resolved, OmegaConf's own error.
     """
     plain = as_dict(cfg)
     if "name" in plain:
@@ -90,7 +90,7 @@ def require(cfg: DictConfig) -> None:
     trainer, schedule = plain.get("trainer", {}), plain.get("lr_schedule", {}).get("kind")
     for key, number in trainer.items():
         if key in ("max_steps", "max_epochs") and number == 0:
-            raise UserError(f"trainer.{key}=0 would train for no step: give at least 1, or -1 for no limit.")
+            raise UserError(f"trainer.{key}=0 would train for no steps: give at least 1, or -1 for no limit.")
         if key in NOT_USED:
             raise UserError(f"trainer.{key} is not used here: leave it out; {NOT_USED[key]}.")
     if schedule in ("cosine", "linear") and trainer.get("max_steps") == trainer.get("max_epochs") == -1:
@@ -119,7 +119,7 @@ def _require_nodes(plain: dict[str, Any]) -> None:
     nodes |= {f"callbacks.{name}": node for name, node in plain.get("callbacks", {}).items()}
     for name, node in nodes.items():
         if node is None and name.startswith("callbacks."):
-            raise UserError(f"{name}=null cannot be used: leave it out; a large every_n_train_steps measures rarely.")
+            raise UserError(f"{name}=null cannot be used: leave it out, or set a large every_n_train_steps instead.")
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{_assignment(name, node)} cannot be used: {NEEDS_KEYS}")
         later = node.get("_partial_", False)

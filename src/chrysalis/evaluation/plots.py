@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chrysalis.system.plotting import COLORS, named, plain_numbers, save, style, subplots
+from chrysalis.system.plotting import COLORS, escaped, plain_numbers, save, style, subplots
 
 Histories = Mapping[str, dict]  # the contents of each run's history.json, by the run's name
 Figures = list[tuple[str, str, str]]  # (title, caption, SVG)
@@ -80,7 +80,7 @@ def _validation_figures(histories: Histories, best: Mapping[str, int], colors: M
         else:
             losses, timestep_errors = [row["ema"] for row in rows], None
             timestep_losses = rows[at_best]["ema_by_timestep"]
-        label = named(name) if len(histories) > 1 else "EMA weights"
+        label = escaped(name) if len(histories) > 1 else "EMA weights"
         by_step.plot(steps, losses, color=color, linewidth=1.8, marker="o", markersize=3, label=label)
         if len(histories) == 1:
             raw = [row["raw_minus_base"]["mean"] for row in rows]
@@ -136,7 +136,7 @@ def _training_figures(histories: Histories, colors: Mapping[str, str]) -> Figure
     figure, (axes,) = subplots(1, (8.6, 2.8))
     for name, rows in curves.items():
         steps, _, averages = zip(*rows, strict=True)
-        axes.plot(steps, averages, color=colors[name], linewidth=1.6, label=named(name))
+        axes.plot(steps, averages, color=colors[name], linewidth=1.6, label=escaped(name))
     axes.set(xlabel="optimizer step", yscale="log")
     plain_numbers(axes)
     caption = "The moving average of the unweighted loss. It says little about the quality of the samples."
@@ -162,7 +162,7 @@ def sweep_figure(path: Path, groups: Mapping[str, list[dict]]) -> None:
     for axes, (kind, key, title) in zip(columns, panels, strict=True):
         for color, (name, runs) in zip(COLORS * len(groups), groups.items(), strict=False):
             curves = [{row["step"]: row[key] for row in run[kind] if key in row} for run in runs]
-            _plot_band(axes, curves, color, named(name))
+            _plot_band(axes, curves, color, escaped(name))
         axes.set(title=title, xlabel="optimizer step")
         if axes.dataLim.y0 > 0:  # KD is unbiased and may be below 0
             axes.set(yscale="log")

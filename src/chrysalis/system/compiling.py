@@ -7,7 +7,7 @@ from torch import nn
 
 from chrysalis.system.errors import UserError, first_line
 
-SECONDS = 90  # of compiling, on two CPU cores; docs/speed.md
+SECONDS = 90  # what compiling takes on two CPU cores; docs/speed.md
 
 
 def compile_unet(unet: nn.Module, how: bool | str | None, captions: bool = False) -> None:

@@ -103,7 +103,7 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
 
 
 def _locked(folder: Path, key: str) -> int:
-    """The descriptor of a locked folder, without a lock on a file system that has none."""
+    """Lock a folder, except on a file system without locks, and return its descriptor."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):

@@ -19,10 +19,10 @@ from chrysalis.system.errors import UserError
 # autocast's dtype by Lightning's name of the precision; None: no autocast
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}  # Lightning's own
-HALVES = "the weights stay float32, since small updates vanish in 16 bits"
+KEEP_FLOAT32 = "the weights stay float32, since small updates vanish in 16 bits"
 REFUSED = {
-    "bf16-true": f"{HALVES}: use bf16-mixed",
-    "16-true": f"{HALVES}: use 16-mixed",
+    "bf16-true": f"{KEEP_FLOAT32}: use bf16-mixed",
+    "16-true": f"{KEEP_FLOAT32}: use 16-mixed",
     "64-true": "noise and losses are float32, and float64 would only be slower: use 32-true",
     "transformer-engine": "its float8 is for linear layers, and a UNet is made of convolutions: use bf16-mixed",
 }
@@ -38,16 +38,16 @@ def accelerator(requested: str = "auto", key: str = "trainer.accelerator") -> st
     raise UserError(f"{key}={requested} is not available on this machine: choose auto, cuda, mps or cpu.")
 
 
-def require_processes(devices: int | str | list[int], on: str) -> None:
+def require_processes(devices: int | str | list[int], device_type: str) -> None:
     """Raise UserError for more than four processes per CPU core."""
     cores = os.cpu_count() or 1
-    if on == "cpu" and isinstance(devices, int) and devices > 4 * cores:
+    if device_type == "cpu" and isinstance(devices, int) and devices > 4 * cores:
         raise UserError(
             f"trainer.devices={devices} would start {devices} processes on {cores} CPU cores: use at most {4 * cores}."
         )
 
 
-def precision(requested: str | int, on: str) -> tuple[str, str]:
+def precision(requested: str | int, device_type: str) -> tuple[str, str]:
     """Resolve a precision to (Lightning's name, reason); `auto` is bf16-mixed where the hardware has it."""
     name = ALIASES.get(str(requested), str(requested))
     if name != "auto":
@@ -55,16 +55,16 @@ def precision(requested: str | int, on: str) -> tuple[str, str]:
             raise UserError(f"trainer.precision={requested} cannot be used: {why}.")
         if name not in AUTOCAST:
             raise UserError(f"trainer.precision={requested} is unknown: choose {', '.join(AUTOCAST)}, or auto.")
-        if name == "16-mixed" and on == "cpu":
+        if name == "16-mixed" and device_type == "cpu":
             raise UserError(f"trainer.precision={requested}: 16-mixed is for GPUs. On a CPU use bf16-mixed or auto.")
         return name, "as configured"
-    if on == "cuda":
+    if device_type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU multiplies bf16 in hardware"
         return "16-mixed", "this GPU multiplies fp16 in hardware, not bf16"
-    if on == "cpu" and cpu_has_bf16():
+    if device_type == "cpu" and cpu_has_bf16():
         return "bf16-mixed", "this CPU has bf16 instructions"
-    return "32-true", f"plain float32 is the safe choice on this {on}"
+    return "32-true", f"plain float32 is the safe choice on this {device_type}"
 
 
 def cpu_has_bf16() -> bool:
@@ -73,9 +73,9 @@ def cpu_has_bf16() -> bool:
     return instructions is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def description(on: str) -> str:
+def description(device_type: str) -> str:
     """The name of the hardware: 'NVIDIA H200' or 'Intel ... (2 threads)'."""
-    if on == "cuda":
+    if device_type == "cuda":
         return torch.cuda.get_device_name()
     name, threads = re.search(r"^model name\s*: *(.+)", _cpuinfo(), re.MULTILINE), torch.get_num_threads()
     cpu = name[1].strip() if name else platform.processor() or platform.machine()
@@ -88,41 +88,41 @@ def _cpuinfo() -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
-def peak_memory_mib(on: str) -> int | None:
+def peak_memory_mib(device_type: str) -> int | None:
     """Peak memory of this process in MiB, on the GPU or in RAM; None where it is unknown."""
-    if on == "cuda":
+    if device_type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
     unit = 1 if platform.system() == "Darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20) if on == "cpu" else None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20) if device_type == "cpu" else None
 
 
-def keep_memory(on: str) -> None:
+def keep_memory(device_type: str) -> None:
     """On a CPU under glibc, keep freed memory in the process; elsewhere do nothing.
 
     By default tensors larger than 32 MiB are mapped and unmapped at each operation, and the kernel provides them page
     by page: at 256 px this leaves two thirds of the speed (docs/log.md).
     """
-    if on != "cpu" or platform.libc_ver()[0] != "glibc":
+    if device_type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped alone
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's end is not given back
 
 
-def tune(unet: torch.nn.Module, on: str, precision: str = "32-true", channels_last: bool | str = "auto") -> None:
+def tune(unet: nn.Module, device_type: str, precision: str = "32-true", channels_last: bool | str = "auto") -> None:
     """Set up fast training: on a CPU keep_memory; on CUDA TF32, cuDNN's benchmark mode, and normalization in bf16.
 
     Under trainer.deterministic=true cuDNN does not benchmark, so that a resumed run is bit-identical on a GPU too.
     channels_last: the memory layout of the weights; `auto` uses it on CUDA alone (on CPUs it is slower: docs/log.md).
     """
-    keep_memory(on)
-    if on == "cuda":
+    keep_memory(device_type)
+    if device_type == "cuda":
         torch.set_float32_matmul_precision("high")
         # a benchmark may choose another algorithm in another process, whose last bits differ
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if precision == "bf16-mixed":
             normalize_in_input_dtype(unet)
-    if channels_last is True or (channels_last == "auto" and on == "cuda"):
+    if channels_last is True or (channels_last == "auto" and device_type == "cuda"):
         unet.to(memory_format=torch.channels_last)
 
 

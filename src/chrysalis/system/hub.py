@@ -89,12 +89,12 @@ def snapshot(
     return Path(huggingface_hub.snapshot_download(hub_id, **how))
 
 
-def listing(hub_id: str, at: Path, only_cached: bool) -> list[str] | None:
-    """Names of all files of the revision whose snapshot is the folder `at`; None where the cache does not know them."""
+def listing(hub_id: str, folder: Path, only_cached: bool) -> list[str] | None:
+    """Names of all files of the revision whose snapshot is `folder`; None where the cache does not know them."""
     try:
-        return [file.path for file in huggingface_hub.get_cached_repo_tree(hub_id, revision=at.name)]
+        return [file.path for file in huggingface_hub.get_cached_repo_tree(hub_id, revision=folder.name)]
     except Exception:  # older clients keep no listing, and a cache may lack it
-        return None if only_cached else huggingface_hub.HfApi().list_repo_files(hub_id, revision=at.name)
+        return None if only_cached else huggingface_hub.HfApi().list_repo_files(hub_id, revision=folder.name)
 
 
 def require_pushable(hub_id: str, key: str) -> None:

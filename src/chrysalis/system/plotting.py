@@ -22,7 +22,7 @@ def subplots(
     return figure, figure.subplots(1, columns, squeeze=False, **how)[0]
 
 
-def named(name: str) -> str:
+def escaped(name: str) -> str:
     """A label that matplotlib shows as it is: it hides labels that begin with _, and typesets $ as mathematics."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 

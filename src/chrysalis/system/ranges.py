@@ -4,7 +4,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-LARGEST = 2**31 - 1  # of any number: beyond it a program would run for hours or out of memory
+LARGEST = 2**31 - 1  # the largest number a key takes: beyond it a program would run for hours or out of memory
 
 Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
 NotNegative = Annotated[int, Interval(ge=0, le=LARGEST)]
@@ -23,12 +23,12 @@ Channels = Annotated[int, Interval(ge=1, le=16_384)]
 TrainTimesteps = Annotated[int, Interval(ge=2, le=100_000)]
 Steps = Annotated[int, Interval(ge=1, le=100_000)]
 Samples = Annotated[int, Interval(ge=1, le=1_000_000)]
-Drawn = Annotated[int, Interval(ge=2, le=100_000_000)]
+DrawnImages = Annotated[int, Interval(ge=2, le=100_000_000)]
 Columns = Annotated[int, Interval(ge=2, le=1000)]
 Frames = Annotated[int, Interval(ge=2, le=10_000)]
 Workers = Annotated[int, Interval(ge=0, le=256)]
 Processes = Annotated[int, Interval(ge=-1, le=1024)]
-Endless = Annotated[int, Interval(ge=-1, le=LARGEST)]
+Limit = Annotated[int, Interval(ge=-1, le=LARGEST)]  # -1: none
 
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 FractionBelow1 = Annotated[float, Interval(ge=0, lt=1)]

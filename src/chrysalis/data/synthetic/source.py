@@ -8,7 +8,7 @@ from chrysalis.data.source import Example, Source, content_hash
 from chrysalis.data.synthetic import domains
 from chrysalis.data.transforms import Resize, Shape, mask_to_training_size, to_training_size
 from chrysalis.system.errors import UserError
-from chrysalis.system.ranges import Drawn, Seed
+from chrysalis.system.ranges import DrawnImages, Seed
 
 
 class DrawnSource(Source):
@@ -20,7 +20,7 @@ class DrawnSource(Source):
     value_names = {"vector": ("red", "green", "blue")}  # noqa: RUF012 -- read-only
     synthetic = True
 
-    def __init__(self, domain: str = "butterflies", n: Drawn = 1000, seed: Seed = 0):
+    def __init__(self, domain: str = "butterflies", n: DrawnImages = 1000, seed: Seed = 0):
         if domain not in (*domains.DOMAINS, "all"):
             raise UserError(f"data.domain={domain} is unknown: choose one of {', '.join(domains.DOMAINS)}, all.")
         self.domains = list(domains.SPECIES) if domain == "all" else [domain]
