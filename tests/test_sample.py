@@ -388,7 +388,7 @@ MISTAKES = {
     "precision": (["trainer.precision=8"], "trainer.precision=8 is unknown"),
     "half precision on a CPU": (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], "16-mixed is for GPUs"),
     "compile": (["compile=perhaps"], "compile=perhaps must be true or false"),
-    "group": (["task=null"], "give one of its options"),
+    "group": (["task=null"], "choose an option of the group"),
     "one step": (["scheduler=deis", "steps=1"], "no step at all"),
     "offset": (["+scheduler.steps_offset=5000"], "goes outside the model's 1000 timesteps"),
     "solver": (["scheduler=dpmpp_2m", "+scheduler.algorithm_type=foo"], "foo is not implemented"),
