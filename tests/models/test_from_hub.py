@@ -1,6 +1,7 @@
 """Models of a local hub: which requests are made, and how refusals are reported."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_another_kind_of_model_is_named_before_its_weights_are_fetched(served, m
         {**bare, config: with_settings(bare[config], _class_name="UNet2DModel")}
     )
     assert "has no scheduler_config.json" in (says := refusal(name="me/bare"))
-    assert "Save the scheduler that it was trained with" in says
+    assert "Give the scheduler that it was trained with as model.scheduler=" in says
     served.repositories["me/empty"] = Repository({"README.md": b"nothing"})
     assert "is not a diffusers folder" in refusal(name="me/empty")
     assert not [request for request in served.seen if request.endswith(".safetensors")]
@@ -178,3 +179,21 @@ def test_a_revision_is_a_key_or_part_of_the_id(served, model, model_folder):
     assert location.base_of(str(model_folder)) == "me/model@refs/pr/1"
     says = refusal(lambda: folder.load(str(model_folder), revision="main"))
     assert says.startswith("model.revision=main is for a hub id, and model.pretrained=")
+
+
+def test_a_scheduler_from_elsewhere(served, model, model_folder, tmp_path):
+    """model.scheduler is a folder or another repository, for a UNet that was saved alone."""
+    bare = {name.removeprefix("unet/"): data for name, data in model.files.items() if name.startswith("unet/")}
+    served.repositories["me/bare"] = Repository(bare)
+    config = with_settings(model.files["scheduler/scheduler_config.json"], beta_end=0.03)
+    served.repositories["me/noise"] = Repository({"scheduler_config.json": config})
+    loaded = folder.load("me/bare", scheduler="me/noise")
+    assert loaded.scheduler.config["beta_end"] == 0.03
+    shutil.copytree(model_folder / "unet", tmp_path / "alone")
+    assert folder.load(str(tmp_path / "alone"), scheduler="me/noise").scheduler.config["beta_end"] == 0.03
+    own = folder.load(str(tmp_path / "alone"), scheduler=str(model_folder)).scheduler
+    assert own.config["beta_end"] == folder.load(str(model_folder)).scheduler.config["beta_end"]
+    with pytest.raises(UserError, match=r"model\.scheduler=.* has no scheduler_config\.json: give the folder"):
+        folder.load(str(tmp_path / "alone"), scheduler=str(tmp_path))
+    with pytest.raises(UserError, match=r"model\.scheduler=me/none could not be fetched from the hub"):
+        folder.load("me/bare", scheduler="me/none")

@@ -21,8 +21,8 @@ from chrysalis.system.errors import UserError
 # the condition kinds, by their files: importing them would import torch, for --help too
 KINDS = tuple(file.stem for file in Path(__file__).parents[1].glob("conditions/kinds/[!_]*.py"))
 CONDITIONS = (*KINDS, *(f"guidance.negative.{kind}" for kind in KINDS))
-PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "condition.text.encoder")
-PATHS += ("task.image", "task.mask", "task.base", "out", "from", "resume", "plugins")
+PATHS = ("data.path", "data.masks", "data.conditioning_images", "model.pretrained", "model.scheduler")
+PATHS += ("condition.text.encoder", "task.image", "task.mask", "task.base", "out", "from", "resume", "plugins")
 PATHS += ("*features.pretrained", "*features.weights", "guidance.function", "guidance.*.function", "guidance.*.model")
 PATHS += ("guidance.*.image", "guidance.*.mask", "guidance.*.base", "guidance.*.checkpoint", "guidance.colour.target")
 TEXTS = (*CONDITIONS, "guidance.*.text", "guidance.*.label", "name", "only", "data.split", "data.*_column")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from chrysalis.models import checks, layout
 from chrysalis.models.latent_unet import LatentUNet
-from chrysalis.models.layout import AUTOENCODERS, Layout, Weights
+from chrysalis.models.layout import AUTOENCODERS, Layout, Selection, Weights
 from chrysalis.models.location import EXAMPLE
 from chrysalis.models.model import Model
 from chrysalis.models.pixel_unet import GreyUNet, PixelUNet, RGBAUNet
@@ -23,12 +23,12 @@ KNOWN = {
 }
 
 
-def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tuple[type[PixelUNet], Layout]:
-    """Find the family that reads a folder, and its layout, without reading weights; see Layout for the arguments.
+def recognize(folder: Path, selection: Selection) -> tuple[type[PixelUNet], Layout]:
+    """Find the family that reads a folder, and its layout, without reading weights.
 
     Raises UserError if no family reads it, or a configuration file is damaged or missing.
     """
-    found = layout.read(folder, argument, subfolder)
+    found, argument = layout.read(folder, selection), selection.argument
     family = next((family for family in FAMILIES if family.reads(found)), None)
     if family is None:
         accepted = " or ".join(", ".join(family.accepts for family in FAMILIES).rsplit(", ", 1))
@@ -40,10 +40,10 @@ def recognize(folder: Path, argument: str, subfolder: str | None = None) -> tupl
     return family, found
 
 
-def load(folder: Path, argument: str, subfolder: str | None = None, variant: str | None = None) -> Model:
-    """Load a model folder with the family that reads it; see Layout and folder.load for the arguments."""
-    family, found = recognize(folder, argument, subfolder)
-    weights = found.weights(variant)
+def load(folder: Path, selection: Selection) -> Model:
+    """Load a model folder with the family that reads it; raises UserError if none does, or a file is damaged."""
+    (family, found), argument = recognize(folder, selection), selection.argument
+    weights = found.weights(selection.variant)
     found.scheduler_file()  # refuse a folder without one before reading its weights
     try:
         others: dict[Path, Weights] = {at: found.weights(weights.variant, at=at) for at in family.other_weights(found)}
@@ -52,9 +52,9 @@ def load(folder: Path, argument: str, subfolder: str | None = None, variant: str
         raise
     except Exception as error:  # the libraries raise dozens of kinds for damaged files; the user needs the name
         raise UserError(f"{argument} could not be loaded: {first_line(error)}. Fetch or save it again.") from error
-    if weights.variant != variant:
+    if weights.variant != selection.variant:
         say(f"{argument} has only {weights.variant} weights, which are loaded.")
-    if found.has_ema and found.is_main_model and not subfolder:
+    if found.has_ema and found.is_main_model and not selection.subfolder:
         say(f"{argument} also has EMA weights in unet_ema/: model.subfolder=unet_ema loads these instead.")
     return model
 

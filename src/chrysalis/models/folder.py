@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chrysalis.models import families, from_hub
+from chrysalis.models.layout import Selection
 from chrysalis.models.location import locate
 from chrysalis.models.model import Model
 from chrysalis.system import hub
@@ -20,6 +21,7 @@ def load(
     subfolder: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    scheduler: str | None = None,
 ) -> Model:
     """Load a model, with unet/ and scheduler/ below its folder or both at its root.
 
@@ -32,16 +34,19 @@ def load(
         variant: suffix of the weight files, such as fp16 in diffusion_pytorch_model.fp16.safetensors; None for the
             plain ones, or the only variant there is.
         revision: a branch, tag or commit of a hub id, which may also be written ID@REVISION; None for its main branch.
+        scheduler: a folder or hub id with the scheduler that the model was trained with, for a UNet without one.
 
     Raises:
         UserError: there is no such model, or no family reads it.
     """
     found, argument = locate(pretrained, key), f"{key}={pretrained}"
+    elsewhere = None if scheduler is None else _scheduler_folder(scheduler)
+    selection = Selection(argument, subfolder, variant, elsewhere)
     if not isinstance(found, Path):
         hub_id, named = hub.split_revision(found)
-        model = from_hub.load(hub_id, argument, subfolder, variant, revision or named)
+        model = from_hub.load(hub_id, selection, revision or named)
     elif revision is None:
-        model = families.load(found, argument, subfolder, variant)
+        model = families.load(found, selection)
     else:
         raise UserError(f"model.revision={revision} is for a hub id, and {argument} is a folder: leave it out.")
     for module in model.modules():
@@ -49,3 +54,11 @@ def load(
     if gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
     return replace(model, train=train)
+
+
+def _scheduler_folder(scheduler: str) -> Path:
+    found = locate(scheduler, "model.scheduler")
+    if isinstance(found, Path):
+        return found
+    hub_id, revision = hub.split_revision(found)
+    return from_hub.scheduler_folder(hub_id, f"model.scheduler={scheduler}", revision)

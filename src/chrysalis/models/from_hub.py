@@ -1,20 +1,34 @@
 """Loading of a model by its hub id, over the network only where the local cache does not suffice."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from chrysalis.models import families
-from chrysalis.models.layout import Layout, find_weights
+from chrysalis.models.layout import Layout, Selection, find_weights
 from chrysalis.models.location import BUNDLED
 from chrysalis.models.model import Model
 from chrysalis.system import hub
 from chrysalis.system.errors import UserError
 
+T = TypeVar("T")
 
-def load(hub_id: str, argument: str, subfolder: str | None, variant: str | None, revision: str | None) -> Model:
+
+def load(hub_id: str, selection: Selection, revision: str | None) -> Model:
     """Load OWNER/NAME; the network is used only where the local cache does not suffice."""
-    fetch = partial(_fetch, hub_id, argument, subfolder, variant, revision)
+    return _cached_first(partial(_fetch, hub_id, selection, revision), hub_id, selection.argument, revision)
+
+
+def scheduler_folder(hub_id: str, argument: str, revision: str | None) -> Path:
+    """Return the local folder with the configuration files of OWNER/NAME."""
+    fetch = partial(hub.snapshot, hub_id, hub.SETTINGS, revision=revision)
+    return _cached_first(fetch, hub_id, argument, revision)
+
+
+def _cached_first(fetch: Callable[..., T], hub_id: str, argument: str, revision: str | None) -> T:
+    """Call fetch(only_cached=True), and with False if that fails; raises UserError with the cause."""
     try:
         return fetch(only_cached=True)
     except Exception as error:  # a UserError too, such as for an incomplete cache
@@ -30,16 +44,15 @@ def load(hub_id: str, argument: str, subfolder: str | None, variant: str | None,
         raise UserError(f"{argument} could not be fetched from the hub: {why}.{offline}") from error
 
 
-def _fetch(
-    hub_id: str, argument: str, subfolder: str | None, variant: str | None, revision: str | None, only_cached: bool
-) -> Model:
+def _fetch(hub_id: str, selection: Selection, revision: str | None, only_cached: bool) -> Model:
     with hub.quiet():
         # 1. Its configuration: weights of another family may be gigabytes
         folder = hub.snapshot(hub_id, hub.SETTINGS, only_cached, revision)
-        family, layout = families.recognize(folder, argument, subfolder)
+        family, layout = families.recognize(folder, selection)
         layout.scheduler_file()
         # 2. The one kind of weights that is needed
-        weights = layout.weights(variant, _weight_names(hub_id, layout, layout.unet_at, variant, only_cached))
+        names = _weight_names(hub_id, layout, layout.unet_at, selection.variant, only_cached)
+        weights = layout.weights(selection.variant, names)
         wanted = [layout.unet_at / name for name in weights.names]
         for at in family.other_weights(layout):
             names = _weight_names(hub_id, layout, at, weights.variant, only_cached)
@@ -47,7 +60,7 @@ def _fetch(
         wanted = [file.relative_to(folder).as_posix() for file in wanted]
         folder = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.ADDED_PARTS, *wanted], only_cached, revision)
         # 3. The model, as from any folder
-        model = families.load(folder, argument, subfolder, variant)
+        model = families.load(folder, selection)
         return replace(model, origin=f"{hub_id}@{revision}" if revision else hub_id)
 
 

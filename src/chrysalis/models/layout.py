@@ -33,15 +33,29 @@ def find_weights(names: Iterable[str]) -> list[Weights]:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which model of a folder or a repository is meant; see folder.load."""
+
+    argument: str  # KEY=VALUE as the user named it, for messages
+    subfolder: str | None = None  # where the UNet is, such as unet_ema, if the user said so
+    variant: str | None = None
+    scheduler: Path | None = None  # folder of the scheduler, if the user named another
+
+
+@dataclass(frozen=True)
 class Layout:
     """A model folder as its configuration files describe it, before any weights are read."""
 
     folder: Path  # with unet/ and scheduler/ below it, or with both at its root
-    argument: str  # KEY=VALUE as the user named the folder, for messages
-    subfolder: str | None  # where the UNet is, such as unet_ema, if the user said so
+    selection: Selection
     index: dict  # content of model_index.json, {} without one
     unet_at: Path  # folder of the UNet
     unet: dict  # content of the UNet's config.json, {} without one
+
+    @property
+    def argument(self) -> str:
+        """KEY=VALUE, for messages."""
+        return self.selection.argument
 
     @property
     def pipeline(self) -> str:
@@ -82,10 +96,8 @@ class Layout:
         """Raise UserError if the folder has no UNet."""
         if (self.unet_at / "config.json").is_file():
             return
-        if self.subfolder:
-            raise UserError(
-                f"model.subfolder={self.subfolder} has no config.json in {self.folder}: name its UNet's folder."
-            )
+        if chosen := self.selection.subfolder:
+            raise UserError(f"model.subfolder={chosen} has no config.json in {self.folder}: name its UNet's folder.")
         if self.has_ema:
             choice = "add model.subfolder=unet_ema" if self.is_main_model else "rename it to unet"
             raise UserError(f"{self.argument} has no unet/, but EMA weights in unet_ema/: {choice}.")
@@ -95,13 +107,17 @@ class Layout:
 
     def scheduler_file(self) -> Path:
         """Return the scheduler's configuration file; raises UserError without one."""
-        below = self.folder / "scheduler"
-        file = (below if below.is_dir() else self.folder) / "scheduler_config.json"
+        place = self.selection.scheduler or self.folder
+        file = (place / "scheduler" if (place / "scheduler").is_dir() else place) / "scheduler_config.json"
         if file.is_file():
             return file
+        if place != self.folder:
+            raise UserError(f"model.scheduler={place} has no scheduler_config.json: give the folder that holds it.")
         # checkpoint-N of diffusers' training scripts is below the folder of the pipeline
         above = self.folder.parent
-        hint = "Save the scheduler that it was trained with there, in a local copy if it is the hub's."
+        hint = "Give the scheduler that it was trained with as model.scheduler=FOLDER_OR_HUB_ID."
+        if not self.is_main_model:
+            hint = "Save the scheduler that it was trained with there."
         is_above = (above / "scheduler" / "scheduler_config.json").is_file() and self.unet_at.is_relative_to(above)
         if is_above and self.is_main_model:
             hint = f"Give {above} instead, with model.subfolder={self.unet_at.relative_to(above)}."
@@ -127,13 +143,13 @@ class Layout:
         raise UserError(f"{self.argument} has no {variant or 'plain'} weights in {self.unet_at}: {choice}.")
 
 
-def read(folder: Path, argument: str, subfolder: str | None = None) -> Layout:
+def read(folder: Path, selection: Selection) -> Layout:
     """Read the configuration files of a model folder, see Layout; raises UserError for damaged ones."""
-    nested = (folder / "unet" / "config.json").is_file()
-    unet_at = folder / subfolder if subfolder else folder / "unet" if nested else folder
+    nested, argument = (folder / "unet" / "config.json").is_file(), selection.argument
+    unet_at = folder / selection.subfolder if selection.subfolder else folder / "unet" if nested else folder
     files = (folder / "model_index.json", unet_at / "config.json")
     try:
         index, unet = (checks.read_json(file) if file.is_file() else {} for file in files)
     except ValueError as error:
         raise UserError(f"{argument} cannot be used: {error}. Fetch or save it again.") from None
-    return Layout(folder, argument, subfolder, index, unet_at, unet)
+    return Layout(folder, selection, index, unet_at, unet)

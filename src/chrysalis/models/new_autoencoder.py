@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from chrysalis.data.pixels import to_signed
 from chrysalis.models.latent_unet import LatentUNet
+from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import written_folder
 from chrysalis.system.ranges import Channels, Positive, PositiveNumber
@@ -81,14 +82,16 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, lr: float) -> None:
     small decoder blurs; and KL_WEIGHT times the divergence of z. AdamW's learning rate falls from `lr` by a cosine.
     """
     parameters, device, rng = [*autoencoder.parameters()], autoencoder.device, np.random.default_rng(0)
+    dtype = hardware.AUTOCAST[hardware.precision("auto", device.type)[0]]
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0)
     with torch.random.fork_rng(), torch.enable_grad(), stage("training the autoencoder", steps) as progress:
         torch.manual_seed(0)
         for step in range(steps):
             # 1. The loss of reconstructions from a sample of z
             x = to_signed(torch.from_numpy(_crops(images, rng)).to(device))
-            posterior = autoencoder.encode(x).latent_dist
-            error = autoencoder.decode(posterior.sample()).sample - x
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                posterior = autoencoder.encode(x).latent_dist
+                error = autoencoder.decode(posterior.sample()).sample.float() - x
             loss = error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
             for _ in range(SCALES):
                 loss = loss + (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / SCALES
