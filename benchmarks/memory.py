@@ -1,14 +1,18 @@
-"""A markdown table of the batch sizes that fit in 6, 12, 24 and 80 GB, counted rather than measured, in 30 s.
+"""A markdown table of the batch sizes that fit in 6, 12, 24 and 80 GB, counted rather than measured, in two minutes.
 
 python benchmarks/memory.py
 """
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from chrysalis.conditions.prompt import PromptConditioner
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder, location
+from chrysalis.models import folder, freezing, location
+from chrysalis.models.lora import LoRA
+from chrysalis.models.stable_diffusion import StableDiffusion
 from chrysalis.system.hardware import normalize_in_input_dtype
 from chrysalis.training import memory_estimate
 
@@ -43,6 +47,24 @@ def denoisers():
     large = UNet2DModel(**CELEBAHQ)
     millions = sum(p.numel() for p in large.parameters()) / 1e6
     yield f"ddpm-celebahq-256, {millions:.1f} M", Denoiser(large, DDPMScheduler(), objective("epsilon")), 256
+    yield "Stable Diffusion 1.5, 859.5 M", stable_diffusion(), 512
+    with_lora = stable_diffusion()
+    LoRA(rank=8).inject(with_lora.unet)
+    freezing.freeze(with_lora.unet, with_lora.conditioner)
+    yield "Stable Diffusion 1.5, LoRA of rank 8", with_lora, 512
+
+
+def stable_diffusion() -> Denoiser:
+    """Build Stable Diffusion 1.5 without memory for its weights; the defaults of diffusers' classes are its settings."""
+    levels = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
+    types = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
+        autoencoder, encoder = AutoencoderKL(**levels, **types), CLIPTextModel(text)
+    conditioner = PromptConditioner(None, encoder)
+    family = StableDiffusion(autoencoder)
+    return Denoiser(unet, DDPMScheduler(), objective("epsilon"), conditioner, codec=family)
 
 
 def main() -> None:
@@ -57,7 +79,7 @@ def main() -> None:
             unet.enable_gradient_checkpointing() if checkpointing else unet.disable_gradient_checkpointing()
             how = {"precision": precision, "optimizer_bytes_per_weight": optimizer}
             cost = memory_estimate.cost(denoiser, (pixels, pixels), **how)
-            most = [cost.most(gb * 10**9) for gb in GIGABYTES]
+            most = [cost.max_batch_size(gb * 10**9) for gb in GIGABYTES]
             four = memory_estimate.MARGIN * cost.total(4) / 1e9
             row = [name, str(pixels), settings, *(str(n) if n else "-" for n in most), f"{four:.1f} GB"]
             print("| " + " | ".join(row) + " |", flush=True)

@@ -1,6 +1,7 @@
 """Helpers to change model folders and to read why one is refused."""
 
 import json
+import os
 
 import pytest
 
@@ -17,3 +18,13 @@ def refusal(at, **how) -> str:
         folder.load(str(at), **how)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+class Harm:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, at):
+        self.at = str(at)
+
+    def __reduce__(self):
+        return os.mkdir, (self.at,)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import TINY_RUN, tiny_unet
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, LDMPipeline, VQModel
+from model_folders import Harm, refusal
 from PIL import Image
+from safetensors.torch import load_file
 
 from chrysalis.data import pixels
 from chrysalis.data.encoded import encoded
@@ -151,6 +153,18 @@ def test_the_cached_latents(pretrained, kind):
     normal = folder.load(str(pretrained)).family.autoencoder.encode(batch.image / 127.5 - 1).latent_dist
     assert torch.allclose(x0.mean(0), 0.7 * normal.mean, atol=float(0.7 * normal.std.max() / 4))
     assert torch.allclose(x0.std(0).mean(), 0.7 * normal.std.mean(), rtol=0.02)
+
+
+def test_no_code_in_a_bin_file_of_the_autoencoder_is_run(pretrained, tmp_path):
+    at = pretrained / "vqvae"
+    weights = load_file(at / "diffusion_pytorch_model.safetensors")
+    (at / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(weights, at / "diffusion_pytorch_model.bin")
+    loaded = folder.load(str(pretrained)).family.autoencoder.state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items())
+    torch.save({**weights, "more": Harm(tmp_path / "harm")}, at / "diffusion_pytorch_model.bin")
+    assert "holds more than tensors, and no code in it is run" in refusal(pretrained)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_bad_folders(pretrained, kind, run, capfd):

@@ -1,6 +1,5 @@
 """The files of weights in a model folder: EMA, variants, pickled ones and pointers."""
 
-import os
 import shutil
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from conftest import tiny_unet
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
-from model_folders import refusal
+from model_folders import Harm, refusal
 from safetensors.torch import load_file, save_file
 
 from chrysalis.models import folder
@@ -78,16 +77,6 @@ def test_a_bin_file_is_read_by_the_weights_only_loader(model_folder, zipped):
     assert "conv_in.bias hold values that are not finite" in refusal(model_folder)
     save_file({**weights, "conv_in.bias": torch.ones(8)}, file, {"format": "pt"})  # safetensors take precedence
     assert folder.load(str(model_folder)).unet.conv_in.bias.tolist() == [1.0] * 8
-
-
-class Harm:
-    """An object whose unpickling makes a folder."""
-
-    def __init__(self, at):
-        self.at = str(at)
-
-    def __reduce__(self):
-        return os.mkdir, (self.at,)
 
 
 def test_no_code_in_a_bin_file_is_run(model_folder, tmp_path):
