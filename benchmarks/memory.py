@@ -55,7 +55,7 @@ def denoisers():
 
 
 def stable_diffusion() -> Denoiser:
-    """Build Stable Diffusion 1.5 without memory for its weights; the defaults of diffusers' classes are its settings."""
+    """Build Stable Diffusion 1.5 on fake weights; the defaults of diffusers' classes are its settings."""
     levels = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     types = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
