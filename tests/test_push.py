@@ -41,7 +41,7 @@ def test_the_pipeline_is_uploaded(run, served, on, tmp_path, capfd):
     ("answer", "says"),
     [
         ((403, None, "Forbidden"), "your token may not write there"),
-        ((500, None, "Oops"), "the hub answers with HTTP 500"),
+        ((500, None, "Oops"), "Server error"),
     ],
 )
 def test_a_failed_upload_costs_the_run_nothing(run, served, on, tmp_path, capfd, answer, says):

@@ -110,7 +110,7 @@ class Denoiser(nn.Module):
     def loss_at(self, x0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, cond: Mapping | None = None) -> Loss:
         """The loss of given (x0, t, eps): weight(t) mean((out - target)^2), with x_t = alpha(t) x0 + sigma(t) eps.
 
-        x0: [B, C, H, W] in [-1, 1]. t: int64 [B]. eps: [B, C, H, W]. cond: see `forward`.
+        x0: [B, C, H, W], as the codec encodes images. t: int64 [B]. eps: [B, C, H, W]. cond: see `forward`.
         """
         x_t = self.noise.add(x0, eps, t)
         target = self.objective.target(x0, eps, t, self.noise)

@@ -88,7 +88,7 @@ def test_runs_are_compared_in_one_table_and_page(run, trained, tmp_path, tiny_fe
     assert f"{change.mean():+.5f} ± {change.std(ddof=1) / math.sqrt(len(both)):.5f}" in page
     assert page.count("<svg") == 4
     assert page.rindex("<img") < page.index("<svg"), "images first"
-    assert "; its samples still differ from real images: KD " in page, "unescaped"
+    assert "; samples at the best step still differ from real images: KD " in page, "unescaped"
     assert page.count("data:image/png") >= 6
     assert "<th>" in page
     assert "runs/a, runs/b" not in page, "the shared parent folder is left out"

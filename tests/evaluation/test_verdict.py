@@ -26,7 +26,9 @@ FALLING = "best at step 200, the last one: the validation loss was still falling
 SAME = "no significant change from the base model's validation loss"
 
 
-FAR = "; its samples still differ from real images: KD 0.28 (95 % CI 0.21 to 0.35), where 0 is no difference"
+FAR = (
+    "; samples at the best step still differ from real images: KD 0.28 (95 % CI 0.21 to 0.35), where 0 is no difference"
+)
 
 
 @pytest.mark.parametrize(

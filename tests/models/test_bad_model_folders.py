@@ -52,7 +52,7 @@ BROKEN = {
     ),
     "a size of words": (lambda m: change(m / "unet/config.json", sample_size="big"), "sample_size='big'"),
     "unknown blocks": (lambda m: change(m / "unet/config.json", down_block_types=["Nope", "DownBlock2D"]), "could not"),
-    "an unknown class": (lambda m: change(m / "unet/config.json", _class_name="Nope"), "holds a Nope"),
+    "an unknown class": (lambda m: change(m / "unet/config.json", _class_name="Nope"), "holds Nope"),
     "damaged noise": (lambda m: (m / "scheduler/scheduler_config.json").write_text("{"), "scheduler_config.json"),
     "steps without end": (
         lambda m: change(m / "scheduler/scheduler_config.json", num_train_timesteps=10**10),

@@ -46,13 +46,13 @@ def test_a_family_is_one_class_in_the_list(model_folder, monkeypatch):
     assert type(folder.load(str(model_folder)).family) is PixelUNet
     tiny_unet(in_channels=2, out_channels=2).save_pretrained(model_folder / "unet")
     assert refusal(model_folder).endswith(
-        "has 2 channels in and 2 out: choose a DDPM UNet2DModel on RGB pixels, a grey one, an RGBA one, a latent one "
-        "with its autoencoder or a Stable Diffusion 1.x/2.x, such as google/ddpm-celebahq-256."
+        "has 2 channels in and 2 out: choose a model such as google/ddpm-celebahq-256, a DDPM UNet2DModel on RGB "
+        "pixels, a grey one, an RGBA one, a latent one with its autoencoder or a Stable Diffusion 1.x/2.x model."
     )
     monkeypatch.setattr(families, "FAMILIES", (PixelUNet, TwoChannels))
     assert type(folder.load(str(model_folder)).family) is TwoChannels
     rewrite(model_folder / "unet" / "config.json", in_channels=5)
-    assert "choose a DDPM UNet2DModel on RGB pixels or one of two channels, such as" in refusal(model_folder)
+    assert "a DDPM UNet2DModel on RGB pixels or one of two channels." in refusal(model_folder)
 
 
 def test_pixels_are_encoded_and_decoded_without_loss():

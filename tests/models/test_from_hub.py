@@ -131,7 +131,10 @@ def with_settings(data: bytes, **settings) -> bytes:
 def test_another_kind_of_model_is_named_before_its_weights_are_fetched(served, model):
     config = "unet/config.json"
     model.files[config] = with_settings(model.files[config], _class_name="AutoencoderKL")
-    assert "holds a AutoencoderKL: choose a DDPM UNet2DModel on RGB pixels, a grey one, an RGBA one" in refusal()
+    assert (
+        "holds AutoencoderKL: choose a model such as google/ddpm-celebahq-256, a DDPM UNet2DModel on RGB pixels"
+        in refusal()
+    )
     served.repositories["me/bert"] = Repository({"config.json": b'{"architectures": ["BertModel"]}'})
     assert "holds a BertModel of transformers" in refusal(name="me/bert")
     index = with_settings(model.files["model_index.json"], vae=["diffusers", "AutoencoderKL"])

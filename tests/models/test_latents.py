@@ -175,7 +175,7 @@ def test_bad_folders(pretrained, kind, run, capfd):
         assert run("sample", f"model.pretrained={pretrained}", "n=1") == 2
         return capfd.readouterr().err
 
-    assert "has a AsymmetricAutoencoderKL in vqvae/" in message(_class_name="AsymmetricAutoencoderKL")
+    assert "has AsymmetricAutoencoderKL in vqvae/" in message(_class_name="AsymmetricAutoencoderKL")
     assert "belong together" in message(latent_channels=5)
     if kind is AutoencoderKL:
         assert "shifts its latents" in message(shift_factor=0.1)

@@ -212,7 +212,8 @@ def _keep_global_batch(run: DictConfig, before: int | None) -> None:
     images = run.data.batch_size * before
     if images % now:
         raise UserError(
-            f"trainer.devices={now} cannot share a micro-batch's {images} images equally: use a divisor of {images}."
+            f"trainer.devices={run.trainer.devices} and trainer.num_nodes={run.trainer.num_nodes} make {now} processes,"
+            f" which cannot share a micro-batch's {images} images equally: make their number a divisor of {images}."
         )
     if run.get(ORIGINAL) is None:
         run[ORIGINAL] = run.data.batch_size

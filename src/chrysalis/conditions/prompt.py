@@ -36,7 +36,7 @@ class Prompt(Part):
         return (None,) * len(x_t)
 
     def forward(self, captions: Sequence[str | None]) -> torch.Tensor:
-        """B captions -> the encoder's states [B, 77, D]."""
+        """Encode B captions as the encoder's states [B, 77, D]."""
         return self.frozen[0]([caption or "" for caption in captions], self.null.device)[0]
 
 

@@ -82,7 +82,7 @@ class ReferenceFeatures:
         self.recognizer = recognition.Recognizer(train, own, validation) if usable else None
 
     def _some_images(self, rows: np.ndarray) -> Iterator[Tensor]:
-        """Yield batches of at most MAX_APPEARANCE_IMAGES images, evenly spaced."""
+        """Yield at most MAX_APPEARANCE_IMAGES images in all, evenly spaced, in batches."""
         some = rows[:: -(-len(rows) // MAX_APPEARANCE_IMAGES)]
         for part in np.split(some, range(BATCH_SIZE, len(some), BATCH_SIZE)):
             yield torch.from_numpy(np.asarray(self.image_set.images[part]))

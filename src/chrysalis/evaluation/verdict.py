@@ -50,7 +50,7 @@ def verdict(best: int, losses: Mapping[int, Tensor], evaluations: Collection[dic
         sentence += f"{' already' if already else ''} by step {memorized[0]:,}"
     at_best = next((row for row in evaluations if row["step"] == best), {})
     if at_best.get("kd_low", 0.0) > 0:  # the loss may be low and the samples bad
-        sentence += f"; its samples still differ from real images: KD {KD_FORMAT.format(**at_best)}"
+        sentence += f"; samples at the best step still differ from real images: KD {KD_FORMAT.format(**at_best)}"
         sentence += ", where 0 is no difference"
     return sentence
 

@@ -56,7 +56,7 @@ def require_plausible(config: Mapping, files: Sequence[Path], kind: Any) -> None
         model: Any = kind.from_config(dict(config))
     needed, held = sum(p.numel() for p in model.parameters()), sum(file.stat().st_size for file in files)
     if needed > held:
-        what = "a UNet" if kind is UNet2DModel else f"a {kind.__name__}"
+        what = "a UNet" if kind is UNet2DModel else kind.__name__
         raise ValueError(f"its config.json describes {what} of {needed} weights, and its files hold {held} bytes")
 
 

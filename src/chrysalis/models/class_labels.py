@@ -1,4 +1,4 @@
-"""UNets with class labels of their own: their class embedding becomes a label condition, and can be trained on."""
+"""UNets with class labels of their own: their class embedding becomes a label condition, which can be fine-tuned."""
 
 from typing import Any
 

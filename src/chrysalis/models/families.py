@@ -32,7 +32,7 @@ def recognize(folder: Path, selection: Selection) -> tuple[type[PixelUNet], Layo
     family = next((family for family in FAMILIES if family.reads(found)), None)
     if family is None:
         accepted = " or ".join(", ".join(family.accepts for family in FAMILIES).rsplit(", ", 1))
-        raise UserError(f"{argument} {_appearance(found)}: choose {accepted}, such as {EXAMPLE}.")
+        raise UserError(f"{argument} {_appearance(found)}: choose a model such as {EXAMPLE}, {accepted}.")
     try:
         checks.require_sane(found.unet, "config.json")
     except ValueError as error:
@@ -75,5 +75,5 @@ def _appearance(found: Layout) -> str:
         others = config.get("architectures") or config.get("model_type")  # as configurations of transformers have them
         others = ", ".join(map(str, others)) if isinstance(others, list) else others
         unknown = f"a {others} of transformers" if others else "a model that does not state its class"
-        return f"holds {f'a {name}' if name else unknown}"
+        return f"holds {name or unknown}"
     return f"has {config.get('in_channels')} channels in and {config.get('out_channels')} out"

@@ -69,11 +69,13 @@ class LatentUNet(PixelUNet):
         latents = config.get("latent_channels", 4 if kind is AutoencoderKL else 3)
         if kind is None:
             raise UserError(
-                f"{layout.argument} has a {config.get('_class_name')} in {at.name}/: choose a model with a "
+                f"{layout.argument} has {config.get('_class_name')} in {at.name}/: choose a model with "
                 f"{' or '.join(CLASSES)}."
             )
         if any(config.get(name) is not None for name in ("shift_factor", "latents_mean", "latents_std")):
-            raise UserError(f"{layout.argument} shifts its latents ({at.name}/config.json), and only scaled ones work.")
+            raise UserError(
+                f"{layout.argument} shifts its latents ({at.name}/config.json): choose one that scales them."
+            )
         if (own := layout.unet.get("in_channels", 3)) != latents or layout.unet.get("out_channels", 3) != own:
             raise UserError(
                 f"{layout.argument} has a UNet of {own} channels and an autoencoder of {latents} latent channels in "

@@ -122,7 +122,7 @@ class PixelUNet(PixelCodec):
             edges = {edge for side in size for edge in (side // multiple * multiple, -(-side // multiple) * multiple)}
             near = " or ".join(map(str, sorted({max(multiple, edge) for edge in edges})))
             raise UserError(
-                f"{key}={size[0] if is_square else list(size)} does not suit this UNet, which halves it "
+                f"{key}={size[0] if is_square else list(size)} does not suit this model, which halves it "
                 f"{multiple.bit_length() - 1} times: use a multiple of {multiple}, such as {near}."
             )
         if self.native_size(unet) != tuple(size):

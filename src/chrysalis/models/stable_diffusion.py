@@ -21,7 +21,7 @@ IGNORED = {"safety_checker", "feature_extractor", "image_encoder"}
 class StableDiffusion(LatentUNet):
     """Text-to-image on latents, conditioned on captions; see LatentUNet for the autoencoder."""
 
-    accepts, name, pipeline = "a Stable Diffusion 1.x/2.x", "vae", "StableDiffusionPipeline"
+    accepts, name, pipeline = "a Stable Diffusion 1.x/2.x model", "vae", "StableDiffusionPipeline"
     unet_class = UNet2DConditionModel
 
     @classmethod
@@ -49,7 +49,7 @@ class StableDiffusion(LatentUNet):
         return False
 
     def export(self, folder: Path, unet: Any, scheduler: DDPMScheduler, conditioner: Any, merge: bool) -> None:
-        """Write a StableDiffusionPipeline, and a LoRA that is not merged into lora/, for `load_lora_weights`."""
+        """Write a StableDiffusionPipeline and, into lora/, an unmerged LoRA for `load_lora_weights`."""
         import diffusers  # whose pipelines import transformers
 
         pipeline: Any = diffusers.StableDiffusionPipeline

@@ -130,7 +130,7 @@ class Generation:
 
 
 def require_finite(steps: Iterator[Step], scheduler: str, immediate: bool) -> Iterator[Step]:
-    """Yield the steps of a trajectory, and raise UserError that names the first whose values are not finite.
+    """Yield the steps of a trajectory; raise a UserError that names the first step whose values are not finite.
 
     immediate: raise in place of that step; otherwise after the last one, which avoids a GPU synchronization at every
     step. Guidance synchronizes anyway, and would itself fail on such values at the next step.

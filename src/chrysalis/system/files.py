@@ -23,7 +23,8 @@ os.umask(UMASK)
 def written(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield a partial file beside `path`, which is renamed to `path` on success and deleted on an error.
 
-    before: a second name under which the file that `path` replaces stays; `path` exists at every moment.
+    before: a second name under which the file that `path` replaces stays; where there are hard links, `path` exists
+    at every moment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".partial", dir=path.parent, delete=False) as file:

@@ -118,8 +118,10 @@ def push(folder: Path, hub_id: str, private: bool) -> str:
     except Exception as error:  # the hub's client raises dozens of kinds
         status = getattr(getattr(error, "response", None), "status_code", None)
         tokens = f"{constants.ENDPOINT}/settings/tokens"
-        denied = f"your token may not write there: give it write permission at {tokens}"
-        raise UserError(denied if status in (401, 403) else why(error, hub_id)) from error
+        cause = f"your token may not write there, give it write permission at {tokens}"
+        if status not in (401, 403):
+            cause = "there is no network" if unreachable() else first_line(error)
+        raise UserError(cause) from error
     return f"{constants.ENDPOINT}/{hub_id}"
 
 

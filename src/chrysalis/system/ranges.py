@@ -4,7 +4,9 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-LARGEST = 2**31 - 1  # the largest number a key takes: beyond it a program would run for hours or out of memory
+LARGEST = (
+    2**31 - 1
+)  # the largest number that a key takes, except seeds: beyond it a program would run for hours or run out of memory
 
 Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
 NotNegative = Annotated[int, Interval(ge=0, le=LARGEST)]

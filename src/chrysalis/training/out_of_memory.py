@@ -48,7 +48,7 @@ class MicroBatching:
         self.window.append(micro_batch := MicroBatch(batch))
         if module.trainer.world_size > 1:
             micro_batch.loss = self._loss(module, micro_batch, batch)
-        elif not self._fits(module, [micro_batch]):
+        elif not self._try_to_run(module, [micro_batch]):
             self._repeat_in_smaller_parts(module)
         return micro_batch
 
@@ -76,7 +76,7 @@ class MicroBatching:
             total += loss.detach()
         micro_batch.loss = total.requires_grad_()
 
-    def _fits(self, module: LightningModule, window: list[MicroBatch]) -> bool:
+    def _try_to_run(self, module: LightningModule, window: list[MicroBatch]) -> bool:
         """Run both passes of each micro-batch; return whether they fit in memory.
 
         The caller repeats them, outside of `except`: the exception holds the failed graph.
@@ -96,7 +96,7 @@ class MicroBatching:
             self.parts *= 2
             module.zero_grad()
             memory.release(module.device)
-            if self._fits(module, self.window):
+            if self._try_to_run(module, self.window):
                 return warn(
                     f"step {module.trainer.global_step + 1}: out of memory. From here on each micro-batch is split "
                     f"into {self.parts} parts; the optimizer sees the same images."

@@ -17,8 +17,8 @@ from chrysalis.system.terminal import say
 class Label(Kind[LabelEmbedding]):
     """One of a set of names for each image.
 
-    dim: width of the learned embedding. add: give a model that is loaded those labels of the data that it does not
-    know; this is always done for a model that knows none of them.
+    dim: width of the learned embedding. add: give a loaded model those labels of the data that it does not know, which
+    is always done for a model that knows none of them.
     """
 
     name = column = noun = "label"

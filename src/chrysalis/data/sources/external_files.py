@@ -24,7 +24,7 @@ CACHED = re.compile(r".*/datasets--(?P<hub_id>.+?)/snapshots/(?P<revision>[0-9a-
 
 
 class ExternalFiles:
-    """Reader of the files that the rows of one dataset name.
+    """Reader of the files that the rows of one dataset refer to.
 
     Args:
         root: the folder of a local dataset, which paths are relative to; None for a hub dataset.

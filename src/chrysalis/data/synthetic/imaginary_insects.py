@@ -21,18 +21,22 @@ class Canvas:
 
     def __init__(self, plane: Plane):
         self.plane, shape = plane, plane.x.shape
-        self.rgb, self.cover, self.shape = (np.zeros(s, dtype=np.float32) for s in ((*shape, 3), shape, shape))
+        self.rgb, self.cover, self.silhouette = (np.zeros(s, dtype=np.float32) for s in ((*shape, 3), shape, shape))
 
-    def lay(self, index: Array, rgb: Array, cover: Array, shape: Array | None = None) -> None:
+    def lay(self, index: Array, rgb: Array, cover: Array, silhouette: Array | None = None) -> None:
         """Composite colors [N, 3] with coverage [N] over the samples at flat indices [N]."""
-        at = np.divmod(index, len(self.shape))
+        at = np.divmod(index, len(self.silhouette))
         self.rgb[at] = self.rgb[at] * (1 - cover)[:, None] + np.clip(rgb, 0, 1) * cover[:, None]
         self.cover[at] = self.cover[at] * (1 - cover) + cover
-        self.shape[at] = np.maximum(self.shape[at], cover if shape is None else shape)
+        self.silhouette[at] = np.maximum(self.silhouette[at], cover if silhouette is None else silhouette)
 
     def downsampled(self) -> tuple[Array, Array, Array]:
         """Return colors [size, size, 3], coverage and silhouette [size, size], averaged to pixels."""
-        return self.plane.downsampled(self.rgb), self.plane.downsampled(self.cover), self.plane.downsampled(self.shape)
+        return (
+            self.plane.downsampled(self.rgb),
+            self.plane.downsampled(self.cover),
+            self.plane.downsampled(self.silhouette),
+        )
 
 
 def lay_insect(canvas: Canvas, species: ImaginarySpecies, pose: Pose, light: Array, rng: Generator) -> None:

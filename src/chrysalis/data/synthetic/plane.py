@@ -42,7 +42,7 @@ class Plane:
 
 
 def color(code: str) -> Array:
-    """'#d9822b' -> float32 [3] in [0, 1]."""
+    """Convert a code like '#d9822b' to float32 [3] in [0, 1]."""
     return np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=np.float32)
 
 

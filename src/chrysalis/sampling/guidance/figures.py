@@ -56,7 +56,7 @@ def _read(file: Path) -> dict[str, list[tuple]]:
 
 
 def _plot(path: Path, rows: list[tuple]) -> None:
-    """Loss and fraction of each term over the steps: the median over the images, and their quartiles."""
+    """Plot the loss and fraction of each term over the steps: the median and the quartiles over the images."""
     terms = list(dict.fromkeys(row[3] for row in rows))
     figure, (losses, fractions) = subplots(2, (9, 3.4))
     for colour, term in zip(COLORS * len(terms), terms, strict=False):

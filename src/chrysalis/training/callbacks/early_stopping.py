@@ -31,11 +31,11 @@ class EarlyStopping(Callback):
         """Refuse fewer than two validation images, and say if a run of so many steps (None: endless) is too short."""
         if n_validation < 2:
             raise UserError("callbacks=early_stopping needs at least two validation images: raise data.val_fraction.")
-        if steps is not None and (steps - 1) // every_n_train_steps < self.patience:
+        if steps is not None and (n := (steps - 1) // every_n_train_steps) < self.patience:
             say(
                 f"callbacks=early_stopping cannot stop this run: it waits for {self.patience} measurements, and there "
-                f"are {-(-steps // every_n_train_steps)}. Lower callbacks.validation.every_n_train_steps="
-                f"{every_n_train_steps} or callbacks.early_stopping.patience."
+                f"are {n} before the last step. Lower callbacks.validation.every_n_train_steps={every_n_train_steps} "
+                "or callbacks.early_stopping.patience."
             )
 
     def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:

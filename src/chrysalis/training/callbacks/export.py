@@ -133,7 +133,7 @@ class Export(Callback):
             with stage(f"uploading to {hub_id}"):
                 page = hub.push(folder, hub_id, self.private)
         except UserError as error:
-            warn(f"hub.push_to={hub_id} failed: {error}. Then upload it with: hf upload {hub_id} {shown(folder)}")
+            warn(f"hub.push_to={hub_id} failed: {error}. Upload it later with: hf upload {hub_id} {shown(folder)}")
         else:
             say(f"on the hub     {page}")
 

@@ -108,5 +108,5 @@ def describe(window: list[MicroBatch], names: tuple[str, ...], is_parallel: bool
     listed = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
     if found:
         return f"the loss is not finite for {listed}."
-    others = " here, but a loss of another process may not be, or" if is_parallel else ", but"
-    return f"the losses are finite{others} their gradient is not: {listed}."
+    others = " here, but a loss of another process or the gradient" if is_parallel else ", but their gradient"
+    return f"the losses are finite{others} is not: {listed}."
