@@ -55,7 +55,7 @@ class NewLatentUNet(LatentUNet):
                 down_block_types=("DownEncoderBlock2D",) * levels,
                 up_block_types=("UpDecoderBlock2D",) * levels,
                 latent_channels=latent_channels,
-                norm_num_groups=8,
+                norm_num_groups=4,
                 mid_block_add_attention=False,  # which is quadratic in the number of pixels
             )
         )
