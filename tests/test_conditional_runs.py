@@ -302,4 +302,4 @@ def test_the_numbers_of_a_model_are_those_of_the_data(run, tmp_path, capfd):
     assert run("train", *TINY_RUN[1:], "model.pretrained=runs/told", *more) == 2
     assert "the model is conditioned on red, green, blue, and" in " ".join(capfd.readouterr().err.split())
     assert run("sample", "model.pretrained=runs/told", "task=blend", "out=drawn") == 2
-    assert "task=blend mixes unconditional models" in " ".join(capfd.readouterr().err.split())
+    assert "task=blend needs unconditional models" in " ".join(capfd.readouterr().err.split())

@@ -106,7 +106,7 @@ def test_validation_images_that_are_trained_on_too_do_not_lower_the_threshold():
     found = detector.detect(train[:50] + 0.01 * points(50, 2))
     assert found.flagged.all()
     assert detector.fraction_by_chance == pytest.approx((8 + 5) / 109)
-    assert detector.notes()[0].startswith("8 validation images are near-duplicates of training images")
+    assert detector.notes()[0].startswith("Validation images that are near-duplicates of training images: 8.")
 
 
 def test_sets_that_contain_near_duplicates_are_not_called_memorized():

@@ -133,9 +133,10 @@ def set_changes_aside(arguments: list[str]) -> list[str]:
 
 
 def with_common_folder(arguments: list[str], config_name: str) -> list[str]:
-    """Add the first process's default for the folder to the arguments, unless a folder is given.
+    """Add a folder that all processes share to the arguments, unless one is given.
 
-    The default is the time, which each process reads at a different moment.
+    Under torchrun it is the first process's time stamp, since each reads the time at a different moment; under SLURM it
+    has the numbers of the job and the step.
     """
     # Lightning's own processes have no RANK
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ

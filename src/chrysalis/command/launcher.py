@@ -84,7 +84,7 @@ class FreshProcesses(Launcher):
     def _process(self, cfg: DictConfig) -> int:
         """Run one job in a process in this terminal; return its exit code."""
         environment = {name: value for name, value in os.environ.items() if not LEAKED.fullmatch(name)}
-        self.process = subprocess.Popen([sys.executable, self.program, *_arguments(cfg)], env=environment)
+        self.process = subprocess.Popen([sys.executable, self.program, *_prepare_job(cfg)], env=environment)
         if stop_signals:  # a signal came while the process was started
             self.process.send_signal(stop_signals[0])
         return self.process.wait()
@@ -122,8 +122,11 @@ def _require_sweepable(config: DictConfig, exists: bool) -> None:
         raise UserError(f"{folder} already holds a sweep: choose another name, or continue it with resume=true.")
 
 
-def _arguments(cfg: DictConfig) -> list[str]:
-    """A job's arguments: the configuration, the folders added to it, and overrides; its number marks it as a job."""
+def _prepare_job(cfg: DictConfig) -> list[str]:
+    """Return a job's arguments, and delete what an earlier start without a checkpoint left in its folder.
+
+    They are the configuration, the folders added to it, and overrides; the number marks it as a job.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     added = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
@@ -131,7 +134,7 @@ def _arguments(cfg: DictConfig) -> list[str]:
     if checkpoints.any_in(folder):
         overrides = [f"resume={quoted(shown(folder))}"]
     else:
-        for name in ("checkpoints", "tensorboard"):  # left by an earlier start without a checkpoint
+        for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
         overrides = [o for o in hydra.overrides.task if not o.startswith("name=")]
         overrides += [f"name={quoted(str(cfg.name))}", f"hydra.run.dir={quoted(shown(folder))}"]

@@ -124,7 +124,7 @@ def _require_nodes(plain: dict[str, Any]) -> None:
             raise UserError(f"{_assignment(name, node)} cannot be used: {NEEDS_KEYS}")
         later = node.get("_partial_", False)
         if name != "task" and later is not (name in CALLED_LATER):
-            raise UserError(f"{name}._partial_={as_typed_text(later)} cannot be used: leave it as it is.")
+            raise UserError(f"{name}._partial_={as_typed_text(later)} cannot be used: leave it out.")
 
 
 def _with_types(plain: dict[str, Any]) -> Iterator[tuple[str, object, object]]:

@@ -300,7 +300,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         unet.conditioned_on = list(self.names)
         for name in ("time_embedding", "conv_in", *(self.text.places if self.text is not None else ())):
             unet.get_submodule(name).register_forward_hook(partial(self._add, name))
-        if self.channels:  # uses up random numbers, so that the LoRA initialized next stays the same
+        if self.channels:  # so that a LoRA that is initialized next has the same random numbers as in earlier versions
             nn.Conv2d(unet.conv_in.in_channels, unet.conv_in.out_channels, 3)
 
     def forward(self, unet: Any, x_t: torch.Tensor, t: torch.Tensor, cond: Mapping | None = None) -> torch.Tensor:

@@ -113,7 +113,7 @@ def save_sheet(sheet: torch.Tensor, path: Path, text: dict[str, str] | None = No
 
 
 def save_png(image: torch.Tensor, path: Path, text: dict[str, str] | None = None) -> None:
-    """Write uint8 [3, H, W] with optional text metadata. The file is complete or absent."""
+    """Write uint8 [C, H, W], grey, RGB or RGBA, with optional text metadata. The file is complete or absent."""
     info = PngInfo()
     for name, value in (text or {}).items():
         info.add_text(name, value)

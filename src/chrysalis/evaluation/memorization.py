@@ -103,8 +103,8 @@ class NearDuplicateDetector:
         notes = []
         if self.n_duplicates:
             notes.append(
-                f"{self.n_duplicates} validation images are near-duplicates of training images, so the validation loss "
-                "is too low; as large a fraction of new images is expected to be flagged without memorization."
+                f"Validation images that are near-duplicates of training images: {self.n_duplicates}. The validation "
+                "loss is too low, and as large a fraction of new images is expected to be flagged without memorization."
             )
         if self.threshold == -torch.inf:
             notes.append(

@@ -109,6 +109,6 @@ class ReferenceFeatures:
         nearest = torch.from_numpy(np.asarray(self.image_set.images[self.train_rows[found.nearest[lowest].numpy()]]))
         flagged = int(found.flagged[lowest].sum())
         title = f"the {len(lowest)} samples nearest to a training image"
-        title += f" ({flagged} near-duplicates)" if flagged else ""
+        title += f" ({flagged} near-duplicate{'s' * (flagged > 1)})" if flagged else ""
         rows = [(title, images[lowest]), ("the training image nearest to each", nearest)]
         return pixels.from_image(grids.table(rows, pixels.enlargement(min(images.shape[-2:]), MIN_SIDE)))

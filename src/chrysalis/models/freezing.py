@@ -21,7 +21,7 @@ PARTS = {
 
 
 def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence[str] = "all") -> None:
-    """Freeze the weights that are not trained; those of the conditioner or of a LoRA always are.
+    """Freeze the weights that are not trained; those of the conditioner or of a LoRA always train.
 
     train: names of PARTS; with a LoRA only "all". Raises UserError for other names, or if nothing is trained.
     """

@@ -30,9 +30,9 @@ FEW = 8  # images that are decoded at once: at a high resolution, a decoder need
 class LatentUNet(PixelUNet):
     """UNet2DModel on latents z: x_0 = s z, with the autoencoder's scaling_factor s (Rombach et al. 2022).
 
-    For an AutoencoderKL, z is drawn anew from its normal distribution each time that an image is trained on, and is the
-    mean elsewhere. For a VQModel, z is what the encoder gives; decoding quantizes it. The autoencoder is never trained
-    with the UNet, and always computes in float32.
+    For an AutoencoderKL, z is sampled anew from its normal distribution each time that an image is trained on, and is
+    the mean elsewhere. For a VQModel, z is what the encoder gives; decoding quantizes it. The autoencoder is never
+    trained with the UNet, and always computes in float32.
 
     autoencoder: in the model's folder, the part `name`, as LDMPipeline calls it.
     """

@@ -17,7 +17,7 @@ WEIGHTS_FILE = re.compile(r"diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of a UNet's weights."""
+    """The weight files of a UNet or an autoencoder."""
 
     names: tuple[str, ...]  # one file, or its shards
     variant: str | None  # such as fp16; None for the plain weights

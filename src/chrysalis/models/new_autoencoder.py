@@ -79,7 +79,8 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, lr: float) -> None:
     """Train an autoencoder in place on random crops of uint8 images [N, C, H, W], and set its scaling_factor.
 
     The loss is the mean absolute difference of pixels and, at several resolutions, of their gradients, without which a
-    small decoder blurs; and KL_WEIGHT times the divergence of z. AdamW's learning rate falls from `lr` by a cosine.
+    small decoder blurs; and KL_WEIGHT times the divergence of z. AdamW's learning rate rises to `lr` in WARMUP steps
+    and falls by a cosine.
     """
     parameters, device, rng = [*autoencoder.parameters()], autoencoder.device, np.random.default_rng(0)
     dtype = hardware.AUTOCAST[hardware.precision("auto", device.type)[0]]

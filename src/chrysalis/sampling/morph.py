@@ -80,7 +80,9 @@ class Blend(Generate):
             raise UserError(f"task.ratios={list(ratios)} must be one or more numbers, distinct at three decimals.")
         self.ratios = [float(r) for r in ratios]
         if model.conditioner is not None:
-            raise UserError(f"task=blend mixes unconditional models, unlike {model.origin}: choose another model.")
+            raise UserError(
+                f"task=blend needs unconditional models, and {model.origin} is conditional: choose another."
+            )
         other = second_model.load(model, base, "task.base")
         for one in (model, other):
             if lora.injected(one.unet):  # a LoRA exported with adapter.merge=false

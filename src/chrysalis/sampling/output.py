@@ -71,7 +71,7 @@ class OutputFolder:
         return False
 
     def add(self, name: str, image: torch.Tensor, writer: ImageWriter) -> None:
-        """Write an image, uint8 [3, H, W], if the folder lacks it."""
+        """Write an image, uint8 [C, H, W], if the folder lacks it."""
         if not self.lacks(name):
             return
         if name in self.keep_in_memory:

@@ -12,7 +12,7 @@ CACHE_LINE = 64  # bytes; what torch's own CPU allocator aligns to
 
 
 def free(device: torch.device) -> int:
-    """Bytes available to new tensors of this process, including the unused part of torch's reserve."""
+    """Bytes available to new tensors of this process; on CUDA including the unused part of torch's reserve."""
     if device.type == "cuda":
         own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + own
@@ -36,7 +36,8 @@ def in_batches(
 ) -> torch.Tensor:
     """Concatenate the rows that `call` returns for slices of range(n), halving the batch when out of memory.
 
-    call: slice of length b -> rows [b, ...]. at_once: the largest b. advance: called with the rows of each batch done.
+    call: slice of length b -> rows [b, ...]. at_once: the largest b. advance: called with the number of rows of
+    each batch done.
     """
     rows: list[torch.Tensor] = []
     while (done := sum(map(len, rows))) < n:

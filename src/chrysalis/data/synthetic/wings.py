@@ -52,7 +52,7 @@ class Wing:
         pixel: width of a pixel of the image.
         palette: colors [3] by name.
         opacity: below 1 the background shows through.
-        texture, grain, facing: coarse and fine noise, and how far the wing faces the light (0 to 1). They are set
+        texture, grain, facing: coarse and fine noise, and how far the wing faces the light (0 to 1.1). They are set
             before layers that use them are painted.
     """
 

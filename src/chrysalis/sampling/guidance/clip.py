@@ -46,7 +46,7 @@ class Clip(Energy):
         self.targets = torch.cat(targets)
 
     def loss(self, x0: torch.Tensor, t: torch.Tensor, cond) -> torch.Tensor:
-        """x0 float [B, 3, H, W], about [-1, 1], of any size; t [B], all the same -> [B], from 0 to pi^2 / 2."""
+        """Compute the losses [B], from 0 to pi^2 / 2, of x0 [B, 3, H, W], about [-1, 1], of any size at one t, [B]."""
         image = x0.float() / 2 + 0.5  # not clamped: a pixel beyond the range still has its gradient
         boxes = self.boxes(x0.shape[2], x0.shape[3], float(t[0]))
         crops = [image[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
@@ -72,7 +72,7 @@ class Clip(Energy):
         return boxes
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
-        """float32 [B, 3, size, size], about [0, 1] -> unit vectors [B, D]."""
+        """Embed images, float32 [B, 3, size, size], about [0, 1], as unit vectors [B, D]."""
         self.vision.to(image.device)
         self.projection.to(image.device)
         pixel_values = (image - self.mean.to(image)) / self.std.to(image)

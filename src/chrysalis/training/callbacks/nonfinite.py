@@ -21,7 +21,8 @@ from chrysalis.training.out_of_memory import MicroBatch
 class Check:
     """An optimizer step whose check may still be computed on the device.
 
-    finite: bool scalar. window: the micro-batches of the step. arrived: when `finite` is on the CPU; None: it is there.
+    finite: bool scalar. window: the micro-batches of the step. arrived: the event after which the copy of `finite` on
+    the CPU can be read; None if there is nothing to wait for.
     """
 
     step: int
@@ -35,9 +36,9 @@ class NonFinite(Callback):
 
     When it stops, the images and weights that reproduce the step are saved in the run's nonfinite/.
 
-    On a GPU nothing waits for the check: a fused optimizer skips the update by itself (`found_inf`), and the check is
-    read one step later. Elsewhere it is read at once. Under 16-mixed, infinite gradients are how the gradient scaler
-    finds its scale, and only the losses are checked.
+    With a fused optimizer on a GPU nothing waits for the check, except under 16-mixed: the optimizer skips the update
+    by itself (`found_inf`), and the check is read one step later. Otherwise it is read at once. Under 16-mixed,
+    infinite gradients are how the gradient scaler finds its scale, and only the losses are checked.
     """
 
     saved = ("skipped_steps",)

@@ -64,7 +64,7 @@ def data_row(plan: Plan) -> str:
     low, high, *means = (f"{v:.0f}" for v in decoded)
     scaled_low, scaled_high, *scaled = (f"{v:z.2f}" for v in pixels.to_signed(torch.from_numpy(decoded)))
     average, scaled_average = (", ".join(map(" ".join, zip(names, values, strict=False))) for values in (means, scaled))
-    rejected = f"\n{len(images.rejected)} more cannot be read and are skipped" if images.rejected else ""
+    rejected = f"\n{len(images.rejected)} more skipped, since unreadable" if images.rejected else ""
     return (
         f"{plan.data.description().removeprefix('data: ')}{rejected}\n"
         f"values from {low} to {high}, on average {average}\n"
@@ -75,7 +75,7 @@ def data_row(plan: Plan) -> str:
 def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     """The base model's validation loss by timestep, from little noise to much, beside that of predicting zeros."""
     if base is None:
-        too_large = "not measured, since it does not fit in memory: use a smaller data.batch_size"
+        too_large = "not measured, since no image fits in memory: use a smaller data.image_size or model"
         return "measured when the run began" if plan.resumed else too_large
     columns = [Column(justify="right", no_wrap=True) for _ in (*base.timesteps, "mean")]
     grid = Table.grid(Column(), *columns, padding=(0, 1), pad_edge=False)
