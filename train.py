@@ -35,8 +35,7 @@ def train(cfg) -> None:
     loss = {"weighting": instantiate(cfg.weighting), "noise_offset": cfg.noise_offset}
     denoiser = build_denoiser(model, data, objective, kinds, adapter, dropout=cfg.condition.dropout, **loss)
     # 3. What trains it: optimizer, callbacks, trainer
-    optimizer, lr_schedule = instantiate(cfg.optimizer), instantiate(cfg.lr_schedule)
-    module = TrainingModule(denoiser, optimizer, lr_schedule, cfg.condition.lr_multiplier)
+    module = TrainingModule(denoiser, *map(instantiate, (cfg.optimizer, cfg.lr_schedule)), cfg.condition.lr_multiplier)
     nodes = [*([cfg.profiling] if cfg.profile else []), *cfg.callbacks.values()]
     trainer = instantiate(cfg.trainer)(callbacks=[*map(instantiate, nodes)], logger=instantiate(cfg.logger))
     # 4. What depends on the machine: memory layout, micro-batches, how much is measured

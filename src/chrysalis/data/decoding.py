@@ -11,6 +11,7 @@ from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -48,11 +49,8 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
                 rejected.append((name, result))
                 continue
             values = {**result.columns, "image": result.image}
-            for column, file in files.items():
-                if (value := values.get(column)) is None:
-                    without[column].append(name)
-                else:
-                    file.write(np.broadcast_to(value, (channels[column], *size)).astype(np.uint8).tobytes())
+            for column in _write_images(values, files, {column: (n, *size) for column, n in channels.items()}):
+                without[column].append(name)
             for column, listed in lists.items():
                 listed.append(values.get(column))
             if (mask := values.get("mask")) is not None and mask.min() == mask.max():
@@ -61,10 +59,9 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
             contents.append(result.content)
             enlarged += result.enlarged
     _refuse_too_many(rejected, len(source))
-    # 3. columns of images that some rows lack
+    # 3. rows.json; columns of images that some rows lack are left out
     for column in (column for column, missing in without.items() if missing):
         (folder / f"{column}.bin").unlink()
-    # 4. rows.json
     lists = {column: values for column, values in lists.items() if any(values)}
     labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
     images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), *shape))
@@ -81,6 +78,14 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
         "near_duplicates": [] if source.synthetic else near_duplicates.groups(images),
     }
     write_text(folder / "rows.json", json.dumps(listing))
+
+
+def _write_images(values: Mapping, files: Mapping[str, IO[bytes]], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Append the images of a row to the files of their columns; return the columns that the row lacks."""
+    for column, file in files.items():
+        if (value := values.get(column)) is not None:
+            file.write(np.broadcast_to(value, shapes[column]).astype(np.uint8).tobytes())
+    return [column for column in files if values.get(column) is None]
 
 
 def _mask_note(uniform: Mapping[str, Sequence[str]], n: int) -> str:
