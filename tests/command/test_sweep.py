@@ -97,8 +97,8 @@ def test_jobs_that_differ_in_their_seed_are_one_band(tmp_path, monkeypatch):
         (folder / "history.json").write_text(json.dumps({"validation": rows, "evaluation": judged}))
         results = {"final_val_loss": 0.2, "val_loss": 0.2, "best_step": 100, "seconds": 1}
         (folder / "results.json").write_text(json.dumps(results))
-    figures, plain = [], plots.sweep_figure
-    monkeypatch.setattr(plots, "sweep_figure", lambda path, groups: figures.append(groups) or plain(path, groups))
+    figures, plain = [], plots.plot_sweep
+    monkeypatch.setattr(plots, "plot_sweep", lambda path, groups: figures.append(groups) or plain(path, groups))
     there = sweep.jobs(tmp_path)
     assert sweep._figure(tmp_path, there) == tmp_path / "figure.png"
     assert {name: len(runs) for name, runs in figures[0].items()} == {"model=moths": 2, "model=scratch": 2}

@@ -158,9 +158,9 @@ def _figure(folder: Path, there: list[Job]) -> Path | None:
             groups.setdefault(name, []).append(_loaded(j.folder / "history.json"))
     if len(groups) < 2:
         return None
-    from chrysalis.evaluation.plots import sweep_figure
+    from chrysalis.evaluation.plots import plot_sweep
 
-    sweep_figure(folder / "figure.png", groups)
+    plot_sweep(folder / "figure.png", groups)
     return folder / "figure.png"
 
 

@@ -21,7 +21,7 @@ def encoded(image_set: ImageSet, codec: Any, flip: bool, device: torch.device) -
     """Return the .npy file of a set's moments, float32 [N, 1 or 2, K, h, w]; encode the images if it is missing.
 
     The second axis has the image and, with `flip`, its mirror image, which is encoded apart: an autoencoder is not
-    symmetric. codec: of the model; None is returned for one without `moments`, which works on pixels.
+    symmetric. codec: the model's; None is returned for one without `moments`, which works on pixels.
     """
     if not hasattr(codec, "moments"):
         return None

@@ -24,7 +24,7 @@ LOSS_CAPTIONS = (
 )
 
 
-def loss_curve(path: Path, training: list[list[float]], validation: list[list[float]]) -> None:
+def plot_loss_curve(path: Path, training: list[list[float]], validation: list[list[float]]) -> None:
     """Plot loss.png. training: [step, loss, moving average] rows. validation: [step, raw, ema] rows, from step 0, the
     base model."""
     # fixed margins, which fit every run's numbers: finding them would take as long as the rest
@@ -153,7 +153,7 @@ def _svg(figure: Any) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def sweep_figure(path: Path, groups: Mapping[str, list[dict]]) -> None:
+def plot_sweep(path: Path, groups: Mapping[str, list[dict]]) -> None:
     """Plot the mean and the range of each group of runs, given as the contents of their history.json."""
     panels = [("validation", "ema", "validation loss")]
     if any("kd" in row for runs in groups.values() for run in runs for row in run["evaluation"]):

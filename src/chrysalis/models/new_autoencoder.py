@@ -27,7 +27,7 @@ class NewLatentUNet(LatentUNet):
     """LatentUNet whose autoencoder is new: it is trained before the UNet, once in a run, whose folder keeps it.
 
     Args:
-        folder: of the autoencoder, once it is trained.
+        folder: the autoencoder's folder, once it is trained.
         block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
         latent_channels: channels of the latents.
         steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels.

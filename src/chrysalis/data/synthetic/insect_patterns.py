@@ -25,9 +25,9 @@ class RandomPattern:
         self.hind: list[Layer] = []
         self.motifs: list[str] = []
         if style == "clear":
-            self._membrane()
+            self._add_membrane()
             return
-        self._base(style)
+        self._add_base(style)
         weights = np.array(list(MOTIFS.values()))[:, int(style == "dusty")]
         number = int(rng.choice((1, 2, 3, 4, 5), p=(0.1, 0.25, 0.3, 0.22, 0.13)))
         chosen = rng.choice(len(MOTIFS), size=number, replace=False, p=weights / weights.sum())
@@ -44,7 +44,7 @@ class RandomPattern:
         """Add layers to the forewing, and with a probability of `hind_chance` to the hind wing too."""
         self._add(motif, fore, fore if self.rng.random() < hind_chance else ())
 
-    def _base(self, style: str) -> None:
+    def _add_base(self, style: str) -> None:
         """Add the ground color of the hind wing and gradients on both."""
         rng = self.rng
         self._add(
@@ -64,7 +64,7 @@ class RandomPattern:
             both.append(layers.dusting(dust, rng.uniform(0.15, 0.6), -0.2, rng.uniform(0.2, 1.0)))
         self._add("", both, both)
 
-    def _membrane(self) -> None:
+    def _add_membrane(self) -> None:
         """Add a clear membrane with veins, perhaps a tint, a band, a dark patch at the leading edge."""
         rng, count = self.rng, self.count
         name, width, tint = ("ink", "deep", "body")[rng.integers(3)], rng.uniform(0.006, 0.011), rng.integers(2)

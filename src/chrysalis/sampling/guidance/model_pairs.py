@@ -32,7 +32,7 @@ class Pair(Term):
         return cond
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
-        """The loss is the rms distance of the two x0."""
+        """Compute the change away from the other model's x0; its loss is the rms distance of the two x0."""
         with torch.no_grad():
             x_t = predicted.x_t.detach()
             other = self.other.to(x_t.device)(x_t, predicted.t, self.other_condition(cond, x_t))

@@ -10,7 +10,7 @@ import torch
 from chrysalis.conditions.kinds import kinds_of
 from chrysalis.data import pixels
 from chrysalis.evaluation import report
-from chrysalis.evaluation.plots import loss_curve
+from chrysalis.evaluation.plots import plot_loss_curve
 from chrysalis.evaluation.validation_loss import fixed_timesteps, loss_record
 from chrysalis.evaluation.verdict import describe_change, verdict
 from chrysalis.models import export, lora
@@ -94,7 +94,7 @@ class Export(Callback):
         if self.report:
             with stage("report"):
                 validation = [[row["step"], row["raw"], row["ema"]] for row in history["validation"]]
-                loss_curve(self.run_dir / "loss.png", history["training"], validation)
+                plot_loss_curve(self.run_dir / "loss.png", history["training"], validation)
                 report.write(self.run_dir / "report.html", [report.load(self.run_dir)])
         # 3. The log: an image, a table and the settings, since single values make no curves
         log_image(trainer, "samples_before_after", grid, trainer.global_step)
@@ -152,7 +152,7 @@ class Export(Callback):
         if trainer.logger is not None:
             lines.insert(-1, f"watch          {shown_program('tensorboard')} --logdir runs")
         if (loss := r.get("val_loss_condition_shuffled")) is not None:
-            change = f"{loss:.5f} ({loss - r['val_loss']:+.5f})"
+            change = f"{loss:.5f} (difference {loss - r['val_loss']:+.5f})"
             lines.insert(1, f"validation loss with the conditions of other images {change}")
         return "\n".join(lines)
 
