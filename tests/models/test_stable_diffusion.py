@@ -1,6 +1,7 @@
 """Stable Diffusion with a few thousand weights: trained whole or by LoRA, sampled and guided as diffusers does."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -155,6 +156,26 @@ def test_guidance_and_tasks(run, tmp_path, pretrained, captioned, capfd):
     assert run("sample", *start, "task=img2img", "out=img2img") == 0
     assert run("sample", *start, "task=invert", "out=invert") == 0
     assert run("sample", *how[:-1], "text=[red,blue]", "out=rows") == 0
+
+
+def test_own_samples_preserve_what_the_model_knows(run, tmp_path, pretrained, captioned, capfd):
+    """Prior preservation (Ruiz et al. 2022): the base model's samples and their captions are training images too."""
+    prior = ["text=[a moth,a bee]", "n=2", "steps=2", "out=photos/prior"]
+    assert run("sample", f"model.pretrained={pretrained}", *prior) == 0
+    lines = [json.loads(line) for line in (tmp_path / "photos" / "prior" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["a moth", "a moth", "a bee", "a bee"]
+    assert all((tmp_path / "photos" / "prior" / line["file_name"]).is_file() for line in lines)
+    own = tmp_path / "photos" / "own"
+    own.mkdir()
+    for file in (tmp_path / "photos").glob("*.*"):
+        file.rename(own / file.name)
+    texts = [{"file_name": file.name, "text": "a sks moth"} for file in sorted(own.glob("*.png"))]
+    (own / "metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in texts))
+    assert run("train", f"model.pretrained={pretrained}", *captioned, *TINY_RUN, "name=a") == 0
+    err = capfd.readouterr().err
+    assert "data: " in err
+    n = int(re.search(r"(\d+) training", err)[1]) + int(re.search(r"(\d+) validation images of", err)[1])
+    assert n == 20
 
 
 def test_parts_that_do_not_belong_together(pretrained, run, capfd):

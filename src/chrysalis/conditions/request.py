@@ -48,6 +48,11 @@ class Request:
         differing = [values[row] for values in self.shown.values() if len(values) > 1]
         return ", ".join(Path(v).stem if "/" in v else v for v in differing)
 
+    def metadata(self, row: int) -> dict[str, str]:
+        """Return the row's label and caption, by their keys in a metadata.jsonl."""
+        named = {name: values for name, values in self.shown.items() if name in ("label", "text")}
+        return {name: values[row % len(values)] for name, values in named.items()}
+
     def file_name(self, row: int) -> str:
         """The row's name as part of a file name."""
         return re.sub(r"[^\w.+-]+", "-", self.row_name(row)).strip("-")[:60]

@@ -1,5 +1,6 @@
 """Tasks: which images to generate, where each trajectory starts, and which figures are made at the end."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -18,6 +19,7 @@ from chrysalis.sampling.loop import Hook
 from chrysalis.sampling.output import MOST_IN_FIGURES, OutputFolder
 from chrysalis.sampling.timesteps import Segments, TimestepSchedule, repeat_segments
 from chrysalis.system.errors import UserError
+from chrysalis.system.files import write_text
 
 MOST_ROWS, MOST_COLUMNS = 24, 16  # in a grid of several conditions
 COLUMNS = 8  # in a grid of one condition that is an image
@@ -125,9 +127,12 @@ class Generate:
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write the figures of this task's images and return their names; here grid.png of the first images.
 
-        With several conditions each has a row; a mask or an image that the model is given is shown above its images.
+        Labels and captions are written too, into a metadata.jsonl, with which the folder is a dataset. With several conditions each has a row; a mask or an image that the model is given is shown above its images.
         """
         request = sampler.request
+        lines = [{"file_name": f"{spec.name}.png", **request.metadata(spec.row)} for spec in specs]
+        if request.metadata(0):
+            write_text(output.path / "metadata.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
         if request.n_rows == 1 and not request.spatial:
             images = output.images([spec.name for spec in specs[:MOST_IN_FIGURES]])
             return [output.save_figure(pixels.grid(images), "grid")]
