@@ -127,7 +127,8 @@ class Generate:
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write the figures of this task's images and return their names; here grid.png of the first images.
 
-        Labels and captions are written too, into a metadata.jsonl, with which the folder is a dataset. With several conditions each has a row; a mask or an image that the model is given is shown above its images.
+        Labels and captions are written too, into a metadata.jsonl, with which the folder is a dataset. With several
+        conditions each has a row; a mask or an image that the model is given is shown above its images.
         """
         request = sampler.request
         lines = [{"file_name": f"{spec.name}.png", **request.metadata(spec.row)} for spec in specs]
