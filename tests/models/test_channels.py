@@ -8,6 +8,9 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from chrysalis.data import pixels
+from chrysalis.data.loaders import BatchDataset, Rows
+from chrysalis.data.sources.folder import folder_data
+from chrysalis.data.store import open_set
 from chrysalis.data.transforms import to_training_size
 from chrysalis.models import folder
 from chrysalis.models.pixel_unet import GreyUNet, PixelUNet, RGBAUNet
@@ -106,3 +109,20 @@ def test_the_image_that_x0_shows(count):
     assert (shown - expected).abs().max() < 3 / 127.5
     (gradient,) = torch.autograd.grad(shown.square().sum(), x0)
     assert (gradient != 0).any(dim=3).any(dim=2).any(dim=0).all()
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_grey_of_16_bits_keeps_its_precision(tmp_path, resize):
+    """x_0 of a file of 16 bits is within half a level of 65536; a file of 8 bits has the x_0 that it had."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(30_000, 30_200, (16, 16)).astype(np.uint16)  # less than one level of 256
+    for name, image in (("deep", values), ("plain", (values % 256).astype(np.uint8))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    found = open_set(folder_data(str(tmp_path)).source, (1, 16, 16), resize)
+    rows = np.argsort(found.names)  # deep, plain
+    batch = BatchDataset(found, flip=False)[Rows(rows, np.zeros(2, int), np.zeros(2, np.float32), 2)]
+    deep, plain = GreyUNet().encode_batch(batch)
+    assert np.abs((deep[0].numpy() + 1) * 32767.5 - values).max() <= 0.5
+    assert torch.allclose(plain[0], torch.from_numpy(values % 256 / 127.5 - 1).float(), atol=1e-6)
+    mirrored = BatchDataset(found, flip=True)[Rows(rows, np.full(2, 128), np.zeros(2, np.float32), 2)]
+    assert torch.equal(GreyUNet().encode_batch(mirrored), torch.stack([deep, plain]).flip(-1))

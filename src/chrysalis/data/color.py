@@ -91,9 +91,30 @@ def grey_values(upright: Image.Image, opened: Image.Image) -> np.ndarray:
     return values.view(np.uint32) if unsigned else values
 
 
+def to_deep_grey(image: Image.Image) -> Image.Image | None:
+    """Convert an image that `is_deep` to upright grey of mode F, 0 to 65535.
+
+    None for any other image, and for one with transparency or a color profile, which is converted with 8 bits.
+    """
+    if not is_deep(image) or has_alpha(image) or image.info.get("icc_profile"):
+        return None
+    upright = ImageOps.exif_transpose(image)
+    values = _fractions(upright, grey_values(upright, image), *grey_range(image))
+    return Image.fromarray((65535 * values).clip(0, 65535).astype(np.float32))
+
+
 def _eight_bits(upright: Image.Image, black: float, white: float, opened: Image.Image) -> Image.Image:
     """Scale an image that `is_deep` to mode L, or LA if one value means transparent."""
     stored = grey_values(upright, opened)
+    image = Image.fromarray(np.clip(_fractions(upright, stored, black, white) * 255 + 0.5, 0, 255).astype(np.uint8))
+    transparent = upright.info.get("transparency")
+    if isinstance(transparent, int):
+        image.putalpha(Image.fromarray((stored != transparent) * np.uint8(255)))
+    return image
+
+
+def _fractions(upright: Image.Image, stored: np.ndarray, black: float, white: float) -> np.ndarray:
+    """Scale grey values to 0 for black and 1 for white; raises ValueError as `to_srgb` does."""
     values = stored.astype(np.float64 if upright.mode == "I" else np.float32)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -107,17 +128,13 @@ def _eight_bits(upright: Image.Image, black: float, white: float, opened: Image.
                 f"scale them to lie between {low:g} and {high:g}"
             )
     values = np.nan_to_num((values - black) / (white - black), nan=0.0, posinf=1.0, neginf=0.0)
-    grey = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
-    if upright.mode == "I" and grey.min() == grey.max() and finite.min() < finite.max():
+    levels = np.clip(np.array([values.min(), values.max()]) * 255 + 0.5, 0, 255).astype(np.uint8)
+    if upright.mode == "I" and levels[0] == levels[1] and finite.min() < finite.max():
         raise ValueError(
             f"its values range from {finite.min():.0f} to {finite.max():.0f}, and white is {white:.0f}: "
             "save it with 8 or 16 bits"
         )
-    image = Image.fromarray(grey)
-    transparent = upright.info.get("transparency")
-    if isinstance(transparent, int):
-        image.putalpha(Image.fromarray((stored != transparent) * np.uint8(255)))
-    return image
+    return values
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

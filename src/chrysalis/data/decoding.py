@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 
 from chrysalis.data import near_duplicates
 from chrysalis.data.columns import COLUMNS, Images, Labels
-from chrysalis.data.source import Example, Source
+from chrysalis.data.source import LOW, Example, Source
 from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import write_text
@@ -38,6 +38,7 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     # 1. one file per column of images, one list per other column
     channels, size = {"image": shape[0]}, shape[1:]
     channels |= {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
+    channels |= {LOW: 1} if shape[0] == 1 else {}
     lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
     without: dict[str, list[str]] = {name: [] for name in channels}
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
@@ -48,7 +49,8 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
-            values = {**result.columns, "image": result.image}
+            # 8 bits as 16: 255 is 65535, so both bytes are the same
+            values = {**result.columns, "image": result.image, LOW: result.image if result.low is None else result.low}
             for column in _write_images(values, files, {column: (n, *size) for column, n in channels.items()}):
                 without[column].append(name)
             for column, listed in lists.items():

@@ -9,7 +9,9 @@ import numpy as np
 
 from chrysalis.data.columns import COLUMNS
 from chrysalis.data.formats import open_image
-from chrysalis.data.transforms import Resize, Shape, is_enlarged, to_training_size, upright_size
+from chrysalis.data.transforms import Resize, Shape, deep_to_training_size, is_enlarged, to_training_size, upright_size
+
+LOW = "low"  # the column of the lower bytes of grey images: with them, those of 16 bits keep their precision
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Example:
     content: int  # hash of the image file's bytes, independent of its path
     columns: Mapping[str, Any] = field(default_factory=dict)
     enlarged: bool = False  # whether the file has fewer pixels than needed
+    low: np.ndarray | None = None  # uint8 [1, H, W], the lower byte of a grey image of 16 bits
 
 
 class Source(Protocol):
@@ -62,10 +65,11 @@ def decode_example(image: bytes, shape: Shape, resize: Resize, columns: Mapping[
     """
     with open_image(image) as opened:
         whole = upright_size(opened)
-        pixels = to_training_size(opened, shape, resize)
-    size = shape[1:]
+        size, channels = shape[1:], shape[0]
+        deep = deep_to_training_size(opened, size, resize) if channels == 1 else None
+        pixels, low = (to_training_size(opened, shape, resize), None) if deep is None else (deep[:1], deep[1:])
     decoded = {name: COLUMNS[name].decode(value, whole, size, resize) for name, value in columns.items()}
-    return Example(pixels, content_hash(image), decoded, is_enlarged(whole, size, resize))
+    return Example(pixels, content_hash(image), decoded, is_enlarged(whole, size, resize), low)
 
 
 def content_hash(data: bytes) -> int:

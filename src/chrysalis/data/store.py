@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from chrysalis.data.columns import COLUMNS, Images, Values
 from chrysalis.data.decoding import decode, describe_rejected
-from chrysalis.data.source import Source, content_hash
+from chrysalis.data.source import LOW, Source, content_hash
 from chrysalis.data.transforms import Resize, Shape
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import cache_folder, write_text, written_folder
@@ -62,7 +62,9 @@ class ImageSet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays of images: `image`, and the columns of images."""
-        columns = {name: np.asarray(v) for name, v in self.columns.items() if isinstance(COLUMNS[name], Images)}
+        columns = {
+            name: np.asarray(v) for name, v in self.columns.items() if name == LOW or isinstance(COLUMNS[name], Images)
+        }
         return {"image": self.images, **columns}
 
     def enlarged_note(self) -> str:
@@ -119,7 +121,7 @@ class ImageSet:
 
 def open_set(source: Source, shape: Shape, resize: Resize) -> ImageSet:
     """Open the decoded set in the cache; decode it first if it is missing, damaged or out of date."""
-    key = content_hash(f"{FORMAT} {source.fingerprint()} {shape} {resize}".encode())
+    key = content_hash(f"{FORMAT} {source.fingerprint()} {shape} {resize}{LOW * (shape[0] == 1)}".encode())
     folder = cache_folder() / f"{shape[1]}x{shape[2]}-{key:016x}"
     if damaged_file(folder):
         _decode_once(source, shape, resize, folder)

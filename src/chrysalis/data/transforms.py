@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from chrysalis.data.color import to_grey, to_rgb, to_rgba
+from chrysalis.data.color import to_deep_grey, to_grey, to_rgb, to_rgba
 from chrysalis.data.masks import to_mask
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -69,6 +69,15 @@ def to_training_size(image: Image.Image, shape: Shape, resize: Resize) -> np.nda
     image.draft("RGB", (2 * width, 2 * height))
     fitted = np.asarray(fit(CONVERSIONS[channels](image), (height, width), resize))
     return fitted.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def deep_to_training_size(image: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray | None:
+    """Return grey of 16 bits as its two bytes, uint8 [2, H, W], the higher first; None for an image of 8 bits."""
+    deep = to_deep_grey(image)
+    if deep is None:
+        return None
+    values = np.asarray(fit(deep, size, resize, fill=65535))
+    return np.stack(np.divmod(values.round().clip(0, 65535).astype(np.uint16), 256)).astype(np.uint8)
 
 
 def mask_to_training_size(mask: Image.Image, size: tuple[int, int], resize: Resize) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import diffusers
+import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -14,7 +15,9 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from chrysalis.conditions import conditioner as conditioner_file
 from chrysalis.conditions.conditioner import Conditioner
 from chrysalis.conditions.kinds.text import load_encoder
+from chrysalis.data.batch import Batch
 from chrysalis.data.pixels import PixelCodec
+from chrysalis.data.source import LOW
 from chrysalis.models import checks, class_labels, lora, training_scheduler
 from chrysalis.models import conditional_pipeline as pipeline_file
 from chrysalis.models.layout import Layout, Weights
@@ -178,6 +181,12 @@ class GreyUNet(PixelUNet):
     """UNet2DModel on grey pixels; images are converted to their luma."""
 
     accepts, channels = "a grey one", 1
+
+    def encode_batch(self, batch: Batch) -> torch.Tensor:
+        """Images of 16 bits keep their precision; see data/source.py."""
+        if LOW not in batch.columns:
+            return self.encode(batch.image)
+        return (256 * batch.image.float() + batch.columns[LOW].float()) / 32767.5 - 1
 
 
 class RGBAUNet(PixelUNet):
