@@ -28,7 +28,7 @@ def prediction(request):
 
 @pytest.fixture
 def pretrained(tmp_path, prediction):
-    """1.x predicts epsilon, and 2.x v."""
+    """1.x predicts epsilon, and 2.x v; here with zero terminal SNR too, for which v is needed."""
     clip = tiny_clip(tmp_path / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(clip, model_max_length=16)
     torch.manual_seed(0)
@@ -52,6 +52,8 @@ def pretrained(tmp_path, prediction):
     with torch.no_grad():
         vae.decoder.conv_out.weight.mul_(3)
     noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    if prediction == "v_prediction":
+        noise |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     ddim = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, prediction_type=prediction, **noise)
     pipeline = StableDiffusionPipeline(
         vae=vae,
