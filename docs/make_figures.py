@@ -2,7 +2,7 @@
 
     python docs/make_figures.py [schedulers colour symmetry ...]
 
-It needs runs/first, early, label, mask and text; photographs_conditioned also needs runs/photographs-label, -mask and
+It needs runs/first, early, label, mask, text and latent; photographs_conditioned also needs runs/photographs-label, -mask and
 -text, and their images in $CHRYSALIS_PHOTOGRAPHS.
 """
 
@@ -198,9 +198,15 @@ def photographs_conditioned() -> None:
     table(rows, "photographs_conditioned")
 
 
+def latent() -> None:
+    """Write docs/figures/latent.png: samples of a latent model at 256 px."""
+    samples = images(sample("latent", "model.pretrained=runs/latent", "scheduler=dpmpp_2m", "steps=20", n=8))
+    pixels.save_png(pixels.grid(samples, columns=4), HERE / "figures" / "latent.png")
+
+
 if __name__ == "__main__":
     figures = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
-    figures += [label, mask, text, photographs_conditioned]
+    figures += [label, mask, text, photographs_conditioned, latent]
     for make in figures:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()
