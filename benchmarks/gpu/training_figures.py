@@ -109,7 +109,7 @@ def _cost(bench: Bench, precision: str) -> memory_estimate.Cost:
     if bench.on_gpu and precision == "bf16-mixed":
         normalize_in_input_dtype(model.unet)  # as training does
     size = (bench.sizes.large_pixels,) * 2
-    return memory_estimate.cost(denoiser, size, precision=hardware.AUTOCAST[precision], on=bench.device.type)
+    return memory_estimate.cost(denoiser, size, precision=hardware.AUTOCAST[precision], device_type=bench.device.type)
 
 
 def memory_count(bench: Bench) -> Iterator[Figure]:
