@@ -66,7 +66,7 @@ class NewLatentUNet(LatentUNet):
 
     def prepare(self, images: np.ndarray, device: torch.device) -> None:
         """Train the autoencoder on uint8 images [N, C, H, W], unless the folder has it."""
-        with FileLock(f"{self.folder}.lock"):
+        with FileLock(self.folder.with_name(f".{self.folder.name}.lock")):
             if not self.is_trained:
                 new = self.autoencoder.to(device).requires_grad_(True).train()
                 train(new, images, self.steps, self.lr)
