@@ -2,8 +2,8 @@
 
     python docs/make_figures.py [schedulers colour symmetry ...]
 
-It needs runs/first, early, label, mask, text and latent; photographs_conditioned also needs runs/photographs-label, -mask and
--text, and their images in $CHRYSALIS_PHOTOGRAPHS.
+It needs runs/first, early, label, mask, text and latent; photographs_conditioned also needs runs/photographs-label,
+-mask and -text, and their images in $CHRYSALIS_PHOTOGRAPHS.
 """
 
 import json

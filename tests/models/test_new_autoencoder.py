@@ -20,7 +20,7 @@ def stripes(n: int) -> np.ndarray:
 
 
 def test_a_run_trains_it_once(run, tmp_path, capfd):
-    assert run("train", *SMALL, *TINY_RUN, "name=a") == 0
+    assert run("train", *SMALL, *TINY_RUN, "objective=v", "name=a") == 0
     at = tmp_path / "runs" / "a"
     assert capfd.readouterr().err.count("the autoencoder reconstructs its training images") == 1
     kept = {file.name: file.stat().st_mtime_ns for file in (at / "autoencoder").iterdir()}
@@ -28,8 +28,9 @@ def test_a_run_trains_it_once(run, tmp_path, capfd):
     assert {file.name: file.stat().st_mtime_ns for file in (at / "autoencoder").iterdir()} == kept
     assert "the autoencoder reconstructs" not in capfd.readouterr().err
     trained = AutoencoderKL.from_pretrained(at / "autoencoder").state_dict()
-    exported = LDMPipeline.from_pretrained(at / "pipeline").vqvae
-    assert all(torch.equal(weight, trained[name]) for name, weight in exported.state_dict().items())
+    exported = LDMPipeline.from_pretrained(at / "pipeline")
+    assert all(torch.equal(weight, trained[name]) for name, weight in exported.vqvae.state_dict().items())
+    assert exported.scheduler.config.prediction_type == "v_prediction"
     assert run("sample", "model.pretrained=runs/a", "n=2", "steps=2") == 0
 
 

@@ -12,13 +12,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines import LDMPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.data.batch import Batch
 from chrysalis.data.pixels import to_signed, to_uint8
 from chrysalis.diffusion import seeds
-from chrysalis.models import checks
+from chrysalis.models import checks, training_scheduler
 from chrysalis.models.layout import Layout, Weights
 from chrysalis.models.pixel_unet import PixelUNet
 from chrysalis.system.errors import UserError
@@ -141,8 +140,7 @@ class LatentUNet(PixelUNet):
 
     def export_plain(self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
         """Write an LDMPipeline, whose scheduler is DDIM."""
-        ddim = DDIMScheduler.from_config(scheduler.config)
-        assert isinstance(ddim, DDIMScheduler)  # a tuple only with return_unused_kwargs
+        ddim = training_scheduler.as_ddim(scheduler)
         pipeline: Any = LDMPipeline(vqvae=self.autoencoder, unet=unet, scheduler=ddim)
         pipeline.save_pretrained(folder, safe_serialization=True)
 

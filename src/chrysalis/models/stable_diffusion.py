@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.conditions.kinds.text import load_encoder
 from chrysalis.conditions.prompt import PromptConditioner
-from chrysalis.models import lora
+from chrysalis.models import lora, training_scheduler
 from chrysalis.models.latent_unet import LatentUNet
 from chrysalis.models.layout import Layout
 from chrysalis.system.errors import UserError
@@ -58,7 +57,7 @@ class StableDiffusion(LatentUNet):
                 how = {"unet_lora_layers": lora.weights(unet), "unet_lora_adapter_metadata": lora.settings(unet)}
                 pipeline.save_lora_weights(folder / "lora", **how)
             unet = lora.plain(unet, merge)
-        encoder, ddim = conditioner.text.frozen[0], DDIMScheduler.from_config(scheduler.config)
+        encoder, ddim = conditioner.text.frozen[0], training_scheduler.as_ddim(scheduler)
         parts = {"text_encoder": encoder.model, "tokenizer": encoder.tokenizer, "unet": unet, "scheduler": ddim}
         none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         pipeline(vae=self.autoencoder, **parts, **none).save_pretrained(folder, safe_serialization=True)

@@ -58,6 +58,15 @@ def read(config: Mapping, argument: str) -> DDPMScheduler:
     return scheduler
 
 
+def as_ddim(scheduler: DDPMScheduler) -> DDIMScheduler:
+    """Return the DDIM scheduler with the settings of a training scheduler, for pipelines that expect one."""
+    # from_config resets the settings that are listed there to their defaults, even those that were changed later
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    ddim = DDIMScheduler.from_config(config)
+    assert isinstance(ddim, DDIMScheduler)  # a tuple only with return_unused_kwargs
+    return ddim
+
+
 def _require_usable(scheduler: DDPMScheduler, argument: str) -> None:
     """Raise an error for an unknown prediction type, and for noise levels that are not finite or do not suit it."""
     prediction, abar = scheduler.config["prediction_type"], scheduler.alphas_cumprod
