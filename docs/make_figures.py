@@ -200,7 +200,9 @@ def photographs_conditioned() -> None:
 
 def latent() -> None:
     """Write docs/figures/latent.png: samples of a latent model at 256 px."""
-    samples = images(sample("latent", "model.pretrained=runs/latent", "scheduler=dpmpp_2m", "steps=20", n=8))
+    samples = images(
+        sample("latent", "model.pretrained=runs/latent", "seed=5000", "scheduler=dpmpp_2m", "steps=20", n=8)
+    )
     pixels.save_png(pixels.grid(samples, columns=4), HERE / "figures" / "latent.png")
 
 
