@@ -93,7 +93,8 @@ def small_train(command: str, overrides: list[str]) -> list[str]:
     small = [o for o in SMALL_TRAIN if not (o.startswith("data.batch_size") and "data.batch_size" in command)]
     if not any(o.startswith("data=") for o in overrides):
         small.append("data.n=6" if "image_size=256" in command else "data.n=60")
-    if not any(o.startswith(("model", "experiment=transfer", "experiment=latent")) for o in overrides) and overrides != ["name=first"]:
+    own_models = ("model", "experiment=transfer", "experiment=latent")
+    if not any(o.startswith(own_models) for o in overrides) and overrides != ["name=first"]:
         small.append("model.pretrained=narrow")
     if "-m" in overrides:  # its jobs in this process: tests/command/test_sweep.py has them as they are
         small.append("hydra/launcher=basic")
