@@ -68,7 +68,7 @@ def data_row(plan: Plan) -> str:
     return (
         f"{plan.data.description().removeprefix('data: ')}{rejected}\n"
         f"values from {low} to {high}, on average {average}\n"
-        f"the model sees values from {scaled_low} to {scaled_high}, on average {scaled_average}"
+        f"scaled to [-1, 1], from {scaled_low} to {scaled_high}, on average {scaled_average}"
     )
 
 
