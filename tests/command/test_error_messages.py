@@ -19,6 +19,10 @@ TRAIN = {
     "key without its group": (["batch_size=4"], ["batch_size", "data.batch_size"]),
     "unknown trainer key": (["trainer.precison=16"], ["trainer.precison", "trainer.precision"]),
     "unknown option": (["data=foldr"], ["data=foldr", "folder", "butterflies"]),
+    "half an interpolation in the folder's name": (
+        ["name=${"],
+        ["name cannot be used: no viable alternative at input"],
+    ),
     "unknown experiment": (["experiment=smithsonain"], ["smithsonian"]),
     "experiment by its path": (["experiment=own/mine.yaml"], ["FOLDER/experiment/mine.yaml", "experiment=mine"]),
     "path without its group": (["data.path=one"], ["data.path", "data=folder or data=hub"]),
