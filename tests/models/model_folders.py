@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from conftest import TINY_RUN
 
 from chrysalis.models import folder
 from chrysalis.system.errors import UserError
@@ -28,3 +29,10 @@ class Harm:
 
     def __reduce__(self):
         return os.mkdir, (self.at,)
+
+
+def train_and_resume(run, *overrides: str) -> None:
+    """Train runs/a for four steps with evaluations of its samples, then resume it for two more."""
+    evaluated = ["callbacks.evaluate.n=16", "callbacks.evaluate.every_n_train_steps=2", "callbacks.evaluate.steps=2"]
+    assert run("train", *overrides, *TINY_RUN, *evaluated, "name=a") == 0
+    assert run("train", "resume=runs/a", "trainer.max_steps=6") == 0

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import TINY_RUN, tiny_unet
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from model_folders import train_and_resume
 from PIL import Image
 
 from chrysalis.data import pixels
@@ -45,9 +46,7 @@ def cutouts(tmp_path):
 def test_training_export_and_samples(run, tmp_path, pretrained, cutouts, channels, tiny_features, capfd):
     assert type(folder.load(str(pretrained)).family) is {1: GreyUNet, 4: RGBAUNet}[channels]
     on = [f"model.pretrained={pretrained}", "data=folder", f"data.path={cutouts}", "data.image_size=16"]
-    evaluated = [*tiny_features, "callbacks.evaluate.n=16", "callbacks.evaluate.every_n_train_steps=2"]
-    assert run("train", *on, *TINY_RUN, *evaluated, "callbacks.evaluate.steps=2", "name=a") == 0
-    assert run("train", "resume=runs/a", "trainer.max_steps=6") == 0
+    train_and_resume(run, *on, *tiny_features)
     assert (tmp_path / "runs" / "a" / "before_after.png").is_file()
 
     how = ["model.pretrained=runs/a", "scheduler=ddim", "steps=3", "seed=5"]

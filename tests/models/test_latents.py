@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TINY_RUN, tiny_unet
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, LDMPipeline, VQModel
-from model_folders import Harm, refusal
+from model_folders import Harm, refusal, train_and_resume
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -60,9 +60,7 @@ def photos(tmp_path):
 
 def test_training_export_and_samples(run, tmp_path, pretrained, photos, tiny_features, kind, capfd):
     on = [f"model.pretrained={pretrained}", "data=folder", f"data.path={photos}", "data.image_size=16"]
-    evaluated = [*tiny_features, "callbacks.evaluate.n=16", "callbacks.evaluate.every_n_train_steps=2"]
-    assert run("train", *on, *TINY_RUN, *evaluated, "callbacks.evaluate.steps=2", "name=a") == 0
-    assert run("train", "resume=runs/a", "trainer.max_steps=6") == 0
+    train_and_resume(run, *on, *tiny_features)
     card = (tmp_path / "runs" / "a" / "pipeline" / "README.md").read_text()
     assert "LDMPipeline.from_pretrained" in card
 

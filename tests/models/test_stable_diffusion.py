@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY_RUN
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from model_folders import train_and_resume
 from PIL import Image
 from tiny import tiny_clip
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -117,9 +118,7 @@ def test_the_prompt_is_diffusers(pretrained, prediction):
 
 def test_full_training(run, tmp_path, pretrained, captioned, tiny_features, capfd):
     on = [f"model.pretrained={pretrained}", *captioned]
-    evaluated = [*tiny_features, "callbacks.evaluate.n=16", "callbacks.evaluate.every_n_train_steps=2"]
-    assert run("train", *on, *TINY_RUN, *evaluated, "callbacks.evaluate.steps=2", "name=a") == 0
-    assert run("train", "resume=runs/a", "trainer.max_steps=6") == 0
+    train_and_resume(run, *on, *tiny_features)
     at = tmp_path / "runs" / "a" / "pipeline"
     assert 'pipeline("a caption")' in (at / "README.md").read_text()
     pipeline = StableDiffusionPipeline.from_pretrained(at)

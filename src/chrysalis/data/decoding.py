@@ -36,22 +36,21 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
 def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
     # 1. one file per column of images, one list per other column
-    channels, size = {"image": shape[0]}, shape[1:]
-    channels |= {name: column.channels for name, column in COLUMNS.items() if isinstance(column, Images)}
-    channels |= {LOW: 1} if shape[0] == 1 else {}
-    lists: dict[str, list] = {name: [] for name in COLUMNS if name not in channels}
-    without: dict[str, list[str]] = {name: [] for name in channels}
+    shapes = {"image": shape} | ({LOW: shape} if shape[0] == 1 else {})
+    shapes |= {name: (column.channels, *shape[1:]) for name, column in COLUMNS.items() if isinstance(column, Images)}
+    lists: dict[str, list] = {name: [] for name in COLUMNS if name not in shapes}
+    without: dict[str, list[str]] = {name: [] for name in shapes}
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
     # 2. rows that can be read
     with ExitStack() as stack:
-        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in channels}
+        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in shapes}
         for name, result in _read_all(source, shape, resize):
             if not isinstance(result, Example):
                 rejected.append((name, result))
                 continue
             # 8 bits as 16: 255 is 65535, so both bytes are the same
             values = {**result.columns, "image": result.image, LOW: result.image if result.low is None else result.low}
-            for column in _write_images(values, files, {column: (n, *size) for column, n in channels.items()}):
+            for column in _write_images(values, files, shapes):
                 without[column].append(name)
             for column, listed in lists.items():
                 listed.append(values.get(column))
@@ -68,7 +67,7 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     labels = {name: sorted({*values} - {None}) for name, values in lists.items() if isinstance(COLUMNS[name], Labels)}
     images = np.memmap(folder / "image.bin", np.uint8, "r", shape=(len(names), *shape))
     listing = {  # all but `shapes` and `lists` are fields of ImageSet
-        "shapes": {column: (len(names), n, *size) for column, n in channels.items() if not without[column]},
+        "shapes": {column: (len(names), *size) for column, size in shapes.items() if not without[column]},
         "lists": lists,
         "names": names,
         "contents": contents,

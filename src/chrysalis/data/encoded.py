@@ -1,6 +1,6 @@
 """Images encoded once by a latent model's autoencoder, in the user's cache folder beside the decoded set."""
 
-import shutil
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ import torch
 from filelock import FileLock
 
 from chrysalis.data.source import content_hash
-from chrysalis.data.store import ImageSet
-from chrysalis.system.errors import UserError
+from chrysalis.data.store import ImageSet, require_space
 from chrysalis.system.files import written
 from chrysalis.system.terminal import stage
 
@@ -37,12 +36,7 @@ def encoded(image_set: ImageSet, codec: Any, flip: bool, device: torch.device) -
 def _encode(images: np.ndarray, codec: Any, views: int, device: torch.device, file: Path) -> None:
     first = codec.moments(torch.from_numpy(images[:1].copy()).to(device))
     shape = (len(images), views, *first.shape[1:])
-    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(file.parent).free
-    if free < needed:
-        raise UserError(
-            f"{file.parent} has {free / 2**30:.1f} GiB free, and the encoded images need {needed / 2**30:.1f} GiB: "
-            "free space there or set CHRYSALIS_CACHE to another folder."
-        )
+    require_space(file.parent, 4 * math.prod(shape), "the encoded images need")
     with written(file) as partial, stage(f"encoding {len(images)} images", len(images)) as progress:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
         for start in range(0, len(images), FEW):

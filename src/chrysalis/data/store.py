@@ -145,15 +145,20 @@ def _decode_once(source: Source, shape: Shape, resize: Resize, folder: Path) -> 
             return
         if folder.is_dir():
             warn(f"The cached images in {folder} are damaged ({damage}): decoding them again.")
-        if (free := shutil.disk_usage(folder.parent).free) < needed:  # with masks and conditioning images
-            raise UserError(
-                f"{folder.parent} has {free / 2**30:.1f} GiB free, and the decoded images may need "
-                f"{needed / 2**30:.1f} GiB: free space there or set CHRYSALIS_CACHE to another folder."
-            )
+        require_space(folder.parent, needed, "the decoded images may need")  # with masks and conditioning images
         with written_folder(folder) as partial_folder:
             decode(source, shape, resize, partial_folder)
             checksums = {file.name: [*_stamp(file), _digest(file)] for file in sorted(partial_folder.iterdir())}
             write_text(partial_folder / CHECKSUMS, json.dumps(checksums))
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise UserError unless the disk of a folder of the cache has so many bytes free. what: begins the reason."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise UserError(
+            f"{folder} has {free / 2**30:.1f} GiB free, and {what} {needed / 2**30:.1f} GiB: free space there or set "
+            "CHRYSALIS_CACHE to another folder."
+        )
 
 
 def damaged_file(folder: Path) -> str | None:
