@@ -36,8 +36,7 @@ def describe_rejected(rejected: Sequence[tuple[str, str]], limit: int) -> str:
 def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
     """Write all readable rows of a source to `folder`: images as plain bytes, everything else in rows.json."""
     # 1. one file per column of images, one list per other column
-    shapes = {"image": shape} | ({LOW: shape} if shape[0] == 1 else {})
-    shapes |= {name: (column.channels, *shape[1:]) for name, column in COLUMNS.items() if isinstance(column, Images)}
+    shapes = _image_shapes(shape)
     lists: dict[str, list] = {name: [] for name in COLUMNS if name not in shapes}
     without: dict[str, list[str]] = {name: [] for name in shapes}
     names, contents, rejected, enlarged, uniform_masks = [], [], [], 0, {"empty": [], "full": []}
@@ -79,6 +78,12 @@ def decode(source: Source, shape: Shape, resize: Resize, folder: Path) -> None:
         "near_duplicates": [] if source.synthetic else near_duplicates.groups(images),
     }
     write_text(folder / "rows.json", json.dumps(listing))
+
+
+def _image_shapes(shape: Shape) -> dict[str, Shape]:
+    """Shapes [C, H, W] of the columns of images, for images of `shape`."""
+    sizes = {name: (column.channels, *shape[1:]) for name, column in COLUMNS.items() if isinstance(column, Images)}
+    return {"image": shape} | ({LOW: shape} if shape[0] == 1 else {}) | sizes
 
 
 def _write_images(values: Mapping, files: Mapping[str, IO[bytes]], shapes: Mapping[str, Sequence[int]]) -> list[str]:
