@@ -1,5 +1,7 @@
 """model=latent: an autoencoder is trained before the UNet, once in a run, and exported with it."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from conftest import TINY_RUN
@@ -7,9 +9,13 @@ from diffusers import AutoencoderKL, LDMPipeline
 
 from chrysalis.data.pixels import to_signed
 from chrysalis.models.new_autoencoder import NewLatentUNet
+from chrysalis.training.muon import Muon
 
 SMALL = ["model=latent", "data.n=12", "data.image_size=32", "model.block_out_channels=[8,8]"]
 SMALL += ["model.attention_levels=[]", "model.autoencoder.block_out_channels=[8,8]", "model.autoencoder.steps=3"]
+
+
+MUON = partial(Muon, lr=2e-3, weight_decay=0)
 
 
 def stripes(n: int) -> np.ndarray:
@@ -41,7 +47,7 @@ def test_a_preflight_trains_nothing(run, tmp_path, capfd):
 
 def test_it_learns_to_reconstruct(tmp_path):
     images = stripes(64)
-    family = NewLatentUNet(str(tmp_path / "autoencoder"), block_out_channels=(8, 16), steps=400)
+    family = NewLatentUNet(str(tmp_path / "autoencoder"), MUON, block_out_channels=(8, 16), steps=100)
     x = to_signed(torch.from_numpy(images))
 
     def error() -> float:
@@ -51,7 +57,7 @@ def test_it_learns_to_reconstruct(tmp_path):
     family.prepare(images, torch.device("cpu"))
     assert error() < 0.6 * before  # a fresh one gives grey, whose error is that of the images' own variance
     assert abs(family.encode(torch.from_numpy(images)).std().item() - 1) < 0.05
-    again = NewLatentUNet(str(tmp_path / "autoencoder"), block_out_channels=(8, 16), steps=400)
+    again = NewLatentUNet(str(tmp_path / "autoencoder"), MUON, block_out_channels=(8, 16), steps=100)
     assert torch.equal(again.encode(torch.from_numpy(images)), family.encode(torch.from_numpy(images)))
 
 

@@ -1,11 +1,13 @@
 """The small autoencoder of a latent model that is trained from scratch; it is trained first, on the same images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from filelock import FileLock
 from torch.nn import functional as F
 
@@ -14,10 +16,11 @@ from chrysalis.models.latent_unet import LatentUNet
 from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 from chrysalis.system.files import written_folder
-from chrysalis.system.ranges import Channels, Positive, PositiveNumber
+from chrysalis.system.ranges import Channels, Positive
 from chrysalis.system.terminal import say, stage
 
-KL_WEIGHT = 1e-6  # of the divergence of z from a standard normal; as in Rombach et al. 2022
+KL_WEIGHT = 2.5e-7  # of the divergence of z from a standard normal
+LOG_VARIANCE = -6.0  # of z, at the start
 SCALES = 3  # resolutions at which the gradients of an image and of its reconstruction are compared
 WARMUP = 50  # steps
 BATCH_SIZE, CROP = 16, 64  # images, and pixels of a side
@@ -31,34 +34,34 @@ class NewLatentUNet(LatentUNet):
         block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
         latent_channels: channels of the latents.
         steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels.
-        lr: its largest learning rate.
+        optimizer: parameters -> Optimizer, whose learning rate is the largest one.
     """
 
     def __init__(
         self,
         folder: str,
+        optimizer: Callable,
         block_out_channels: tuple[Channels, ...] = (16, 32, 64, 96),
-        latent_channels: Channels = 4,
+        latent_channels: Channels = 8,
         steps: Positive = 2000,
-        lr: PositiveNumber = 2e-3,
     ):
         if not block_out_channels or any(channels % 8 for channels in block_out_channels):
             channels = list(block_out_channels)
             raise UserError(f"model.autoencoder.block_out_channels={channels} must be one or more multiples of 8.")
-        self.folder, self.steps, self.lr = Path(folder), steps, lr
+        self.folder, self.steps, self.optimizer = Path(folder), steps, optimizer
         levels = len(block_out_channels)
         if self.is_trained:  # in a run that is resumed
             return super().__init__(AutoencoderKL.from_pretrained(folder, local_files_only=True))
-        super().__init__(
-            AutoencoderKL(
-                block_out_channels=tuple(block_out_channels),
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                latent_channels=latent_channels,
-                norm_num_groups=4,
-                mid_block_add_attention=False,  # which is quadratic in the number of pixels
-            )
+        new = AutoencoderKL(
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            latent_channels=latent_channels,
+            norm_num_groups=4,
+            mid_block_add_attention=False,  # which is quadratic in the number of pixels
         )
+        initialize(new)
+        super().__init__(new)
 
     @property
     def is_trained(self) -> bool:
@@ -69,22 +72,37 @@ class NewLatentUNet(LatentUNet):
         with FileLock(self.folder.with_name(f".{self.folder.name}.lock")):
             if not self.is_trained:
                 new = self.autoencoder.to(device).requires_grad_(True).train()
-                train(new, images, self.steps, self.lr)
+                train(new, images, self.steps, self.optimizer)
                 with written_folder(self.folder) as partial:
                     new.save_pretrained(partial)
         super().__init__(AutoencoderKL.from_pretrained(self.folder, local_files_only=True))
 
 
-def train(autoencoder: Any, images: np.ndarray, steps: int, lr: float) -> None:
+@torch.no_grad()
+def initialize(autoencoder: Any) -> None:
+    """Start with residual blocks that add nothing, and with a z that is nearly its mean.
+
+    Without either, training stays for hundreds of steps where only edges and a mean color are right (docs/log.md).
+    """
+    for block in autoencoder.modules():
+        if isinstance(block, ResnetBlock2D):
+            for parameter in block.conv2.parameters():
+                parameter.zero_()
+    c = autoencoder.config.latent_channels
+    autoencoder.quant_conv.weight[c:] = 0
+    autoencoder.quant_conv.bias[c:] = LOG_VARIANCE
+
+
+def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Callable) -> None:
     """Train an autoencoder in place on random crops of uint8 images [N, C, H, W], and set its scaling_factor.
 
-    The loss is the mean absolute difference of pixels and, at several resolutions, of their gradients, without which a
-    small decoder blurs; and KL_WEIGHT times the divergence of z. AdamW's learning rate rises to `lr` in WARMUP steps
+    The loss is the mean squared error of pixels and, at several resolutions, of their gradients, without which a small
+    decoder blurs; and KL_WEIGHT times the divergence of z. The learning rate rises in WARMUP steps to the optimizer's
     and falls by a cosine.
     """
     parameters, device, rng = [*autoencoder.parameters()], autoencoder.device, np.random.default_rng(0)
     dtype = hardware.AUTOCAST[hardware.precision("auto", device.type)[0]]
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0)
+    optimizer = make_optimizer(parameters)
     with torch.random.fork_rng(), torch.enable_grad(), stage("training the autoencoder", steps) as progress:
         torch.manual_seed(0)
         for step in range(steps):
@@ -93,12 +111,13 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, lr: float) -> None:
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 posterior = autoencoder.encode(x).latent_dist
                 error = autoencoder.decode(posterior.sample()).sample.float() - x
-            loss = error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
+            loss = error.square().mean() + KL_WEIGHT * posterior.kl().mean()
             for _ in range(SCALES):
-                loss = loss + (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / SCALES
+                loss = loss + (error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()) / SCALES
                 error = F.avg_pool2d(error, 2)
             # 2. One step of the optimizer
-            optimizer.param_groups[0]["lr"] = lr * min((step + 1) / WARMUP, 0.5 + 0.5 * np.cos(np.pi * step / steps))
+            factor = min((step + 1) / WARMUP, 0.5 + 0.5 * np.cos(np.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
