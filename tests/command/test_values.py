@@ -98,6 +98,7 @@ RANGES = {
         "optimizer.betas=[0.9,1.5]",
         "optimizer.eps=-1",
         "optimizer=adamw8bit optimizer.lr=0",
+        "optimizer=muon optimizer.momentum=1",
         "optimizer.weight_decay=-1",
         "model.gradient_checkpointing=often",
         "model=scratch model.layers_per_block=0",

@@ -54,6 +54,12 @@ def test_denoiser_features_are_its_encoders_activations(denoiser_features, image
     assert f.DenoiserEncoder(str(model_folder), levels=2).dim == 8 + 16 + 16
 
 
+def test_grey_images_have_the_features_of_their_rgb_copies(denoiser_features, images):
+    grey = images[:, :1]
+    as_rgb = f.extract(denoiser_features, grey.expand(-1, 3, -1, -1).contiguous())
+    torch.testing.assert_close(f.extract(denoiser_features, grey), as_rgb, rtol=1e-4, atol=1e-5)
+
+
 def test_an_image_has_the_same_features_in_any_batch(denoiser_features, images, monkeypatch):
     whole = f.extract(denoiser_features, images)
     monkeypatch.setattr(f, "BATCH_SIZE", 2)

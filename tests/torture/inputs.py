@@ -26,6 +26,7 @@ BASES = {
         ("data.n=24", "condition=[text]", "condition.text.levels=[1]"),
         ("data=folder", "data.path=images"),
         ("data.n=24", "optimizer=adamw8bit", "lr_schedule=linear", "objective=v"),
+        ("data.n=24", "optimizer=muon"),
     ],
     "sample": [
         (),

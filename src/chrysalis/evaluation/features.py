@@ -39,12 +39,14 @@ class Network(Protocol):
 
 
 def extract(network: Network, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Compute features float32 [N, dim], on the CPU, of uint8 images [N, 3, H, W], each independent of the others.
-    Raises UserError if they are not finite."""
+    """Compute features float32 [N, dim], on the CPU, of uint8 images [N, C, H, W], each independent of the others.
+
+    Grey and RGBA images are converted to RGB. Raises UserError if a feature is not finite.
+    """
     network.module.to(device)
 
     def embed(rows: slice) -> Tensor:
-        return network.embed(images[rows].to(device)).float().cpu()
+        return network.embed(as_rgb(images[rows].to(device))).float().cpu()
 
     with torch.no_grad():
         features = memory.in_batches(embed, len(images), BATCH_SIZE, torch.device(device))
@@ -195,8 +197,7 @@ class Transformer:
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 [B, C, H, W] to RGB uint8 [B, 3, *size], antialiased; RGB images of that size stay as they are."""
-    images = as_rgb(images)
+    """Resize uint8 [B, C, H, W] to uint8 [B, C, *size], antialiased; images of that size stay as they are."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     x = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)

@@ -31,10 +31,10 @@ class NewLatentUNet(LatentUNet):
 
     Args:
         folder: the autoencoder's folder, once it is trained.
+        optimizer: parameters -> Optimizer, whose learning rate is the largest one.
         block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
         latent_channels: channels of the latents.
         steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels.
-        optimizer: parameters -> Optimizer, whose learning rate is the largest one.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def need(
     Not counted: workspaces of kernels (cuDNN), what the allocator wastes, the CUDA context, what torch.compile saves.
 
     denoiser: is left as it is; its frozen weights have no gradients, moments or EMA. size: (height, width). precision:
-    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 2.03 for its 8-bit form.
+    autocast's dtype; None for none. optimizer_bytes_per_weight: 8 for AdamW, 4 for Muon, 2.03 for 8-bit AdamW.
     device_type: whose autocast rules count, "cuda" (MPS has the same) or "cpu".
     """
     parameters = [*denoiser.parameters()]
