@@ -82,7 +82,8 @@ class NewLatentUNet(LatentUNet):
 def initialize(autoencoder: Any) -> None:
     """Start with residual blocks that add nothing, and with a z that is nearly its mean.
 
-    Without either, training stays for hundreds of steps where only edges and a mean color are right (docs/log.md).
+    If one of them is missing, training stays for hundreds of steps where only edges and a mean color are right
+    (docs/log.md).
     """
     for block in autoencoder.modules():
         if isinstance(block, ResnetBlock2D):
