@@ -54,10 +54,9 @@ def message(error: BaseException, config_name: str) -> str | None:
         where, cause = re.search(r"full_key: (\S+)", str(error)), first_line(error.__cause__ or error)
         return f"{where[1] if where else 'The configuration'} cannot be used: {cause}. Correct it."
     if isinstance(error, OmegaConfBaseException):
-        given = (
-            word.partition("=")[0] for word in sys.argv[1:] if "${" in word
-        )  # Hydra's own key, if a folder's name has it
-        key = error.full_key if not (error.full_key or "").startswith("hydra.") else next(given, error.full_key)
+        key = error.full_key
+        if key and key.startswith("hydra."):  # of a folder's name, which contains what was given for another key
+            key = next((word.partition("=")[0] for word in sys.argv[1:] if "${" in word), key)
         return f"{key or 'The configuration'} cannot be used: {first_line(error)}. Correct it."
     if "torch._inductor" in sys.modules:  # only a program that compiles can fail to
         from chrysalis.system.compiling import why_not_compiled

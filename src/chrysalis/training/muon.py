@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from chrysalis.system.ranges import FractionBelow1, LearningRate, NotNegativeNumber
+from chrysalis.training.optimization import evaluated, gradients
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # Jordan et al.'s quintic: singular values end in 0.7 to 1.2
 
@@ -34,15 +35,11 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):  # pyrefly: ignore[bad-override] - the parent declares overloads for one function
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and p.ndim > 1:
-                    self._update(p, p.grad, self.state[p], group)
-                    p.grad = None  # AdamW's step passes it over
+        loss = evaluated(closure)
+        for p, grad, group in gradients(self):
+            if p.ndim > 1:
+                self._update(p, grad, self.state[p], group)
+                p.grad = None  # AdamW's step passes it over
         super().step()
         return loss
 
@@ -59,11 +56,12 @@ class Muon(torch.optim.AdamW):
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     """Approximate U V^T of a matrix U S V^T, [rows, columns], by Newton-Schulz iterations: float32."""
+    if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix
+        return orthogonalized(matrix.T).T
     a, b, c = COEFFICIENTS
-    dtype = torch.bfloat16 if matrix.is_cuda else torch.float32
-    x = (matrix.T if len(matrix) > matrix.shape[1] else matrix).to(dtype)
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     x = x / x.norm().clamp(min=torch.finfo(torch.float32).tiny)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if len(matrix) > matrix.shape[1] else x).float()
+    return x.float()

@@ -1,9 +1,9 @@
 """Optimizers and the learning-rate schedule that configurations name."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -20,6 +20,18 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused: one pass over the weights, on CPUs too."""
     return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay, eps=eps, fused=True)
+
+
+@torch.enable_grad()
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    """Return what the closure of an optimizer's step returns, the loss; None without a closure."""
+    return None if closure is None else closure()
+
+
+def gradients(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor, dict]]:
+    """Yield each weight that has a gradient, with it and with its group."""
+    for group in optimizer.param_groups:
+        yield from ((p, p.grad, group) for p in group["params"] if p.grad is not None)
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -46,14 +58,9 @@ class AdamW8bit(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):  # pyrefly: ignore[bad-override] - the parent declares overloads for one function
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, p.grad, self.state[p], group)
+        loss = evaluated(closure)
+        for p, grad, group in gradients(self):
+            self._update(p, grad, self.state[p], group)
         return loss
 
     def _update(self, p: torch.Tensor, gradient: torch.Tensor, state: dict, group: dict) -> None:
