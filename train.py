@@ -29,6 +29,7 @@ def train(cfg) -> None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     # 2. The model becomes a denoiser of the data
     data, model = instantiate(cfg.data), instantiate(cfg.model)
+    data.size = data.size or model.size("data.image_size")
     note = model.fit_to_size(data.size)
     kinds = {name: instantiate(node) for name, node in recipes.terms(cfg.condition).items()}
     objective, adapter = instantiate(cfg.objective)(model.prediction), instantiate(cfg.adapter)

@@ -14,7 +14,7 @@ import torch
 
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion import seeds
-from chrysalis.models import folder, location
+from chrysalis.models import folder
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance.model_pairs import denoiser_of
 from chrysalis.sampling.loop import sample
@@ -70,7 +70,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", default=location.BUNDLED)
+    parser.add_argument("--pretrained", default="assets/moths-64")
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 10, 12, 15, 20])
     parser.add_argument("--reference", type=Path, help="a .pt file that caches the 1000-step result")

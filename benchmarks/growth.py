@@ -26,7 +26,6 @@ from benchmarks.speed.report import slug
 from benchmarks.speed.sides import Bench
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.data.store import cache_folder
-from chrysalis.models.location import BUNDLED
 from chrysalis.system import hardware
 from chrysalis.system.files import REPOSITORY, write_text
 from chrysalis.system.terminal import console, say
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="size,batch,set", help="some of the tables")
     parser.add_argument("--most", type=int, help="the largest value")
-    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--model", default="assets/moths-64")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args(arguments)

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from chrysalis.conditions.prompt import PromptConditioner
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder, freezing, location
+from chrysalis.models import folder, freezing
 from chrysalis.models.lora import LoRA
 from chrysalis.models.stable_diffusion import StableDiffusion
 from chrysalis.system.hardware import normalize_in_input_dtype
@@ -41,7 +41,7 @@ SETTINGS = {  # {name: (autocast, gradient checkpointing, optimizer bytes per we
 
 def denoisers():
     """Yield (name, denoiser, pixels) of the models in the table."""
-    model = folder.load(location.BUNDLED)
+    model = folder.load("assets/moths-64")
     bundled = Denoiser(model.unet, model.scheduler, objective("epsilon"))
     yield "bundled, 3.5 M", bundled, 64
     yield "bundled, 3.5 M", bundled, 256

@@ -14,7 +14,7 @@ import torch
 from patch_distance import distance
 
 from chrysalis.diffusion import seeds
-from chrysalis.models import folder, location
+from chrysalis.models import folder
 from chrysalis.sampling import schedulers
 from chrysalis.sampling.guidance.model_pairs import denoiser_of
 from chrysalis.sampling.loop import sample
@@ -25,7 +25,7 @@ RANDOM = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")  # stochastic:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", default=location.BUNDLED)
+    parser.add_argument("--pretrained", default="assets/moths-64")
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40, 80])
     arguments = parser.parse_args()

@@ -19,6 +19,7 @@ from chrysalis.data.sources.drawn import drawn_data
 from chrysalis.data.store import open_set
 from chrysalis.data.synthetic.source import DrawnSource
 from chrysalis.diffusion import seeds
+from chrysalis.models import scratch
 from chrysalis.training.logger import RunLogger
 from chrysalis.training.module import TrainingModule
 
@@ -337,3 +338,16 @@ def test_every_source_and_size_trains(tiny_run, image_folder):
         16,
         24,
     ]
+
+
+def test_without_an_image_size_a_run_has_that_of_its_model(run, model_folder, tmp_path, capfd):
+    unet = json.loads((model_folder / "unet" / "config.json").read_text())
+    assert unet["sample_size"] == 16
+    assert run("train", f"model.pretrained={model_folder}", *TINY_RUN, *DATA, "name=a") == 0
+    assert "16 x 16 px" in capfd.readouterr().err
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "runs" / "a" / "pipeline")
+    assert pipeline.unet.config.sample_size == 16
+    assert scratch.build(block_out_channels=(8, 16)).size() == (64, 64)
+    (model_folder / "unet" / "config.json").write_text(json.dumps({**unet, "sample_size": None}))
+    assert run("train", f"model.pretrained={model_folder}", *TINY_RUN, *DATA, "name=b") == 2
+    assert "give data.image_size=PIXELS" in capfd.readouterr().err

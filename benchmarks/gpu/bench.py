@@ -16,7 +16,6 @@ from PIL import Image
 from benchmarks.gpu.parts import Part
 from benchmarks.memory import CELEBAHQ
 from chrysalis.models import scratch
-from chrysalis.models.location import BUNDLED
 from chrysalis.models.model import Model
 from chrysalis.system import memory
 from chrysalis.system.files import REPOSITORY
@@ -148,7 +147,7 @@ class Bench:
 
     @property
     def small_folder(self) -> str:
-        return str(REPOSITORY / BUNDLED) if self.on_gpu else self.tiny_folder
+        return str(REPOSITORY / "assets/moths-64") if self.on_gpu else self.tiny_folder
 
     def _saved(self, name: str, unet: UNet2DModel) -> str:
         DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(self.scratch / name)

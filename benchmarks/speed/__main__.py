@@ -21,7 +21,7 @@ from benchmarks.speed import default_images, in_process, report, sampling, train
 from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench
 from chrysalis.data.store import cache_folder
-from chrysalis.models.location import BUNDLED, locate
+from chrysalis.models.location import locate
 from chrysalis.system import hardware
 from chrysalis.system.files import REPOSITORY
 from chrysalis.system.terminal import console, say
@@ -59,7 +59,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"some rows, separated by commas: {', '.join(ROWS)}")
     parser.add_argument("--data", help="a folder of images (default: $CHRYSALIS_PHOTOGRAPHS, else drawn butterflies)")
-    parser.add_argument("--model", default=BUNDLED, help="the diffusers folder that all sides start from")
+    parser.add_argument("--model", default="assets/moths-64", help="the diffusers folder that all sides start from")
     parser.add_argument("--eps-model", help="validation rows: a diffusers folder whose model predicts noise")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--quick", action="store_true", help="a few steps per run: to try the program, not to measure")

@@ -13,7 +13,6 @@ from benchmarks.speed.report import Row
 from benchmarks.speed.sides import Bench, Ours, SideFailed
 from chrysalis.data.sources.folder import folder_data
 from chrysalis.models.folder import load
-from chrysalis.models.location import BUNDLED
 
 TRAIN = Row("train", "training at 64 px", "images/s", 1.5, True, [20.0, 18.0, 22.0], [40.0, 50.0, 45.0])
 TRAIN.script, TRAIN.script_target, TRAIN.notes = [40.0, 36.0, 38.0], 1.0, {"ours": "bf16"}
@@ -150,7 +149,7 @@ def test_repetitions_stay_within_their_time(tmp_path, monkeypatch):
 
 def test_the_bundled_models_1000_step_samples_are_in_the_repository(tmp_path):
     """Otherwise every machine would generate them for minutes."""
-    bench = Bench("cpu", BUNDLED, "images", tmp_path, tmp_path / "cache")
+    bench = Bench("cpu", "assets/moths-64", "images", tmp_path, tmp_path / "cache")
     sampler = sampling.Sampler(bench.model, bench.device, "32-true")
     assert sampling.limit_file(bench, sampler, sampling.N, sampling.LIMIT_STEPS).is_file()
     limit = sampling.limit(bench)

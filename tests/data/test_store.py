@@ -128,10 +128,15 @@ def test_a_file_that_is_replaced_while_a_set_is_decoded_is_decoded_again_at_the_
     assert (after.images[-1] == undisturbed[0]).all()
 
 
-def unguarded(tmp_path, script: str) -> list[str]:
+def unguarded(tmp_path, script: str, threads: str = "1") -> list[str]:
     """What a script prints that has no `if __name__ == "__main__":`."""
     (tmp_path / "script.py").write_text(f"print('begins', flush=True)\n{script}")
-    env = {**os.environ, "PYTHONPATH": str(SOURCE), "CHRYSALIS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(SOURCE),
+        "CHRYSALIS_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": threads,
+    }
     done = subprocess.run(
         [sys.executable, "script.py"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
     )
@@ -140,13 +145,15 @@ def unguarded(tmp_path, script: str) -> list[str]:
 
 def test_a_script_without_a_guard_starts_processes(tmp_path):
     script = (
-        "import math\n"
+        "import math, os\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from chrysalis.data.decoding import FreshContext\n"
         "with ProcessPoolExecutor(1, mp_context=FreshContext()) as pool:\n"
         "    print(list(pool.map(math.sqrt, [4.0, 9.0])) == [2, 3], __name__)\n"
+        "    print(os.environ['OMP_NUM_THREADS'], *pool.map(os.getenv, ['OMP_NUM_THREADS']))\n"
     )
-    assert unguarded(tmp_path, script) == ["begins", "True", "__main__"]
+    here, in_worker = "4", "1"  # threads of NumPy
+    assert unguarded(tmp_path, script, threads=here) == ["begins", "True", "__main__", here, in_worker]
 
 
 @pytest.mark.proof  # three processes import torch

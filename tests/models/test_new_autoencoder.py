@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from conftest import TINY_RUN
 from diffusers import AutoencoderKL, LDMPipeline
+from safetensors.torch import load_file
 
 from chrysalis.data.pixels import to_signed
+from chrysalis.models import new_autoencoder
+from chrysalis.models.layout import WEIGHTS
 from chrysalis.models.new_autoencoder import NewLatentUNet
 from chrysalis.training.muon import Muon
 
@@ -26,7 +29,7 @@ def stripes(n: int) -> np.ndarray:
 
 
 def test_a_run_trains_it_once(run, tmp_path, capfd):
-    assert run("train", *SMALL, *TINY_RUN, "objective=v", "name=a") == 0
+    assert run("train", *SMALL, *TINY_RUN, "objective=v", "export.half=true", "name=a") == 0
     at = tmp_path / "runs" / "a"
     assert capfd.readouterr().err.count("the autoencoder reconstructs its training images") == 1
     kept = {file.name: file.stat().st_mtime_ns for file in (at / "autoencoder").iterdir()}
@@ -35,7 +38,10 @@ def test_a_run_trains_it_once(run, tmp_path, capfd):
     assert "the autoencoder reconstructs" not in capfd.readouterr().err
     trained = AutoencoderKL.from_pretrained(at / "autoencoder").state_dict()
     exported = LDMPipeline.from_pretrained(at / "pipeline")
-    assert all(torch.equal(weight, trained[name]) for name, weight in exported.vqvae.state_dict().items())
+    assert load_file(at / "pipeline" / "vqvae" / WEIGHTS)["quant_conv.weight"].dtype == torch.float16
+    assert all(
+        torch.equal(weight, trained[name].half().float()) for name, weight in exported.vqvae.state_dict().items()
+    )
     assert exported.scheduler.config.prediction_type == "v_prediction"
     assert run("sample", "model.pretrained=runs/a", "n=2", "steps=2") == 0
 
@@ -59,6 +65,30 @@ def test_it_learns_to_reconstruct(tmp_path):
     assert abs(family.encode(torch.from_numpy(images)).std().item() - 1) < 0.05
     again = NewLatentUNet(str(tmp_path / "autoencoder"), MUON, block_out_channels=(8, 16), steps=100)
     assert torch.equal(again.encode(torch.from_numpy(images)), family.encode(torch.from_numpy(images)))
+
+
+def test_crops_become_whole_images():
+    """Pixels per step stay about equal; whole images are the set's own, every second one mirrored."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 3, 128, 96), np.uint8)
+    assert new_autoencoder._crops(images, new_autoencoder.CROP, rng).shape == (16, 3, 64, 64)
+    whole = new_autoencoder._crops(images, new_autoencoder.LARGEST, rng)
+    assert whole.shape == (5, 3, 128, 96)
+    for k, image in enumerate(whole):
+        assert ((image[..., ::-1] if k % 2 else image) == images).all(axis=(1, 2, 3)).any()
+    assert new_autoencoder._crops(images.repeat(8, 2).repeat(8, 3), 512, rng).shape == (1, 3, 512, 512)
+
+
+def test_recolored_images_keep_their_shapes():
+    """Grey stays grey, and where two pixels are equal they stay equal."""
+    grey = torch.linspace(-0.5, 0.5, 16).expand(8, 3, 16)[..., None].repeat(1, 1, 1, 16)
+    changed = new_autoencoder._recolored(grey)
+    assert torch.allclose(changed, changed.mean(1, keepdim=True).expand_as(grey), atol=1e-6)
+    assert (changed.abs() <= 1).all()
+    assert torch.equal(changed, changed[..., :1].expand_as(changed))
+    assert not torch.allclose(changed, grey, atol=0.1)
+    x = torch.rand(8, 3, 4, 4) - 0.5
+    assert new_autoencoder._recolored(x).sub(x).abs().flatten(1).amax(1).min() > 0
 
 
 def test_bad_channels_are_refused(run, capfd):

@@ -15,7 +15,7 @@ from tiny_models import LAYOUTS, attached_conditioner, example_conditions, noisy
 from chrysalis.conditions.conditioner import FrozenEncoder
 from chrysalis.denoiser import Denoiser
 from chrysalis.diffusion.objective import objective
-from chrysalis.models import folder, location, scratch
+from chrysalis.models import folder, scratch
 from chrysalis.system import hardware, memory
 from chrysalis.system.hardware import normalize_in_input_dtype
 from chrysalis.training import memory_estimate
@@ -219,7 +219,7 @@ def real_peak(denoiser, n, size, precision) -> int:
 @pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=NEEDS_BF16)], ids=["fp32", "bf16"])
 def test_the_count_is_the_peak_of_a_real_step(precision, checkpointing):
     """Within 15 %: kernels need memory of their own, almost a tenth of the whole where little else is kept."""
-    model = folder.load(location.BUNDLED, gradient_checkpointing=checkpointing)
+    model = folder.load("assets/moths-64", gradient_checkpointing=checkpointing)
     denoiser = Denoiser(model.unet, model.scheduler, objective("epsilon")).train()
     counted = memory_estimate.need(denoiser, (64, 64), 2, precision, device_type="cpu").activations
     assert counted == pytest.approx(real_peak(denoiser, 2, 64, precision), rel=0.15)

@@ -1,7 +1,7 @@
 """The LightningDataModule: source -> decoded set -> batches."""
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class ImageDataModule(LightningDataModule):
     """Training batches in a reproducible order, and the validation images that callbacks evaluate on.
 
     Args:
-        image_size: pixels, or (height, width).
+        image_size: pixels, or (height, width); None: `size` is set later, to the model's own.
         batch_size: images per device and micro-batch; "auto": as many of effective_batch as fit in memory, see
             training/batch_size.py.
         effective_batch: with batch_size="auto", images per optimizer step.
@@ -44,7 +44,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        image_size: Pixels | tuple[Pixels, Pixels] = 64,
+        image_size: Pixels | tuple[Pixels, Pixels] | None = None,
         batch_size: Positive | Literal["auto"] = 4,
         effective_batch: Positive = 8,
         num_workers: Workers = 0,
@@ -55,7 +55,8 @@ class ImageDataModule(LightningDataModule):
         on_device: bool | None = None,
     ):
         super().__init__()
-        self.source, self.size, self.resize = source, height_and_width(image_size), resize
+        self.source, self.resize = source, resize
+        self.size: Any = None if image_size is None else height_and_width(image_size)
         self.batch_size, self.effective_batch = batch_size, effective_batch
         self.num_workers, self.flip = num_workers, flip
         self.val_fraction, self.seed, self.on_device = val_fraction, seed, on_device

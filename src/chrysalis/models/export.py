@@ -35,14 +35,15 @@ def save(
         folder: an existing one is replaced.
         unet, scheduler: the UNet, with or without a LoRA, and its training scheduler.
         card, strip: the text of README.md, and its image before_after.png, uint8 [3, h, w].
-        half: store the UNet as float16, half the size; diffusers loads it back as float32.
+        half: store the UNet and an autoencoder as float16, half the size; diffusers loads them back as float32.
         merge: merge a LoRA into the UNet's weights; else it goes into lora/, and the pipeline file loads it.
         family: the model's; by default PixelUNet.
     """
     # safetensors stores contiguous tensors only
     unet.to(memory_format=torch.contiguous_format)  # pyrefly: ignore[missing-argument]  # hidden by a decorator
+    family = family or PixelUNet()
     with written_folder(folder) as partial:
-        (family or PixelUNet()).export(partial, unet, scheduler, conditioner, merge)
+        family.export(partial, unet, scheduler, conditioner, merge)
         for file in partial.rglob("*.json"):
             if file.name in ("config.json", "tokenizer_config.json", "model_index.json"):
                 # diffusers and transformers record where a part was loaded from, a path on this machine
@@ -50,9 +51,10 @@ def save(
                 kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "name_or_path")}
                 write_text(file, json.dumps(kept, indent=2) + "\n")
         if half:
-            weights = partial / "unet" / WEIGHTS
-            halves = {name: weight.half() for name, weight in load_file(weights).items()}
-            save_file(halves, weights, metadata={"format": "pt"})
+            for part in ("unet", *family.other_parts()):
+                weights = partial / part / WEIGHTS
+                halves = {name: weight.half() for name, weight in load_file(weights).items()}
+                save_file(halves, weights, metadata={"format": "pt"})
         write_text(partial / "README.md", card)
         pixels.save_png(strip, partial / "before_after.png")
 

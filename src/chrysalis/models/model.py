@@ -33,10 +33,10 @@ class Model:
         """Write the objective into the scheduler's config, which is exported."""
         self.scheduler.register_to_config(prediction_type=objective.name)
 
-    def size(self) -> tuple[int, int]:
-        """Return the (height, width) in pixels it was trained at; raises UserError if its config does not say."""
+    def size(self, key: str = "image_size") -> tuple[int, int]:
+        """Return the (height, width) in pixels it was trained at; raises UserError with `key` if unknown."""
         if (native := self.family.native_size(self.unet)) is None:
-            raise UserError(f"{self.origin} does not state its image size: give image_size=PIXELS.")
+            raise UserError(f"{self.origin} does not state its image size: give {key}=PIXELS.")
         return native
 
     def fit_to_size(self, size: tuple[int, int], key: str = "data.image_size", use: str = "fine-tuned") -> str | None:

@@ -24,6 +24,7 @@ LOG_VARIANCE = -6.0  # of z, at the start
 SCALES = 3  # resolutions at which the gradients of an image and of its reconstruction are compared
 WARMUP = 50  # steps
 BATCH_SIZE, CROP = 16, 64  # images, and pixels of a side
+WHOLE, LARGEST = 0.25, 512  # fraction of the steps, the last ones, on whole images; pixels of a side at most
 
 
 class NewLatentUNet(LatentUNet):
@@ -34,7 +35,8 @@ class NewLatentUNet(LatentUNet):
         optimizer: parameters -> Optimizer, whose learning rate is the largest one.
         block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
         latent_channels: channels of the latents.
-        steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels.
+        steps: optimizer steps of the autoencoder, each on 16 crops of 64 pixels or as many pixels of whole images.
+        recolor: change the colors of half of the crops, for a model that will be fine-tuned on images of other colors.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class NewLatentUNet(LatentUNet):
         block_out_channels: tuple[Channels, ...] = (16, 32, 64, 96),
         latent_channels: Channels = 8,
         steps: Positive = 2000,
+        recolor: bool = False,
     ):
         if not block_out_channels or any(channels % 8 for channels in block_out_channels):
             channels = list(block_out_channels)
             raise UserError(f"model.autoencoder.block_out_channels={channels} must be one or more multiples of 8.")
-        self.folder, self.steps, self.optimizer = Path(folder), steps, optimizer
+        self.folder, self.steps, self.optimizer, self.recolor = Path(folder), steps, optimizer, recolor
         levels = len(block_out_channels)
         if self.is_trained:  # in a run that is resumed
             return super().__init__(AutoencoderKL.from_pretrained(folder, local_files_only=True))
@@ -72,7 +75,7 @@ class NewLatentUNet(LatentUNet):
         with FileLock(self.folder.with_name(f".{self.folder.name}.lock")):
             if not self.is_trained:
                 new = self.autoencoder.to(device).requires_grad_(True).train()
-                train(new, images, self.steps, self.optimizer)
+                train(new, images, self.steps, self.optimizer, self.recolor)
                 with written_folder(self.folder) as partial:
                     new.save_pretrained(partial)
         super().__init__(AutoencoderKL.from_pretrained(self.folder, local_files_only=True))
@@ -94,8 +97,12 @@ def initialize(autoencoder: Any) -> None:
     autoencoder.quant_conv.bias[c:] = LOG_VARIANCE
 
 
-def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Callable) -> None:
+def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Callable, recolor: bool = False) -> None:
     """Train an autoencoder in place on random crops of uint8 images [N, C, H, W], and set its scaling_factor.
+
+    The last quarter of the steps has whole images: group normalization divides by the deviation of all that it sees,
+    which is larger in whole images than in crops, so that an autoencoder of crops gives whole images 0.9 times their
+    contrast.
 
     The loss is the mean squared error of pixels and, at several resolutions, of their gradients, without which a small
     decoder blurs; and KL_WEIGHT times the divergence of z. The learning rate rises in WARMUP steps to the optimizer's
@@ -108,7 +115,10 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Call
         torch.manual_seed(0)
         for step in range(steps):
             # 1. The loss of reconstructions from a sample of z
-            x = to_signed(torch.from_numpy(_crops(images, rng)).to(device))
+            side = CROP if step < (1 - WHOLE) * steps else LARGEST
+            x = to_signed(torch.from_numpy(_crops(images, side, rng)).to(device))
+            if recolor:
+                x[::2] = _recolored(x[::2])
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 posterior = autoencoder.encode(x).latent_dist
                 error = autoencoder.decode(posterior.sample()).sample.float() - x
@@ -127,13 +137,29 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Call
     _set_scale(autoencoder, images[:64])
 
 
-def _crops(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random crops of random images, uint8 [B, C, h, w], of which every second one is mirrored."""
-    height, width = (min(CROP, side) for side in images.shape[2:])
+def _crops(images: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Random crops of random images, uint8 [B, C, h, w], of which every second one is mirrored.
+
+    B is 16 for crops of 64 px; larger ones are fewer, with as many pixels in all. side: that of crops, at most.
+    """
+    height, width = (min(side, whole) for whole in images.shape[2:])
+    n = min(BATCH_SIZE, max(1, BATCH_SIZE * CROP**2 // (height * width)))
     ranges = (len(images), images.shape[2] - height + 1, images.shape[3] - width + 1)
-    places = zip(*(rng.integers(n, size=BATCH_SIZE) for n in ranges), strict=True)
+    places = zip(*(rng.integers(high, size=n) for high in ranges), strict=True)
     crops = [images[i, :, y : y + height, x : x + width] for i, y, x in places]
     return np.stack([crop[..., ::-1] if k % 2 else crop for k, crop in enumerate(crops)])
+
+
+def _recolored(x: torch.Tensor) -> torch.Tensor:
+    """Permute the channels of images in [-1, 1] and change their saturation, contrast and brightness at random."""
+    order = torch.rand(len(x), x.shape[1], device=x.device).argsort(1)
+    x = torch.take_along_dim(x, order[:, :, None, None], 1)
+    saturation, contrast, offset = (
+        low + (high - low) * torch.rand(len(x), 1, 1, 1, device=x.device)
+        for low, high in ((0.5, 2.5), (0.7, 1.4), (-0.2, 0.2))
+    )
+    grey = x.mean(1, keepdim=True)
+    return (contrast * (grey + saturation * (x - grey)) + offset).clamp(-1, 1)
 
 
 @torch.no_grad()

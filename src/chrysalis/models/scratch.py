@@ -13,7 +13,7 @@ from chrysalis.system.ranges import Channels, From1To64, NotNegative, Pixels, Tr
 
 
 def build(
-    image_size: Pixels | tuple[Pixels, Pixels],
+    image_size: Pixels | tuple[Pixels, Pixels] | None = None,
     block_out_channels: tuple[Channels, ...] = (32, 64, 96, 128),
     layers_per_block: From1To64 = 1,
     attention_levels: tuple[NotNegative, ...] = (),
@@ -25,7 +25,7 @@ def build(
     """Build a new UNet2DModel and its training scheduler.
 
     Args:
-        image_size: pixels of a side, or (height, width).
+        image_size: pixels of a side, or (height, width); None: 64.
         block_out_channels: channels of each resolution level, multiples of 8.
         layers_per_block: ResNet layers of each level.
         attention_levels: the levels, 0 for the full resolution, whose blocks have self-attention.
@@ -51,7 +51,7 @@ def build(
         attention_head_dim=None,  # one head: on a CPU the backward pass of 8-channel heads takes a third of a step
         norm_num_groups=next(g for g in (32, 16, 8) if all(c % g == 0 for c in block_out_channels)),
     )
-    family.fit(unet, height_and_width(image_size), "data.image_size")
+    family.fit(unet, height_and_width(image_size or 64), "data.image_size")
     # clip_sample clips x_0 to [-1, 1], the range of pixels
     scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule, clip_sample=family.factor == 1)
     if gradient_checkpointing:
