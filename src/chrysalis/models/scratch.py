@@ -3,7 +3,7 @@
 from typing import Literal
 
 from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, betas_for_alpha_bar
 
 from chrysalis.data.transforms import height_and_width
 from chrysalis.models.model import Model
@@ -30,7 +30,7 @@ def build(
         layers_per_block: ResNet layers of each level.
         attention_levels: the levels, 0 for the full resolution, whose blocks have self-attention.
         num_train_timesteps: number of timesteps T.
-        beta_schedule: noise schedule, one of DDPMScheduler's.
+        beta_schedule: noise schedule, one of DDPMScheduler's; squaredcos_cap_v2 with a smaller largest beta.
         gradient_checkpointing: in training keep only the inputs of each layer, and recompute the rest.
         autoencoder: a LatentUNet, for a UNet on the latents of its autoencoder; None for RGB pixels.
     """
@@ -53,7 +53,20 @@ def build(
     )
     family.fit(unet, height_and_width(image_size or 64), "data.image_size")
     # clip_sample clips x_0 to [-1, 1], the range of pixels
-    scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule, clip_sample=family.factor == 1)
+    scheduler = DDPMScheduler(
+        num_train_timesteps,
+        beta_schedule=beta_schedule,
+        trained_betas=_cosine_betas(num_train_timesteps) if beta_schedule == "squaredcos_cap_v2" else None,
+        clip_sample=family.factor == 1,
+    )
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return Model(unet, scheduler, None, family=family)
+
+
+def _cosine_betas(num_train_timesteps: int) -> list[float]:
+    """The cosine schedule (Nichol and Dhariwal 2021) up to sigma / alpha = 140, where diffusers' ends at 20,000.
+
+    Karras spacing of sampling steps between 20,000 and 0 would spend two thirds of them where x_t is noise alone.
+    """
+    return betas_for_alpha_bar(num_train_timesteps, max_beta=min(0.999, 150 / num_train_timesteps)).tolist()
