@@ -23,7 +23,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c requirements.lock
 	@touch $(READY)
 
-train: setup  ## fine-tune the bundled moth model on synthetic butterflies (minutes on two cores)
+train: setup  ## fine-tune the bundled insect model on synthetic butterflies (minutes on two cores)
 	@$(BIN)/python train.py
 
 test: setup  ## run the tests

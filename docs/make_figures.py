@@ -25,7 +25,7 @@ from chrysalis.sampling.schedulers import SCHEDULERS
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("samples/readme")
-MOTHS = "model.pretrained=assets/moths-64"
+MOTHS, SIZE = "model.pretrained=assets/moths-64", 64
 
 
 def sample(out: str, *overrides: str, n: int = 8) -> Path:
@@ -35,13 +35,33 @@ def sample(out: str, *overrides: str, n: int = 8) -> Path:
     return HERE.parent / OUT / out
 
 
+MODELS = {"moths": [MOTHS, "seed=100"], "butterflies": ["model.pretrained=runs/first", "seed=100"]}
+
+
 def images(folder: Path) -> torch.Tensor:
     return torch.stack([read(path) for path in sorted(folder.glob("seed_*.png"))])
 
 
+def save(image: Image.Image, name: str) -> None:
+    """Write docs/figures/name.webp, a quarter of the size of a PNG."""
+    image.save(HERE / "figures" / f"{name}.webp", quality=88, method=6)
+
+
 def table(rows: dict[str, torch.Tensor], name: str) -> None:
-    """Write docs/figures/name.png: a row of images, uint8 [B, 3, H, W], beside each label."""
-    grids.table(list(rows.items())).save(HERE / "figures" / f"{name}.png", optimize=True)
+    """Write a figure of rows of images, uint8 [B, 3, H, W], each beside its label."""
+    save(grids.table(list(rows.items())), name)
+
+
+def grid_of(folder: Path, name: str) -> None:
+    """Write a figure of the grid that sample.py made."""
+    save(Image.open(folder / "grid.png").convert("RGB"), name)
+
+
+def samples() -> None:
+    """The bundled model, and runs/first beside it."""
+    pixels_of = {name: images(sample(f"samples/{name}", *how, n=16)) for name, how in MODELS.items()}
+    for name, shown in pixels_of.items():
+        save(pixels.as_image(pixels.grid(shown, columns=8)), name)
 
 
 def schedulers() -> None:
@@ -70,8 +90,8 @@ def symmetry() -> None:
 def shape() -> None:
     mask, reference = HERE.parent / OUT / "mask.png", HERE.parent / OUT / "reference.png"
     mask.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("moths", 7, size=64).mask.squeeze()).save(mask)
-    Image.fromarray(draw("flowers", 12, size=64).image).save(reference)
+    Image.fromarray(draw("moths", 7, size=SIZE).mask.squeeze()).save(mask)
+    Image.fromarray(draw("flowers", 12, size=SIZE).image).save(reference)
     rows = {"unguided": images(sample("shape/0", MOTHS, "seed=100"))}
     how = {
         "silhouette": [f"guidance.silhouette.mask={mask}"],
@@ -80,7 +100,7 @@ def shape() -> None:
     }
     for name, more in how.items():
         rows[name] = images(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
-    blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    blank = torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)
     targets = {"silhouette": read(mask), "reference": read(reference)}
     rows = {name: torch.cat([targets.get(name, blank)[None], row]) for name, row in rows.items()}
     table(rows, "shape")
@@ -89,14 +109,14 @@ def shape() -> None:
 def trajectory() -> None:
     how = ["trajectory=true", "seed=100", "animation.formats=[webp]", "animation.frames=24"]
     folder = sample("trajectory", MOTHS, *how, n=3)
-    for name in ("trajectory.png", "trajectory.webp"):
-        (HERE / "figures" / name).write_bytes((folder / name).read_bytes())
+    save(Image.open(folder / "trajectory.png").convert("RGB"), "trajectory_steps")
+    (HERE / "figures" / "trajectory.webp").write_bytes((folder / "trajectory.webp").read_bytes())
 
 
 def img2img() -> None:
     image = HERE.parent / OUT / "butterfly.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("butterflies", 11, size=64).image).save(image)
+    Image.fromarray(draw("butterflies", 11, size=SIZE).image).save(image)
     rows = {}
     for strength in (0.3, 0.5, 0.7):
         how = ["task=img2img", f"task.image={image}", f"task.strength={strength}"]
@@ -108,29 +128,29 @@ def img2img() -> None:
 def inpaint() -> None:
     image, mask = HERE.parent / OUT / "moth.png", HERE.parent / OUT / "half.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("moths", 21, size=64).image).save(image)
-    half = Image.new("L", (64, 64), 0)
-    half.paste(255, (32, 0, 64, 64))
+    Image.fromarray(draw("moths", 21, size=SIZE).image).save(image)
+    half = Image.new("L", (SIZE, SIZE), 0)
+    half.paste(255, (SIZE // 2, 0, SIZE, SIZE))
     half.save(mask)
     rows = {}
     for times in (1, 4):
         how = ["task=inpaint", f"task.image={image}", f"task.mask={mask}", f"task.resamplings={times}", "seed=3"]
         samples = images(sample(f"inpaint/{times}", MOTHS, *how, n=6))
         holed = read(image)
-        holed[:, :, 32:] = 235
+        holed[:, :, SIZE // 2 :] = 235
         rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], samples])
     table(rows, "inpaint")
 
 
 def morph() -> None:
     folder = sample("morph", MOTHS, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
-    for name in ("morph.png", "morph.gif"):
-        (HERE / "figures" / name).write_bytes((folder / name).read_bytes())
+    save(Image.open(folder / "morph.png").convert("RGB"), "morph")
+    (HERE / "figures" / "morph.gif").write_bytes((folder / "morph.gif").read_bytes())
 
 
 def blend() -> None:
     folder = sample("blend", "model.pretrained=runs/first", "task=blend", "seed=100", n=4)
-    (HERE / "figures" / "blend.png").write_bytes((folder / "grid.png").read_bytes())
+    grid_of(folder, "blend")
 
 
 def pairs() -> None:
@@ -143,12 +163,12 @@ def pairs() -> None:
 
 
 def conditioned(name: str, *condition: str, scale: float | None = None) -> None:
-    """Write docs/figures/name.png: the grid that sample.py makes of the samples of runs/name."""
+    """Write the figure of the grid that sample.py makes of the samples of runs/name."""
     guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
     folder = sample(
         f"conditions/{name}", f"model.pretrained=runs/{name}", "scheduler=dpmpp_2m", "steps=20", *condition, *guided
     )
-    (HERE / "figures" / f"{name}.png").write_bytes((folder / "grid.png").read_bytes())
+    grid_of(folder, name)
 
 
 CAPTIONS = (
@@ -175,7 +195,7 @@ SPECIES = ("danaus_plexippus", "heliconius_charitonius", "nymphalis_antiopa", "p
 
 
 def photographs_conditioned() -> None:
-    """Write docs/figures/photographs_conditioned.png: samples of the three conditional models of photographs."""
+    """Write the figure of samples of the three conditional models of photographs."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
         "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
@@ -199,15 +219,15 @@ def photographs_conditioned() -> None:
 
 
 def latent() -> None:
-    """Write docs/figures/latent.png: samples of a latent model at 256 px."""
+    """Write the figure of samples of a latent model at 256 px."""
     samples = images(
         sample("latent", "model.pretrained=runs/latent", "seed=5000", "scheduler=dpmpp_2m", "steps=20", n=8)
     )
-    pixels.save_png(pixels.grid(samples, columns=4), HERE / "figures" / "latent.png")
+    save(pixels.as_image(pixels.grid(samples, columns=4)), "latent")
 
 
 if __name__ == "__main__":
-    figures = [schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
+    figures = [samples, schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
     figures += [label, mask, text, photographs_conditioned, latent]
     for make in figures:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:

@@ -165,7 +165,7 @@ def test_training_images_are_below_the_samples(tiny_run):
 def test_the_training_loss_has_the_scale_of_the_validation_loss(tiny_run):
     """The first step's loss, before any weight has changed, is the same whatever the objective weights."""
     plain = tiny_run("a", "export.report=true", "callbacks.checkpoint.keep=all")
-    weighted = tiny_run("weighted", "weighting.snr_gamma=0.01", "trainer.max_steps=1")
+    weighted = tiny_run("weighted", "weighting=min_snr", "weighting.snr_gamma=0.01", "trainer.max_steps=1")
     first = [json.loads((run / "history.json").read_text())["training"][0] for run in (plain, weighted)]
     assert first[1] == pytest.approx(first[0])
     assert results(weighted)["final_train_loss"] == first[1][1] > 0.8
@@ -259,7 +259,7 @@ def test_before_and_after_shows_the_exported_weights_after_a_resume(tiny_run, ru
 
 @pytest.mark.parametrize(
     "change",
-    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "weighting.snr_gamma=5", "data=moths", "x.y=1"],
+    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "noise_offset=0.1", "data=moths", "x.y=1"],
 )
 def test_what_would_change_the_past_is_refused(tiny_run, run, capfd, change):
     part = tiny_run("part", "trainer.max_steps=2")
@@ -303,7 +303,7 @@ def test_a_frozen_seed_gives_the_same_run_whatever_the_workers(tiny_run):
 def test_config_yaml_is_enough_to_run_it_again(tiny_run, tmp_path):
     from omegaconf import OmegaConf
 
-    first = tiny_run("a", "optimizer.lr=1e-3", "objective=v", "weighting.snr_gamma=5")
+    first = tiny_run("a", "optimizer.lr=1e-3", "objective=v", "weighting=min_snr")
     cfg = OmegaConf.load(first / "config.yaml")
     assert (cfg.optimizer.lr, cfg.objective.prediction, cfg.weighting.snr_gamma) == (1e-3, "v", 5)
     assert "${" not in (first / "config.yaml").read_text()
@@ -328,7 +328,7 @@ def test_the_schedule_counts_optimizer_steps(tiny_run):
     events.Reload()
     rates = [e.value for e in events.Scalars("train/lr")]
     closed = [s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4)) for s in range(6)]
-    assert rates == pytest.approx([5e-4 * c for c in closed], rel=1e-5)
+    assert rates == pytest.approx([1e-3 * c for c in closed], rel=1e-5)
 
 
 def test_every_source_and_size_trains(tiny_run, image_folder):

@@ -16,6 +16,8 @@ from chrysalis.system.terminal import say
 NEVER = 1_000_000  # steps
 # The least evaluation and sampling: the clock excludes them, but the process takes longer with them.
 QUIET = (
+    "weighting=min_snr",
+    "optimizer.lr=5e-4",
     f"callbacks.validation.every_n_train_steps={NEVER}",
     "callbacks.validation.n_images=2",
     "callbacks.validation.timesteps=2",

@@ -36,8 +36,8 @@ TRAIN = {
     "batch larger than the set": ([*SMALL, "data.batch_size=500"], ["data.batch_size=500", "23 images"]),
     "batch of none": ([*SMALL, "data.batch_size=0"], ["data.batch_size=0"]),
     "no model folder": (["model.pretrained=empty"], ["model.pretrained=empty", "config.json"]),
-    "neither folder nor hub id": (["model.pretrained=somewhere"], ["model.pretrained=somewhere", "assets/moths-64"]),
-    "hub without network": (["model.pretrained=google/ddpm-celebahq-256"], ["no network", "assets/moths-64"]),
+    "neither folder nor hub id": (["model.pretrained=somewhere"], ["model.pretrained=somewhere", "assets/insects-128"]),
+    "hub without network": (["model.pretrained=google/ddpm-celebahq-256"], ["no network", "assets/insects-128"]),
     "dataset without network": (["data=hub", "data.path=some/thing"], ["data.path=some/thing", "no network"]),
     "misspelt scheduler": (
         [*SMALL, "callbacks.samples.scheduler=ddmi"],

@@ -96,7 +96,7 @@ def test_a_package_is_found_in_the_working_folder(run, composed, tmp_path):
     values.require(cfg)
     optimizer = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(optimizer, torch.optim.SGD)
-    assert optimizer.param_groups[0]["lr"] == 5e-4
+    assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 CALLBACK = "from lightning import Callback\n\n\nclass Mine(Callback):\n"

@@ -33,15 +33,15 @@ def again(tmp_path):
 
 
 def test_every_step_keeps_its_images(again):
-    for devices, batch_size in ((2, 4), (2, 4), (4, 2), (1, 8), (1, 8)):
+    for devices, batch_size in ((2, 8), (2, 8), (4, 4), (1, 16), (1, 16)):
         cfg = again(f"trainer.devices={devices}")
         assert (cfg.data.batch_size, cfg.trainer.devices) == (batch_size, devices)
 
 
 def test_another_batch_size_is_still_refused(again):
     again("trainer.devices=2")
-    with pytest.raises(UserError, match=r"data\.batch_size=16 was 4"):
-        again("trainer.devices=2", "data.batch_size=16")
+    with pytest.raises(UserError, match=r"data\.batch_size=32 was 8"):
+        again("trainer.devices=2", "data.batch_size=32")
 
 
 def test_a_moved_run_writes_where_it_is_now(again, tmp_path):

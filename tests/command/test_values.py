@@ -12,7 +12,7 @@ from chrysalis.system import hardware
 from chrysalis.system.errors import UserError
 
 TRAIN = {
-    "optimizer.lr=x": "optimizer.lr=x must be a number above 0 and at most 1000; the default is 0.0005.",
+    "optimizer.lr=x": "optimizer.lr=x must be a number above 0 and at most 1000; the default is 0.001.",
     "optimizer.lr=nan": "optimizer.lr=nan must be a number",
     "optimizer.lr=true": "optimizer.lr=true must be a number",
     "optimizer.lr=null": "optimizer.lr=null must be a number",
@@ -103,14 +103,14 @@ RANGES = {
         "model.gradient_checkpointing=often",
         "model=scratch model.layers_per_block=0",
         "model=scratch model.num_train_timesteps=1",
-        "weighting.snr_gamma=0",
+        "weighting=min_snr weighting.snr_gamma=0",
         "noise_offset=-1",
         "noise_offset=101",
         "condition.lr_multiplier=1000001",
         "condition=text condition.text.heads=1025",
         "adapter=lora adapter.alpha=3000000000",
         "adapter=lora adapter.alpha=.inf",
-        "weighting.snr_gamma=3000000000",
+        "weighting=min_snr weighting.snr_gamma=3000000000",
         "trainer.num_nodes=10001",
         "features.size=2049",
         "callbacks.samples.steps=100001",

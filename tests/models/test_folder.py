@@ -116,7 +116,7 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
 
 
 def test_no_network_names_the_offline_default():
-    with pytest.raises(UserError, match=r"no network.*assets/moths-64"):
+    with pytest.raises(UserError, match=r"no network.*assets/insects-128"):
         folder.load("google/ddpm-celebahq-256")
 
 

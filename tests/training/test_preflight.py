@@ -150,16 +150,17 @@ def test_losses_are_those_of_diffusers_and_of_the_target_alone(plan, prediction)
 
 
 def measured_as(loss, nothing) -> base_loss.BaseLoss:
-    return base_loss.BaseLoss([250, 750], torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
+    timesteps = [1000 * i // len(loss) for i in range(len(loss))]
+    return base_loss.BaseLoss(timesteps, torch.tensor(loss), torch.tensor(nothing), 0.1, 1)
 
 
 def test_a_base_model_is_doubted_where_it_is_no_better_than_zeros():
     assert measured_as([0.1, 0.05], [1.0, 1.0]).warning("epsilon") is None
-    assert measured_as([0.2, 0.3], [1.0, 0.25]).warning("v_prediction") is None, "brighter images than in training"
+    assert measured_as([0.2, 0.9], [1.0, 0.25]).warning("v_prediction") is None, "brighter images than in training"
     assert "hardly better" in measured_as([0.95, 0.9], [1.0, 1.0]).warning("epsilon")
     assert "hardly better" in measured_as([float("nan"), 0.1], [1.0, 1.0]).warning("epsilon")
-    assert "timestep 750" in measured_as([0.1, 1.2], [1.0, 1.0]).warning("epsilon")
-    assert "timestep 750" in measured_as([0.1, 0.5], [1.0, 0.25]).warning("sample")
+    assert "timestep 500" in measured_as([0.1, 1.2], [1.0, 1.0]).warning("epsilon")
+    assert "timestep 250" in measured_as([0.1, 1.2, 0.1, 0.1], [1.0] * 4).warning("sample")
 
 
 def test_forward_passes_are_those_of_a_run(plan, run):

@@ -12,7 +12,7 @@ from chrysalis.system import hub
 from chrysalis.system.errors import UserError, require_path
 from chrysalis.system.files import REPOSITORY, shown
 
-BUNDLED = "assets/moths-64"
+BUNDLED = "assets/insects-128"
 EXAMPLE = "google/ddpm-celebahq-256"
 CONVERT = (
     " If you trust it, load it with diffusers (UNet2DModel.from_pretrained(FOLDER, use_safetensors=False)) and let "
