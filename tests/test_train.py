@@ -259,7 +259,7 @@ def test_before_and_after_shows_the_exported_weights_after_a_resume(tiny_run, ru
 
 @pytest.mark.parametrize(
     "change",
-    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "noise_offset=0.1", "data=moths", "x.y=1"],
+    ["data.image_size=32", "data.batch_size=8", "optimizer.lr=[1]", "weighting=min_snr", "data=moths", "x.y=1"],
 )
 def test_what_would_change_the_past_is_refused(tiny_run, run, capfd, change):
     part = tiny_run("part", "trainer.max_steps=2")

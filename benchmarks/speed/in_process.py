@@ -97,7 +97,7 @@ def fit(bench: Bench, steps: int, profiler: SimpleProfiler, bare_steps: BareStep
 
     run_dir = bench.scratch / "runs" / f"fit{len(list((bench.scratch / 'runs').glob('fit*')))}"
     run_dir.mkdir(parents=True)
-    overrides = ["data=folder", "data.resize=stretch", f"data.image_size={bench.image_size}", "data.batch_size=8"]
+    overrides = ["data=folder", "data.resize=stretch", f"data.image_size={bench.image_size}"]
     overrides += ["name=bench", f"trainer.max_steps={steps}", f"trainer.accelerator={bench.device}", *QUIET]
     overrides += ["callbacks.progress.lines=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -33,7 +33,7 @@ def mixed_precision(bench: Bench) -> str:
 
 
 def ours_training(bench: Bench, steps: int, compiled: bool = False) -> dict:
-    return bench.train("data.batch_size=8", f"trainer.max_steps={steps}", f"compile={str(compiled).lower()}").results
+    return bench.train(f"trainer.max_steps={steps}", f"compile={str(compiled).lower()}").results
 
 
 @functools.cache

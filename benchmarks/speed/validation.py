@@ -108,7 +108,6 @@ def ours_run(bench: Bench) -> Ours:
     return bench.ours(
         f"model.pretrained={eps_model(bench)}",
         *QUIET,
-        "data.batch_size=8",
         f"trainer.max_steps={bench.steps(STEPS)}",
         f"optimizer.lr={SCRIPT_LR}",
         f"callbacks.validation.every_n_train_steps={bench.steps(EVERY)}",

@@ -53,12 +53,9 @@ def build(
     )
     family.fit(unet, height_and_width(image_size or 64), "data.image_size")
     # clip_sample clips x_0 to [-1, 1], the range of pixels
-    scheduler = DDPMScheduler(
-        num_train_timesteps,
-        beta_schedule=beta_schedule,
-        trained_betas=_cosine_betas(num_train_timesteps) if beta_schedule == "squaredcos_cap_v2" else None,
-        clip_sample=family.factor == 1,
-    )
+    betas = _cosine_betas(num_train_timesteps) if beta_schedule == "squaredcos_cap_v2" else None
+    noise = {"beta_schedule": beta_schedule, "trained_betas": betas}
+    scheduler = DDPMScheduler(num_train_timesteps, **noise, clip_sample=family.factor == 1)
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return Model(unet, scheduler, None, family=family)
