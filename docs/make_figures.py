@@ -156,8 +156,8 @@ def blend() -> None:
 def pairs() -> None:
     first = ["model.pretrained=runs/first", "seed=100", "scheduler=dpmpp_2m", "steps=20"]
     auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
-    rows = {"unguided": [], "autoguidance 1": auto, "domain 0.25": ["guidance=domain", "guidance.domain.scale=0.25"]}
-    rows["domain 1"] = ["guidance=domain"]
+    rows = {"unguided": [], "domain 1": ["guidance=domain"], "domain 2": ["guidance=domain", "guidance.domain.scale=2"]}
+    rows["autoguidance 1"] = auto
     samples = {name: images(sample(f"pairs/{name.replace(' ', '_')}", *first, *how)) for name, how in rows.items()}
     table(samples, "pairs")
 

@@ -58,6 +58,18 @@ def photos(tmp_path):
     return at
 
 
+def test_random_weights_keep_the_shape_and_the_autoencoder(pretrained):
+    trained = folder.load(str(pretrained))
+    torch.manual_seed(3)
+    model = folder.load(str(pretrained), random=True)
+    assert model.unet.config == trained.unet.config
+    assert model.origin is None
+    assert model.prediction is None  # training chooses what it predicts
+    pairs = list(zip(model.unet.parameters(), trained.unet.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in pairs if a.ndim > 1)
+    assert model.family.fingerprint() == trained.family.fingerprint()
+
+
 def test_training_export_and_samples(run, tmp_path, pretrained, photos, tiny_features, kind, capfd):
     on = [f"model.pretrained={pretrained}", "data=folder", f"data.path={photos}", "data.image_size=16"]
     train_and_resume(run, *on, *tiny_features)

@@ -22,6 +22,7 @@ def load(
     variant: str | None = None,
     revision: str | None = None,
     scheduler: str | None = None,
+    random: bool = False,
 ) -> Model:
     """Load a model, with unet/ and scheduler/ below its folder or both at its root.
 
@@ -35,6 +36,7 @@ def load(
             plain ones, or the only variant there is.
         revision: a branch, tag or commit of a hub id, which may also be written ID@REVISION; None for its main branch.
         scheduler: a folder or hub id with the scheduler that the model was trained with, for a UNet without one.
+        random: give its UNet random weights, for a comparison with training from scratch; an autoencoder keeps its own.
 
     Raises:
         UserError: there is no such model, or no family reads it.
@@ -49,11 +51,19 @@ def load(
         model = families.load(found, selection)
     else:
         raise UserError(f"model.revision={revision} is for a hub id, and {argument} is a folder: leave it out.")
+    if random:
+        model = _with_random_weights(model, argument)
     for module in model.modules():
         align(module)
     if gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
     return replace(model, train=train)
+
+
+def _with_random_weights(model: Model, argument: str) -> Model:
+    if model.conditioner is not None:
+        raise UserError(f"model.random=true needs an unconditional model, and {argument} is conditional: leave it out.")
+    return replace(model, unet=type(model.unet).from_config(model.unet.config), origin=None)
 
 
 def _scheduler_folder(scheduler: str) -> Path:

@@ -55,13 +55,21 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """Approximate U V^T of a matrix U S V^T, [rows, columns], by Newton-Schulz iterations: float32."""
+    """Approximate U V^T of a matrix U S V^T, [rows, columns], by Newton-Schulz iterations: float32.
+
+    Each iteration multiplies X by P = a I + b G + c G^2, where G = X X^T. All P are polynomials of the first G and
+    commute, so G becomes P G P, and the product of all P meets the long side of X once, at the end.
+    """
     if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix
         return orthogonalized(matrix.T).T
     a, b, c = COEFFICIENTS
-    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    x = matrix.float()
     x = x / x.norm().clamp(min=torch.finfo(torch.float32).tiny)
+    gram = x @ x.T
+    factor = product = torch.eye(len(x), device=x.device)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.float()
+        gram = factor @ gram @ factor
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+    return product @ x
