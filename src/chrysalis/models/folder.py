@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from chrysalis.models import families, from_hub
 from chrysalis.models.layout import Selection
@@ -63,7 +64,8 @@ def load(
 def _with_random_weights(model: Model, argument: str) -> Model:
     if model.conditioner is not None:
         raise UserError(f"model.random=true needs an unconditional model, and {argument} is conditional: leave it out.")
-    return replace(model, unet=type(model.unet).from_config(model.unet.config), origin=None)
+    kind: Any = type(model.unet)
+    return replace(model, unet=kind.from_config(model.unet.config), origin=None)
 
 
 def _scheduler_folder(scheduler: str) -> Path:
