@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_RUN
 
-from chrysalis.training.muon import Muon, orthogonalized
+from chrysalis.training.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonalized
 
 LIKE = {"lr": 0.01, "weight_decay": 0.1}
 
@@ -30,6 +30,16 @@ def test_it_nears_the_orthogonal_factor(shape):
     assert (found - found.diag().diag()).abs().max() < 1e-4  # the same singular vectors
     assert found.diag().min() > 0.65
     assert found.diag().max() < 1.25
+
+
+def test_a_matrix_of_low_rank_has_the_factors_of_float64():
+    matrix = gradients(48, 3)[0] @ gradients(3, 400)[0] + 1e-5 * gradients(48, 400)[0]
+    a, b, c = COEFFICIENTS
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalized(matrix).double(), x, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8)])
