@@ -62,14 +62,19 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     """
     if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix
         return orthogonalized(matrix.T).T
-    a, b, c = COEFFICIENTS
     x = matrix.float()
     x = x / x.norm().clamp(min=torch.finfo(torch.float32).tiny)
     gram = x @ x.T
-    factor = product = torch.eye(len(x), device=x.device)
-    for _ in range(ITERATIONS):
+    factor = product = _factor(gram)
+    for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = _factor(gram)
         product = factor @ product
     return product @ x
+
+
+def _factor(gram: torch.Tensor) -> torch.Tensor:
+    a, b, c = COEFFICIENTS
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
