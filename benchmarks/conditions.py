@@ -2,8 +2,8 @@
 
     python benchmarks/conditions.py label=runs/label mask=runs/mask text=runs/text
 
-label: 8 images of each of the ten species; the judge names the species. mask: 80 silhouettes of butterflies that no
-model was trained on; compared with the judge's silhouette of the image (mean IoU). text: 80 captions of such
+label: as many images of each of the ten species; the judge names the species. mask: silhouettes of butterflies that no
+model was trained on; compared with the judge's silhouette of the image (mean IoU). text: captions of such
 butterflies; the judge names the colour and the exact colour word. The judges are trained once and kept in the cache
 folder. At scale 1 there is no guidance.
 """
@@ -25,7 +25,6 @@ from chrysalis.data.synthetic.domains import draw, species_names
 from chrysalis.sampling.grids import read
 
 HERE = Path(__file__).resolve().parent
-CAPTIONS = [draw("butterflies", i, UNSEEN_SEED, 32).caption for i in range(80)]
 
 
 # The colour words of the captions by colour
@@ -75,9 +74,10 @@ def accuracy(judges: Judges, what: str, model: str, scale: float, n: int = 80) -
         _, images = generate(model, scale, "mask=butterflies", f"n={n}")
         expected = torch.stack([drawn_mask("butterflies", seed, tuple(images.shape[-2:])) for seed in range(n)])
         return {"mask: IoU": iou(judges.silhouette(images), expected > 0).mean().item()}
-    listed = ",".join(json.dumps(caption) for caption in CAPTIONS[:n])
+    captions = [draw("butterflies", i, UNSEEN_SEED, 32).caption for i in range(n)]
+    listed = ",".join(json.dumps(caption) for caption in captions)
     names, images = generate(model, scale, f"text=[{listed}]", "n=1")
-    expected = [word_of(CAPTIONS[int(name.split("_")[0].removeprefix("row"))]) for name in names]
+    expected = [word_of(captions[int(name.split("_")[0].removeprefix("row"))]) for name in names]
     named = judges.word(images)
     return {
         "text: colour": agreement(colours(named), colours(expected)),
@@ -89,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="label=FOLDER, mask=FOLDER or text=FOLDER")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--n", type=int, default=80, help="images for each figure")
     arguments = parser.parse_args()
     judges = Judges.trained(cache_folder() / "judges.safetensors")
     own = ", ".join(f"{name} {value:.3f}" for name, value in judges.evaluate(butterflies(300, VALIDATION)).items())
@@ -97,7 +98,7 @@ def main() -> None:
     print("|---" * (1 + len(arguments.scales)) + "|")
     for model in arguments.models:
         what, _, folder = model.partition("=")
-        figures = [accuracy(judges, what, folder, scale) for scale in arguments.scales]
+        figures = [accuracy(judges, what, folder, scale, arguments.n) for scale in arguments.scales]
         for row in figures[0]:
             print(f"| {row} |" + "".join(f" {figure[row]:.3f} |" for figure in figures), flush=True)
 

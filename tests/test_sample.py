@@ -390,7 +390,7 @@ MISTAKES = {
     "compile": (["compile=perhaps"], "compile=perhaps must be true or false"),
     "group": (["task=null"], "choose an option of the group"),
     "one step": (["scheduler=deis", "steps=1"], "no step at all"),
-    "offset": (["+scheduler.steps_offset=5000"], "goes outside the model's 1000 timesteps"),
+    "offset": (["scheduler=ddim", "+scheduler.steps_offset=5000"], "goes outside the model's 1000 timesteps"),
     "solver": (["scheduler=dpmpp_2m", "+scheduler.algorithm_type=foo"], "foo is not implemented"),
     "a key of a leaf": (["guidance=colour", "guidance.colour.foo=1"], "guidance.colour.foo is not a known key"),
     "interval": (["guidance=colour", "guidance.colour.interval=[a,b]"], "guidance.colour.interval"),

@@ -118,7 +118,8 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Call
             side = CROP if step < (1 - WHOLE) * steps else LARGEST
             x = to_signed(torch.from_numpy(_crops(images, side, rng)).to(device))
             if recolor:
-                x[::2] = _recolored(x[::2])
+                half = torch.rand(len(x), device=x.device) < 0.5  # whether mirrored or not
+                x[half] = _recolored(x[half])
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 posterior = autoencoder.encode(x).latent_dist
                 error = autoencoder.decode(posterior.sample()).sample.float() - x
