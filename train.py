@@ -10,7 +10,10 @@ with leaving_silently():
 
 @command("train")
 def train(cfg) -> None:
-    import_libraries()
+    # 1. Start a run, or continue one
+    started = runs.start_time()
+    cfg, run_dir, checkpoint = runs.begin(cfg)
+    import_libraries(cfg.model.get("pretrained"))
     from lightning import seed_everything
 
     from chrysalis.command import recipes
@@ -20,9 +23,6 @@ def train(cfg) -> None:
     from chrysalis.training.module import TrainingModule, build_denoiser
     from chrysalis.training.preflight import check, plan
 
-    # 1. Start a run, or continue one
-    started = runs.start_time()
-    cfg, run_dir, checkpoint = runs.begin(cfg)
     values.require(cfg)
     if checkpoint is not None and (message := runs.nothing_to_do(cfg, run_dir)):
         return terminal.say(message)

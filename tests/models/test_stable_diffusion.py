@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN
+from conftest import REPOSITORY, TINY_RUN
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from model_folders import train_and_resume
 from PIL import Image
@@ -23,7 +25,7 @@ HOW = ["scheduler=ddim", "steps=3", "n=1", "seed=5"]
 
 
 @pytest.fixture(params=["epsilon", "v_prediction"])
-def prediction(request):
+def prediction(request) -> str:
     return request.param
 
 
@@ -128,6 +130,17 @@ def test_full_training(run, tmp_path, pretrained, captioned, tiny_features, capf
     assert all(torch.equal(w, encoder[name]) for name, w in pipeline.text_encoder.state_dict().items())
     assert run("sample", "model.pretrained=runs/a", *HOW, "text=a blue moth", "out=s") == 0
     assert np.abs(sampled(tmp_path, "s") - stock_sample(pipeline, "a blue moth", 1)).max() <= 1
+
+
+@pytest.mark.parametrize("prediction", ["epsilon"], indirect=True)
+def test_in_a_process_of_its_own(tmp_path, pretrained, captioned):
+    """As a user runs it: other tests import diffusers whole before train.py leaves out what it need not have."""
+    lora = ["adapter=lora", "adapter.rank=2", "adapter.merge=false"]
+    words = [f"model.pretrained={pretrained}", *captioned, *lora, *TINY_RUN, "name=a"]
+    done = subprocess.run([sys.executable, str(REPOSITORY / "train.py"), *words], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    at = tmp_path / "runs" / "a" / "pipeline"
+    StableDiffusionPipeline.from_pretrained(at).load_lora_weights(at / "lora")
 
 
 @pytest.mark.parametrize("merge", [True, False])

@@ -5,19 +5,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 
-def import_libraries() -> None:
+def import_libraries(pretrained: str | None = None) -> None:
     """Import Lightning and diffusers, without the optional libraries that they import wherever these are installed.
 
     torchmetrics (for Lightning) imports transformers, scipy and matplotlib, diffusers imports transformers and peft:
-    1.9 of 6.6 CPU seconds of imports. They can be imported as usual afterwards; diffusers then takes transformers and
-    peft for missing, which concerns its text-to-image pipelines and LoRA loaders, and nothing that is used here.
+    1.9 of 6.6 CPU seconds of imports. They can be imported as usual afterwards; but diffusers then takes transformers
+    and peft for missing as long as the process lives, and its text-to-image pipelines cannot be saved.
+
+    Args:
+        pretrained: the model that the process works with. If it may be a text-to-image model, diffusers is imported
+            with all of them.
     """
     with _hidden("transformers", "scipy", "matplotlib"):
         import lightning  # noqa: F401
-    with _hidden("transformers", "peft"):
+    with _hidden(*(() if pretrained and _may_have_text_encoder(pretrained) else ("transformers", "peft"))):
         from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401
+
+
+def _may_have_text_encoder(pretrained: str) -> bool:
+    """Whether a model folder or run has a text_encoder/; True for what is no folder, such as a hub id."""
+    from chrysalis.system.files import REPOSITORY
+
+    folders = [place / pretrained for place in (Path(), Path("runs"), REPOSITORY) if (place / pretrained).is_dir()]
+    return not folders or any((folders[0] / part / "text_encoder").is_dir() for part in ("", "pipeline"))
 
 
 def keep_compiled() -> None:
