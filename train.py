@@ -40,7 +40,8 @@ def train(cfg) -> None:
     nodes = [*([cfg.profiling] if cfg.profile else []), *cfg.callbacks.values()]
     trainer = instantiate(cfg.trainer)(callbacks=[*map(instantiate, nodes)], logger=instantiate(cfg.logger))
     # 4. What depends on the machine: memory layout, micro-batches, how much is measured
-    hardware.tune(denoiser.unet, trainer.strategy.root_device.type, trainer.precision, cfg.channels_last)
+    where = (trainer.strategy.root_device.type, trainer.precision)
+    hardware.tune(denoiser.unet, *where, cfg.channels_last, cfg.trainer.get("benchmark"))
     batch_size.fit_batch(data, module, trainer)
     how = {"resumed": checkpoint is not None, "half": cfg.export.half, "compiled": bool(cfg.compile)}
     run = plan.Plan(model, data, module, trainer, run_dir, note, **how, pinned=runs.chosen(cfg, plan.KEYS.values()))

@@ -89,7 +89,7 @@ def test_training_export_and_samples(run, tmp_path, pretrained, photos, tiny_fea
 
 
 def test_guidance_and_tasks(run, tmp_path, pretrained, photos, capfd):
-    how = [f"model.pretrained={pretrained}", "steps=3", "n=1"]
+    how = [f"model.pretrained={pretrained}", "scheduler=ddim", "steps=3", "n=1"]
     guided = [*how, "guidance=[brightness,symmetry]", "guidance.brightness.scale=20"]
     assert run("sample", *guided, "guidance.symmetry.at=x_t", "out=guided", "trajectory=true") == 0
     assert run("sample", *guided, "guidance.brightness.target=1", "out=bright") == 0
@@ -148,9 +148,9 @@ def test_the_cached_latents(pretrained, kind):
         folder.load(str(pretrained)).family,
         open_set(DrawnSource("butterflies", 8), (3, 16, 16), "crop"),
     )
-    file = encoded(image_set, family, True, torch.device("cpu"))
+    file = encoded(image_set, np.arange(8), family, True, torch.device("cpu"))
     before = file.stat().st_mtime_ns
-    assert encoded(image_set, family, True, torch.device("cpu")).stat().st_mtime_ns == before
+    assert encoded(image_set, np.arange(8), family, True, torch.device("cpu")).stat().st_mtime_ns == before
     dataset = BatchDataset(image_set, True, moments=file)
     rows, keys = np.arange(4), np.array([0, 128, 256 + 128, 512])  # the second and the third are mirrored
     batch = dataset[Rows(rows, keys, np.zeros(4, np.float32), 4)]
@@ -191,3 +191,38 @@ def test_bad_folders(pretrained, kind, run, capfd):
         assert "shifts its latents" in message(shift_factor=0.1)
     (pretrained / "vqvae" / "diffusion_pytorch_model.safetensors").unlink()
     assert "has no weights" in message()
+
+
+def test_a_second_model_has_the_same_latents(run, tmp_path, pretrained, kind, capfd):
+    other = LDMPipeline.from_pretrained(pretrained)
+    other.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        other.vqvae.encoder.conv_out.weight.neg_()
+    other.save_pretrained(tmp_path / "other")
+    how = [f"model.pretrained={pretrained}", "steps=2", "n=1", "guidance=domain"]
+    assert run("sample", *how, f"guidance.domain.base={tmp_path / 'same'}", "out=s") == 0
+    assert run("sample", *how, f"guidance.domain.base={tmp_path / 'other'}", "out=o") == 2
+    assert "has other latents than" in capfd.readouterr().err
+
+
+def test_a_negative_mask_has_the_size_of_the_images(run, tmp_path, pretrained):
+    how = [f"model.pretrained={pretrained}", "condition=mask", "data.n=12", "data.image_size=16"]
+    assert run("train", *how, *TINY_RUN, "name=m") == 0
+    Image.new("L", (16, 16), 255).save(tmp_path / "white.png")
+    Image.new("L", (16, 16), 0).save(tmp_path / "black.png")
+    guided = ["model.pretrained=runs/m", "mask=white.png", "guidance=cfg", "guidance.scale=2", "steps=2", "n=1"]
+    assert run("sample", *guided, "guidance.negative.mask=black.png", "out=black") == 0
+    assert run("sample", *guided, "guidance.negative.mask=white.png", "out=white") == 0
+    assert run("sample", *guided, "guidance.scale=1", "out=plain") == 0
+    images = [
+        np.asarray(Image.open(tmp_path / at / "seed_00000.png")).astype(int) for at in ("black", "white", "plain")
+    ]
+    assert np.abs(images[1] - images[2]).max() <= 1  # away from the condition itself: no difference
+
+
+def test_an_export_that_is_not_square(run, tmp_path, pretrained):
+    how = [f"model.pretrained={pretrained}", "data.n=12", "data.image_size=[16,32]"]
+    assert run("train", *how, *TINY_RUN, "name=wide") == 0
+    at = tmp_path / "runs" / "wide" / "pipeline"
+    pipeline = DiffusionPipeline.from_pretrained(at, custom_pipeline=str(at), trust_remote_code=True)
+    assert pipeline(num_inference_steps=2).images[0].size == (32, 16)

@@ -1,6 +1,8 @@
 """model=latent: an autoencoder is trained before the UNet, once in a run, and exported with it."""
 
+import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -46,6 +48,18 @@ def test_a_run_trains_it_once(run, tmp_path, capfd):
     assert run("sample", "model.pretrained=runs/a", "n=2", "steps=2") == 0
 
 
+def test_it_moves_with_its_run_and_cannot_be_replaced(run, tmp_path, capfd):
+    assert run("train", *SMALL, *TINY_RUN, "name=a") == 0
+    (tmp_path / "runs" / "a").rename(tmp_path / "runs" / "b")
+    before = (tmp_path / "runs" / "b" / "autoencoder" / WEIGHTS).read_bytes()
+    assert run("train", "resume=runs/b", "trainer.max_steps=6") == 0
+    assert (tmp_path / "runs" / "b" / "autoencoder" / WEIGHTS).read_bytes() == before
+    assert not (tmp_path / "runs" / "a").exists()
+    shutil.rmtree(tmp_path / "runs" / "b" / "autoencoder")
+    assert run("train", "resume=runs/b", "trainer.max_steps=9") == 2
+    assert "runs/b/autoencoder is missing or not the one" in capfd.readouterr().err
+
+
 def test_a_preflight_trains_nothing(run, tmp_path, capfd):
     assert run("train", *SMALL, *TINY_RUN, "preflight=only", "name=a") == 0
     assert not (tmp_path / "runs").exists()
@@ -53,30 +67,37 @@ def test_a_preflight_trains_nothing(run, tmp_path, capfd):
 
 def test_it_learns_to_reconstruct(tmp_path):
     images = stripes(64)
-    family = NewLatentUNet(str(tmp_path / "autoencoder"), MUON, block_out_channels=(8, 16), steps=100)
+    image_set = SimpleNamespace(images=images, folder=tmp_path / "stripes")
+    how = {"optimizer": MUON, "block_out_channels": (8, 16), "steps": 100}
+    family = NewLatentUNet(str(tmp_path), **how)
     x = to_signed(torch.from_numpy(images))
 
     def error() -> float:
         return (family._decoded(family.encode(torch.from_numpy(images))) - x).square().mean().item()
 
     before = error()
-    family.prepare(images, torch.device("cpu"))
+    family.prepare(image_set, np.arange(64), torch.device("cpu"))
     assert error() < 0.6 * before  # a fresh one gives grey, whose error is that of the images' own variance
     assert abs(family.encode(torch.from_numpy(images)).std().item() - 1) < 0.05
-    again = NewLatentUNet(str(tmp_path / "autoencoder"), MUON, block_out_channels=(8, 16), steps=100)
-    assert torch.equal(again.encode(torch.from_numpy(images)), family.encode(torch.from_numpy(images)))
+    z = family.encode(torch.from_numpy(images))
+    assert torch.equal(NewLatentUNet(str(tmp_path), **how).encode(torch.from_numpy(images)), z)
+    other = NewLatentUNet(str(tmp_path), **how | {"steps": 1})
+    assert not torch.equal(other.encode(torch.from_numpy(images)), z), "an autoencoder of other settings is not taken"
+    other.prepare(image_set, np.arange(64), torch.device("cpu"))
+    assert not torch.equal(NewLatentUNet(str(tmp_path), **how | {"steps": 1}).encode(torch.from_numpy(images)), z)
 
 
 def test_crops_become_whole_images():
     """Pixels per step stay about equal; whole images are the set's own, every second one mirrored."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (9, 3, 128, 96), np.uint8)
-    assert new_autoencoder._crops(images, new_autoencoder.CROP, rng).shape == (16, 3, 64, 64)
-    whole = new_autoencoder._crops(images, new_autoencoder.LARGEST, rng)
+    rows = np.arange(9)
+    assert new_autoencoder._crops(images, rows, new_autoencoder.CROP, rng).shape == (16, 3, 64, 64)
+    whole = new_autoencoder._crops(images, rows, new_autoencoder.LARGEST, rng)
     assert whole.shape == (5, 3, 128, 96)
     for k, image in enumerate(whole):
         assert ((image[..., ::-1] if k % 2 else image) == images).all(axis=(1, 2, 3)).any()
-    assert new_autoencoder._crops(images.repeat(8, 2).repeat(8, 3), 512, rng).shape == (1, 3, 512, 512)
+    assert new_autoencoder._crops(images.repeat(8, 2).repeat(8, 3), rows, 512, rng).shape == (1, 3, 512, 512)
 
 
 def test_recolored_images_keep_their_shapes():

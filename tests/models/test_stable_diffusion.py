@@ -197,3 +197,16 @@ def test_parts_that_do_not_belong_together(pretrained, run, capfd):
     (pretrained / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
     assert run("sample", f"model.pretrained={pretrained}", "n=1") == 2
     assert "has a UNet of 9 channels and an autoencoder of 4 latent channels" in capfd.readouterr().err
+
+
+def test_no_condition_is_new(run, pretrained, captioned, capfd):
+    assert run("train", f"model.pretrained={pretrained}", *captioned, *TINY_RUN, "model.train=new") == 2
+    assert "choose model.train=all" in capfd.readouterr().err
+
+
+def test_a_folder_of_a_variant(run, tmp_path, pretrained):
+    StableDiffusionPipeline.from_pretrained(pretrained).save_pretrained(tmp_path / "fp16", variant="fp16")
+    how = [f"model.pretrained={tmp_path / 'fp16'}", "model.variant=fp16", *HOW, "text=a red moth"]
+    assert run("sample", *how, "out=variant") == 0
+    assert run("sample", f"model.pretrained={pretrained}", *HOW, "text=a red moth", "out=plain") == 0
+    assert np.array_equal(sampled(tmp_path, "variant"), sampled(tmp_path, "plain"))

@@ -77,3 +77,13 @@ def test_a_run_resumes_to_the_same_bits(run, tmp_path):
     last = [tmp_path / "runs" / name / "checkpoints" / "last.ckpt" for name in ("whole", "parts")]
     whole, parts = (torch.load(file, weights_only=True)["state_dict"] for file in last)
     assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+
+
+def test_a_step_leaves_the_precision_of_matrix_products():
+    """TF32, with which the iteration diverges, is off within a step alone."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        stepped(Muon, *(gradients(8, 8)[-1], gradients(8, 8)))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -159,7 +159,8 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self._dataset is None:
-            moments = encoded(self.image_set, self.codec, self.flip, self.trainer.strategy.root_device)
+            device = self.trainer.strategy.root_device
+            moments = encoded(self.image_set, self.train_rows, self.codec, self.flip, device)
             self._dataset = BatchDataset(self.image_set, self.flip, self._storage_device(), moments)
         return loader(self._dataset, self._order(), self.num_workers)
 

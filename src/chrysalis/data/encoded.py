@@ -16,18 +16,21 @@ from chrysalis.system.terminal import stage
 FEW = 8  # images that are encoded at once: at a high resolution, an encoder needs much memory per image
 
 
-def encoded(image_set: ImageSet, codec: Any, flip: bool, device: torch.device) -> Path | None:
+def encoded(image_set: ImageSet, train_rows: np.ndarray, codec: Any, flip: bool, device: torch.device) -> Path | None:
     """Return the .npy file of a set's moments, float32 [N, 1 or 2, K, h, w]; encode the images if it is missing.
 
     The second axis has the image and, with `flip`, its mirror image, which is encoded apart: an autoencoder is not
-    symmetric. codec: the model's; None is returned for one without `moments`, which works on pixels.
+    symmetric. train_rows: what a new autoencoder is trained on, first. codec: the model's; None is returned for one
+    without `moments`, which works on pixels.
     """
     if not hasattr(codec, "moments"):
         return None
-    codec.prepare(image_set.images, device)
+    codec.prepare(image_set, train_rows, device)
     key = content_hash(f"1 {codec.fingerprint()} {flip}".encode())
     file = image_set.folder.with_name(f"{image_set.folder.name}-encoded-{key:016x}.npy")
     with FileLock(f"{file}.lock"):
+        for abandoned in file.parent.glob(f".{file.name}.*.partial"):
+            abandoned.unlink()
         if not file.is_file():
             _encode(image_set.images, codec, 1 + flip, device, file)
     return file

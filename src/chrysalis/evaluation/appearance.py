@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chrysalis.data.pixels import as_rgb
+
 LEVELS = 3  # pyramid levels: two of detail, and the image at a quarter of its size
 
 
@@ -14,7 +16,7 @@ LEVELS = 3  # pyramid levels: two of detail, and the image at a quarter of its s
 class Appearance:
     """Statistics of a set of images, float64.
 
-    mean: one for each channel, [C], in 8-bit steps. deviation: standard deviation of all pixel values. energy: standard
+    mean: one for each channel, [3], in 8-bit steps. deviation: standard deviation of all pixel values. energy: standard
     deviation of each pyramid level, fine to coarse, [LEVELS].
     """
 
@@ -40,7 +42,7 @@ class Appearance:
 
 
 def appearance(batches: Iterable[Tensor]) -> Appearance:
-    """Measure uint8 images [B, C, H, W], all of one size; where a side is odd, its last row or column is left out."""
+    """Measure uint8 images [B, C, H, W] of one size as RGB; where a side is odd, its last row or column is left out."""
     sums = [_moments(images) for images in batches]
     count, channels, *moments = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
     deviations = torch.stack([(m[1] / m[2] - (m[0] / m[2]) ** 2).clamp(min=0).sqrt() for m in moments])
@@ -49,7 +51,7 @@ def appearance(batches: Iterable[Tensor]) -> Appearance:
 
 def _moments(images: Tensor) -> list[Tensor]:
     """The number of pixels, the sum of each channel, and (sum, sum of squares, number) of all values and each level."""
-    x = images.double()
+    x = as_rgb(images).double()
     levels, small = [], x
     for _ in range(LEVELS - 1):
         down = F.avg_pool2d(small, 2)

@@ -109,6 +109,8 @@ class DenoiserEncoder:
         model = folder.load(pretrained, "features.pretrained")
         if model.conditioner is not None:
             raise UserError(f"features.pretrained={pretrained} is a conditional model: choose an unconditional one.")
+        if model.family.channels != 3:
+            raise UserError(f"features.pretrained={pretrained} is not a model of RGB images: choose one that is.")
         unet: Any = model.unet  # diffusers wraps `to`, and its configuration has no types
         self.module: Any = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name = str(pretrained)

@@ -37,6 +37,7 @@ def freeze(unet: nn.Module, conditioner: nn.Module | None, train: str | Sequence
         p.requires_grad_(any(re.search(pattern, name) for pattern in patterns))
     if conditioner is not None:
         conditioner.requires_grad_(True)
-    elif not any(p.requires_grad for p in unet.parameters()):
+    modules = [unet] if conditioner is None else [unet, conditioner]
+    if not any(p.requires_grad for module in modules for p in module.parameters()):
         why = "nothing is new without a condition: add one, or" if names == ["new"] else "the UNet has no such weights:"
         raise UserError(f"{shown}: {why} choose model.train=all.")

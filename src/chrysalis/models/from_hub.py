@@ -1,5 +1,6 @@
 """Loading of a model by its hub id, over the network only where the local cache does not suffice."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -58,10 +59,20 @@ def _fetch(hub_id: str, selection: Selection, revision: str | None, only_cached:
             names = _weight_names(hub_id, layout, at, weights.variant, only_cached)
             wanted += [at / name for name in layout.weights(weights.variant, names, at).names]
         wanted = [file.relative_to(folder).as_posix() for file in wanted]
+        wanted += _text_encoder_files(hub.listing(hub_id, folder, only_cached))
         folder = hub.snapshot(hub_id, [*hub.SETTINGS, *hub.ADDED_PARTS, *wanted], only_cached, revision)
         # 3. The model, as from any folder
         model = families.load(folder, selection)
         return replace(model, origin=f"{hub_id}@{revision}" if revision else hub_id)
+
+
+def _text_encoder_files(listed: list[str] | None) -> list[str]:
+    """The weights of text_encoder/ in one format, without variants; a pattern for all where no listing is known."""
+    if listed is None:
+        return ["text_encoder/*"]
+    weights = (r"text_encoder/model(-\d+-of-\d+)?\.safetensors", r"text_encoder/pytorch_model(-\d+-of-\d+)?\.bin")
+    found = [[name for name in listed if re.fullmatch(pattern, name)] for pattern in weights]
+    return next(filter(None, found), ["text_encoder/*"])
 
 
 def _weight_names(hub_id: str, layout: Layout, at: Path, variant: str | None, only_cached: bool) -> list[str]:

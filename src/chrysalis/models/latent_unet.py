@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from chrysalis.data.batch import Batch
 from chrysalis.data.pixels import to_signed, to_uint8
+from chrysalis.data.store import ImageSet
 from chrysalis.diffusion import seeds
 from chrysalis.models import checks, training_scheduler
 from chrysalis.models.layout import Layout, Weights
@@ -90,8 +91,8 @@ class LatentUNet(PixelUNet):
     def x0_channels(self) -> int:
         return self.autoencoder.config.latent_channels
 
-    def prepare(self, images: np.ndarray, device: torch.device) -> None:
-        """Make the autoencoder ready to encode uint8 images [N, C, H, W]: a loaded one is."""
+    def prepare(self, image_set: ImageSet, rows: np.ndarray, device: torch.device) -> None:
+        """Make the autoencoder ready to encode a set, of which `rows` are training images: a loaded one is."""
 
     def fingerprint(self) -> str:
         """A hash of the encoder, which changes whenever what `moments` returns would."""
@@ -137,6 +138,9 @@ class LatentUNet(PixelUNet):
 
     def rgb(self, x: torch.Tensor) -> torch.Tensor:
         return super().rgb(self._decoded(x))
+
+    def needs_own_pipeline(self, unet: Any, conditioner: Any, merge: bool) -> bool:
+        return super().needs_own_pipeline(unet, conditioner, merge) or not isinstance(unet.config["sample_size"], int)
 
     def export_plain(self, folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
         """Write an LDMPipeline, whose scheduler is DDIM."""

@@ -1,5 +1,7 @@
 """The small autoencoder of a latent model that is trained from scratch; it is trained first, on the same images."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,18 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.resnet import ResnetBlock2D
 from filelock import FileLock
 from torch.nn import functional as F
 
 from chrysalis.data.pixels import to_signed
+from chrysalis.data.store import ImageSet
 from chrysalis.models.latent_unet import LatentUNet
-from chrysalis.system import hardware
+from chrysalis.system import checkpoints, hardware
 from chrysalis.system.errors import UserError
-from chrysalis.system.files import written_folder
+from chrysalis.system.files import read_mapping, shown, write_text, written_folder
 from chrysalis.system.ranges import Channels, Positive
 from chrysalis.system.terminal import say, stage
 
+SETTINGS = "settings.json"  # what the autoencoder was trained with, in its folder
 KL_WEIGHT = 2.5e-7  # of the divergence of z from a standard normal
 LOG_VARIANCE = -6.0  # of z, at the start
 SCALES = 3  # resolutions at which the gradients of an image and of its reconstruction are compared
@@ -31,7 +36,7 @@ class NewLatentUNet(LatentUNet):
     """LatentUNet whose autoencoder is new: it is trained before the UNet, once in a run, whose folder keeps it.
 
     Args:
-        folder: the autoencoder's folder, once it is trained.
+        run_dir: the run's folder, where autoencoder/ is its folder once it is trained.
         optimizer: parameters -> Optimizer, whose learning rate is the largest one.
         block_out_channels: channels of each resolution level, multiples of 8; each but the first halves the image.
         latent_channels: channels of the latents.
@@ -41,7 +46,7 @@ class NewLatentUNet(LatentUNet):
 
     def __init__(
         self,
-        folder: str,
+        run_dir: str,
         optimizer: Callable,
         block_out_channels: tuple[Channels, ...] = (16, 32, 64, 96),
         latent_channels: Channels = 8,
@@ -51,34 +56,54 @@ class NewLatentUNet(LatentUNet):
         if not block_out_channels or any(channels % 8 for channels in block_out_channels):
             channels = list(block_out_channels)
             raise UserError(f"model.autoencoder.block_out_channels={channels} must be one or more multiples of 8.")
-        self.folder, self.steps, self.optimizer, self.recolor = Path(folder), steps, optimizer, recolor
-        levels = len(block_out_channels)
-        if self.is_trained:  # in a run that is resumed
-            return super().__init__(AutoencoderKL.from_pretrained(folder, local_files_only=True))
+        self.run_dir, self.steps, self.optimizer, self.recolor = Path(run_dir), steps, optimizer, recolor
+        self.folder = self.run_dir / "autoencoder"
+        self.settings = {"block_out_channels": list(block_out_channels), "latent_channels": latent_channels}
+        self.settings |= {"steps": steps, "recolor": recolor}
+        super().__init__(self._trained() if self._is_trained() else self._untrained())
+
+    def _is_trained(self, **more: str) -> bool:
+        """Whether the run has the autoencoder of these settings. more: further settings that it must have."""
+        file = self.folder / SETTINGS
+        if not file.is_file():
+            return False
+        return (self.settings | more).items() <= read_mapping(file, "is damaged: delete it.").items()
+
+    def _trained(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.folder, local_files_only=True)
+
+    def _untrained(self) -> Any:
+        levels = len(self.settings["block_out_channels"])
         new = AutoencoderKL(
-            block_out_channels=tuple(block_out_channels),
+            block_out_channels=tuple(self.settings["block_out_channels"]),
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=latent_channels,
+            latent_channels=self.settings["latent_channels"],
             norm_num_groups=4,
             mid_block_add_attention=False,  # which is quadratic in the number of pixels
         )
         initialize(new)
-        super().__init__(new)
+        return new
 
-    @property
-    def is_trained(self) -> bool:
-        return (self.folder / "config.json").is_file()
+    def prepare(self, image_set: ImageSet, rows: np.ndarray, device: torch.device) -> None:
+        """Train the autoencoder on the rows of a set, unless the run has it.
 
-    def prepare(self, images: np.ndarray, device: torch.device) -> None:
-        """Train the autoencoder on uint8 images [N, C, H, W], unless the folder has it."""
+        Raises UserError if the run was trained with an autoencoder that is gone.
+        """
+        resumed, data = checkpoints.any_in(self.run_dir), {"data": image_set.folder.name}
         with FileLock(self.folder.with_name(f".{self.folder.name}.lock")):
-            if not self.is_trained:
-                new = self.autoencoder.to(device).requires_grad_(True).train()
-                train(new, images, self.steps, self.optimizer, self.recolor)
+            if resumed and not self._is_trained():
+                raise UserError(
+                    f"{shown(self.folder)} is missing or not the one that the run was trained with: restore it, or "
+                    "start again under another name."
+                )
+            if not resumed and not self._is_trained(**data):
+                new = self._untrained().to(device)
+                train(new, image_set.images, rows, self.steps, self.optimizer, self.recolor)
                 with written_folder(self.folder) as partial:
                     new.save_pretrained(partial)
-        super().__init__(AutoencoderKL.from_pretrained(self.folder, local_files_only=True))
+                    write_text(partial / SETTINGS, json.dumps(self.settings | data, indent=2) + "\n")
+        super().__init__(self._trained())  # which another process may have trained
 
 
 @torch.no_grad()
@@ -97,33 +122,37 @@ def initialize(autoencoder: Any) -> None:
     autoencoder.quant_conv.bias[c:] = LOG_VARIANCE
 
 
-def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Callable, recolor: bool = False) -> None:
-    """Train an autoencoder in place on random crops of uint8 images [N, C, H, W], and set its scaling_factor.
+def train(
+    autoencoder: Any, images: np.ndarray, rows: np.ndarray, steps: int, make_optimizer: Callable, recolor: bool = False
+) -> None:
+    """Train an autoencoder in place on random crops of some rows of uint8 images [N, C, H, W]; set its scaling_factor.
 
     The last quarter of the steps has whole images: group normalization divides by the deviation of all that it sees,
     which is larger in whole images than in crops, so that an autoencoder of crops gives whole images 0.9 times their
     contrast.
 
     The loss is the mean squared error of pixels and, at several resolutions, of their gradients, without which a small
-    decoder blurs; and KL_WEIGHT times the divergence of z. The learning rate rises in WARMUP steps to the optimizer's
-    and falls by a cosine.
+    decoder blurs; and KL_WEIGHT times the divergence of z, for as many pixels as a crop has. The learning rate
+    rises in WARMUP steps to the optimizer's and falls by a cosine.
     """
     parameters, device, rng = [*autoencoder.parameters()], autoencoder.device, np.random.default_rng(0)
     dtype = hardware.AUTOCAST[hardware.precision("auto", device.type)[0]]
+    dtype = None if dtype is torch.float16 else dtype  # which would need a scaled loss
     optimizer = make_optimizer(parameters)
     with torch.random.fork_rng(), torch.enable_grad(), stage("training the autoencoder", steps) as progress:
         torch.manual_seed(0)
         for step in range(steps):
             # 1. The loss of reconstructions from a sample of z
             side = CROP if step < (1 - WHOLE) * steps else LARGEST
-            x = to_signed(torch.from_numpy(_crops(images, side, rng)).to(device))
+            x = to_signed(torch.from_numpy(_crops(images, rows, side, rng)).to(device))
             if recolor:
                 half = torch.rand(len(x), device=x.device) < 0.5  # whether mirrored or not
                 x[half] = _recolored(x[half])
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 posterior = autoencoder.encode(x).latent_dist
                 error = autoencoder.decode(posterior.sample()).sample.float() - x
-            loss = error.square().mean() + KL_WEIGHT * posterior.kl().mean()
+            kl = DiagonalGaussianDistribution(posterior.parameters.float()).kl().mean()
+            loss = error.square().mean() + KL_WEIGHT * CROP**2 / x[0, 0].numel() * kl
             for _ in range(SCALES):
                 loss = loss + (error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()) / SCALES
                 error = F.avg_pool2d(error, 2)
@@ -135,19 +164,19 @@ def train(autoencoder: Any, images: np.ndarray, steps: int, make_optimizer: Call
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             progress.advance(1)
-    _set_scale(autoencoder, images[:64])
+    _set_scale(autoencoder, images[rows[:: -(-len(rows) // 64)]])
 
 
-def _crops(images: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Random crops of random images, uint8 [B, C, h, w], of which every second one is mirrored.
+def _crops(images: np.ndarray, rows: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Random crops of random rows, uint8 [B, C, h, w], of which every second one is mirrored.
 
     B is 16 for crops of 64 px; larger ones are fewer, with as many pixels in all. side: that of crops, at most.
     """
     height, width = (min(side, whole) for whole in images.shape[2:])
     n = min(BATCH_SIZE, max(1, BATCH_SIZE * CROP**2 // (height * width)))
-    ranges = (len(images), images.shape[2] - height + 1, images.shape[3] - width + 1)
+    ranges = (len(rows), images.shape[2] - height + 1, images.shape[3] - width + 1)
     places = zip(*(rng.integers(high, size=n) for high in ranges), strict=True)
-    crops = [images[i, :, y : y + height, x : x + width] for i, y, x in places]
+    crops = [images[rows[i], :, y : y + height, x : x + width] for i, y, x in places]
     return np.stack([crop[..., ::-1] if k % 2 else crop for k, crop in enumerate(crops)])
 
 
@@ -171,5 +200,8 @@ def _set_scale(autoencoder: Any, images: np.ndarray) -> None:
         x = to_signed(torch.from_numpy(image[None].copy())).to(autoencoder.device)
         latents.append(autoencoder.encode(x).latent_dist.mean)
         squared += (autoencoder.decode(latents[-1]).sample.clamp(-1, 1) - x).square().mean().item() / len(images)
-    autoencoder.register_to_config(scaling_factor=1 / torch.cat(latents).std().item())
+    scale = 1 / torch.cat(latents).std().item()
+    if not (math.isfinite(scale) and math.isfinite(squared)):
+        raise UserError("The new autoencoder has diverged: lower model.autoencoder.optimizer.lr.")
+    autoencoder.register_to_config(scaling_factor=scale)
     say(f"the autoencoder reconstructs its training images with a PSNR of {10 * np.log10(4 / squared):.1f} dB")

@@ -23,6 +23,10 @@ def load(model: Model, pretrained: str | None, key: str) -> Model:
     ours, theirs = model.scheduler.alphas_cumprod, other.scheduler.alphas_cumprod
     if len(ours) != len(theirs) or not torch.allclose(theirs, ours, atol=1e-6):
         raise UserError(f"{key}={pretrained} has other noise levels than {model.origin}: choose a model with the same.")
+    if not _same_latents(model, other):
+        raise UserError(
+            f"{key}={pretrained} has other latents than {model.origin}: choose a model with the same autoencoder."
+        )
     for name in ("label", "vector"):
         known, others = _names(model, name), _names(other, name)
         if known and others and known != others:
@@ -31,6 +35,18 @@ def load(model: Model, pretrained: str | None, key: str) -> Model:
                 "...): choose a model with the same."
             )
     return other
+
+
+def _same_latents(model: Model, other: Model) -> bool:
+    """Whether x_0 of an image is the same for both, on latents or on pixels."""
+    pixels = [m.family.factor == 1 for m in (model, other)]
+    if any(pixels):
+        return all(pixels)
+    ramp = torch.linspace(0, 255, 8 * model.family.factor).expand(8 * model.family.factor, -1)
+    image = torch.stack([ramp, ramp.T, 255 - ramp])[None].round().to(torch.uint8)
+    x0, x0_of_other = (m.family.encode(image) for m in (model, other))
+    # float16 weights change them by less than 0.01
+    return x0.shape == x0_of_other.shape and torch.allclose(x0, x0_of_other, atol=0.1)
 
 
 def _names(model: Model, part: str) -> list[str]:

@@ -8,13 +8,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from chrysalis.data import pixels
+from chrysalis.data.color import to_rgb
 from chrysalis.data.pixels import as_image, strip
 
 
 def read(path: Path) -> torch.Tensor:
     """Read an image file as uint8 [3, H, W]."""
     with Image.open(path) as image:
-        return pixels.from_image(image.convert("RGB"))
+        return pixels.from_image(to_rgb(image))
 
 
 def table(rows: Sequence[tuple[str, torch.Tensor]], enlarge: int = 1, gap: int = 3) -> Image.Image:

@@ -75,7 +75,7 @@ class OutputFolder:
         if not self.lacks(name):
             return
         if name in self.keep_in_memory:
-            self._in_memory[name] = image
+            self._in_memory[name] = pixels.as_rgb(image[None])[0]
         writer.save(image, self.file(name), self.record.metadata(name))
 
     def images(self, names: Sequence[str]) -> torch.Tensor:

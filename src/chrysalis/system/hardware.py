@@ -109,17 +109,24 @@ def keep_memory(device_type: str) -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's end is not given back
 
 
-def tune(unet: nn.Module, device_type: str, precision: str = "32-true", channels_last: bool | str = "auto") -> None:
+def tune(
+    unet: nn.Module,
+    device_type: str,
+    precision: str = "32-true",
+    channels_last: bool | str = "auto",
+    benchmark: bool | None = None,
+) -> None:
     """Set up fast training: on a CPU keep_memory; on CUDA TF32, cuDNN's benchmark mode, and normalization in bf16.
 
     Under trainer.deterministic=true cuDNN does not benchmark, so that a resumed run is bit-identical on a GPU too.
+    benchmark: cuDNN's mode where it is given, as Lightning has set it already.
     channels_last: the memory layout of the weights; `auto` uses it on CUDA alone (on CPUs it is slower: docs/log.md).
     """
     keep_memory(device_type)
     if device_type == "cuda":
         torch.set_float32_matmul_precision("high")
-        # a benchmark may choose another algorithm in another process, whose last bits differ
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        if benchmark is None:  # which may choose another algorithm in another process, whose last bits differ
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if precision == "bf16-mixed":
             normalize_in_input_dtype(unet)
     if channels_last is True or (channels_last == "auto" and device_type == "cuda"):

@@ -24,7 +24,7 @@ from chrysalis.system.files import REPOSITORY
 
 SETTINGS = ["*.json"]
 # the parts that a conditional or adapted model adds
-ADDED_PARTS = ["conditioner/*", "text_encoder/*", "tokenizer/*", "lora/*", "README.md"]
+ADDED_PARTS = ["conditioner/*", "text_encoder/*.txt", "tokenizer/*", "lora/*", "README.md"]
 _quiet_lock, _quiet_blocks, _restore = threading.Lock(), [], ExitStack()
 CUT_SHORT = re.compile("Consistency check failed|IncompleteRead|peer closed connection")
 

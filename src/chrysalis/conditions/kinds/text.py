@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from chrysalis.conditions.conditioner import Conditioner, TextAttention, TokenEncoder
@@ -92,9 +93,15 @@ def load_encoder(name: str, key: str = "condition.text.encoder", tokenizer: str 
 
         text_halves = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
         cls = text_halves.get(AutoConfig.from_pretrained(**where).model_type, AutoModel)
-        model = cls.from_pretrained(**where, weights_only=True)
+        model = cls.from_pretrained(**where, variant=_variant(Path(name)), weights_only=True)
         tokenizer_source = where if tokenizer is None else {**where, "pretrained_model_name_or_path": tokenizer}
         return AutoTokenizer.from_pretrained(**tokenizer_source), align(model)
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of a local folder's weights, such as fp16, where there is one alone; None elsewhere."""
+    variants = {file.name.split(".")[1] for file in folder.glob("model.*.safetensors")}
+    return variants.pop() if len(variants) == 1 and not (folder / "model.safetensors").is_file() else None
 
 
 def attention_places(unet: Any, levels: Sequence[int] = ()) -> dict[str, int]:

@@ -62,8 +62,9 @@ class ClassifierFree(Pair):
     def other_condition(self, cond: Mapping | None, x_t: torch.Tensor) -> Mapping | None:
         if self.negative is None:
             return None
-        n, _, height, width = x_t.shape
-        return self.negative.cond([0] * n, [0] * n, (height, width), x_t.device)
+        n, factor = len(x_t), self.other.codec.factor  # conditions have the size of the images
+        size = (factor * x_t.shape[2], factor * x_t.shape[3])
+        return self.negative.cond([0] * n, [0] * n, size, x_t.device)
 
     def push(self, predicted: Prediction, cond: Mapping | None, strength: float) -> Push:
         push = super().push(predicted, cond, strength)

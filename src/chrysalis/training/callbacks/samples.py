@@ -112,6 +112,9 @@ class Samples(Callback):
         self.base: torch.Tensor | None = None  # the base model's images
         self.latest: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # (step, images with EMA weights)
 
+    def on_validation_images_changed(self) -> None:
+        self.base = None  # whose conditions are those of other images
+
     def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
         self.layout = GridLayout(trainer.datamodule, module.denoiser.conditioner, self.rows, self.n)
 
