@@ -62,6 +62,7 @@ def test_it_moves_with_its_run_and_cannot_be_replaced(run, tmp_path, capfd):
 
 def test_a_preflight_trains_nothing(run, tmp_path, capfd):
     assert run("train", *SMALL, *TINY_RUN, "preflight=only", "name=a") == 0
+    assert "not known yet: the autoencoder is trained first" in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "runs").exists()
 
 

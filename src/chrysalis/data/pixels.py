@@ -34,6 +34,11 @@ class PixelCodec:
     factor = 1
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it can encode; False while an autoencoder still has to be trained."""
+        return True
+
+    @property
     def x0_channels(self) -> int:
         """Number of channels of x_0."""
         return self.channels

@@ -62,6 +62,10 @@ class NewLatentUNet(LatentUNet):
         self.settings |= {"steps": steps, "recolor": recolor}
         super().__init__(self._trained() if self._is_trained() else self._untrained())
 
+    @property
+    def is_ready(self) -> bool:
+        return self._is_trained()
+
     def _is_trained(self, **more: str) -> bool:
         """Whether the run has the autoencoder of these settings. more: further settings that it must have."""
         file = self.folder / SETTINGS

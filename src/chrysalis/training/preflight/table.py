@@ -77,6 +77,8 @@ def loss_row(plan: Plan, base: BaseLoss | None) -> Group | str:
     if base is None:
         too_large = "not measured, since no image fits in memory: use a smaller data.image_size or model"
         return "measured when the run began" if plan.resumed else too_large
+    if not plan.module.denoiser.codec.is_ready:
+        return "not known yet: the autoencoder is trained first"
     columns = [Column(justify="right", no_wrap=True) for _ in (*base.timesteps, "mean")]
     grid = Table.grid(Column(), *columns, padding=(0, 1), pad_edge=False)
     grid.add_row("timestep", *map(str, base.timesteps), "mean", style="dim")
@@ -109,8 +111,9 @@ def time_row(plan: Plan, base: BaseLoss) -> str | None:
         return None
     training, measuring = (n * base.seconds_per_pass for n in plan.forward_passes(base.conditions))
     speed = plan.steps * plan.images_per_step / training
+    autoencoder = "" if plan.module.denoiser.codec.is_ready else "the autoencoder's training, then "
     return (
-        f"about {duration(training + measuring)}: {duration(training)} of training at "
+        f"{autoencoder}about {duration(training + measuring)}: {duration(training)} of training at "
         f"{speed:.{0 if speed > 9.5 else 1}f} images/s, {duration(measuring)} of measuring and sampling"
     )
 
