@@ -64,6 +64,17 @@ def test_a_resumed_run_evaluates_what_is_due(run, trained, tmp_path, tiny_featur
     assert (one[0], one[-1]) == (other[0], other[-1])
 
 
+def test_a_resumed_run_with_other_features_forgets_the_earlier_ones(run, tmp_path, tiny_features, capfd):
+    monitor = ["callbacks.best.monitor=kd", "trainer.max_steps=4", "name=a"]
+    assert run("train", *EVALUATED_RUN, *tiny_features, *monitor) == 0
+    assert run("train", "resume=runs/a", "features.size=32", "trainer.max_steps=6") == 0
+    assert "The features have changed" in capfd.readouterr().err
+    history = json.loads((tmp_path / "runs" / "a" / "history.json").read_text())["evaluation"]
+    assert len({row["features_digest"] for row in history}) == 1
+    best = min((row for row in history if row["step"]), key=lambda row: row["kd"])
+    assert results(tmp_path / "runs" / "a")["best_step"] == best["step"]
+
+
 OFF = [*EVALUATED_RUN, "callbacks.evaluate.n=0", "features.pretrained=nowhere", "name=b"]
 
 

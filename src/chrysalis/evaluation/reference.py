@@ -17,6 +17,7 @@ from chrysalis.evaluation.features import BATCH_SIZE, Network, extract, extract_
 from chrysalis.evaluation.memorization import NearDuplicateDetector, NearDuplicates
 from chrysalis.sampling import grids
 
+DIGEST = 12  # characters of a network's digest in a record
 MAX_APPEARANCE_IMAGES = 2000  # real images whose pixels are read, at most
 MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
@@ -67,7 +68,7 @@ class ReferenceFeatures:
 
     def __init__(self, network: Network, data: ImageDataModule, device: torch.device | str = "cpu"):
         self.network, self.image_set, self.device, self.flip = network, data.image_set, device, data.flip
-        self.digest = network_digest(network)[:12]
+        self.digest = network_digest(network)[:DIGEST]
         self.train_rows = distinct_train_rows(data)
         features_of = partial(extract_rows, network, self.image_set, device=device)
         train, validation = features_of(self.train_rows), features_of(data.validation_rows)

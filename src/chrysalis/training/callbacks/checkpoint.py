@@ -77,7 +77,11 @@ class Best(Callback):
 
     def on_validation_images_changed(self) -> None:
         if self.monitor == "val_loss":
-            self.step, self.value = 0, float("inf")
+            self.forget()
+
+    def forget(self) -> None:
+        """Discard the best step so far, whose metric cannot be compared with later ones."""
+        self.step, self.value = 0, float("inf")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["monitor"] == self.monitor:

@@ -12,8 +12,8 @@ from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
-from chrysalis.evaluation.features import Network
-from chrysalis.evaluation.reference import ReferenceFeatures, distinct_train_rows, reference_rows
+from chrysalis.evaluation.features import Network, network_digest
+from chrysalis.evaluation.reference import DIGEST, ReferenceFeatures, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import From1To64, Positive, PositiveFraction, Seed, UpTo1000000
@@ -141,7 +141,18 @@ class SampleEvaluation(Callback):
 
     def on_train_start(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.global_step:  # the run may have been stopped before it could evaluate
+            self._discard_other_features(trainer)
             self.on_step_end(trainer, module)
+
+    def _discard_other_features(self, trainer: Trainer) -> None:
+        """Discard what was measured with other features before the run was resumed."""
+        if self.network is None or not self.history:
+            return
+        if self.history[-1]["features_digest"] != network_digest(self.network)[:DIGEST]:
+            self.history = []
+            if (best := find(trainer, Best)).monitor != "val_loss":
+                best.forget()
+            say("The features have changed: earlier evaluations, and a best step chosen by them, are discarded.")
 
     def on_step_end(self, trainer: Trainer, module: TrainingModule) -> None:
         step, done = trainer.global_step, [row["step"] for row in self.history]
