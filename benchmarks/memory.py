@@ -43,8 +43,8 @@ def denoisers():
     """Yield (name, denoiser, pixels) of the models in the table."""
     model = folder.load("assets/moths-64")
     bundled = Denoiser(model.unet, model.scheduler, objective("epsilon"))
-    yield "bundled, 3.5 M", bundled, 64
-    yield "bundled, 3.5 M", bundled, 256
+    yield "moths-64, 3.5 M", bundled, 64
+    yield "moths-64, 3.5 M", bundled, 256
     large = UNet2DModel(**CELEBAHQ)
     millions = sum(p.numel() for p in large.parameters()) / 1e6
     yield f"ddpm-celebahq-256, {millions:.1f} M", Denoiser(large, DDPMScheduler(), objective("epsilon")), 256

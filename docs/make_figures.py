@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from chrysalis.conditions.kinds.mask import UNSEEN_SEED
 from chrysalis.conditions.request import Request
 from chrysalis.data import pixels
 from chrysalis.data.synthetic.domains import draw
@@ -25,7 +26,7 @@ from chrysalis.sampling.schedulers import SCHEDULERS
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("samples/readme")
-MOTHS, SIZE = "model.pretrained=assets/moths-64", 64
+FIRST, SIZE = "model.pretrained=runs/first", 128
 
 
 def sample(out: str, *overrides: str, n: int = 8) -> Path:
@@ -33,9 +34,6 @@ def sample(out: str, *overrides: str, n: int = 8) -> Path:
     words = [sys.executable, "sample.py", f"out={OUT / out}", f"n={n}", *overrides]
     subprocess.run(words, check=True, cwd=HERE.parent)
     return HERE.parent / OUT / out
-
-
-MODELS = {"moths": [MOTHS, "seed=100"], "butterflies": ["model.pretrained=runs/first", "seed=100"]}
 
 
 def images(folder: Path) -> torch.Tensor:
@@ -58,48 +56,44 @@ def grid_of(folder: Path, name: str) -> None:
 
 
 def samples() -> None:
-    """The bundled model, and runs/first beside it."""
-    pixels_of = {name: images(sample(f"samples/{name}", *how, n=16)) for name, how in MODELS.items()}
-    for name, shown in pixels_of.items():
-        save(pixels.as_image(pixels.grid(shown, columns=8)), name)
+    save(pixels.as_image(pixels.grid(images(sample("samples", FIRST, "seed=100", n=16)), columns=8)), "samples")
 
 
 def schedulers() -> None:
     names = list(SCHEDULERS)
-    rows = {name: images(sample(f"schedulers/{name}", MOTHS, f"scheduler={name}", "steps=10")) for name in names}
+    rows = {name: images(sample(f"schedulers/{name}", FIRST, f"scheduler={name}", "steps=10")) for name in names}
     table(rows, "schedulers")
 
 
 def colour() -> None:
-    rows = {"unguided": images(sample("colour/0", MOTHS, "seed=100"))}
+    rows = {"unguided": images(sample("colour/0", FIRST, "seed=100"))}
     for scale in (0.2, 0.4, 0.8):
         how = ["guidance=colour", "guidance.colour.target=royalblue", f"guidance.colour.scale={scale}"]
-        rows[f"scale {scale}"] = images(sample(f"colour/{scale}", MOTHS, "seed=100", *how))
+        rows[f"scale {scale}"] = images(sample(f"colour/{scale}", FIRST, "seed=100", *how))
     table(rows, "colour")
 
 
 def symmetry() -> None:
-    first = "model.pretrained=runs/first"
-    rows = {"unguided": images(sample("symmetry/0", first, "seed=100"))}
-    for scale in (0.5, 1, 2):
+    rows = {"unguided": images(sample("symmetry/0", FIRST, "seed=100"))}
+    for scale in (2, 4, 8):
         how = ["guidance=symmetry", f"guidance.symmetry.scale={scale}"]
-        rows[f"scale {scale}"] = images(sample(f"symmetry/{scale}", first, "seed=100", *how))
+        rows[f"scale {scale}"] = images(sample(f"symmetry/{scale}", FIRST, "seed=100", *how))
     table(rows, "symmetry")
 
 
 def shape() -> None:
     mask, reference = HERE.parent / OUT / "mask.png", HERE.parent / OUT / "reference.png"
     mask.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("moths", 7, size=SIZE).mask.squeeze()).save(mask)
+    Image.fromarray(draw("butterflies", 7, seed=UNSEEN_SEED, size=SIZE).mask.squeeze()).save(mask)
     Image.fromarray(draw("flowers", 12, size=SIZE).image).save(reference)
-    rows = {"unguided": images(sample("shape/0", MOTHS, "seed=100"))}
+    rows = {"unguided": images(sample("shape/0", FIRST, "seed=100"))}
     how = {
-        "silhouette": [f"guidance.silhouette.mask={mask}"],
+        "silhouette": [f"guidance.silhouette.mask={mask}", "guidance.silhouette.scale=4"],
         "reference": [f"guidance.reference.image={reference}"],
         "brightness": ["guidance.brightness.target=0.85"],
     }
     for name, more in how.items():
-        rows[name] = images(sample(f"shape/{name}", MOTHS, "seed=100", f"guidance={name}", *more))
+        rows[name] = images(sample(f"shape/{name}", FIRST, "seed=100", f"guidance={name}", *more))
     blank = torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)
     targets = {"silhouette": read(mask), "reference": read(reference)}
     rows = {name: torch.cat([targets.get(name, blank)[None], row]) for name, row in rows.items()}
@@ -108,34 +102,34 @@ def shape() -> None:
 
 def trajectory() -> None:
     how = ["trajectory=true", "seed=100", "animation.formats=[webp]", "animation.frames=24"]
-    folder = sample("trajectory", MOTHS, *how, n=3)
+    folder = sample("trajectory", FIRST, *how, n=3)
     save(Image.open(folder / "trajectory.png").convert("RGB"), "trajectory_steps")
     (HERE / "figures" / "trajectory.webp").write_bytes((folder / "trajectory.webp").read_bytes())
 
 
 def img2img() -> None:
-    image = HERE.parent / OUT / "butterfly.png"
+    image = HERE.parent / OUT / "moth.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("butterflies", 11, size=SIZE).image).save(image)
+    Image.fromarray(draw("moths", 11, size=SIZE).image).save(image)
     rows = {}
-    for strength in (0.3, 0.5, 0.7):
+    for strength in (0.5, 0.7, 0.8):
         how = ["task=img2img", f"task.image={image}", f"task.strength={strength}"]
-        samples = images(sample(f"img2img/{strength}", MOTHS, *how, n=7))
+        samples = images(sample(f"img2img/{strength}", FIRST, *how, n=7))
         rows[f"strength {strength}"] = torch.cat([read(image)[None], samples])
     table(rows, "img2img")
 
 
 def inpaint() -> None:
-    image, mask = HERE.parent / OUT / "moth.png", HERE.parent / OUT / "half.png"
+    image, mask = HERE.parent / OUT / "butterfly.png", HERE.parent / OUT / "half.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw("moths", 21, size=SIZE).image).save(image)
+    Image.fromarray(draw("butterflies", 21, seed=UNSEEN_SEED, size=SIZE).image).save(image)
     half = Image.new("L", (SIZE, SIZE), 0)
     half.paste(255, (SIZE // 2, 0, SIZE, SIZE))
     half.save(mask)
     rows = {}
     for times in (1, 4):
         how = ["task=inpaint", f"task.image={image}", f"task.mask={mask}", f"task.resamplings={times}", "seed=3"]
-        samples = images(sample(f"inpaint/{times}", MOTHS, *how, n=6))
+        samples = images(sample(f"inpaint/{times}", FIRST, *how, n=6))
         holed = read(image)
         holed[:, :, SIZE // 2 :] = 235
         rows[f"resamplings {times}"] = torch.cat([read(image)[None], holed[None], samples])
@@ -143,18 +137,18 @@ def inpaint() -> None:
 
 
 def morph() -> None:
-    folder = sample("morph", MOTHS, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
+    folder = sample("morph", FIRST, "task=morph", "seed=100", "task.frames=12", "animation.formats=[gif]", n=4)
     save(Image.open(folder / "morph.png").convert("RGB"), "morph")
     (HERE / "figures" / "morph.gif").write_bytes((folder / "morph.gif").read_bytes())
 
 
 def blend() -> None:
-    folder = sample("blend", "model.pretrained=runs/first", "task=blend", "seed=100", n=4)
+    folder = sample("blend", FIRST, "task=blend", "seed=100", n=4)
     grid_of(folder, "blend")
 
 
 def pairs() -> None:
-    first = ["model.pretrained=runs/first", "seed=100", "scheduler=dpmpp_2m", "steps=20"]
+    first = [FIRST, "seed=100", "scheduler=dpmpp_2m", "steps=20"]
     auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
     rows = {"unguided": [], "domain 1": ["guidance=domain"], "domain 2": ["guidance=domain", "guidance.domain.scale=2"]}
     rows["autoguidance 1"] = auto

@@ -15,9 +15,9 @@ from judges import Judges
 
 pytestmark = pytest.mark.proof
 
-MINUTES, IMAGES_PER_SECOND = 6, 40  # on a machine that trains as many; on a slower one in proportion
+MINUTES, IMAGES_PER_SECOND = 6, 90  # on a machine that trains as many; on a slower one in proportion
 RECORDS = ("results", "history")
-WANTED = {"label": ("label: species", 0.8), "mask": ("mask: IoU", 0.8), "text": ("text: colour", 0.7)}
+WANTED = {"label": ("label: species", 0.95), "mask": ("mask: IoU", 0.9), "text": ("text: colour", 0.85)}
 SCALE = {"label": 2, "mask": 1, "text": 2}
 
 

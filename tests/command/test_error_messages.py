@@ -81,7 +81,7 @@ SAMPLE = {
     "folder in use": (["model.pretrained=eps-model", "out=one"], ["out=one"]),
     "size it cannot halve": (["model.pretrained=eps-model", "image_size=17"], ["17", "16 or 18"]),
     "too many steps": (["model.pretrained=eps-model", "steps=2000"], ["steps=2000", "1000"]),
-    "no number": (["steps=x"], ["steps=x must be a whole number from 1 to 100000; the default is 40."]),
+    "no number": (["steps=x"], ["steps=x must be a whole number from 1 to 100000; the default is 20."]),
     "more images than anybody wants": (["n=1000000000"], ["n=1000000000 must be a whole number from 1 to 1000000"]),
     "a pipe": (["task=img2img", "task.image=pipe"], ["task.image=pipe"]),
     "out is a file": (["out=one/a.png"], ["out=one/a.png cannot be used: one/a.png is a file."]),

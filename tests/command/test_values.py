@@ -67,7 +67,7 @@ TRAIN = {
 SAMPLE = {
     "n=x": "n=x must be a whole number from 1 to 1000000; the default is 8.",
     "n=1000000000": "n=1000000000 must be a whole number from 1 to 1000000; the default is 8.",
-    "steps=1000000000": "steps=1000000000 must be a whole number from 1 to 100000; the default is 40.",
+    "steps=1000000000": "steps=1000000000 must be a whole number from 1 to 100000; the default is 20.",
     "image_size=[1,2,3]": "image_size=[1,2,3] must be a whole number from 8 to 4096, a list of 2 whole numbers from 8",
     "trajectory=2": "trajectory=2 must be true or false",
     "animation.frames=x": "animation.frames=x must be a whole number from 2 to 10000; the default is 60.",
@@ -145,7 +145,7 @@ RANGES = {
         "trajectory_columns=1",
         "animation.seconds=0",
         "animation.formats=[avi]",
-        "scheduler.eta=3",
+        "scheduler=ddim scheduler.eta=3",
         "task=img2img task.image=a.png task.strength=0",
         "task=img2img task.image=a.png task.strength=1.5",
         "task=img2img task.image=a.png task.strength=true",
