@@ -128,10 +128,10 @@ class Invert(Generate):
     def finish(self, sampler: Sampler, output: OutputFolder, specs: Sequence[SampleSpec]) -> list[str]:
         """Write grid.png, the image and its reconstruction; the PSNR of the two goes into settings.json."""
         generated = output.images([specs[0].name])
-        image = self.image.at(sampler.size, channels=sampler.unguided.codec.channels)
-        psnr = peak_signal_noise_ratio(generated.float(), pixels.as_rgb(image).float(), data_range=255.0)
-        identical = torch.equal(generated, pixels.as_rgb(image))  # JSON has no infinity
+        image = pixels.as_rgb(self.image.at(sampler.size, channels=sampler.unguided.codec.channels))
+        psnr = peak_signal_noise_ratio(generated.float(), image.float(), data_range=255.0)
+        identical = torch.equal(generated, image)  # JSON has no infinity
         self.result["psnr"] = None if identical else round(float(psnr), 2)
         likeness = "identical" if identical else f"PSNR {psnr:.1f} dB"
-        output.save_figure(pixels.grid(torch.cat([pixels.as_rgb(image), generated])), "grid")
+        output.save_figure(pixels.grid(torch.cat([image, generated])), "grid")
         return [f"grid.png (the image and its reconstruction, {likeness})"]
