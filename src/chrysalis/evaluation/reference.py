@@ -17,7 +17,6 @@ from chrysalis.evaluation.features import BATCH_SIZE, Network, extract, extract_
 from chrysalis.evaluation.memorization import NearDuplicateDetector, NearDuplicates
 from chrysalis.sampling import grids
 
-DIGEST = 12  # characters of a network's digest in a record
 MAX_APPEARANCE_IMAGES = 2000  # real images whose pixels are read, at most
 MIN_SIDE = 64  # pixels of an image's shorter side in the grid of near-duplicates, so that people can compare
 
@@ -63,12 +62,17 @@ def distinct_train_rows(data: ImageDataModule) -> np.ndarray:
     return data.image_set.distinct(data.train_rows)
 
 
+def digest_in_records(network: Network) -> str:
+    """The beginning of a network's digest, by which a record says what it was measured with."""
+    return network_digest(network)[:12]
+
+
 class ReferenceFeatures:
     """A data set's features, which samples are compared with; they are computed once and kept in the cache."""
 
     def __init__(self, network: Network, data: ImageDataModule, device: torch.device | str = "cpu"):
         self.network, self.image_set, self.device, self.flip = network, data.image_set, device, data.flip
-        self.digest = network_digest(network)[:DIGEST]
+        self.digest = digest_in_records(network)
         self.train_rows = distinct_train_rows(data)
         features_of = partial(extract_rows, network, self.image_set, device=device)
         train, validation = features_of(self.train_rows), features_of(data.validation_rows)

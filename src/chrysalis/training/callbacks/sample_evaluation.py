@@ -12,8 +12,8 @@ from chrysalis.conditions import batches
 from chrysalis.data import pixels
 from chrysalis.data.datamodule import ImageDataModule
 from chrysalis.evaluation.distances import MIN_IMAGES_FOR_KD, MIN_IMAGES_FOR_PRECISION
-from chrysalis.evaluation.features import Network, network_digest
-from chrysalis.evaluation.reference import DIGEST, ReferenceFeatures, distinct_train_rows, reference_rows
+from chrysalis.evaluation.features import Network
+from chrysalis.evaluation.reference import ReferenceFeatures, digest_in_records, distinct_train_rows, reference_rows
 from chrysalis.sampling import schedulers
 from chrysalis.system.errors import UserError
 from chrysalis.system.ranges import From1To64, Positive, PositiveFraction, Seed, UpTo1000000
@@ -148,7 +148,7 @@ class SampleEvaluation(Callback):
         """Discard what was measured with other features before the run was resumed."""
         if self.network is None or not self.history:
             return
-        if self.history[-1]["features_digest"] != network_digest(self.network)[:DIGEST]:
+        if self.history[-1]["features_digest"] != digest_in_records(self.network):
             self.history = []
             if (best := find(trainer, Best)).monitor != "val_loss":
                 best.forget()
