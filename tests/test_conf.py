@@ -81,10 +81,10 @@ def test_every_leaf_composes_and_instantiates(composed, group, leaf, model_folde
         cfg = composed(program, f"callbacks=[{leaf}]")
     else:
         cfg = composed(program, *([f"{group}={leaf}"]), *extra)
-    if group == "model" and leaf in ("moths", "flowers"):
+    if group == "model" and leaf in ("moths", "untrained"):
         assert location.locate(cfg.model.pretrained, "").is_dir()
     node = cfg if group == "experiment" else cfg[group]
-    if group == "model" and leaf == "pretrained":
+    if group == "model" and (leaf == "pretrained" or leaf.startswith("domain_")):
         node.pretrained = str(model_folder)
     OmegaConf.resolve(node)
     if group == "callbacks":
@@ -158,7 +158,7 @@ def test_the_commands_of_the_readme_pass_the_check_of_values(composed, program, 
 def test_every_job_of_a_shipped_sweep_passes_and_differs(composed, name):
     swept = OverridesParser.create().parse_overrides([f"{key}={those}" for key, those in SWEEPS[name].items()])
     jobs = list(itertools.product(*(override.sweep_string_iterator() for override in swept)))
-    assert len(jobs) >= 6
+    assert len(jobs) >= 3
     settings = set()
     for job in jobs:
         overrides = [f"{o.key_or_group}={value}" for o, value in zip(swept, job, strict=True)]

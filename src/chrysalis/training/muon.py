@@ -38,11 +38,13 @@ class Muon(torch.optim.AdamW):
         loss = evaluated(closure)
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # in TF32 the iteration of Gram matrices diverges
-        for p, grad, group in gradients(self):
-            if p.ndim > 1:
-                self._update(p, grad, self.state[p], group)
-                p.grad = None  # AdamW's step passes it over
-        torch.set_float32_matmul_precision(precision)
+        try:
+            for p, grad, group in gradients(self):
+                if p.ndim > 1:
+                    self._update(p, grad, self.state[p], group)
+                    p.grad = None  # AdamW's step passes it over
+        finally:
+            torch.set_float32_matmul_precision(precision)
         super().step()
         return loss
 
