@@ -2,8 +2,8 @@
 
     python docs/make_figures.py [schedulers colour symmetry ...]
 
-It needs runs/first, early, label, mask, text and latent; photographs_conditioned also needs runs/photographs-label,
--mask and -text, and their images in $CHRYSALIS_PHOTOGRAPHS.
+It needs runs/first, early, label, mask, text and latent; photographs and photographs_conditioned also need
+runs/photographs-200, -1000, -4000, -label, -mask and -text, and their images in $CHRYSALIS_PHOTOGRAPHS.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from chrysalis.conditions.kinds.mask import UNSEEN_SEED
 from chrysalis.conditions.request import Request
@@ -188,6 +188,20 @@ def text() -> None:
 SPECIES = ("danaus_plexippus", "heliconius_charitonius", "nymphalis_antiopa", "pieris_rapae", "vanessa_atalanta")
 
 
+def photographs() -> None:
+    """Write the figure of photographs, and of samples after fine-tuning on them for longer and longer."""
+    paths = sorted((Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "images").rglob("*.*"))
+    real = [ImageOps.fit(Image.open(path).convert("RGB"), (SIZE, SIZE)) for path in paths[30 :: len(paths) // 8][:8]]
+    rows = {"photographs": torch.stack([pixels.from_image(image) for image in real])}
+    how = ["seed=300"]
+    rows["base model"] = images(sample("photographs/0", "model.pretrained=assets/insects-128", *how))
+    for steps in (200, 1000, 4000):
+        model = f"model.pretrained=runs/photographs-{steps}"
+        rows[f"{steps:,} steps"] = images(sample(f"photographs/{steps}", model, *how))
+    rows["4,000, domain"] = images(sample("photographs/domain", model, *how, "guidance=domain"))
+    table(rows, "photographs")
+
+
 def photographs_conditioned() -> None:
     """Write the figure of samples of the three conditional models of photographs."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
@@ -222,7 +236,7 @@ def latent() -> None:
 
 if __name__ == "__main__":
     figures = [samples, schedulers, colour, symmetry, shape, trajectory, img2img, inpaint, morph, blend, pairs]
-    figures += [label, mask, text, photographs_conditioned, latent]
+    figures += [label, mask, text, photographs, photographs_conditioned, latent]
     for make in figures:
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()
