@@ -212,7 +212,7 @@ def photographs_conditioned() -> None:
     # half of the set's masks are nearly empty; these are not
     masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "nymphalis_antiopa"
     request = Request(load_model("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
-    shown = request.cond([0] * 8, range(38, 46), (64, 64), "cpu")["mask"]
+    shown = request.cond([0] * 8, range(38, 46), (SIZE, SIZE), "cpu")["mask"]
     rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
     rows["samples conditioned on them"] = images(
         sample(
