@@ -203,17 +203,18 @@ def photographs() -> None:
 
 
 def photographs_conditioned() -> None:
-    """Write the figure of samples of the three conditional models of photographs."""
+    """Write the figures of samples of the three conditional models of photographs: of species, and of the others."""
     how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
         "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
     )
-    rows = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
+    species = {s.replace("_", " "): torch.stack([read(p) for p in sorted(folder.glob(f"{s}_*"))]) for s in SPECIES}
+    table(species, "photographs_label")
     # half of the set's masks are nearly empty; these are not
     masks = Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "masks" / "nymphalis_antiopa"
     request = Request(load_model("runs/photographs-mask").conditioner, {"mask": str(masks)}, None)
     shown = request.cond([0] * 8, range(38, 46), (SIZE, SIZE), "cpu")["mask"]
-    rows["silhouettes"] = pixels.to_uint8(shown).expand(-1, 3, -1, -1)
+    rows = {"silhouettes": pixels.to_uint8(shown).expand(-1, 3, -1, -1)}
     rows["samples conditioned on them"] = images(
         sample(
             "conditions/silhouettes", "model.pretrained=runs/photographs-mask", f"mask={masks}", *how, "seed=38", n=8
