@@ -148,7 +148,7 @@ def blend() -> None:
 
 
 def pairs() -> None:
-    first = [FIRST, "seed=100", "scheduler=dpmpp_2m", "steps=20"]
+    first = [FIRST, "seed=100"]
     auto = ["guidance=autoguidance", "guidance.autoguidance.checkpoint=runs/early"]
     rows = {"unguided": [], "domain 1": ["guidance=domain"], "domain 2": ["guidance=domain", "guidance.domain.scale=2"]}
     rows["autoguidance 1"] = auto
@@ -159,9 +159,7 @@ def pairs() -> None:
 def conditioned(name: str, *condition: str, scale: float | None = None) -> None:
     """Write the figure of the grid that sample.py makes of the samples of runs/name."""
     guided = ["guidance=cfg", f"guidance.scale={scale}"] if scale else []
-    folder = sample(
-        f"conditions/{name}", f"model.pretrained=runs/{name}", "scheduler=dpmpp_2m", "steps=20", *condition, *guided
-    )
+    folder = sample(f"conditions/{name}", f"model.pretrained=runs/{name}", *condition, *guided)
     grid_of(folder, name)
 
 
@@ -193,18 +191,18 @@ def photographs() -> None:
     paths = sorted((Path(os.environ["CHRYSALIS_PHOTOGRAPHS"]) / "butterflies" / "images").rglob("*.*"))
     real = [ImageOps.fit(Image.open(path).convert("RGB"), (SIZE, SIZE)) for path in paths[30 :: len(paths) // 8][:8]]
     rows = {"photographs": torch.stack([pixels.from_image(image) for image in real])}
-    how = ["seed=300"]
-    rows["base model"] = images(sample("photographs/0", "model.pretrained=assets/insects-128", *how))
-    for steps in (200, 1000, 4000):
-        model = f"model.pretrained=runs/photographs-{steps}"
-        rows[f"{steps:,} steps"] = images(sample(f"photographs/{steps}", model, *how))
-    rows["4,000, domain"] = images(sample("photographs/domain", model, *how, "guidance=domain"))
+    runs = {f"{steps:,} steps": [f"runs/photographs-{steps}"] for steps in (200, 1000, 4000)}
+    models = {"base model": ["assets/insects-128"], **runs}
+    models["4,000, domain"] = ["runs/photographs-4000", "guidance=domain"]
+    for name, (model, *how) in models.items():
+        folder = sample(f"photographs/{name.replace(' ', '_')}", f"model.pretrained={model}", "seed=300", *how)
+        rows[name] = images(folder)
     table(rows, "photographs")
 
 
 def photographs_conditioned() -> None:
     """Write the figures of samples of the three conditional models of photographs: of species, and of the others."""
-    how = ["scheduler=dpmpp_2m", "steps=20", "seed=8", "guidance=cfg", "guidance.scale=2"]
+    how = ["seed=8", "guidance=cfg", "guidance.scale=2"]
     folder = sample(
         "conditions/species", "model.pretrained=runs/photographs-label", f"label=[{','.join(SPECIES)}]", *how, n=8
     )
@@ -229,9 +227,7 @@ def photographs_conditioned() -> None:
 
 def latent() -> None:
     """Write the figure of samples of a latent model at 256 px."""
-    samples = images(
-        sample("latent", "model.pretrained=runs/latent", "seed=5000", "scheduler=dpmpp_2m", "steps=20", n=8)
-    )
+    samples = images(sample("latent", "model.pretrained=runs/latent", "seed=5000"))
     save(pixels.as_image(pixels.grid(samples, columns=4)), "latent")
 
 

@@ -158,7 +158,7 @@ def test_the_commands_of_the_readme_pass_the_check_of_values(composed, program, 
 def test_every_job_of_a_shipped_sweep_passes_and_differs(composed, name):
     swept = OverridesParser.create().parse_overrides([f"{key}={those}" for key, those in SWEEPS[name].items()])
     jobs = list(itertools.product(*(override.sweep_string_iterator() for override in swept)))
-    assert len(jobs) >= 3
+    assert len(jobs) >= (3 if name == "pretrain_domains" else 6)  # it has one job for each domain
     settings = set()
     for job in jobs:
         overrides = [f"{o.key_or_group}={value}" for o, value in zip(swept, job, strict=True)]
